@@ -1,0 +1,1 @@
+//! kv-correctness: a reproducible differential test of LMCache under vLLM.
