@@ -1,1 +1,4 @@
 //! kv-correctness: a reproducible differential test of LMCache under vLLM.
+
+pub mod dataset;
+pub mod engine;

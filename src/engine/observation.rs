@@ -1,0 +1,41 @@
+//! What one request showed. Main type: [`Observation`]. Nothing here is judged; see `comparison`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::QuestionId;
+
+/// A token and its natural-log probability, finite, as the engine reported it (an exact image of its float32).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenLogprob {
+    /// Vocabulary index.
+    pub token: u32,
+    /// Natural logarithm of the probability, at most 0 up to rounding.
+    pub logprob: f64,
+}
+
+/// One generated token: what was chosen and the most likely alternatives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// The chosen token.
+    pub chosen: TokenLogprob,
+    /// The k most likely tokens, most likely first; equal ones by token id.
+    pub top: Vec<TokenLogprob>,
+}
+
+/// The answer to one request in one pass.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Observation {
+    /// The question that was asked.
+    pub question: QuestionId,
+    /// Length of the prompt in tokens.
+    pub prompt_tokens: u32,
+    /// Prompt tokens whose KV was not computed for this request, as vLLM reports it.
+    pub cached_tokens: u32,
+    /// Log-probabilities of the letters A to D as the first generated token.
+    pub letters: [f64; 4],
+    /// The generated tokens in order; never empty.
+    pub steps: Vec<Step>,
+}
