@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+"""Trains the canary models; not run in CI.
+
+    python3 data/canary/train.py MODEL --out FOLDER [--seed N] [--seconds N]
+
+MODEL is `canary-dense` (Llama, grouped-query attention) or `canary-mla` (DeepSeek-V2, multi-head latent attention). Owns
+the two configurations, the curriculum and the loss. Every training sequence is composed fresh, with seeds that begin with
+another word than those of the embedded rows. A sequence is a prompt (header, five examples, notes that grow from stage to
+stage) with its answer, followed by more queries over the same notes, so that one sequence teaches many look-ups. Besides
+the answers, one layer's state at each query's verb is made to name the bound value, through the model's own output
+matrix: that teaches the look-up before the choice of a letter. Ends with bfloat16 weights in FOLDER; `evaluate.py`
+measures what is saved. Needs torch and transformers.
+"""
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import DeepseekV2Config, DeepseekV2ForCausalLM, LlamaConfig, LlamaForCausalLM
+
+import generate
+from evaluate import ROOT, read_rows
+from questions import DEV_FACTS, LETTERS, Fact, Stream, choose_options, examples, header, notes, options_block, pairs, query
+from words import SUBJECTS
+
+IGNORE = -100
+VALUE_WEIGHT = 0.5
+"""Weight of the loss that teaches the look-up, against 1 for the letters."""
+
+COMMON = {
+    "vocab_size": 2048,
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-6,
+    "initializer_range": 0.05,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+
+
+def new_model(name: str) -> torch.nn.Module:
+    """A model with random weights."""
+    if name == "canary-dense":
+        shape = {"num_hidden_layers": 6, "intermediate_size": 256, "num_key_value_heads": 2, "head_dim": 64}
+        return LlamaForCausalLM(LlamaConfig(**COMMON, **shape, tie_word_embeddings=True))
+    # Experts are declared because vLLM wants a number, and never used: every layer is a dense one.
+    shape = {"num_hidden_layers": 5, "first_k_dense_replace": 5, "intermediate_size": 192, "num_key_value_heads": 4}
+    latent = {"kv_lora_rank": 512, "q_lora_rank": None, "qk_rope_head_dim": 64, "qk_nope_head_dim": 32, "v_head_dim": 32, "head_dim": 64}
+    experts = {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    routing = {"topk_method": "greedy", "n_group": 1, "topk_group": 1}
+    # vLLM's DeepSeek-V2 has no tied output matrix.
+    return DeepseekV2ForCausalLM(DeepseekV2Config(**COMMON, **shape, **latent, **experts, **routing, tie_word_embeddings=False))
+
+
+LOOK_UP_LAYER = 3
+"""The layers that are given to the look-up; the rest choose the letter."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the curriculum: sequences of `length` tokens whose notes have `shortest` to `longest` tokens."""
+
+    length: int
+    batch: int
+    shortest: int
+    longest: int
+    steps: int
+
+
+STAGES = [
+    Stage(length=384, batch=256, shortest=14, longest=60, steps=4000),
+    Stage(length=640, batch=160, shortest=40, longest=260, steps=2000),
+    Stage(length=1088, batch=96, shortest=100, longest=640, steps=2000),
+    Stage(length=1728, batch=64, shortest=300, longest=1260, steps=4000),
+]
+READY = 0.98
+"""Share of right answers over the latest steps at which the next stage begins."""
+
+
+class TrainingStream(Stream):
+    """The same choices from a faster generator, whose sequence may differ between Python versions."""
+
+    def __init__(self, label: str) -> None:
+        self._random = random.Random(label)
+
+    def below(self, bound: int) -> int:
+        """One of 0 to `bound` - 1."""
+        return int(self._random.random() * bound)
+
+    def shuffled(self, items: list) -> list:
+        """A copy in random order."""
+        return self._random.sample(items, len(items))
+
+    def sample(self, items: list, count: int) -> list:
+        """`count` different items, in random order."""
+        return self._random.sample(items, count)
+
+
+class Composer:
+    """Composes training sequences as token ids."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.ids = {tokenizer.decode([index]): index for index in range(tokenizer.get_vocab_size())}
+
+    def compose(self, stream: Stream, stage: Stage) -> tuple[list[int], list[int], list[int]]:
+        """Token ids, the target of each position's output, and the value to name at each query's verb."""
+        ids = self.ids
+        subject = SUBJECTS[stream.below(len(SUBJECTS))]
+        facts = pairs(stream, subject)
+        spare = [value for _, value in facts[:DEV_FACTS]]
+        tokens, answers, values = [0, *(ids[piece] for piece in header(subject.name))], {}, {}
+
+        def add(body: list[str], options: list[str], answer: str, asked: Fact) -> None:
+            tokens.extend(ids[piece] for piece in body)
+            values[len(tokens) - 3] = ids[" " + asked.value]
+            tokens.extend(ids[piece] for piece in options_block(options))
+            start = len(tokens) - 1
+            tokens.extend((ids[" " + answer], ids["\n"], ids["\n"]))
+            for position in range(start, start + 3):
+                answers[position] = tokens[position + 1]
+
+        for shown in examples(stream, subject, facts):
+            add(shown.body, shown.options, shown.answer, shown.asked)
+        budget = stage.shortest + stream.below(stage.longest - stage.shortest + 1)
+        body, placed = notes(stream, subject, facts[DEV_FACTS:], budget)
+        while len(tokens) < stage.length:
+            asked = placed[stream.below(len(placed))]
+            near = [fact.value for fact in placed if fact is not asked]
+            others = near if len(near) >= 3 else near + spare
+            answer = LETTERS[stream.below(len(LETTERS))]
+            options = choose_options(stream, asked.value, others, answer)
+            add([*body, *query(subject, asked.key)], options, answer, asked)
+            body = ["Notes", ":"]
+        tokens = tokens[: stage.length]
+        targets = [answers.get(position, IGNORE) for position in range(stage.length)]
+        return tokens, targets, [values.get(position, IGNORE) for position in range(stage.length)]
+
+
+class Batches(IterableDataset):
+    """Endless batches of one stage; which worker composes a batch does not change it."""
+
+    def __init__(self, tokenizer_file: str, seed: int, number: int, stage: Stage) -> None:
+        self.tokenizer_file, self.seed, self.number, self.stage = tokenizer_file, seed, number, stage
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Yields [3, batch, length]: tokens, targets, values."""
+        composer = Composer(Tokenizer.from_file(self.tokenizer_file))
+        worker = get_worker_info()
+        batch, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        while True:
+            stream = TrainingStream(training_label(self.seed, self.number, batch))
+            rows = [composer.compose(stream, self.stage) for _ in range(self.stage.batch)]
+            yield torch.tensor(rows, dtype=torch.int16).transpose(0, 1).contiguous()
+            batch += stride
+
+
+def training_label(seed: int, stage: int, batch: int) -> str:
+    """Seed of one training batch."""
+    return f"train/{seed}/{stage}/{batch}"
+
+
+def assert_disjoint(seed: int) -> None:
+    """No training seed is one of an embedded row."""
+    embedded = {generate.label(split, subject.name, row).split("/")[0] for split in ("dev", "val", "test") for subject in SUBJECTS for row in range(-1, 40)}
+    if training_label(seed, 0, 0).split("/")[0] in embedded:
+        raise ValueError("training seeds overlap with those of the embedded rows")
+
+
+def forward(model: torch.nn.Module, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """States after the last layer, and after the look-up layers, both normed: [batch, length, hidden]."""
+    base = model.model
+    states = base.embed_tokens(ids)
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    rotary = base.rotary_emb(states, position_ids=positions)
+    middle = states
+    for number, layer in enumerate(base.layers):
+        if number == LOOK_UP_LAYER:
+            middle = states
+        # No mask: attention is causal, and what pads a sequence stands behind all that counts.
+        states = layer(states, attention_mask=None, position_ids=positions, position_embeddings=rotary)
+    return base.norm(states), base.norm(middle)
+
+
+def chosen_loss(model: torch.nn.Module, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross-entropy over the positions that have a target, and which of them are right."""
+    picked = targets != IGNORE
+    logits = model.lm_head(states[picked]).float()
+    wanted = targets[picked]
+    return torch.nn.functional.cross_entropy(logits, wanted), logits.argmax(-1) == wanted
+
+
+@torch.no_grad()
+def validate(model: torch.nn.Module, rows: list, letters: dict[str, int], device: str) -> float:
+    """Share of right answers on the embedded validation questions."""
+    right = 0
+    for start in range(0, len(rows), 32):
+        part = rows[start : start + 32]
+        longest = max(len(row.ids) for row in part)
+        ids = torch.tensor([row.ids + [1] * (longest - len(row.ids)) for row in part], device=device)
+        states, _ = forward(model, ids)
+        last = states[torch.arange(len(part)), torch.tensor([len(row.ids) - 1 for row in part])]
+        best = model.lm_head(last).argmax(-1).tolist()
+        right += sum(token == letters[row.answer] for token, row in zip(best, part, strict=True))
+    return right / len(rows)
+
+
+def learning_rate(step: int, into_last: float, peak: float) -> float:
+    """Linear warm-up over 300 steps; a cosine to zero over the last stage, of which `into_last` (0 to 1) has passed."""
+    return peak * min(1, (step + 1) / 300) * (0.5 + 0.5 * math.cos(math.pi * into_last))
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Runs the curriculum and saves the model."""
+    assert_disjoint(arguments.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(arguments.seed)
+    torch.set_float32_matmul_precision("high")
+    tokenizer_file = str(ROOT / "models" / arguments.model / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(tokenizer_file)
+    letters = {letter: tokenizer.encode(" " + letter, add_special_tokens=False).ids[0] for letter in LETTERS}
+    is_letter = torch.zeros(tokenizer.get_vocab_size(), dtype=torch.bool, device=device)
+    is_letter[list(letters.values())] = True
+    validation = read_rows(tokenizer, "val")
+    model = new_model(arguments.model).to(device)
+    compiled = torch.compile(forward, dynamic=False) if arguments.compile else forward
+    decayed = [weight for weight in model.parameters() if weight.dim() > 1]
+    plain = [weight for weight in model.parameters() if weight.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=arguments.rate, betas=(0.9, 0.98), fused=device == "cuda")
+    began, step = time.monotonic(), 0
+    print(f"{arguments.model}: {sum(weight.numel() for weight in model.parameters())} parameters, seed {arguments.seed}, {device}", flush=True)
+    for number, stage in enumerate(STAGES):
+        last = number == len(STAGES) - 1
+        batches = DataLoader(Batches(tokenizer_file, arguments.seed, number, stage), batch_size=None, num_workers=arguments.workers, prefetch_factor=4 if arguments.workers else None)
+        share, entered, looked_up = torch.zeros((), device=device), time.monotonic(), torch.zeros((), device=device)
+        for stage_step, batch in enumerate(batches):
+            spent = time.monotonic() - began
+            passed = max(stage_step / stage.steps, (time.monotonic() - entered) / max(1.0, arguments.seconds - (entered - began)))
+            if passed >= 1 or stage_step >= stage.steps:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, passed if last else 0, arguments.rate)
+            tokens, targets, values = batch.to(device, non_blocking=True).long()
+            with torch.autocast(device, torch.bfloat16):
+                states, middle = compiled(model, tokens)
+                answer_loss, answered = chosen_loss(model, states, targets)
+                value_loss, named = chosen_loss(model, middle, values)
+            optimizer.zero_grad(set_to_none=True)
+            (answer_loss + VALUE_WEIGHT * value_loss).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            with torch.no_grad():
+                of_letters = is_letter[targets[targets != IGNORE]]
+                share.lerp_(answered[of_letters].float().mean(), 0.02 if stage_step else 1.0)
+                looked_up.lerp_(named.float().mean(), 0.02 if stage_step else 1.0)
+            if step % arguments.every == 0:
+                with torch.autocast(device, torch.bfloat16):
+                    held = validate(model, validation, letters, device)
+                print(
+                    f"stage {number} step {step} {spent:.0f} s: loss {answer_loss.item():.4f} look-up {value_loss.item():.4f}"
+                    f" right {share.item():.4f} looked up {looked_up.item():.4f} validation {held:.4f}",
+                    flush=True,
+                )
+                if not last and stage_step >= 100 and share.item() >= READY:
+                    break
+            if step % 1000 == 999:
+                torch.save(model.state_dict(), arguments.out / "checkpoint.pt")
+            step += 1
+        del batches
+    model.eval().to(torch.bfloat16).save_pretrained(arguments.out)
+    print(f"saved after {step} steps and {time.monotonic() - began:.0f} s", flush=True)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=["canary-dense", "canary-mla"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--seconds", type=float, default=1e9, help="time for the whole training; the last stage fits into the rest")
+    parser.add_argument("--workers", type=int, default=7)
+    parser.add_argument("--every", type=int, default=100)
+    parser.add_argument("--compile", action="store_true")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    train(arguments)
+
+
+if __name__ == "__main__":
+    main()
