@@ -1,4 +1,5 @@
 //! kv-correctness: a reproducible differential test of LMCache under vLLM.
 
 pub mod dataset;
+pub mod digest;
 pub mod engine;
