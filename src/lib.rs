@@ -3,3 +3,6 @@
 pub mod dataset;
 pub mod digest;
 pub mod engine;
+pub mod event;
+pub mod lock;
+pub mod stage_name;
