@@ -6,3 +6,4 @@ pub mod engine;
 pub mod event;
 pub mod lock;
 pub mod stage_name;
+pub mod store;
