@@ -1,0 +1,155 @@
+//! What happens during a run, told as it happens: library code emits [`Event`]s and never prints.
+//!
+//! Owns the vocabulary and the way to hand it on; leaves bars, plain lines and JSON to the one progress reporter.
+//! Main types: [`Event`], [`Events`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+
+use crate::lock::Holder;
+use crate::stage_name::StageName;
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// An environment that was made before, or given by the user, serves.
+    EnvironmentReused {
+        /// Its folder.
+        folder: Utf8PathBuf,
+    },
+    /// An environment is about to be made.
+    EnvironmentStarted {
+        /// Its folder.
+        folder: Utf8PathBuf,
+        /// How many packages it will hold.
+        packages: usize,
+        /// Where the installer's output goes.
+        log: Utf8PathBuf,
+    },
+    /// A step of making an environment, in the installer's words: `Downloading torch (506.1MiB)`.
+    EnvironmentStep {
+        /// One line, without line feed.
+        text: String,
+    },
+    /// The environment is complete.
+    EnvironmentFinished {
+        /// Its folder.
+        folder: Utf8PathBuf,
+        /// How long it took.
+        elapsed: Duration,
+    },
+    /// A stage has nothing to do: its artifact was found.
+    StageReused {
+        /// The stage.
+        stage: StageName,
+        /// What it is of: a model, a route; empty for a stage that runs once.
+        label: String,
+    },
+    /// A stage begins.
+    StageStarted {
+        /// The stage.
+        stage: StageName,
+        /// What it is of.
+        label: String,
+    },
+    /// A stage's artifact is sealed.
+    StageFinished {
+        /// The stage.
+        stage: StageName,
+        /// What it is of.
+        label: String,
+        /// How long it took.
+        elapsed: Duration,
+    },
+    /// A vLLM process starts.
+    EngineStarting {
+        /// What it is for.
+        label: String,
+        /// Where its output goes.
+        log: Utf8PathBuf,
+    },
+    /// A vLLM process takes requests.
+    EngineReady {
+        /// What it is for.
+        label: String,
+        /// How long the start took.
+        elapsed: Duration,
+    },
+    /// Requests were answered. The first event of a pass has `done` 0.
+    QuestionsDone {
+        /// Which pass, in words: `store pass`.
+        pass: String,
+        /// Questions answered so far in this pass.
+        done: usize,
+        /// Questions of this pass.
+        total: usize,
+    },
+    /// An LMCache server or another helper process starts.
+    ServerStarting {
+        /// What it is: `lmcache server`.
+        server: String,
+        /// Where its output goes.
+        log: Utf8PathBuf,
+    },
+    /// The server answers.
+    ServerHealthy {
+        /// What it is.
+        server: String,
+        /// How long the start took.
+        elapsed: Duration,
+    },
+    /// The server's processes are gone.
+    ServerStopped {
+        /// What it is.
+        server: String,
+    },
+    /// Another process holds what is needed; told once per holder.
+    WaitingForLock {
+        /// What is locked: `the environment in …`.
+        what: String,
+        /// Who holds it, when that could be read.
+        holder: Option<Holder>,
+    },
+    /// Something that the user should know and that does not end the run.
+    Warning {
+        /// A sentence.
+        message: String,
+    },
+}
+
+/// Where events go. Cheap to clone; may be used from any thread and from asynchronous code, so it must not block.
+#[derive(Clone)]
+pub struct Events(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl Events {
+    /// Hands every event to `receive`.
+    pub fn new(receive: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(receive))
+    }
+
+    /// Drops every event.
+    #[must_use]
+    pub fn ignored() -> Self {
+        Self::new(drop)
+    }
+
+    /// Tells that something happened.
+    pub fn emit(&self, event: Event) {
+        (self.0)(event);
+    }
+
+    /// Tells something that the user should know.
+    pub fn warn(&self, message: impl Into<String>) {
+        self.emit(Event::Warning { message: message.into() });
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Events")
+    }
+}

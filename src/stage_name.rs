@@ -1,0 +1,59 @@
+//! The stages' names, in the order in which they run. Main type: [`StageName`]. What a stage does is in `stage`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A stage of the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StageName {
+    /// Archive to questions.
+    Extract,
+    /// vLLM without LMCache.
+    Baseline,
+    /// The baseline's repeat, and vLLM's own prefix caching.
+    Control,
+    /// vLLM with LMCache: store pass, load pass.
+    Cached,
+    /// What the arms' answers have in common.
+    Compare,
+}
+
+impl StageName {
+    /// All stages, in the order in which they run.
+    pub const ALL: [Self; 5] = [Self::Extract, Self::Baseline, Self::Control, Self::Cached, Self::Compare];
+
+    /// The name on the command line, in keys and in folders.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Extract => "extract",
+            Self::Baseline => "baseline",
+            Self::Control => "control",
+            Self::Cached => "cached",
+            Self::Compare => "compare",
+        }
+    }
+}
+
+impl fmt::Display for StageName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+/// A text that names no stage.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a stage (extract, baseline, control, cached or compare)")]
+pub struct NotAStage(pub String);
+
+impl FromStr for StageName {
+    type Err = NotAStage;
+
+    fn from_str(text: &str) -> Result<Self, NotAStage> {
+        let named = Self::ALL.into_iter().find(|stage| stage.as_str() == text);
+        named.ok_or_else(|| NotAStage(text.to_owned()))
+    }
+}

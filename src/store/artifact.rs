@@ -1,0 +1,114 @@
+//! A finished stage's folder: how it is verified and read. Main type: [`Artifact`].
+
+use std::collections::BTreeMap;
+use std::io;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use super::StageKey;
+use crate::digest::{Digest, digest_file, digest_json};
+
+pub(super) const KEY: &str = "key.json";
+pub(super) const MANIFEST: &str = "manifest.json";
+pub(super) const OUTPUT: &str = "output";
+pub(super) const NOTES: &str = "notes";
+pub(super) const LAST_USED: &str = "last-used";
+const MANIFEST_SCHEMA: u32 = 1;
+
+/// `manifest.json`: what the output folder holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Manifest {
+    schema: u32,
+    files: BTreeMap<Utf8PathBuf, ManifestFile>,
+}
+
+/// Size in bytes and digest of one output file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ManifestFile {
+    size: u64,
+    sha256: Digest,
+}
+
+impl Manifest {
+    /// Describes the files with these paths, relative to `output`.
+    pub(super) fn of(output: &Utf8Path, names: impl IntoIterator<Item = Utf8PathBuf>) -> io::Result<Self> {
+        let describe = |name: Utf8PathBuf| {
+            let (sha256, size) = digest_file(&output.join(&name))?;
+            Ok((name, ManifestFile { size, sha256 }))
+        };
+        let files = names.into_iter().map(describe).collect::<io::Result<_>>()?;
+        Ok(Self { schema: MANIFEST_SCHEMA, files })
+    }
+
+    /// Names, sizes and contents of the outputs; nothing of where, when or by whom.
+    fn output_digest(&self) -> Digest {
+        digest_json(&self.files)
+    }
+}
+
+/// A finished stage. Its outputs are verified when it is found, and must not be written to.
+#[derive(Debug, Clone)]
+pub struct Artifact {
+    folder: Utf8PathBuf,
+    output_digest: Digest,
+}
+
+impl Artifact {
+    /// Reads and verifies the artifact of `key` in `folder`; the error says what is damaged.
+    pub(super) fn verify(folder: &Utf8Path, key: &StageKey) -> Result<Self, String> {
+        let unreadable = |error: io::Error| error.to_string();
+        if fs::read(folder.join(KEY)).map_err(unreadable)? != key.to_canonical_json() {
+            return Err(format!("{KEY} is not the key that names the folder"));
+        }
+        let manifest = fs::read(folder.join(MANIFEST)).map_err(unreadable)?;
+        let manifest: Manifest =
+            serde_json::from_slice(&manifest).map_err(|error| format!("{MANIFEST} is malformed: {error}"))?;
+        if manifest.schema != MANIFEST_SCHEMA {
+            return Err(format!("{MANIFEST} has schema {} instead of {MANIFEST_SCHEMA}", manifest.schema));
+        }
+        for (name, expected) in &manifest.files {
+            let path = folder.join(OUTPUT).join(name);
+            let size = fs::metadata(&path).map_err(unreadable)?.len();
+            if size != expected.size {
+                return Err(format!("{name} has {size} bytes instead of {}", expected.size));
+            }
+            if digest_file(&path).map_err(unreadable)?.0 != expected.sha256 {
+                return Err(format!("{name} has another content than when it was sealed"));
+            }
+        }
+        Ok(Self::sealed(folder.to_owned(), &manifest))
+    }
+
+    /// An artifact whose manifest was just made or verified.
+    pub(super) fn sealed(folder: Utf8PathBuf, manifest: &Manifest) -> Self {
+        Self { folder, output_digest: manifest.output_digest() }
+    }
+
+    /// Path of an output file by its name in the draft.
+    #[must_use]
+    pub fn path(&self, name: &str) -> Utf8PathBuf {
+        self.folder.join(OUTPUT).join(name)
+    }
+
+    /// Path of a note by its name in the draft; notes are not verified and may be missing.
+    #[must_use]
+    pub fn note_path(&self, name: &str) -> Utf8PathBuf {
+        self.folder.join(NOTES).join(name)
+    }
+
+    /// The artifact's folder.
+    #[must_use]
+    pub fn folder(&self) -> &Utf8Path {
+        &self.folder
+    }
+
+    /// Digest of the outputs' names and contents: what the keys of later stages hold.
+    #[must_use]
+    pub fn output_digest(&self) -> Digest {
+        self.output_digest
+    }
+}

@@ -1,0 +1,123 @@
+//! What the store holds and how it shrinks. Main type: [`Entry`].
+
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+
+use super::artifact::LAST_USED;
+use super::{Store, StoreError};
+use crate::digest::{Digest, list_tree};
+use crate::lock::FileLock;
+use crate::stage_name::StageName;
+
+/// An artifact in the store, as `gc` lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The stage that made it.
+    pub stage: StageName,
+    /// Digest of its key.
+    pub key: Digest,
+    /// Its folder.
+    pub folder: Utf8PathBuf,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// When it was sealed or last found.
+    pub last_used: SystemTime,
+}
+
+impl Store {
+    /// All artifacts, by stage, then by key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn entries(&self) -> Result<Vec<Entry>, StoreError> {
+        let read = || -> io::Result<Vec<Entry>> {
+            let mut entries = Vec::new();
+            for stage in StageName::ALL {
+                for (key, folder) in keyed(&self.root().join("entries").join(stage.as_str()))? {
+                    let last_used = fs::metadata(folder.join(LAST_USED)).and_then(|file| file.modified());
+                    entries.push(Entry {
+                        stage,
+                        key,
+                        bytes: tree_bytes(&folder)?,
+                        last_used: last_used.unwrap_or(SystemTime::UNIX_EPOCH),
+                        folder,
+                    });
+                }
+            }
+            Ok(entries)
+        };
+        read().map_err(|source| self.io_error(source))
+    }
+
+    /// Removes the artifacts that did not serve for `unused_for`, and what failed stages and damage left behind; whatever
+    /// another process is at work on stays. Returns the removed artifacts.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn remove_unused(&self, unused_for: Duration) -> Result<Vec<Entry>, StoreError> {
+        let mut removed = self.entries()?;
+        removed.retain(|entry| entry.last_used.elapsed().is_ok_and(|age| age >= unused_for));
+        let clean = |removed: &mut Vec<Entry>| -> io::Result<()> {
+            let mut failure = Ok(());
+            removed.retain(|entry| match self.remove_unless_locked(entry.key, &entry.folder) {
+                Ok(gone) => gone,
+                Err(error) => {
+                    failure = Err(error);
+                    false
+                }
+            });
+            failure?;
+            for (key, folder) in keyed(&self.root().join("drafts"))? {
+                self.remove_unless_locked(key, &folder)?;
+            }
+            for entry in self.root().join("aside").read_dir_utf8()? {
+                remove_folder(entry?.path())?;
+            }
+            Ok(())
+        };
+        clean(&mut removed).map_err(|source| self.io_error(source))?;
+        Ok(removed)
+    }
+
+    /// Removes a folder under its key's lock; false when another process holds that.
+    fn remove_unless_locked(&self, key: Digest, folder: &Utf8Path) -> io::Result<bool> {
+        let Ok(_lock) = FileLock::try_take(&self.lock_path(key))? else { return Ok(false) };
+        if folder.exists() {
+            remove_folder(&self.move_aside(folder)?)?;
+        }
+        Ok(true)
+    }
+}
+
+/// The entries of a folder whose names are digests, sorted; none when the folder is missing.
+fn keyed(folder: &Utf8Path) -> io::Result<Vec<(Digest, Utf8PathBuf)>> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in folder.read_dir_utf8()? {
+        let entry = entry?;
+        if let Ok(key) = entry.file_name().parse() {
+            found.push((key, entry.into_path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Bytes of all files under a folder.
+fn tree_bytes(folder: &Utf8Path) -> io::Result<u64> {
+    let files = list_tree(folder)?.into_iter().filter(|(_, kind)| kind.is_file());
+    files.map(|(relative, _)| Ok(fs::metadata(folder.join(relative))?.len())).sum()
+}
+
+/// Removes a folder that another process may be removing, too.
+fn remove_folder(folder: &Utf8Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

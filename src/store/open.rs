@@ -1,0 +1,205 @@
+//! The store's folder, and the way from a key to its artifact. Main type: [`Store`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use super::artifact::LAST_USED;
+use super::draft::write_whole;
+use super::{Artifact, Draft, StageKey, StoreError};
+use crate::digest::{Digest, digest_bytes};
+use crate::event::Events;
+use crate::lock::FileLock;
+use crate::stage_name::StageName;
+
+const FOLDER: &str = "store-1";
+
+/// A folder of artifacts, shared by any number of processes.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: Utf8PathBuf,
+    events: Events,
+}
+
+/// Whether an artifact that is there may serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    /// The stage runs only if there is none.
+    Allowed,
+    /// The stage runs again and replaces it.
+    Refused,
+}
+
+/// What there is to do for a key.
+#[derive(Debug)]
+pub enum Claim {
+    /// Nothing: here is the artifact.
+    Done(Artifact),
+    /// Fill the draft and seal it; nobody else does.
+    Todo(Draft),
+}
+
+/// `last/<stage>/<label's digest>.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LastKey {
+    label: String,
+    key: StageKey,
+}
+
+impl Store {
+    /// Opens the store in a cache folder, which is made if need be.
+    ///
+    /// # Errors
+    /// When the folders cannot be made.
+    pub fn open(cache: &Utf8Path, events: Events) -> Result<Self, StoreError> {
+        let store = Self { root: cache.join(FOLDER), events };
+        for folder in ["entries", "drafts", "locks", "last", "aside"] {
+            fs::create_dir_all(store.root.join(folder)).map_err(|source| store.io_error(source))?;
+        }
+        Ok(store)
+    }
+
+    /// The artifact of a key, with every output file verified. A damaged one is moved aside with a warning and
+    /// counts as absent.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn find(&self, key: &StageKey) -> Result<Option<Artifact>, StoreError> {
+        let folder = self.entry_folder(key.stage(), key.digest());
+        if !folder.exists() {
+            return Ok(None);
+        }
+        match Artifact::verify(&folder, key) {
+            Ok(artifact) => {
+                note_use(&folder);
+                Ok(Some(artifact))
+            }
+            Err(damage) => {
+                self.set_damaged_aside(&folder, key, &damage).map_err(|source| self.io_error(source))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The artifact of a key, or a draft to fill under the key's lock; another process that has the lock is waited
+    /// for, for at most `patience`. `label` says what the stage is of, for [`last_keys`](Self::last_keys).
+    ///
+    /// # Errors
+    /// When another process holds the lock for the whole time, or the store cannot be read or written.
+    pub fn claim(
+        &self,
+        key: &StageKey,
+        label: &str,
+        reuse: Reuse,
+        patience: Duration,
+    ) -> Result<Claim, StoreError> {
+        let find = || match reuse {
+            Reuse::Allowed => self.find(key),
+            Reuse::Refused => Ok(None),
+        };
+        if let Some(artifact) = find()? {
+            self.remember(key, label)?;
+            return Ok(Claim::Done(artifact));
+        }
+        let what = format!("stage {} ({})", key.stage(), key.digest().short());
+        let lock = FileLock::take(&self.lock_path(key.digest()), &what, patience, &self.events)?;
+        if let Some(artifact) = find()? {
+            self.remember(key, label)?;
+            return Ok(Claim::Done(artifact));
+        }
+        let draft = Draft::start(self.clone(), key.clone(), label, lock);
+        draft.map(Claim::Todo).map_err(|source| self.io_error(source))
+    }
+
+    /// For each label of a stage, the key that was last found or sealed there.
+    ///
+    /// # Errors
+    /// When the store cannot be read. A malformed record is left out.
+    pub fn last_keys(&self, stage: StageName) -> Result<BTreeMap<String, StageKey>, StoreError> {
+        let read = || -> io::Result<_> {
+            let folder = self.root.join("last").join(stage.as_str());
+            if !folder.exists() {
+                return Ok(BTreeMap::new());
+            }
+            let mut keys = BTreeMap::new();
+            for entry in folder.read_dir_utf8()? {
+                if let Ok(last) = serde_json::from_slice::<LastKey>(&fs::read(entry?.path())?) {
+                    keys.insert(last.label, last.key);
+                }
+            }
+            Ok(keys)
+        };
+        read().map_err(|source| self.io_error(source))
+    }
+
+    pub(super) fn remember(&self, key: &StageKey, label: &str) -> Result<(), StoreError> {
+        let name = format!("{}.json", digest_bytes(label.as_bytes()).short());
+        let path = self.root.join("last").join(key.stage().as_str()).join(name);
+        let last = LastKey { label: label.to_owned(), key: key.clone() };
+        let text = serde_json::to_vec(&last).expect("a key has a JSON form");
+        if fs::read(&path).is_ok_and(|present| present == text) {
+            return Ok(());
+        }
+        write_whole(&path, &text).map_err(|source| self.io_error(source))
+    }
+
+    /// Moves a damaged entry out of the way, unless another process is just mending it.
+    fn set_damaged_aside(&self, folder: &Utf8Path, key: &StageKey, damage: &str) -> io::Result<()> {
+        let name = format!("{}/{}", key.stage(), key.digest().short());
+        let Ok(_lock) = FileLock::try_take(&self.lock_path(key.digest()))? else {
+            self.events.warn(format!("the artifact {name} is damaged ({damage}) and is not used"));
+            return Ok(());
+        };
+        // Between the first look and the lock another process may have replaced it.
+        if folder.exists() && Artifact::verify(folder, key).is_err() {
+            let aside = self.move_aside(folder)?;
+            self.events.warn(format!("the artifact {name} is damaged ({damage}); it was moved to {aside}"));
+        }
+        Ok(())
+    }
+
+    /// Renames an entry or draft to a fresh place where nobody looks for it.
+    pub(super) fn move_aside(&self, folder: &Utf8Path) -> io::Result<Utf8PathBuf> {
+        let prefix = format!("{}-", folder.file_name().expect("an entry has a name"));
+        let place = tempfile::Builder::new().prefix(&prefix).tempdir_in(self.root.join("aside"))?.keep();
+        fs::rename(folder, &place)?;
+        Utf8PathBuf::from_path_buf(place)
+            .map_err(|path| io::Error::other(format!("{} is not UTF-8", path.display())))
+    }
+
+    pub(super) fn io_error(&self, source: io::Error) -> StoreError {
+        StoreError::Io { store: self.root.clone(), source }
+    }
+
+    pub(super) fn root(&self) -> &Utf8Path {
+        &self.root
+    }
+
+    pub(super) fn entry_folder(&self, stage: StageName, key: Digest) -> Utf8PathBuf {
+        self.root.join("entries").join(stage.as_str()).join(key.to_string())
+    }
+
+    pub(super) fn draft_folder(&self, key: Digest) -> Utf8PathBuf {
+        self.root.join("drafts").join(key.to_string())
+    }
+
+    pub(super) fn lock_path(&self, key: Digest) -> Utf8PathBuf {
+        self.root.join("locks").join(format!("{key}.lock"))
+    }
+}
+
+/// Notes that an artifact served now. A store that cannot be written to may still be read, so failing is no error.
+fn note_use(folder: &Utf8Path) {
+    let noted = fs::OpenOptions::new()
+        .write(true)
+        .open(folder.join(LAST_USED))
+        .and_then(|file| file.into_file().set_modified(SystemTime::now()));
+    if let Err(error) = noted {
+        tracing::debug!(%error, "the use of an artifact was not noted");
+    }
+}
