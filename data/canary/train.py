@@ -77,10 +77,10 @@ class Stage:
 
 
 STAGES = [
-    Stage(length=384, batch=256, shortest=14, longest=60, steps=4000),
-    Stage(length=640, batch=160, shortest=40, longest=260, steps=2000),
-    Stage(length=1088, batch=96, shortest=100, longest=640, steps=2000),
-    Stage(length=1728, batch=64, shortest=300, longest=1260, steps=4000),
+    Stage(length=384, batch=128, shortest=14, longest=60, steps=4000),
+    Stage(length=640, batch=96, shortest=40, longest=260, steps=2000),
+    Stage(length=1088, batch=64, shortest=100, longest=640, steps=2000),
+    Stage(length=1728, batch=48, shortest=300, longest=1260, steps=4000),
 ]
 READY = 0.98
 """Share of right answers over the latest steps at which the next stage begins."""

@@ -1,0 +1,111 @@
+//! What can go wrong with a process that the driver owns. Main type: [`EngineError`].
+
+use std::io;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+
+/// Why an engine or a server did not do its work. None of these is a verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The process could not be started at all.
+    #[error("start `{command}`")]
+    Spawn {
+        /// Program and arguments.
+        command: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The worker's package could not be written into the cache.
+    #[error("write the engine's worker to {path}")]
+    Worker {
+        /// Its folder.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The process ended before its work was done.
+    #[error("keep {what} running: it ended ({status}){}", quote(said.as_deref()))]
+    Died {
+        /// Which process.
+        what: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The telling line of its log.
+        said: Option<String>,
+        /// Its log.
+        log: Utf8PathBuf,
+    },
+    /// The process went silent.
+    #[error("get an answer from {what} within {} s{}", patience.as_secs(), quote(said.as_deref()))]
+    Silent {
+        /// Which process.
+        what: String,
+        /// How long it was waited for.
+        patience: Duration,
+        /// The telling line of its log.
+        said: Option<String>,
+        /// Its log.
+        log: Utf8PathBuf,
+    },
+    /// The worker said that it failed.
+    #[error("run {what}: {message}")]
+    Failed {
+        /// Which process, and the question if one is to blame.
+        what: String,
+        /// The worker's words.
+        message: String,
+        /// Its log.
+        log: Utf8PathBuf,
+    },
+    /// A line that is no reply, or a reply out of turn.
+    #[error("understand {what}: {problem}")]
+    Garbled {
+        /// Which process.
+        what: String,
+        /// What is wrong with the line.
+        problem: String,
+        /// Its log.
+        log: Utf8PathBuf,
+    },
+    /// A server's answer could not be had or read.
+    #[error("ask {url}: {problem}")]
+    Http {
+        /// The address.
+        url: String,
+        /// What is wrong.
+        problem: String,
+        /// The server's log.
+        log: Utf8PathBuf,
+    },
+}
+
+impl EngineError {
+    /// What to do next.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Spawn { .. } => Some("run `kv-correctness doctor` to see what is missing here".to_owned()),
+            Self::Worker { .. } => Some("is the cache folder writable, and the disk not full?".to_owned()),
+            Self::Died { status, log, .. } => {
+                use std::os::unix::process::ExitStatusExt;
+                let killed = status.signal() == Some(9) || status.code() == Some(137);
+                let cause = if killed { "SIGKILL is usually the kernel out of memory: see `dmesg`; " } else { "" };
+                Some(format!("{cause}its log is {log}"))
+            }
+            Self::Silent { log, .. } => Some(format!(
+                "its log is {log}; a slow machine may need a larger `patience_seconds` in the suite"
+            )),
+            Self::Failed { log, .. } | Self::Garbled { log, .. } | Self::Http { log, .. } => {
+                Some(format!("its log is {log}"))
+            }
+        }
+    }
+}
+
+fn quote(line: Option<&str>) -> String {
+    line.map_or_else(String::new, |line| format!("; it said: {line}"))
+}

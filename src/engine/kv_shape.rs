@@ -1,0 +1,96 @@
+//! How large a model's KV cache is. Main type: [`KvShape`]. Read from the model's `config.json` alone.
+
+use serde::{Deserialize, Serialize};
+
+/// What one token's KV is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "attention", rename_all = "lowercase", deny_unknown_fields)]
+pub enum KvShape {
+    /// A key and a value for each KV head.
+    Dense {
+        /// Layers with attention.
+        layers: u64,
+        /// KV heads of a layer.
+        kv_heads: u64,
+        /// Elements of a key, and of a value.
+        head_size: u64,
+    },
+    /// One latent vector for all heads, with the rotary part of the key (multi-head latent attention).
+    Mla {
+        /// Layers with attention.
+        layers: u64,
+        /// Elements of the latent vector.
+        latent: u64,
+        /// Elements of the rotary part.
+        rotary: u64,
+    },
+}
+
+/// The fields of a Hugging Face `config.json` that matter here; there are many others.
+#[derive(Debug, Deserialize)]
+struct ModelConfig {
+    num_hidden_layers: u64,
+    num_attention_heads: u64,
+    num_key_value_heads: Option<u64>,
+    hidden_size: u64,
+    head_dim: Option<u64>,
+    kv_lora_rank: Option<u64>,
+    qk_rope_head_dim: Option<u64>,
+}
+
+impl KvShape {
+    /// Reads the shape from the text of a model's `config.json`.
+    ///
+    /// # Errors
+    /// When the text is not the JSON of a model with attention, in serde's words.
+    pub fn from_config(text: &str) -> Result<Self, serde_json::Error> {
+        let config: ModelConfig = serde_json::from_str(text)?;
+        let layers = config.num_hidden_layers;
+        Ok(match (config.kv_lora_rank, config.qk_rope_head_dim) {
+            (Some(latent), Some(rotary)) => Self::Mla { layers, latent, rotary },
+            _ => Self::Dense {
+                layers,
+                kv_heads: config.num_key_value_heads.unwrap_or(config.num_attention_heads),
+                head_size: config.head_dim.unwrap_or(config.hidden_size / config.num_attention_heads.max(1)),
+            },
+        })
+    }
+
+    /// Bytes of one token's KV over all layers, where an element takes `element` bytes.
+    #[must_use]
+    pub fn bytes_per_token(self, element: u64) -> u64 {
+        match self {
+            Self::Dense { layers, kv_heads, head_size } => 2 * layers * kv_heads * head_size * element,
+            Self::Mla { layers, latent, rotary } => layers * (latent + rotary) * element,
+        }
+    }
+
+    /// `dense` or `MLA`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dense { .. } => "dense",
+            Self::Mla { .. } => "MLA",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Llama-3.1-8B: 32 layers, 8 KV heads of 128: 128 KiB a token in bfloat16.
+    #[test]
+    fn a_dense_models_kv_is_counted_by_its_kv_heads() {
+        let config = r#"{"num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"hidden_size":4096}"#;
+        assert_eq!(KvShape::from_config(config).unwrap().bytes_per_token(2), 131_072);
+    }
+
+    // DeepSeek-V2-Lite: 27 layers of 512 + 64: 31104 bytes a token in bfloat16.
+    #[test]
+    fn an_mla_models_kv_is_its_latent_and_rotary_part() {
+        let config = r#"{"num_hidden_layers":27,"num_attention_heads":16,"num_key_value_heads":16,"hidden_size":2048,
+            "kv_lora_rank":512,"qk_rope_head_dim":64}"#;
+        assert_eq!(KvShape::from_config(config).unwrap().bytes_per_token(2), 31_104);
+    }
+}

@@ -1,0 +1,125 @@
+//! Starting and ending the processes that the driver owns. Main type: [`OwnedProcess`].
+//!
+//! Each one leads a process group of its own (through [`guard`](super::guard)), which is gone when the value is
+//! dropped, whatever happened in between.
+
+use std::fs::File;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use rustix::process::Signal;
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use super::error::EngineError;
+use super::guard::{GRACE, signal_group};
+
+/// Variables that change what vLLM, LMCache or Python do and are not part of any key: none is passed on.
+const STRIPPED_PREFIXES: [&str; 7] = ["VLLM_", "LMCACHE_", "HF_", "PYTHON", "KV_WORKER_", "TORCH", "OMP_"];
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The driver's own executable, which has the guard.
+    pub guard: Utf8PathBuf,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Variables on top of the driver's own environment, less those that could change a result in silence.
+    pub variables: Vec<(String, String)>,
+    /// Where standard error goes (and standard output, if it is not asked for), appended.
+    pub log: Utf8PathBuf,
+}
+
+/// A process group that ends with this value.
+#[derive(Debug)]
+pub struct OwnedProcess {
+    child: Child,
+    group: u32,
+    log: Utf8PathBuf,
+}
+
+/// Which standard streams the driver keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    /// Input and output are pipes to the driver.
+    Piped,
+    /// No input; output goes to the log.
+    Logged,
+}
+
+impl OwnedProcess {
+    /// Starts a process. Must be called within a tokio runtime, on a thread that lives as long as the process.
+    ///
+    /// # Errors
+    /// When the log cannot be written or the guard cannot be started.
+    pub fn start(launch: &Launch, streams: Streams) -> Result<Self, EngineError> {
+        let failed = |source| EngineError::Spawn { command: launch.command.join(" "), source };
+        let log = File::options().create(true).append(true).open(&launch.log).map_err(failed)?;
+        let mut command = Command::new(&launch.guard);
+        command.args(["internal-guard", "--driver", &std::process::id().to_string(), "--"]).args(&launch.command);
+        for (name, _) in std::env::vars_os() {
+            if STRIPPED_PREFIXES.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+                command.env_remove(name);
+            }
+        }
+        command.envs(launch.variables.iter().cloned()).process_group(0);
+        match streams {
+            Streams::Piped => command.stdin(Stdio::piped()).stdout(Stdio::piped()),
+            Streams::Logged => {
+                command.stdin(Stdio::null()).stdout(Stdio::from(log.try_clone().map_err(failed)?))
+            }
+        };
+        let child = command.stderr(Stdio::from(log)).spawn().map_err(failed)?;
+        let group = child.id().expect("a process that was just started has an id");
+        Ok(Self { child, group, log: launch.log.clone() })
+    }
+
+    /// The pipes of a process started with [`Streams::Piped`]; they can be taken once.
+    pub(super) fn take_pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        Some((self.child.stdin.take()?, self.child.stdout.take()?))
+    }
+
+    /// Where its output goes.
+    #[must_use]
+    pub fn log(&self) -> &Utf8Path {
+        &self.log
+    }
+
+    /// Its exit status, if it has ended.
+    pub(super) fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits until it ends by itself, at most so long.
+    pub(super) async fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        tokio::time::timeout(patience, self.child.wait()).await.ok()?.ok()
+    }
+}
+
+impl Drop for OwnedProcess {
+    fn drop(&mut self) {
+        if self.try_wait().is_none() {
+            signal_group(self.group, Signal::TERM);
+            let deadline = Instant::now() + GRACE;
+            while self.try_wait().is_none() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        // Whoever is left of the group, the guard included.
+        signal_group(self.group, Signal::KILL);
+    }
+}
+
+/// The line of a log that best says what went wrong: the last one that names an error, else the last one.
+#[must_use]
+pub(super) fn telling_line(log: &Utf8Path) -> Option<String> {
+    let text = fs_err::read(log).ok()?;
+    let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(64 * 1024)..]).into_owned();
+    let lines = || tail.lines().map(str::trim).filter(|line| !line.is_empty());
+    let names_error = |line: &&str| {
+        let head = line.split(':').next().unwrap_or_default();
+        head.ends_with("Error") || head.ends_with("Exception") || line.contains("Error: ")
+    };
+    let line = lines().rfind(names_error).or_else(|| lines().last())?;
+    Some(line.chars().take(400).collect())
+}

@@ -1,0 +1,141 @@
+//! The worker protocol: JSON lines over the standard streams of one Python process per engine run.
+//!
+//! `start` → `ready`; `score` → one `scored` for each prompt, in any order, then `counted`; `finish` → `finished`.
+//! Instead of any reply `failed` may come; nothing follows it. The Python counterpart is
+//! `src/engine/worker/kv_worker/protocol.py`. Main types: [`Request`], [`Reply`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::observation::{Step, TokenLogprob};
+
+/// Both sides refuse another number.
+pub const PROTOCOL: u32 = 1;
+
+/// What the driver asks.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Request<'a> {
+    /// Start the engine.
+    Start(&'a Start),
+    /// Answer prompts.
+    Score {
+        /// Whether vLLM's own prefix cache may be read; it is filled in any case.
+        read_cache: bool,
+        /// The prompts, in the order in which they are handed to the scheduler.
+        prompts: Vec<NumberedPrompt<'a>>,
+    },
+    /// Shut the engine down.
+    Finish,
+}
+
+/// The engine to start.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Start {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// The model's folder.
+    pub model: String,
+    /// Keyword arguments of `vllm.LLM`.
+    pub arguments: BTreeMap<String, serde_json::Value>,
+    /// The KV connector, for an arm that has one.
+    pub connector: Option<Connector>,
+    /// `None`: vLLM's own prefix caching is off. Otherwise it is on, with hits rounded down to so many tokens.
+    pub hit_multiple: Option<u32>,
+    /// Tokens of the letters A to D.
+    pub letters: [u32; 4],
+    /// How many of the most likely tokens to report.
+    pub top: u32,
+    /// How many tokens to generate.
+    pub max_tokens: u32,
+    /// vLLM's seed.
+    pub seed: u64,
+}
+
+/// A KV connector as vLLM's `KVTransferConfig` names it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Connector {
+    /// Its class.
+    pub name: String,
+    /// The module that has the class, where vLLM does not know it.
+    pub module_path: Option<String>,
+    /// Its own settings.
+    pub extra: BTreeMap<String, serde_json::Value>,
+}
+
+/// A prompt under the number that its reply will bear.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct NumberedPrompt<'a> {
+    /// The driver's number.
+    pub question: u32,
+    /// The whole prompt.
+    pub token_ids: &'a [u32],
+}
+
+/// What the worker says.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Reply {
+    /// The engine takes prompts.
+    Ready(Ready),
+    /// One prompt is answered.
+    Scored(Scored),
+    /// All prompts of a `score` are answered.
+    Counted {
+        /// vLLM's prefix-cache counters, cumulative.
+        counters: BTreeMap<String, f64>,
+    },
+    /// The engine is shut down.
+    Finished {},
+    /// It did not work.
+    Failed {
+        /// `request`, `start`, `engine` or `observation`.
+        kind: String,
+        /// In the worker's or vLLM's words.
+        message: String,
+        /// The prompt to blame, where there is one.
+        question: Option<u32>,
+    },
+}
+
+/// What was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ready {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// Versions by package name.
+    pub versions: BTreeMap<String, String>,
+    /// The device as vLLM names it.
+    pub device: String,
+    /// The attention backend as vLLM names it.
+    pub attention_backend: String,
+    /// Tokens of one block of vLLM's KV cache.
+    pub block_size: u32,
+    /// Tokens that vLLM's KV cache holds.
+    pub kv_cache_tokens: u64,
+}
+
+/// What one prompt showed.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scored {
+    /// The number given to the prompt.
+    pub question: u32,
+    /// Prompt tokens whose KV was not computed.
+    pub cached_tokens: u32,
+    /// Log-probabilities of the letters at the first generated token.
+    pub letters: [f64; 4],
+    /// The generated tokens.
+    pub steps: Vec<Step>,
+}
+
+impl Scored {
+    /// All numbers of the reply, for the check that each is finite.
+    pub(super) fn logprobs(&self) -> impl Iterator<Item = f64> {
+        let of = |logprob: &TokenLogprob| logprob.logprob;
+        let steps = self.steps.iter().flat_map(move |step| step.top.iter().chain([&step.chosen]).map(of));
+        self.letters.into_iter().chain(steps)
+    }
+}

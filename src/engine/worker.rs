@@ -1,0 +1,226 @@
+//! One engine run: the Python worker, asked and listened to. Main type: [`Worker`].
+
+use std::time::{Duration, Instant};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+use include_dir::{Dir, include_dir};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{ChildStdin, ChildStdout};
+
+use super::error::EngineError;
+use super::observation::Observation;
+use super::process::{Launch, OwnedProcess, Streams, telling_line};
+use super::protocol::{NumberedPrompt, PROTOCOL, Ready, Reply, Request, Start};
+use crate::dataset::Prompt;
+use crate::digest::digest_bytes;
+
+static PACKAGE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/engine/worker/kv_worker");
+
+/// How long to wait for the worker before it counts as hung.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// From the start to `ready`.
+    pub start: Duration,
+    /// From one answer to the next.
+    pub answer: Duration,
+    /// From `finish` to the end of the process.
+    pub finish: Duration,
+}
+
+/// Whether vLLM's own prefix cache may serve a request; it is filled in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrefixCache {
+    /// Hits are allowed.
+    Read,
+    /// Every prompt is computed in full.
+    FillOnly,
+}
+
+/// An engine that takes prompts.
+#[derive(Debug)]
+pub struct Worker {
+    process: OwnedProcess,
+    requests: ChildStdin,
+    replies: Lines<BufReader<ChildStdout>>,
+    patience: Patience,
+    what: String,
+}
+
+impl Worker {
+    /// Writes the worker's package below the cache folder, if it is not there, and returns the folder for `PYTHONPATH`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn install(cache: &Utf8Path) -> Result<Utf8PathBuf, EngineError> {
+        let mut sources: Vec<_> = PACKAGE.files().filter(|file| file.path().extension() == Some("py".as_ref())).collect();
+        sources.sort_by_key(|file| file.path());
+        let contents: Vec<&[u8]> = sources.iter().map(|file| file.contents()).collect();
+        let folder = cache.join("worker").join(digest_bytes(&contents.concat()).short());
+        let write = || -> std::io::Result<()> {
+            let package = folder.join("kv_worker");
+            if package.exists() {
+                return Ok(());
+            }
+            fs::create_dir_all(cache.join("worker"))?;
+            let draft = tempfile::tempdir_in(cache.join("worker"))?;
+            fs::create_dir(draft.path().join("kv_worker"))?;
+            for source in &sources {
+                fs::write(draft.path().join("kv_worker").join(source.path()), source.contents())?;
+            }
+            match fs::rename(draft.path(), &folder) {
+                Err(_) if package.exists() => Ok(()), // another run was faster
+                outcome => outcome,
+            }
+        };
+        write().map_err(|source| EngineError::Worker { path: folder.clone(), source })?;
+        Ok(folder)
+    }
+
+    /// Starts a worker process and its engine. `what` names it in messages: `the baseline engine of canary-mla`.
+    ///
+    /// # Errors
+    /// When the process or the engine does not start in time, or speaks another protocol.
+    pub async fn start(
+        launch: &Launch,
+        start: &Start,
+        patience: Patience,
+        what: String,
+    ) -> Result<(Self, Ready), EngineError> {
+        let mut process = OwnedProcess::start(launch, Streams::Piped)?;
+        let (requests, replies) = process.take_pipes().expect("the pipes were asked for and not yet taken");
+        let mut worker = Self { process, requests, replies: BufReader::new(replies).lines(), patience, what };
+        worker.send(&Request::Start(start)).await?;
+        match worker.receive(worker.patience.start).await? {
+            Reply::Ready(ready) if ready.protocol == PROTOCOL => Ok((worker, ready)),
+            Reply::Ready(ready) => {
+                Err(worker.garbled(format!("it speaks protocol {}, not {PROTOCOL}", ready.protocol)))
+            }
+            other => Err(worker.garbled(format!("{other:?} came instead of `ready`"))),
+        }
+    }
+
+    /// Answers prompts in the given order, and returns the observations in that order. `answered` is told after each.
+    ///
+    /// # Errors
+    /// When the worker dies, goes silent or fails, when an answer is missing or not finite.
+    pub async fn score(
+        &mut self,
+        prompts: &[Prompt],
+        prefix_cache: PrefixCache,
+        mut answered: impl FnMut(),
+    ) -> Result<Vec<Observation>, EngineError> {
+        let numbered = (0..).zip(prompts).map(|(question, prompt)| NumberedPrompt { question, token_ids: &prompt.token_ids });
+        let read_cache = prefix_cache == PrefixCache::Read;
+        self.send(&Request::Score { read_cache, prompts: numbered.collect() }).await?;
+        let mut observations: Vec<Option<Observation>> = vec![None; prompts.len()];
+        loop {
+            let scored = match self.receive_about(prompts).await? {
+                Reply::Scored(scored) => scored,
+                Reply::Counted { .. } => break,
+                other => return Err(self.garbled(format!("{other:?} came instead of `scored`"))),
+            };
+            let place = usize::try_from(scored.question).ok().filter(|&place| place < prompts.len());
+            let Some(place) = place.filter(|&place| observations[place].is_none()) else {
+                return Err(self.garbled(format!("an answer came for prompt {}, which waits for none", scored.question)));
+            };
+            let prompt = &prompts[place];
+            if scored.steps.is_empty() || !scored.logprobs().all(f64::is_finite) {
+                return Err(self.garbled(format!("the answer to {} is empty or not finite", prompt.question)));
+            }
+            observations[place] = Some(Observation {
+                question: prompt.question.clone(),
+                prompt_tokens: u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX),
+                cached_tokens: scored.cached_tokens,
+                letters: scored.letters,
+                steps: scored.steps,
+            });
+            answered();
+        }
+        let missing = observations.iter().position(Option::is_none);
+        if let Some(place) = missing {
+            return Err(self.garbled(format!("no answer came for {}", prompts[place].question)));
+        }
+        Ok(observations.into_iter().flatten().collect())
+    }
+
+    /// Shuts the engine down; one that does not leave in time is ended.
+    ///
+    /// # Errors
+    /// When the worker fails while it shuts down. All answers were received by then.
+    pub async fn finish(mut self) -> Result<(), EngineError> {
+        self.send(&Request::Finish).await?;
+        match self.receive(self.patience.finish).await {
+            Ok(Reply::Finished {}) | Err(EngineError::Silent { .. }) => {}
+            Ok(other) => return Err(self.garbled(format!("{other:?} came instead of `finished`"))),
+            Err(error) => return Err(error),
+        }
+        self.process.wait(self.patience.finish).await;
+        Ok(())
+    }
+
+    async fn send(&mut self, request: &Request<'_>) -> Result<(), EngineError> {
+        let mut line = serde_json::to_vec(request).expect("a request has a JSON form");
+        line.push(b'\n');
+        let written = async {
+            self.requests.write_all(&line).await?;
+            self.requests.flush().await
+        };
+        // A worker that died while it was written to says why in its last reply or its log.
+        match written.await {
+            Ok(()) => Ok(()),
+            Err(_) => match self.receive(self.patience.finish).await {
+                Ok(reply) => Err(self.garbled(format!("it left after {reply:?}"))),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    async fn receive_about(&mut self, prompts: &[Prompt]) -> Result<Reply, EngineError> {
+        self.receive_naming(self.patience.answer, |question| {
+            prompts.get(usize::try_from(question).ok()?).map(|prompt| prompt.question.to_string())
+        })
+        .await
+    }
+
+    async fn receive(&mut self, patience: Duration) -> Result<Reply, EngineError> {
+        self.receive_naming(patience, |_| None).await
+    }
+
+    async fn receive_naming(
+        &mut self,
+        patience: Duration,
+        name: impl Fn(u32) -> Option<String>,
+    ) -> Result<Reply, EngineError> {
+        let line = match tokio::time::timeout(patience, self.replies.next_line()).await {
+            Ok(Ok(Some(line))) => line,
+            Ok(Ok(None)) => return Err(self.died().await),
+            Ok(Err(error)) => return Err(self.garbled(format!("its output cannot be read: {error}"))),
+            Err(_) => {
+                let (log, what) = (self.process.log().to_owned(), self.what.clone());
+                return Err(EngineError::Silent { what, patience, said: telling_line(&log), log });
+            }
+        };
+        let reply = serde_json::from_str(&line).map_err(|error| {
+            let start: String = line.chars().take(200).collect();
+            self.garbled(format!("{start:?} is no reply ({error})"))
+        })?;
+        let Reply::Failed { message, question, .. } = reply else { return Ok(reply) };
+        let at = question.and_then(&name).map_or_else(String::new, |question| format!(" at {question}"));
+        let log = self.process.log().to_owned();
+        Err(EngineError::Failed { what: format!("{}{at}", self.what), message, log })
+    }
+
+    async fn died(&mut self) -> EngineError {
+        let (log, what) = (self.process.log().to_owned(), self.what.clone());
+        let asked = Instant::now();
+        match self.process.wait(self.patience.finish).await {
+            Some(status) => EngineError::Died { what, status, said: telling_line(&log), log },
+            None => EngineError::Silent { what, patience: asked.elapsed(), said: telling_line(&log), log },
+        }
+    }
+
+    fn garbled(&self, problem: String) -> EngineError {
+        EngineError::Garbled { what: self.what.clone(), problem, log: self.process.log().to_owned() }
+    }
+}

@@ -1,0 +1,100 @@
+"""The few places where the worker reaches into vLLM, each small, each checked by what comes back.
+
+Imported in every process of the engine (as its worker extension), so that what the sampler reports is the same
+whatever the parallelism.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+from typing import Any
+
+LETTERS_VARIABLE = "KV_WORKER_LETTERS"
+
+
+class WorkerExtension:
+    """Adds nothing to vLLM's worker; naming it makes every worker process import this module."""
+
+
+def report_letters(letters: tuple[int, ...]) -> None:
+    """Make the sampler report the log-probabilities of `letters` besides the most likely tokens.
+
+    vLLM offers the most likely tokens or a list of ids, not both in one request. A request that asks for k + n
+    log-probabilities gets the k most likely ones and those of the n letters.
+    """
+    import torch
+    from vllm.v1.sample.sampler import Sampler
+
+    gather = Sampler.gather_logprobs
+    letter_ids = torch.tensor(letters, dtype=torch.int64)
+
+    def gather_with_letters(logprobs: Any, num_logprobs: int, token_ids: Any) -> Any:
+        gathered = gather(logprobs, num_logprobs - len(letters), token_ids)
+        columns = letter_ids.to(logprobs.device).expand(logprobs.shape[0], -1)
+        return gathered._replace(
+            logprob_token_ids=torch.cat((gathered.logprob_token_ids, columns.to(torch.int32)), dim=1),
+            logprobs=torch.cat((gathered.logprobs, logprobs.gather(-1, columns)), dim=1),
+        )
+
+    Sampler.gather_logprobs = staticmethod(gather_with_letters)
+
+
+def round_prefix_hits(multiple: int) -> None:
+    """Round the hits of vLLM's own prefix caching down to a multiple, whatever the block size.
+
+    A hit then leaves exactly the suffix to compute that an LMCache hit leaves. Seen as `cached_tokens`.
+    """
+    from vllm.v1.core import kv_cache_coordinator as coordinator
+    from vllm.v1.core.kv_cache_coordinator import KVCacheCoordinator
+
+    def rounding(find: Any) -> Any:
+        def find_rounded(self: Any, block_hashes: Any, max_cache_hit_length: int) -> Any:
+            return find(self, block_hashes, max_cache_hit_length // multiple * multiple)
+
+        return find_rounded
+
+    for kind in vars(coordinator).values():
+        if isinstance(kind, type) and issubclass(kind, KVCacheCoordinator) and "find_longest_cache_hit" in vars(kind):
+            kind.find_longest_cache_hit = rounding(kind.find_longest_cache_hit)
+
+
+def keep_prefix_caching() -> None:
+    """Keep prefix caching on where the platform turns it off for MLA (CPUs without AMX).
+
+    Its attention can continue a cached prefix, which is what an LMCache hit asks of it, too.
+    """
+    from vllm.platforms import current_platform
+
+    platform = type(current_platform)
+    update = platform.check_and_update_config
+
+    def update_and_keep(config: Any) -> None:
+        update(config)
+        config.cache_config.enable_prefix_caching = True
+
+    platform.check_and_update_config = staticmethod(update_and_keep)
+
+
+def tolerate_objects_without_dict() -> None:
+    """Let vLLM's search for Triton kernels pass over objects whose `vars()` is no dict.
+
+    Without it a start in one process fails on a CPU with vLLM 0.32 (llvmlite's function wrappers).
+    """
+    try:
+        from vllm.triton_utils import dispatcher
+    except ImportError:
+        return
+
+    def vars_or_nothing(value: object) -> dict[str, Any]:
+        try:
+            found = builtins.vars(value)
+        except TypeError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    dispatcher.vars = vars_or_nothing
+
+
+if LETTERS_VARIABLE in os.environ:
+    report_letters(tuple(int(letter) for letter in os.environ[LETTERS_VARIABLE].split(",")))

