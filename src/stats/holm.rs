@@ -8,7 +8,7 @@ pub fn holm_adjusted(p_values: &[f64]) -> Vec<f64> {
     ranks.sort_by(|&one, &other| p_values[one].total_cmp(&p_values[other]));
     let mut adjusted = vec![1.0; p_values.len()];
     let mut largest: f64 = 0.0;
-    let mut remaining = f64::from(u32::try_from(p_values.len()).expect("fewer than 2³² tests"));
+    let mut remaining: f64 = p_values.iter().map(|_| 1.0).sum();
     for test in ranks {
         largest = largest.max((remaining * p_values[test]).min(1.0));
         adjusted[test] = largest;

@@ -20,7 +20,7 @@ pub use clusters::{
 pub use e_process::e_value;
 pub use holm::holm_adjusted;
 pub use interval::Interval;
-pub use paired::PairedTable;
+pub use paired::{PairOutcome, PairedTable};
 pub use power::{detectable_loss, loss_power, pairs_for_equivalence};
 pub use tango::tango_interval;
 

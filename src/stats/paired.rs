@@ -4,6 +4,31 @@ use serde::{Deserialize, Serialize};
 
 use super::binomial::{Odds, ln_lower_tail, ln_upper_tail};
 
+/// What one pair of answers shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PairOutcome {
+    /// Right on both sides.
+    BothRight,
+    /// Right without the cache, not right with it.
+    Harm,
+    /// Not right without the cache, right with it.
+    Gain,
+    /// Right on neither side.
+    BothWrong,
+}
+
+impl PairOutcome {
+    /// The change in the number of right answers: −1, 0 or 1.
+    #[must_use]
+    pub fn change(self) -> i32 {
+        match self {
+            Self::Harm => -1,
+            Self::Gain => 1,
+            Self::BothRight | Self::BothWrong => 0,
+        }
+    }
+}
+
 /// How many pairs were right on both sides, on one, or on none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,6 +41,22 @@ pub struct PairedTable {
     pub gains: u32,
     /// Right on neither side.
     pub both_wrong: u32,
+}
+
+impl FromIterator<PairOutcome> for PairedTable {
+    fn from_iter<Outcomes: IntoIterator<Item = PairOutcome>>(outcomes: Outcomes) -> Self {
+        let mut table = Self::default();
+        for outcome in outcomes {
+            let cell = match outcome {
+                PairOutcome::BothRight => &mut table.both_right,
+                PairOutcome::Harm => &mut table.harms,
+                PairOutcome::Gain => &mut table.gains,
+                PairOutcome::BothWrong => &mut table.both_wrong,
+            };
+            *cell += 1;
+        }
+        table
+    }
 }
 
 impl PairedTable {
@@ -97,7 +138,7 @@ mod tests {
         let none = discordant(0, 0);
         assert_eq!((none.loss_p_value(), none.two_sided_p_value()), (1.0, 1.0));
         assert_eq!((none.difference(), none.standard_error()), (0.0, 0.0));
-        assert_eq!(PairedTable::default().difference(), 0.0);
+        assert!(PairedTable::default().difference().abs() < 1e-12);
     }
 
     #[test]
