@@ -1,0 +1,106 @@
+//! Rung 1: whether the load pass equals a computation without `LMCache`, bit for bit. Main type: [`BitExact`].
+
+use serde::{Deserialize, Serialize};
+
+use super::Outcome;
+use super::criteria::{Criteria, NAMED_OFFENDERS, PROVEN_SHARE};
+use super::difference::{Difference, Parting, count, first_difference, letter_difference, part};
+use super::evidence::Case;
+
+/// The load pass held against its nearest computation without `LMCache`, bit for bit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BitExact {
+    /// What it amounts to. Bits that agree prove equality on any machine; bits that differ are a failure only where the
+    /// baseline repeats itself bit for bit.
+    pub outcome: Outcome,
+    /// Questions that were held against a control of the same shapes.
+    pub against_control: Tally,
+    /// Questions without such a control, held against the baseline. A difference there proves nothing: computing a
+    /// suffix and computing a whole prompt need not round alike.
+    pub against_baseline: Tally,
+    /// The questions of `against_baseline` that differ: bits do not decide them.
+    pub left_over: LeftOver,
+    /// Questions that the store pass was served nothing for, held against the baseline: storing must not disturb.
+    pub store_pass: Tally,
+}
+
+/// How many pairs of answers were compared, and which differ.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tally {
+    /// Questions compared.
+    pub compared: u32,
+    /// Questions that differ.
+    pub differing: u32,
+    /// Largest difference of a log-probability at any question's first differing token, nats.
+    pub largest: f64,
+    /// Questions whose most likely tokens had none in common.
+    pub disjoint: u32,
+    /// The first that differ, in the order of the questions.
+    pub first: Vec<Difference>,
+}
+
+impl Tally {
+    /// Notes one comparison.
+    pub(super) fn add(&mut self, difference: Option<Difference>) {
+        self.compared += 1;
+        let Some(difference) = difference else { return };
+        self.differing += 1;
+        match difference.largest {
+            Some(largest) => self.largest = self.largest.max(largest),
+            None => self.disjoint += 1,
+        }
+        if self.first.len() < NAMED_OFFENDERS {
+            self.first.push(difference);
+        }
+    }
+}
+
+/// Questions that bits do not decide although they decide the others; the next rungs judge each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeftOver {
+    /// How many.
+    pub questions: u32,
+    /// How many of them part from the baseline in a token that was no near tie.
+    pub beyond_gap: u32,
+    /// Largest change of a letter's log-probability, nats.
+    pub letter_difference: f64,
+}
+
+/// Compares every question's bits. `repeats` says whether the baseline repeats itself bit for bit.
+pub(super) fn compare_bits(cases: &[Case<'_>], repeats: bool, criteria: &Criteria) -> BitExact {
+    let mut against_control = Tally::default();
+    let mut against_baseline = Tally::default();
+    let mut store_pass = Tally::default();
+    let mut left_over = LeftOver::default();
+    for case in cases {
+        let (baseline, load) = (&case.baseline.observation, &case.load.observation);
+        if case.store.observation.cached_tokens == 0 {
+            store_pass.add(first_difference(baseline, &case.store.observation));
+        }
+        if let Some(control) = case.matched_control() {
+            against_control.add(first_difference(&control.observation, load));
+            continue;
+        }
+        let difference = first_difference(baseline, load);
+        if difference.is_some() {
+            left_over.questions += 1;
+            left_over.letter_difference = left_over.letter_difference.max(letter_difference(baseline, load));
+            let parting = part(baseline, load, criteria.near_tie_gap);
+            left_over.beyond_gap += u32::from(matches!(parting, Parting::BeyondGap { .. }));
+        }
+        against_baseline.add(difference);
+    }
+    let proven = f64::from(against_control.compared + against_baseline.compared - left_over.questions);
+    let differs = against_control.differing > 0 || (repeats && store_pass.differing > 0);
+    let outcome = if differs {
+        if repeats { Outcome::Failed } else { Outcome::DoesNotApply }
+    } else if proven >= PROVEN_SHARE * f64::from(count(cases.len())) {
+        Outcome::Passed
+    } else {
+        Outcome::DoesNotApply
+    };
+    BitExact { outcome, against_control, against_baseline, left_over, store_pass }
+}

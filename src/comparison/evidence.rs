@@ -1,0 +1,264 @@
+//! What a comparison is made from: the questions, what each pass must be served, and every pass's observations.
+//! Main type: [`Evidence`].
+
+use crate::dataset::{Choice, QuestionId};
+use crate::engine::Observation;
+
+use super::early_stop::EarlyStop;
+use super::evidence_error::EvidenceError;
+
+/// A question, its published answer, and what the caches must serve for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Which question.
+    pub id: QuestionId,
+    /// The published answer.
+    pub answer: Choice,
+    /// What its prompt leads one to expect.
+    pub expected: Expected,
+}
+
+/// Token counts that follow from a prompt's token ids, the chunk size and the stack's rules, before anything runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expected {
+    /// Length of the prompt.
+    pub prompt_tokens: u32,
+    /// The most that the store pass may be served: what earlier prompts share with this one, in whole chunks.
+    pub store_at_most: u32,
+    /// What the load pass must be served, exactly.
+    pub load: u32,
+    /// What the control's second pass must be served from vLLM's own prefix cache, exactly.
+    pub control: u32,
+}
+
+/// The engine runs of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ArmName {
+    /// vLLM alone.
+    Baseline,
+    /// vLLM alone, once more.
+    Repeat,
+    /// vLLM alone, served from its own prefix cache.
+    Control,
+    /// With `LMCache`, first pass.
+    Store,
+    /// With `LMCache`, second pass.
+    Load,
+}
+
+impl std::fmt::Display for ArmName {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Baseline => "baseline",
+            Self::Repeat => "repeat",
+            Self::Control => "control",
+            Self::Store => "store pass",
+            Self::Load => "load pass",
+        })
+    }
+}
+
+/// One request's observation and the letter that its generated text was read as.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answered {
+    /// What the engine showed.
+    pub observation: Observation,
+    /// The letter, or `None` where the text names none. None is never right.
+    pub answer: Option<Choice>,
+}
+
+/// All observations of one engine run, one a question, in the order of the questions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arm {
+    name: ArmName,
+    answered: Vec<Answered>,
+}
+
+impl Arm {
+    /// Sorts observations by question and reads each one's answer with `read_answer`.
+    ///
+    /// # Errors
+    /// When a question was observed twice, an observation has no generated token, or a number is not finite.
+    pub fn new(
+        name: ArmName,
+        observations: Vec<Observation>,
+        read_answer: impl Fn(&Observation) -> Option<Choice>,
+    ) -> Result<Self, EvidenceError> {
+        let mut answered: Vec<Answered> = observations
+            .into_iter()
+            .map(|observation| Answered { answer: read_answer(&observation), observation })
+            .collect();
+        answered.sort_by(|one, other| one.observation.question.cmp(&other.observation.question));
+        for pair in answered.windows(2) {
+            if pair[0].observation.question == pair[1].observation.question {
+                return Err(EvidenceError::Duplicate {
+                    arm: name,
+                    question: pair[0].observation.question.clone(),
+                });
+            }
+        }
+        for Answered { observation, .. } in &answered {
+            if observation.steps.is_empty() || !is_finite(observation) {
+                return Err(EvidenceError::NotNumbers { arm: name, question: observation.question.clone() });
+            }
+        }
+        Ok(Self { name, answered })
+    }
+
+    /// One for each question, in the order of the questions.
+    #[must_use]
+    pub fn answered(&self) -> &[Answered] {
+        &self.answered
+    }
+}
+
+/// Whether every log-probability is a number.
+fn is_finite(observation: &Observation) -> bool {
+    let steps = observation.steps.iter().flat_map(|step| step.top.iter().chain([&step.chosen]));
+    observation.letters.iter().chain(steps.map(|token| &token.logprob)).all(|logprob| logprob.is_finite())
+}
+
+/// The `LMCache` server's own counters over one pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerCounters {
+    /// Tokens that were looked up.
+    pub requested_tokens: u64,
+    /// Tokens that were found.
+    pub hit_tokens: u64,
+    /// Chunks written, each rank's shard counted.
+    pub chunks_written: u64,
+    /// Chunks read, each rank's shard counted.
+    pub chunks_read: u64,
+}
+
+/// What the `LMCache` server counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerEvidence {
+    /// Over the store pass.
+    pub store: ServerCounters,
+    /// Over the load pass.
+    pub load: ServerCounters,
+    /// The fewest chunks that the load pass must read: hit chunks times the shards that each is stored in, if known.
+    pub load_reads_at_least: Option<u64>,
+}
+
+/// Everything that was seen of one model on one route.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evidence {
+    /// All questions, in any order.
+    pub questions: Vec<Asked>,
+    /// vLLM alone.
+    pub baseline: Arm,
+    /// vLLM alone, once more.
+    pub repeat: Arm,
+    /// vLLM served from its own prefix cache, where the attention backend has one.
+    pub control: Option<Arm>,
+    /// With `LMCache`, first pass.
+    pub store: Arm,
+    /// With `LMCache`, second pass.
+    pub load: Arm,
+    /// The server's own counters, where the route has a server.
+    pub server: Option<ServerEvidence>,
+    /// Why the load pass ended before the last question, if it did; the passes with `LMCache` may then lack questions.
+    pub early_stop: Option<EarlyStop>,
+}
+
+/// One question and what every arm made of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Case<'a> {
+    pub(super) asked: &'a Asked,
+    pub(super) baseline: &'a Answered,
+    pub(super) repeat: &'a Answered,
+    pub(super) control: Option<&'a Answered>,
+    pub(super) store: &'a Answered,
+    pub(super) load: &'a Answered,
+}
+
+impl<'a> Case<'a> {
+    /// The control, if it left exactly the tokens to compute that the load pass had to.
+    pub(super) fn matched_control(&self) -> Option<&'a Answered> {
+        self.control.filter(|control| control.observation.cached_tokens == self.asked.expected.load)
+    }
+
+    /// The computation without `LMCache` that is nearest to the load pass: the matched control, else the baseline.
+    pub(super) fn reference(&self) -> &'a Answered {
+        self.matched_control().unwrap_or(self.baseline)
+    }
+}
+
+/// Puts the arms side by side, in the order of the questions. After an early stop only what the load pass was asked counts.
+pub(super) fn pair_arms(evidence: &Evidence) -> Result<Vec<Case<'_>>, EvidenceError> {
+    let mut questions: Vec<&Asked> = evidence.questions.iter().collect();
+    questions.sort_by(|one, other| one.id.cmp(&other.id));
+    if let Some(pair) = questions.windows(2).find(|pair| pair[0].id == pair[1].id) {
+        return Err(EvidenceError::AskedTwice(pair[0].id.clone()));
+    }
+    let arms = [&evidence.baseline, &evidence.repeat, &evidence.store, &evidence.load];
+    for arm in arms.into_iter().chain(&evidence.control) {
+        check_questions(arm, &questions)?;
+    }
+    if evidence.early_stop.is_some() {
+        let load = &evidence.load.answered;
+        questions.retain(|asked| {
+            load.binary_search_by(|answered| answered.observation.question.cmp(&asked.id)).is_ok()
+        });
+    }
+    if questions.is_empty() {
+        return Err(EvidenceError::NoQuestions);
+    }
+    let [mut baseline, mut repeat, mut store, mut load] = arms.map(Cursor::over);
+    let mut control = evidence.control.as_ref().map(Cursor::over);
+    questions
+        .into_iter()
+        .map(|asked| {
+            Ok(Case {
+                asked,
+                baseline: baseline.advance_to(&asked.id)?,
+                repeat: repeat.advance_to(&asked.id)?,
+                control: control.as_mut().map(|control| control.advance_to(&asked.id)).transpose()?,
+                store: store.advance_to(&asked.id)?,
+                load: load.advance_to(&asked.id)?,
+            })
+        })
+        .collect()
+}
+
+/// Every observation must belong to a question, and to the prompt that was made for it.
+fn check_questions(arm: &Arm, questions: &[&Asked]) -> Result<(), EvidenceError> {
+    let mut remaining = questions.iter();
+    for Answered { observation, .. } in &arm.answered {
+        let question = &observation.question;
+        let asked = remaining
+            .find(|asked| asked.id >= *question)
+            .filter(|asked| asked.id == *question)
+            .ok_or_else(|| EvidenceError::Unasked { arm: arm.name, question: question.clone() })?;
+        if observation.prompt_tokens != asked.expected.prompt_tokens {
+            return Err(EvidenceError::OtherPrompt {
+                arm: arm.name,
+                question: question.clone(),
+                expected: asked.expected.prompt_tokens,
+                seen: observation.prompt_tokens,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Walks an arm once, in step with the sorted questions.
+struct Cursor<'a> {
+    name: ArmName,
+    remaining: std::slice::Iter<'a, Answered>,
+}
+
+impl<'a> Cursor<'a> {
+    fn over(arm: &'a Arm) -> Self {
+        Self { name: arm.name, remaining: arm.answered.iter() }
+    }
+
+    fn advance_to(&mut self, question: &QuestionId) -> Result<&'a Answered, EvidenceError> {
+        self.remaining
+            .find(|answered| answered.observation.question >= *question)
+            .filter(|answered| answered.observation.question == *question)
+            .ok_or_else(|| EvidenceError::Missing { arm: self.name, question: question.clone() })
+    }
+}

@@ -1,0 +1,178 @@
+//! Rung 0: whether `LMCache` served what it must, request by request. Main type: [`Exercised`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::QuestionId;
+
+use super::criteria::NAMED_OFFENDERS;
+use super::evidence::{Case, ServerCounters, ServerEvidence};
+
+/// What the two passes with `LMCache` were served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exercised {
+    /// What it amounts to.
+    pub service: Service,
+    /// The first pass; its prediction is an upper limit.
+    pub store: PassHits,
+    /// The second pass; its prediction is exact.
+    pub load: PassHits,
+    /// Whether the server's own counters tell the same, where there is a server.
+    pub server: Option<ServerAgreement>,
+    /// The first requests that were not served as predicted, in the order of the questions.
+    pub offenders: Vec<Offender>,
+}
+
+/// The ways in which a run can have been served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Service {
+    /// Every request as predicted, and all counters agree.
+    AsPredicted,
+    /// No token came from the cache in the load pass.
+    NothingServed,
+    /// A request was served more than any earlier request had stored: the cache claims KV that it cannot have.
+    OverServed,
+    /// A request was served less than was stored for it.
+    UnderServed,
+    /// vLLM's and `LMCache`'s counts of what was served differ.
+    CountersDisagree,
+}
+
+/// One of the two passes with `LMCache`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pass {
+    /// The first: it fills the cache.
+    Store,
+    /// The second: it is served from it.
+    Load,
+}
+
+/// What one pass was served, as vLLM reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PassHits {
+    /// Number of requests.
+    pub requests: u32,
+    /// Sum of the predictions, tokens.
+    pub predicted_tokens: u64,
+    /// Sum of what was served, tokens.
+    pub cached_tokens: u64,
+    /// Requests that were served less than predicted; always 0 for the store pass, whose prediction is a limit.
+    pub under_served: u32,
+    /// Requests that were served more than predicted.
+    pub over_served: u32,
+}
+
+/// A request that was not served as predicted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Offender {
+    /// Which question.
+    pub question: QuestionId,
+    /// In which pass.
+    pub pass: Pass,
+    /// Predicted tokens.
+    pub predicted: u32,
+    /// Served tokens.
+    pub cached: u32,
+}
+
+/// vLLM's count of served tokens beside the server's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerAgreement {
+    /// In the store pass.
+    pub store: HitTotals,
+    /// In the load pass.
+    pub load: HitTotals,
+    /// The fewest chunks that the load pass had to read, shards counted, if known.
+    pub load_reads_at_least: Option<u64>,
+}
+
+/// Totals of one pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HitTotals {
+    /// Tokens served, as vLLM reports them.
+    pub engine_tokens: u64,
+    /// Tokens found, as the server counts them.
+    pub server_tokens: u64,
+    /// Tokens looked up, as the server counts them.
+    pub server_requested_tokens: u64,
+    /// Prompts that were served whole: vLLM computes the last token again and counts one less than the server may.
+    pub whole_prompts: u64,
+    /// Chunks that the server wrote, shards counted.
+    pub chunks_written: u64,
+    /// Chunks that the server read, shards counted.
+    pub chunks_read: u64,
+}
+
+impl HitTotals {
+    fn agree(&self) -> bool {
+        (self.engine_tokens..=self.engine_tokens + self.whole_prompts).contains(&self.server_tokens)
+    }
+}
+
+impl ServerAgreement {
+    /// Whether both count the same hits, and every hit chunk was read.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.store.agree()
+            && self.load.agree()
+            && self.load.chunks_read >= self.load_reads_at_least.unwrap_or(0)
+    }
+}
+
+/// Holds every request of both passes against its prediction.
+pub(super) fn check_service(cases: &[Case<'_>], server: Option<&ServerEvidence>) -> Exercised {
+    let mut offenders = Vec::new();
+    let mut hits = [PassHits::default(); 2];
+    let mut whole_prompts = [0_u64; 2];
+    for case in cases {
+        let expected = case.asked.expected;
+        let store = (Pass::Store, case.store.observation.cached_tokens, expected.store_at_most);
+        let load = (Pass::Load, case.load.observation.cached_tokens, expected.load);
+        for (pass, cached, predicted) in [store, load] {
+            let under = pass == Pass::Load && cached < predicted;
+            let over = cached > predicted;
+            let sum = &mut hits[pass as usize];
+            sum.requests += 1;
+            sum.predicted_tokens += u64::from(predicted);
+            sum.cached_tokens += u64::from(cached);
+            sum.under_served += u32::from(under);
+            sum.over_served += u32::from(over);
+            whole_prompts[pass as usize] += u64::from(cached + 1 == expected.prompt_tokens);
+            if (under || over) && offenders.len() < NAMED_OFFENDERS {
+                offenders.push(Offender { question: case.asked.id.clone(), pass, predicted, cached });
+            }
+        }
+    }
+    let [store, load] = hits;
+    let totals = |pass: Pass, counted: ServerCounters| HitTotals {
+        engine_tokens: hits[pass as usize].cached_tokens,
+        server_tokens: counted.hit_tokens,
+        server_requested_tokens: counted.requested_tokens,
+        whole_prompts: whole_prompts[pass as usize],
+        chunks_written: counted.chunks_written,
+        chunks_read: counted.chunks_read,
+    };
+    let server = server.map(|server| ServerAgreement {
+        store: totals(Pass::Store, server.store),
+        load: totals(Pass::Load, server.load),
+        load_reads_at_least: server.load_reads_at_least,
+    });
+    let service = if load.cached_tokens == 0 {
+        Service::NothingServed
+    } else if store.over_served + load.over_served > 0 {
+        Service::OverServed
+    } else if load.under_served > 0 {
+        Service::UnderServed
+    } else if server.is_some_and(|server| !server.holds()) {
+        Service::CountersDisagree
+    } else {
+        Service::AsPredicted
+    };
+    Exercised { service, store, load, server, offenders }
+}

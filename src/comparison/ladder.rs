@@ -1,0 +1,346 @@
+//! The ladder: which rung decides a comparison, what it decides, and what to do next.
+
+use super::criteria::LOSS_ALPHA;
+use super::early_stop::stopping_bound;
+use super::verdict::{Judgement, Rung, Verdict};
+use super::{Comparison, Offender, Outcome, Service, Tally};
+
+/// What the rungs above the answers decide, if they do, for one of `comparisons` comparisons of a run. The order
+/// matters: a cache that was not used makes all else void, and bits decide before anything that needs statistics.
+pub(super) fn judge_by_sharper_rungs(comparison: &Comparison, comparisons: u32) -> Option<Judgement> {
+    judge_service(comparison)
+        .or_else(|| judge_bit_failure(comparison))
+        .or_else(|| judge_gross_harm(comparison, comparisons))
+        .or_else(|| judge_bit_success(comparison))
+        .or_else(|| judge_near_ties(comparison))
+        .or_else(|| judge_distribution(comparison))
+}
+
+/// What the answers decide, when no sharper rung did. `adjusted_loss` is the p-value for a loss, adjusted for all
+/// comparisons of the run that answers decide.
+pub(super) fn judge_by_answers(comparison: &Comparison, adjusted_loss: f64) -> Judgement {
+    judge_loss(comparison, adjusted_loss)
+        .or_else(|| judge_noise(comparison))
+        .unwrap_or_else(|| judge_equivalence(comparison))
+}
+
+fn judge_service(comparison: &Comparison) -> Option<Judgement> {
+    let exercised = &comparison.exercised;
+    let (store, load) = (exercised.store, exercised.load);
+    let first = note(exercised.offenders.first(), |Offender { question, cached, predicted, .. }| {
+        format!("first: {question}, {cached} tokens instead of {predicted}")
+    });
+    let not_exercised =
+        |reason, next| Some(Judgement::new(Verdict::NotExercised, Rung::Exercised, reason, next));
+    match exercised.service {
+        Service::AsPredicted => None,
+        Service::NothingServed if load.predicted_tokens == 0 => not_exercised(
+            "No prompt is as long as one chunk, so there was nothing for LMCache to serve.".to_owned(),
+            "Choose longer prompts or a smaller chunk size.",
+        ),
+        Service::NothingServed => not_exercised(
+            format!(
+                "LMCache served not one of the {} tokens that it must serve in the load pass. The answers are those of \
+                 plain vLLM and prove nothing.",
+                load.predicted_tokens
+            ),
+            "Look for \"degraded mode\", a failed connection or differing hash seeds in the logs of vLLM and LMCache.",
+        ),
+        Service::OverServed => Some(Judgement::new(
+            Verdict::Degraded,
+            Rung::Exercised,
+            format!(
+                "The cache claimed more tokens than earlier requests had stored, for {} requests of the store pass and \
+                 {} of the load pass{first}. It serves stale KV, another request's KV, or counts wrongly.",
+                store.over_served, load.over_served
+            ),
+            "Look at how LMCache finds and counts hits: keys, chunk boundaries, a prompt that is served whole.",
+        )),
+        Service::UnderServed => not_exercised(
+            format!(
+                "LMCache served {} of {} tokens in the load pass; {} of {} requests got fewer than were stored for \
+                 them{first}.",
+                load.cached_tokens, load.predicted_tokens, load.under_served, load.requests
+            ),
+            "Look for evictions, failed stores or failed loads in LMCache's log; give it more memory if it was full.",
+        ),
+        Service::CountersDisagree => {
+            let seen = note(exercised.server, |server| {
+                format!(
+                    "load pass: vLLM says {} tokens, the server {} tokens and {} chunks read",
+                    server.load.engine_tokens, server.load.server_tokens, server.load.chunks_read
+                )
+            });
+            not_exercised(
+                format!(
+                    "vLLM and the LMCache server count different hits{seen}. One of them reports what did not happen."
+                ),
+                "Look for loads that failed or were repeated in LMCache's log.",
+            )
+        }
+    }
+}
+
+fn judge_bit_failure(comparison: &Comparison) -> Option<Judgement> {
+    let bits = &comparison.bit_exact;
+    if bits.outcome != Outcome::Failed {
+        return None;
+    }
+    let (pass, tally, reference) = if bits.against_control.differing > 0 {
+        ("load pass", &bits.against_control, "the control, which computes the same shapes without LMCache")
+    } else {
+        ("store pass", &bits.store_pass, "the baseline, although nothing was served from the cache")
+    };
+    let disjoint = note((tally.disjoint > 0).then_some(tally.disjoint), |disjoint| {
+        format!("{disjoint} share no likely token")
+    });
+    let reason = format!(
+        "The {pass} differs from {reference}: in {} of {} questions, by up to {:.2e} nats{disjoint}{}. The baseline \
+         repeats itself bit for bit, so this is no noise.",
+        tally.differing,
+        tally.compared,
+        tally.largest,
+        first_differing(tally),
+    );
+    let next = "The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.";
+    Some(Judgement::new(Verdict::Degraded, Rung::BitExact, reason, next))
+}
+
+fn judge_gross_harm(comparison: &Comparison, comparisons: u32) -> Option<Judgement> {
+    let scoring = &comparison.answers.generated;
+    let test = &scoring.against_baseline;
+    let stopped = comparison.early_stop;
+    if stopped.is_none() && test.e_value < stopping_bound(comparisons) {
+        return None;
+    }
+    let (evidence, harms, gains) = stopped
+        .map_or((test.e_value, test.table.harms, test.table.gains), |stop| {
+            (stop.e_value, stop.harms, stop.gains)
+        });
+    let when = note(stopped, |stop| format!("the run stopped after {} questions", stop.pairs));
+    let control = scoring.control_noise.map_or_else(String::new, |control| {
+        format!(" vLLM's own prefix cache alone turned {} wrong and {} right.", control.harms, control.gains)
+    });
+    let reason = format!(
+        "Loading turned {harms} right answers wrong and {gains} wrong ones right; the evidence for harm is \
+         {evidence:.3e}{when}.{control}"
+    );
+    let next = "Look at the listed flips; if the control loses as much, look at vLLM's prefix caching before LMCache.";
+    Some(Judgement::new(Verdict::Degraded, Rung::EarlyStop, reason, next))
+}
+
+fn judge_bit_success(comparison: &Comparison) -> Option<Judgement> {
+    let bits = &comparison.bit_exact;
+    if bits.outcome != Outcome::Passed {
+        return None;
+    }
+    let left = bits.left_over;
+    if left.beyond_gap > 0 || left.letter_difference > comparison.criteria.tolerance.letter_difference {
+        return Some(judge_left_over(comparison));
+    }
+    let mut sentences = Vec::new();
+    if bits.against_control.compared > 0 {
+        sentences.push(format!(
+            "The load pass equals the control bit for bit on all {} questions with equal shapes.",
+            bits.against_control.compared
+        ));
+    }
+    let as_baseline = bits.against_baseline.compared - bits.against_baseline.differing;
+    if as_baseline > 0 {
+        sentences
+            .push(format!("It equals the baseline bit for bit on {as_baseline} without a matching control."));
+    }
+    if left.questions > 0 {
+        sentences.push(format!(
+            "{} more differ from the baseline, within the tolerance (letters by up to {:.3} nats).",
+            left.questions, left.letter_difference
+        ));
+    }
+    Some(Judgement::new(Verdict::Equivalent, Rung::BitExact, sentences.join(" "), "Nothing to do."))
+}
+
+/// Prompts without a matching control that moved too far although all others are bit-exact.
+fn judge_left_over(comparison: &Comparison) -> Judgement {
+    let bits = &comparison.bit_exact;
+    let left = bits.left_over;
+    let moved = format!(
+        "{} prompts have no matching control and differ from the baseline: {} in a token that was no near tie, letters by \
+         up to {:.3} nats{}.",
+        left.questions,
+        left.beyond_gap,
+        left.letter_difference,
+        first_differing(&bits.against_baseline),
+    );
+    let rung = if left.beyond_gap > 0 { Rung::NearTies } else { Rung::Distribution };
+    if [comparison.near_ties.outcome, comparison.distribution.outcome].contains(&Outcome::DoesNotApply) {
+        let reason = format!("{moved} Runs without LMCache move as far, so this decides nothing.");
+        let next = "Leave out prompts that are whole multiples of the chunk.";
+        Judgement::new(Verdict::Inconclusive, rung, reason, next)
+    } else {
+        let reason = format!("{moved} All others are bit-exact.");
+        let next =
+            "Look at prompts that are served whole: the last token's KV, or a count that is off by one.";
+        Judgement::new(Verdict::Degraded, rung, reason, next)
+    }
+}
+
+fn judge_near_ties(comparison: &Comparison) -> Option<Judgement> {
+    let ties = &comparison.near_ties;
+    if ties.outcome != Outcome::Failed {
+        return None;
+    }
+    let reason = format!(
+        "{} of {} questions part from the reference in a token that was no near tie, where {} may{}. Runs without LMCache \
+         do so half as often at most.",
+        ties.load.beyond_gap,
+        ties.load.compared,
+        ties.allowed,
+        note(ties.first.first(), |first| format!(
+            "first: {}, generated token {}",
+            first.question,
+            first.token + 1
+        )),
+    );
+    let next = "Run the first such question alone, with and without LMCache, and compare log-probabilities.";
+    Some(Judgement::new(Verdict::Degraded, Rung::NearTies, reason, next))
+}
+
+fn judge_distribution(comparison: &Comparison) -> Option<Judgement> {
+    let shift = &comparison.distribution;
+    if shift.outcome != Outcome::Failed {
+        return None;
+    }
+    let (load, tolerance) = (shift.load, &comparison.criteria.tolerance);
+    let reason = format!(
+        "The letters' probabilities move farther than the suite allows: mean divergence {:.2e} of {:.2e} nats, a letter \
+         by {:.3} of {:.3} nats, {:.2} % of first tokens of {:.2} %{}. Runs without LMCache stay below half of that.",
+        load.mean_divergence,
+        tolerance.mean_divergence,
+        load.letter_difference,
+        tolerance.letter_difference,
+        100.0 * load.flip_rate(),
+        100.0 * tolerance.flip_rate,
+        note(shift.farthest.as_ref(), |question| format!("farthest: {question}")),
+    );
+    let next = "Run the farthest question alone, with and without LMCache, and compare log-probabilities.";
+    Some(Judgement::new(Verdict::Degraded, Rung::Distribution, reason, next))
+}
+
+fn judge_loss(comparison: &Comparison, adjusted_loss: f64) -> Option<Judgement> {
+    let test = &comparison.answers.generated.against_reference;
+    let margin = comparison.criteria.margin;
+    let shown = if adjusted_loss <= LOSS_ALPHA {
+        format!("too many to be chance (p = {adjusted_loss:.2e}, adjusted for all comparisons)")
+    } else if test.interval.lies_outside(margin) {
+        format!("a change of more than the margin of {}", points(margin))
+    } else {
+        return None;
+    };
+    let reason = format!(
+        "Loading turned {} right answers wrong and {} wrong ones right among {} questions, {shown}. Accuracy changes by {} \
+         points (90 % interval {} to {}).",
+        test.table.harms,
+        test.table.gains,
+        test.table.pairs(),
+        signed_points(test.difference),
+        signed_points(test.interval.lower),
+        signed_points(test.interval.upper),
+    );
+    let next = "Look at the listed flips, then bisect the revisions.";
+    Some(Judgement::new(Verdict::Degraded, Rung::Answers, reason, next))
+}
+
+/// What keeps answers from showing equivalence, whatever they are: a model that guesses, or too much noise.
+fn judge_noise(comparison: &Comparison) -> Option<Judgement> {
+    let answers = &comparison.answers;
+    if answers.baseline_at_least <= answers.needed_accuracy {
+        let reason = format!(
+            "The model hardly beats guessing: at least {:.1} % right (95 % bound), where {:.1} % are needed and one letter, \
+             always given, reaches {:.1} %. A broken cache could not make its answers worse, and bits do not decide here.",
+            100.0 * answers.baseline_at_least,
+            100.0 * answers.needed_accuracy,
+            100.0 * answers.guessing,
+        );
+        let next = "Use a model that can answer, more questions, or a backend with a control.";
+        return Some(Judgement::new(Verdict::Inconclusive, Rung::Answers, reason, next));
+    }
+    let rung = if comparison.distribution.outcome == Outcome::DoesNotApply {
+        Rung::Distribution
+    } else if comparison.near_ties.outcome == Outcome::DoesNotApply {
+        Rung::NearTies
+    } else {
+        return None;
+    };
+    let reason = "Runs without LMCache differ from each other by more than half of what the suite tolerates, so harm \
+                  could not be told from noise.";
+    let next = "Make the engine repeatable (one sequence at a time, batch-invariant kernels), or fix a wider tolerance \
+                for this model before the next run.";
+    Some(Judgement::new(Verdict::Inconclusive, rung, reason.to_owned(), next))
+}
+
+fn judge_equivalence(comparison: &Comparison) -> Judgement {
+    let answers = &comparison.answers;
+    let test = &answers.generated.against_baseline;
+    let (asked, margin) = (test.table.pairs(), points(comparison.criteria.margin));
+    let interval =
+        format!("{} to {} points", signed_points(test.interval.lower), signed_points(test.interval.upper));
+    let inconclusive = |reason, next| Judgement::new(Verdict::Inconclusive, Rung::Answers, reason, next);
+    if test.within_margin {
+        let reason = format!(
+            "Accuracy changes by {} points on {asked} questions (90 % interval {interval}), inside the margin of {margin}, \
+             also with subjects as clusters. {} right answers turned wrong, {} wrong ones right.",
+            signed_points(test.difference),
+            test.table.harms,
+            test.table.gains,
+        );
+        Judgement::new(Verdict::Equivalent, Rung::Answers, reason, "Nothing to do.")
+    } else if asked < answers.questions_needed {
+        let reason = format!(
+            "{asked} questions are too few for a margin of {margin}: the 90 % interval of the change in accuracy is \
+             {interval}, and about {} questions are needed. No harm was found, which is not the same as none.",
+            answers.questions_needed
+        );
+        inconclusive(reason, "Ask more questions (--subjects all), or use a backend with a control.")
+    } else {
+        let clusters = note(test.cluster_interval, |interval| {
+            format!(
+                "{} to {} with subjects as clusters",
+                signed_points(interval.lower),
+                signed_points(interval.upper)
+            )
+        });
+        let reason = format!(
+            "The 90 % interval of the change in accuracy, {interval}{clusters}, is not inside the margin of {margin}, yet \
+             no loss is proven either."
+        );
+        inconclusive(reason, "Look at the listed flips; ask more questions or more subjects.")
+    }
+}
+
+/// The first differing question of a tally, as a remark in parentheses.
+fn first_differing(tally: &Tally) -> String {
+    note(tally.first.first(), |first| {
+        format!("first: {}, generated token {}", first.question, first.token + 1)
+    })
+}
+
+/// A remark in parentheses with a space before it, where there is one to make.
+fn note<Subject>(subject: Option<Subject>, remark: impl FnOnce(Subject) -> String) -> String {
+    subject.map_or_else(String::new, |subject| format!(" ({})", remark(subject)))
+}
+
+/// A share in percentage points.
+fn points(share: f64) -> String {
+    format!("{} points", rounded(100.0 * share))
+}
+
+/// A signed share in percentage points, without the unit.
+fn signed_points(share: f64) -> String {
+    let rounded = rounded(100.0 * share);
+    if rounded > 0.0 { format!("+{rounded}") } else { format!("{rounded}") }
+}
+
+/// To three places; never the negative zero.
+fn rounded(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0 + 0.0
+}

@@ -1,0 +1,106 @@
+//! Comparing what a model answers with and without `LMCache`, and judging it.
+//!
+//! Owns the ladder of oracles, from "was the cache used at all" to "are as many answers right", and the verdict. Takes
+//! values and returns values: leaves running engines, reading letters from text and files to others. Formulae are
+//! `stats`'s. Main types: [`Evidence`] in, [`Comparison`] out of [`compare`], [`Conclusion`] out of [`conclude`].
+
+mod answers;
+mod bit_exact;
+mod conclusion;
+mod criteria;
+mod difference;
+mod distribution;
+mod early_stop;
+mod evidence;
+mod evidence_error;
+mod exercised;
+mod ladder;
+mod near_ties;
+mod noise_floor;
+#[cfg(test)]
+mod scene;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use serde::{Deserialize, Serialize};
+
+pub use answers::{Accuracy, Answers, Flip, FlipKind, PairedTest, Scoring, pair_predictions};
+pub use bit_exact::{BitExact, LeftOver, Tally};
+pub use conclusion::{Conclusion, conclude};
+pub use criteria::{Criteria, EARLY_STOP_ALPHA, LOSS_ALPHA, Tolerance};
+pub use difference::{Difference, DifferenceKind};
+pub use distribution::{Distribution, Shift};
+pub use early_stop::{EarlyStop, HarmMonitor, shuffle_questions};
+pub use evidence::{Answered, Arm, ArmName, Asked, Evidence, Expected, ServerCounters, ServerEvidence};
+pub use evidence_error::EvidenceError;
+pub use exercised::{Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service};
+pub use near_ties::{NearTies, PartedQuestion, Partings};
+pub use noise_floor::{ControlMatch, NoiseFloor};
+pub use verdict::{Judgement, Rung, Verdict};
+
+/// What a rung of the ladder amounts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The load pass is as it should be, as far as this rung sees.
+    Passed,
+    /// The load pass is not as it should be.
+    Failed,
+    /// Two runs without `LMCache` differ too much, or too little can be compared, for this rung to judge.
+    DoesNotApply,
+}
+
+/// Everything that the evidence of one model on one route shows, on every rung. The same evidence gives the same
+/// bytes, in whatever order it comes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comparison {
+    /// What was fixed beforehand.
+    pub criteria: Criteria,
+    /// Number of questions compared.
+    pub questions: u32,
+    /// Rung 0.
+    pub exercised: Exercised,
+    /// What moves without `LMCache`.
+    pub noise_floor: NoiseFloor,
+    /// Rung 1.
+    pub bit_exact: BitExact,
+    /// Rung 2.
+    pub near_ties: NearTies,
+    /// Rung 3.
+    pub distribution: Distribution,
+    /// Rung 4.
+    pub answers: Answers,
+    /// Why the load pass ended early, if it did.
+    pub early_stop: Option<EarlyStop>,
+}
+
+/// Compares the load pass with the runs without `LMCache`, on every rung; [`conclude`] judges what comes out.
+///
+/// # Errors
+/// When the arms do not hold the same questions and prompts, a criterion is out of range, or the load pass ended early
+/// without reason.
+pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, EvidenceError> {
+    if let Some(field) = criteria.first_absurd_field() {
+        return Err(EvidenceError::AbsurdCriterion(field));
+    }
+    if let Some(stop) = evidence.early_stop.filter(|stop| !stop.is_founded()) {
+        return Err(EvidenceError::UnfoundedStop { harms: stop.harms, gains: stop.gains });
+    }
+    let cases = evidence::pair_arms(evidence)?;
+    // After an early stop the server's totals cover other requests than the pairs do.
+    let server = evidence.server.as_ref().filter(|_| evidence.early_stop.is_none());
+    let noise_floor = noise_floor::measure_noise(&cases);
+    Ok(Comparison {
+        criteria: *criteria,
+        questions: difference::count(cases.len()),
+        exercised: exercised::check_service(&cases, server),
+        bit_exact: bit_exact::compare_bits(&cases, noise_floor.repeats(), criteria),
+        near_ties: near_ties::classify_partings(&cases, criteria),
+        distribution: distribution::measure_shifts(&cases, &criteria.tolerance),
+        answers: answers::score_answers(&cases, criteria),
+        early_stop: evidence.early_stop,
+        noise_floor,
+    })
+}

@@ -1,0 +1,99 @@
+//! What moves without `LMCache`: it says which rungs can judge this model on this machine. Main type: [`NoiseFloor`].
+
+use serde::{Deserialize, Serialize};
+
+use super::bit_exact::Tally;
+use super::difference::{count, first_difference};
+use super::evidence::Case;
+
+/// The baseline against its repeat, and whether a control of the load pass's shapes exists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoiseFloor {
+    /// Baseline against repeat, bit for bit.
+    pub repeat: Tally,
+    /// What the control offers; `None` where the attention backend has none.
+    pub control: Option<ControlMatch>,
+    /// What this means for the rungs, in words.
+    pub words: String,
+}
+
+/// Whether vLLM's own prefix cache left the same tokens to compute as the load pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlMatch {
+    /// Questions whose control was served exactly what the load pass must be served.
+    pub matched: u32,
+    /// Questions whose control must by rule be served otherwise: prompts that are whole multiples of the chunk.
+    pub unmatched_by_rule: u32,
+    /// Questions whose control was not served what it must be.
+    pub missed: u32,
+}
+
+impl NoiseFloor {
+    /// Whether the baseline repeats itself bit for bit.
+    #[must_use]
+    pub fn repeats(&self) -> bool {
+        self.repeat.compared > 0 && self.repeat.differing == 0
+    }
+}
+
+/// Measures the noise floor.
+pub(super) fn measure_noise(cases: &[Case<'_>]) -> NoiseFloor {
+    let mut repeat = Tally::default();
+    let mut control: Option<ControlMatch> = None;
+    for case in cases {
+        repeat.add(first_difference(&case.baseline.observation, &case.repeat.observation));
+        if let Some(answered) = case.control {
+            let matches = control.get_or_insert_default();
+            let cached = answered.observation.cached_tokens;
+            if case.matched_control().is_some() {
+                matches.matched += 1;
+            } else if cached == case.asked.expected.control {
+                matches.unmatched_by_rule += 1;
+            } else {
+                matches.missed += 1;
+            }
+        }
+    }
+    let words = describe(&repeat, control, count(cases.len()));
+    NoiseFloor { repeat, control, words }
+}
+
+fn describe(repeat: &Tally, control: Option<ControlMatch>, questions: u32) -> String {
+    let repeats = repeat.differing == 0;
+    let noise = if repeats {
+        format!("The baseline repeats itself bit for bit on all {questions} questions.")
+    } else {
+        format!(
+            "The baseline does not repeat itself: {} of {questions} questions differ, by up to {:.2e} nats.",
+            repeat.differing, repeat.largest
+        )
+    };
+    let control_words = match control {
+        None => "There is no control: this attention backend serves nothing from vLLM's own prefix cache."
+            .to_owned(),
+        Some(ControlMatch { matched, unmatched_by_rule, missed }) => {
+            let by_rule = match unmatched_by_rule {
+                0 => String::new(),
+                some => format!("; {some} cannot match by rule (whole multiples of the chunk)"),
+            };
+            let missed = match missed {
+                0 => String::new(),
+                some => format!("; {some} were not served from vLLM's own prefix cache as they must be"),
+            };
+            format!(
+                "The control computes the load pass's shapes for {matched} of {questions} questions{by_rule}{missed}."
+            )
+        }
+    };
+    let matched = control.is_some_and(|control| control.matched > 0);
+    let consequence = match (repeats, matched) {
+        (true, true) => "So the load pass must equal the control bit for bit.",
+        (true, false) => {
+            "So bits decide only where the load pass equals the baseline; otherwise the statistical rungs decide."
+        }
+        (false, _) => "So differing bits prove nothing here; unless all agree, the statistical rungs decide.",
+    };
+    format!("{noise} {control_words} {consequence}")
+}

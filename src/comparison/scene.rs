@@ -1,0 +1,175 @@
+//! Evidence made up for tests: every arm alike and served as predicted, until a test edits it. Main type: [`Scene`].
+
+use crate::dataset::{Choice, QuestionId, Split};
+use crate::engine::{Observation, Step, TokenLogprob};
+
+use super::{Arm, ArmName, Asked, Evidence, Expected, ServerCounters, ServerEvidence};
+
+/// A run in the making. Tokens 0 to 3 are the letters; any other token is read as no letter.
+pub(super) struct Scene {
+    pub(super) questions: Vec<Asked>,
+    pub(super) arms: [Vec<Observation>; 5],
+    has_control: bool,
+}
+
+impl Scene {
+    /// `questions` questions over `subjects` subjects, of which the model answers the share `accuracy` right.
+    pub(super) fn new(questions: u32, subjects: u32, accuracy: f64) -> Self {
+        let asked: Vec<Asked> = (0..questions).map(|number| ask(number, subjects)).collect();
+        let observe = |arm: ArmName| -> Vec<Observation> {
+            asked
+                .iter()
+                .enumerate()
+                .map(|(number, asked)| {
+                    let right = scatter(number, 1) < accuracy;
+                    let off = usize::from(!right);
+                    let letter = Choice::ALL[(asked.answer.index() + off) % 4];
+                    answer(asked, number, cached(asked, arm), letter)
+                })
+                .collect()
+        };
+        let arms = [ArmName::Baseline, ArmName::Repeat, ArmName::Control, ArmName::Store, ArmName::Load]
+            .map(observe);
+        Self { questions: asked, arms, has_control: true }
+    }
+
+    /// Changes the observation of one question in one arm.
+    pub(super) fn edit(
+        &mut self,
+        arm: ArmName,
+        number: usize,
+        change: impl FnOnce(&mut Observation),
+    ) -> &mut Self {
+        change(&mut self.arms[arm as usize][number]);
+        self
+    }
+
+    /// Changes every observation of one arm; the closure is told the question's number.
+    pub(super) fn edit_all(
+        &mut self,
+        arm: ArmName,
+        mut change: impl FnMut(usize, &mut Observation),
+    ) -> &mut Self {
+        for (number, observation) in self.arms[arm as usize].iter_mut().enumerate() {
+            change(number, observation);
+        }
+        self
+    }
+
+    /// Takes the control away.
+    pub(super) fn without_control(&mut self) -> &mut Self {
+        self.has_control = false;
+        self
+    }
+
+    /// The evidence as it now stands, with a server whose counters agree.
+    pub(super) fn evidence(&self) -> Evidence {
+        build(&self.questions, &self.arms, self.has_control)
+    }
+}
+
+/// Makes a question's observation name another letter, as generated token and as most likely letter.
+pub(super) fn say(observation: &mut Observation, letter: Choice) {
+    let was = observation.steps[0].chosen.token as usize;
+    observation.letters.swap(was, letter.index());
+    let step = &mut observation.steps[0];
+    for listed in &mut step.top {
+        listed.token = match listed.token as usize {
+            token if token == was => number(letter.index()),
+            token if token == letter.index() => number(was),
+            _ => listed.token,
+        };
+    }
+    step.chosen = step.top[0];
+}
+
+/// A number in 0 to 1 that looks random, fixed by two others.
+pub(super) fn scatter(number: usize, salt: u64) -> f64 {
+    let mut bits =
+        (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt.wrapping_mul(0xd1b5_4a32_d192_ed03);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    f64::from(u32::try_from((bits ^ (bits >> 31)) >> 32).unwrap()) / f64::from(u32::MAX)
+}
+
+fn ask(number: u32, subjects: u32) -> Asked {
+    let id = QuestionId {
+        subject: format!("subject_{:02}", number % subjects).parse().unwrap(),
+        split: Split::Test,
+        row: number / subjects + 1,
+    };
+    let prompt_tokens = 600 + number % 100;
+    let expected = Expected { prompt_tokens, store_at_most: 0, load: 512, control: 512 };
+    Asked { id, answer: Choice::ALL[number as usize % 4], expected }
+}
+
+fn cached(asked: &Asked, arm: ArmName) -> u32 {
+    match arm {
+        ArmName::Baseline | ArmName::Repeat => 0,
+        ArmName::Control => asked.expected.control,
+        ArmName::Store => asked.expected.store_at_most,
+        ArmName::Load => asked.expected.load,
+    }
+}
+
+fn answer(asked: &Asked, question: usize, cached_tokens: u32, letter: Choice) -> Observation {
+    let logprob = |rank: usize| -0.4 - 1.5 * f64::from(number(rank)) - 0.3 * scatter(question, 2);
+    let order: Vec<usize> =
+        [letter.index()].into_iter().chain((0..4).filter(|other| *other != letter.index())).collect();
+    let mut letters = [0.0; 4];
+    for (rank, index) in order.iter().enumerate() {
+        letters[*index] = logprob(rank);
+    }
+    let top: Vec<TokenLogprob> = order
+        .iter()
+        .enumerate()
+        .map(|(rank, index)| TokenLogprob { token: number(*index), logprob: logprob(rank) })
+        .collect();
+    let end = TokenLogprob { token: 9, logprob: -0.01 };
+    Observation {
+        question: asked.id.clone(),
+        prompt_tokens: asked.expected.prompt_tokens,
+        cached_tokens,
+        letters,
+        steps: vec![
+            Step { chosen: top[0], top },
+            Step { chosen: end, top: vec![end, TokenLogprob { token: 8, logprob: -5.0 }] },
+        ],
+    }
+}
+
+fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -> Evidence {
+    let arm = |name: ArmName| Arm::new(name, arms[name as usize].clone(), read_letter).unwrap();
+    let hits = |name: ArmName| {
+        arms[name as usize].iter().map(|observation| u64::from(observation.cached_tokens)).sum()
+    };
+    let counters = |hit_tokens: u64| ServerCounters {
+        requested_tokens: 0,
+        hit_tokens,
+        chunks_written: 0,
+        chunks_read: hit_tokens / 256,
+    };
+    Evidence {
+        questions: questions.to_vec(),
+        baseline: arm(ArmName::Baseline),
+        repeat: arm(ArmName::Repeat),
+        control: has_control.then(|| arm(ArmName::Control)),
+        store: arm(ArmName::Store),
+        load: arm(ArmName::Load),
+        server: Some(ServerEvidence {
+            store: counters(hits(ArmName::Store)),
+            load: counters(hits(ArmName::Load)),
+            load_reads_at_least: None,
+        }),
+        early_stop: None,
+    }
+}
+
+/// Reads the first generated token as a letter.
+pub(super) fn read_letter(observation: &Observation) -> Option<Choice> {
+    Choice::ALL.get(observation.steps[0].chosen.token as usize).copied()
+}
+
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap()
+}

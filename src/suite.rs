@@ -1,0 +1,359 @@
+//! What a run consists of, as data: a TOML file names dataset, models, engine settings, routes and criteria.
+//!
+//! Owns the file format and the embedded suites; leaves to `assets` and `stage` what the names stand for.
+//! Main type: [`Suite`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use include_dir::{Dir, include_dir};
+use serde::{Deserialize, Serialize};
+
+use crate::comparison::Criteria;
+use crate::dataset::SubjectSelection;
+
+static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/suites");
+
+/// A way for KV to travel from the store pass to the load pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Route {
+    /// LMCache inside vLLM's process, in memory (`LMCacheConnectorV1`).
+    #[serde(rename = "in-process")]
+    InProcess,
+    /// An `lmcache server` process, in its memory (`LMCacheMPConnector`).
+    #[serde(rename = "mp")]
+    Mp,
+}
+
+impl Route {
+    /// All routes.
+    pub const ALL: [Self; 2] = [Self::InProcess, Self::Mp];
+
+    /// The name on the command line, in suites and in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InProcess => "in-process",
+            Self::Mp => "mp",
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.name())
+    }
+}
+
+/// A text that names no route.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a route (in-process or mp)")]
+pub struct NotARoute(pub String);
+
+impl FromStr for Route {
+    type Err = NotARoute;
+
+    fn from_str(text: &str) -> Result<Self, NotARoute> {
+        Self::ALL.into_iter().find(|route| route.name() == text).ok_or_else(|| NotARoute(text.to_owned()))
+    }
+}
+
+/// Everything that a run is made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Suite {
+    /// Its name in reports.
+    pub name: String,
+    /// One line for people.
+    pub description: String,
+    /// The name of an embedded dataset, or the path of an archive in MMLU's layout.
+    pub dataset: String,
+    /// Which subjects are asked.
+    pub subjects: SubjectSelection,
+    /// The routes to test, each against the same baseline.
+    pub routes: Vec<Route>,
+    /// How questions become prompts.
+    pub prompt: PromptSettings,
+    /// vLLM's settings, equal in all arms.
+    pub engine: EngineSettings,
+    /// LMCache's settings.
+    pub lmcache: LmcacheSettings,
+    /// What is fixed before the run to judge it by.
+    #[serde(default)]
+    pub criteria: Criteria,
+    /// When a process counts as hung.
+    #[serde(default)]
+    pub patience: PatienceSettings,
+    /// The models, each tested by itself.
+    pub models: Vec<ModelSettings>,
+}
+
+/// How questions become prompts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptSettings {
+    /// A template's name and version.
+    pub template: String,
+    /// Examples are added until they pass so many tokens.
+    pub example_tokens: u32,
+}
+
+/// vLLM's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineSettings {
+    /// Data type of weights and KV.
+    pub dtype: Dtype,
+    /// Longest sequence in tokens, generated ones included.
+    pub max_model_len: u32,
+    /// Sequences in one batch. With 1, no batch's composition can differ between arms.
+    pub max_num_seqs: u32,
+    /// Tokens generated for each question.
+    pub max_tokens: u32,
+    /// How many of the most likely tokens are reported.
+    pub top: u32,
+    /// vLLM's seed.
+    pub seed: u64,
+    /// Memory for vLLM's KV cache, in GiB.
+    pub kv_cache_gib: u32,
+    /// Further keyword arguments of `vllm.LLM`.
+    #[serde(default)]
+    pub arguments: BTreeMap<String, serde_json::Value>,
+}
+
+/// Data types of weights and KV.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 16 bits, 8 of them exponent.
+    Bfloat16,
+    /// 16 bits, 5 of them exponent.
+    Float16,
+    /// 32 bits.
+    Float32,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Bfloat16 | Self::Float16 => 2,
+            Self::Float32 => 4,
+        }
+    }
+
+    /// vLLM's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bfloat16 => "bfloat16",
+            Self::Float16 => "float16",
+            Self::Float32 => "float32",
+        }
+    }
+}
+
+/// LMCache's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LmcacheSettings {
+    /// Tokens of one chunk.
+    pub chunk_tokens: u32,
+    /// Size of the memory tier, in GiB.
+    pub memory_gib: u32,
+}
+
+/// When a process counts as hung, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PatienceSettings {
+    /// For an engine to start; the first start compiles kernels.
+    pub start_seconds: u64,
+    /// For one answer after another.
+    pub answer_seconds: u64,
+    /// For an engine to leave, and for a server to become healthy.
+    pub change_seconds: u64,
+    /// For another run that works on the same stage.
+    pub other_run_seconds: u64,
+}
+
+impl Default for PatienceSettings {
+    fn default() -> Self {
+        Self { start_seconds: 900, answer_seconds: 300, change_seconds: 60, other_run_seconds: 3600 }
+    }
+}
+
+impl PatienceSettings {
+    /// For another run that works on the same stage.
+    #[must_use]
+    pub fn other_run(&self) -> Duration {
+        Duration::from_secs(self.other_run_seconds)
+    }
+}
+
+/// One model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Its name in reports.
+    pub name: String,
+    /// The name of an embedded model, or the path of a folder in Hugging Face's layout.
+    pub source: String,
+    /// Further keyword arguments of `vllm.LLM` for this model.
+    #[serde(default)]
+    pub arguments: BTreeMap<String, serde_json::Value>,
+    /// The same, on a CPU only.
+    #[serde(default)]
+    pub cpu_arguments: BTreeMap<String, serde_json::Value>,
+}
+
+/// Why a suite cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SuiteError {
+    /// Neither an embedded suite nor a file.
+    #[error("find suite {name:?}: it is neither a file nor one of {}", names.join(", "))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The embedded ones.
+        names: Vec<String>,
+    },
+    /// The file cannot be read.
+    #[error("read suite {path}")]
+    Read {
+        /// The file.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The text is no suite.
+    #[error("understand suite {name}: {problem}")]
+    Malformed {
+        /// The suite.
+        name: String,
+        /// What is wrong, with line and column where it is one place.
+        problem: String,
+    },
+}
+
+impl SuiteError {
+    /// What to do next.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Unknown { names, .. } => {
+                format!("try `--suite {}`, or the path of a TOML file", names.first().map_or("canary", String::as_str))
+            }
+            Self::Read { .. } => "check the path and its permissions".to_owned(),
+            Self::Malformed { .. } => {
+                "compare it with an embedded suite: data/suites/canary.toml in the sources".to_owned()
+            }
+        })
+    }
+}
+
+impl Suite {
+    /// The names of the embedded suites.
+    #[must_use]
+    pub fn names() -> Vec<String> {
+        let mut names: Vec<String> =
+            EMBEDDED.files().filter_map(|file| Some(file.path().file_stem()?.to_str()?.to_owned())).collect();
+        names.sort();
+        names
+    }
+
+    /// Loads an embedded suite by name, or a file by path. Relative paths in a file are relative to its folder.
+    ///
+    /// # Errors
+    /// When there is no such suite, or its text is not one.
+    pub fn load(name: &str) -> Result<Self, SuiteError> {
+        if let Some(text) = EMBEDDED.get_file(format!("{name}.toml")).and_then(|file| file.contents_utf8()) {
+            return Self::parse(text, name);
+        }
+        let path = Utf8Path::new(name);
+        if !path.exists() {
+            return Err(SuiteError::Unknown { name: name.to_owned(), names: Self::names() });
+        }
+        let read = |source| SuiteError::Read { path: path.to_owned(), source };
+        let mut suite = Self::parse(&fs_err::read_to_string(path).map_err(read)?, name)?;
+        let folder = path.parent().unwrap_or(Utf8Path::new(""));
+        let sources = suite.models.iter_mut().map(|model| &mut model.source);
+        for source in sources.chain([&mut suite.dataset]) {
+            if folder.join(&source).exists() {
+                *source = folder.join(&source).into_string();
+            }
+        }
+        Ok(suite)
+    }
+
+    fn parse(text: &str, name: &str) -> Result<Self, SuiteError> {
+        let malformed = |problem: String| SuiteError::Malformed { name: name.to_owned(), problem };
+        let suite: Self = toml::from_str(text).map_err(|error| malformed(error.to_string()))?;
+        match suite.first_absurdity() {
+            Some(problem) => Err(malformed(problem)),
+            None => Ok(suite),
+        }
+    }
+
+    fn first_absurdity(&self) -> Option<String> {
+        let positive = [
+            ("engine.max_num_seqs", self.engine.max_num_seqs),
+            ("engine.max_tokens", self.engine.max_tokens),
+            ("engine.top", self.engine.top),
+            ("engine.kv_cache_gib", self.engine.kv_cache_gib),
+            ("lmcache.chunk_tokens", self.lmcache.chunk_tokens),
+            ("lmcache.memory_gib", self.lmcache.memory_gib),
+        ];
+        let mut names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some((field, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            Some(format!("`{field}` must be at least 1"))
+        } else if self.engine.max_model_len <= self.engine.max_tokens {
+            Some("`engine.max_model_len` leaves no room for a prompt before `engine.max_tokens`".to_owned())
+        } else if self.models.is_empty() || self.routes.is_empty() {
+            Some("it needs at least one model and one route".to_owned())
+        } else {
+            names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| format!("two models are named {}", pair[0]))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_embedded_suite_can_be_loaded() {
+        let names = Suite::names();
+        assert!(names.contains(&"canary".to_owned()));
+        for name in names {
+            assert_eq!(Suite::load(&name).map(|suite| suite.name).map_err(|error| error.to_string()), Ok(name));
+        }
+    }
+
+    #[test]
+    fn an_unknown_suite_is_refused_with_the_names_of_those_that_exist() {
+        let error = Suite::load("canry").unwrap_err();
+        assert!(error.to_string().starts_with("find suite \"canry\": it is neither a file nor one of canary"));
+        assert_eq!(error.hint().unwrap(), "try `--suite canary`, or the path of a TOML file");
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_its_line() {
+        let text = include_str!("../data/suites/canary.toml").replace("margin =", "magrin =");
+        let error = Suite::parse(&text, "mine").unwrap_err().to_string();
+        assert!(error.contains("magrin") && error.contains("line "), "{error}");
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_is_refused_by_name() {
+        let text = include_str!("../data/suites/canary.toml").replace("chunk_tokens = 256", "chunk_tokens = 0");
+        insta::assert_snapshot!(Suite::parse(&text, "mine").unwrap_err(),
+            @"understand suite mine: `lmcache.chunk_tokens` must be at least 1");
+    }
+}
