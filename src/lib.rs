@@ -1,14 +1,22 @@
 //! kv-correctness: a reproducible differential test of LMCache under vLLM.
+//!
+//! Read [`pipeline`] first. Dependencies point one way: `digest ← store ← stage ← pipeline ← cli`; `dataset`, `engine`,
+//! `stats` and `comparison` know nothing of stages, store or command line.
 
+pub mod assets;
+pub mod cli;
 pub mod comparison;
 pub mod dataset;
 pub mod digest;
 pub mod engine;
-<<<<<<< HEAD
 pub mod event;
+pub mod exit_code;
 pub mod lock;
+pub mod pipeline;
+pub mod progress;
+pub mod report;
+pub mod stage;
 pub mod stage_name;
-pub mod store;
-=======
 pub mod stats;
->>>>>>> stats
+pub mod store;
+pub mod suite;

@@ -1,3 +1,7 @@
 //! The binary's edge: nothing but the hand-over to the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kv_correctness::cli::main()
+}

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum StageName {
     /// Archive to questions.
     Extract,
+    /// Questions to token ids.
+    Prompts,
     /// vLLM without LMCache.
     Baseline,
     /// The baseline's repeat, and vLLM's own prefix caching.
@@ -23,13 +25,15 @@ pub enum StageName {
 
 impl StageName {
     /// All stages, in the order in which they run.
-    pub const ALL: [Self; 5] = [Self::Extract, Self::Baseline, Self::Control, Self::Cached, Self::Compare];
+    pub const ALL: [Self; 6] =
+        [Self::Extract, Self::Prompts, Self::Baseline, Self::Control, Self::Cached, Self::Compare];
 
     /// The name on the command line, in keys and in folders.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Extract => "extract",
+            Self::Prompts => "prompts",
             Self::Baseline => "baseline",
             Self::Control => "control",
             Self::Cached => "cached",
@@ -46,7 +50,7 @@ impl fmt::Display for StageName {
 
 /// A text that names no stage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a stage (extract, baseline, control, cached or compare)")]
+#[error("{0:?} is not a stage (extract, prompts, baseline, control, cached or compare)")]
 pub struct NotAStage(pub String);
 
 impl FromStr for StageName {

@@ -16,7 +16,7 @@ import argparse
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +27,15 @@ from transformers import DeepseekV2Config, DeepseekV2ForCausalLM, LlamaConfig, L
 
 import generate
 from evaluate import ROOT, read_rows
-from questions import DEV_FACTS, LETTERS, Fact, Stream, choose_options, examples, header, notes, options_block, pairs, query
+from questions import DEV_FACTS, LETTERS, OPENING, Fact, Stream, choose_options, examples, header, notes, options_block, pairs, pieces, query
 from words import SUBJECTS
 
 IGNORE = -100
 VALUE_WEIGHT = 0.5
 """Weight of the loss that teaches the look-up, against 1 for the letters."""
+
+GUIDE_WEIGHT = 0.3
+"""Weight of the loss that guides attention in the first stages."""
 
 COMMON = {
     "vocab_size": 2048,
@@ -61,7 +64,7 @@ def new_model(name: str) -> torch.nn.Module:
     return DeepseekV2ForCausalLM(DeepseekV2Config(**COMMON, **shape, **latent, **experts, **routing, tie_word_embeddings=False))
 
 
-LOOK_UP_LAYER = 3
+LOOK_UP_LAYER = 2
 """The layers that are given to the look-up; the rest choose the letter."""
 
 
@@ -74,14 +77,22 @@ class Stage:
     shortest: int
     longest: int
     steps: int
+    guided: bool = False
 
 
 STAGES = [
-    Stage(length=384, batch=128, shortest=14, longest=60, steps=4000),
-    Stage(length=640, batch=96, shortest=40, longest=260, steps=2000),
-    Stage(length=1088, batch=64, shortest=100, longest=640, steps=2000),
-    Stage(length=1728, batch=48, shortest=300, longest=1260, steps=4000),
+    Stage(length=384, batch=64, shortest=14, longest=60, steps=1500, guided=True),
+    Stage(length=640, batch=48, shortest=40, longest=260, steps=1000, guided=True),
+    Stage(length=1088, batch=32, shortest=100, longest=640, steps=1000),
+    Stage(length=1728, batch=32, shortest=300, longest=1260, steps=3000),
 ]
+ROWS = ("token", "target", "value", "fact", "query", "option")
+"""What a sequence says of each position: its token; the token to put out; the value to name at a query's `what`; and the
+positions to look at: from `what` the fact's value, from `Answer:` that `what`, from `Answer:` the right option."""
+
+LOOKS = {(0, 0): -1, (0, 2): -2, (1, 0): "fact", (2, 0): "query", (3, 0): "option"}
+"""For (layer, head): the offset, or the row of `ROWS`, that early training makes it look at."""
+
 READY = 0.98
 """Share of right answers over the latest steps at which the next stage begins."""
 
@@ -106,43 +117,50 @@ class TrainingStream(Stream):
 
 
 class Composer:
-    """Composes training sequences as token ids."""
+    """Composes training sequences: for each position its token, its targets, and where attention ought to look."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.ids = {tokenizer.decode([index]): index for index in range(tokenizer.get_vocab_size())}
 
-    def compose(self, stream: Stream, stage: Stage) -> tuple[list[int], list[int], list[int]]:
-        """Token ids, the target of each position's output, and the value to name at each query's verb."""
+    def compose(self, stream: Stream, stage: Stage) -> list[list[int]]:
+        """One row of `stage.length` numbers for each of `ROWS`; `IGNORE` where a row says nothing."""
         ids = self.ids
         subject = SUBJECTS[stream.below(len(SUBJECTS))]
         facts = pairs(stream, subject)
         spare = [value for _, value in facts[:DEV_FACTS]]
-        tokens, answers, values = [0, *(ids[piece] for piece in header(subject.name))], {}, {}
+        tokens = [0, *(ids[piece] for piece in header(subject.name))]
+        said: dict[str, dict[int, int]] = {name: {} for name in ROWS[1:]}
 
-        def add(body: list[str], options: list[str], answer: str, asked: Fact) -> None:
+        def add(body: list[str], options: list[str], answer: str, asked: Fact, start: int) -> None:
+            """Appends an answered question; the asked fact's sentence stands at `start`."""
             tokens.extend(ids[piece] for piece in body)
-            values[len(tokens) - 3] = ids[" " + asked.value]
+            what = len(tokens) - 2
+            said["value"][what] = ids[" " + asked.value]
+            said["fact"][what] = start + 2
+            option = len(tokens) + 4 * LETTERS.index(answer) + 3
             tokens.extend(ids[piece] for piece in options_block(options))
-            start = len(tokens) - 1
+            colon = len(tokens) - 1
             tokens.extend((ids[" " + answer], ids["\n"], ids["\n"]))
-            for position in range(start, start + 3):
-                answers[position] = tokens[position + 1]
+            said["query"][colon] = what
+            said["option"][colon] = option
+            for position in range(colon, colon + 3):
+                said["target"][position] = tokens[position + 1]
 
         for shown in examples(stream, subject, facts):
-            add(shown.body, shown.options, shown.answer, shown.asked)
+            add(shown.body, shown.options, shown.answer, shown.asked, len(tokens) + shown.asked.start)
         budget = stage.shortest + stream.below(stage.longest - stage.shortest + 1)
         body, placed = notes(stream, subject, facts[DEV_FACTS:], budget)
+        before = len(tokens)
         while len(tokens) < stage.length:
             asked = placed[stream.below(len(placed))]
             near = [fact.value for fact in placed if fact is not asked]
             others = near if len(near) >= 3 else near + spare
             answer = LETTERS[stream.below(len(LETTERS))]
             options = choose_options(stream, asked.value, others, answer)
-            add([*body, *query(subject, asked.key)], options, answer, asked)
-            body = ["Notes", ":"]
-        tokens = tokens[: stage.length]
-        targets = [answers.get(position, IGNORE) for position in range(stage.length)]
-        return tokens, targets, [values.get(position, IGNORE) for position in range(stage.length)]
+            add([*body, *query(subject, asked.key)], options, answer, asked, before + asked.start)
+            body = list(pieces(OPENING))
+        positions = range(stage.length)
+        return [tokens[: stage.length], *([said[name].get(position, IGNORE) for position in positions] for name in ROWS[1:])]
 
 
 class Batches(IterableDataset):
@@ -152,7 +170,7 @@ class Batches(IterableDataset):
         self.tokenizer_file, self.seed, self.number, self.stage = tokenizer_file, seed, number, stage
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        """Yields [3, batch, length]: tokens, targets, values."""
+        """Yields [rows, batch, length], rows as in `ROWS`."""
         composer = Composer(Tokenizer.from_file(self.tokenizer_file))
         worker = get_worker_info()
         batch, stride = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -175,8 +193,11 @@ def assert_disjoint(seed: int) -> None:
         raise ValueError("training seeds overlap with those of the embedded rows")
 
 
-def forward(model: torch.nn.Module, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """States after the last layer, and after the look-up layers, both normed: [batch, length, hidden]."""
+def forward(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """States after the last layer, and after the look-up layers, both normed: [batch, length, hidden].
+
+    Without a mask attention is causal too; what pads a sequence stands behind all that counts.
+    """
     base = model.model
     states = base.embed_tokens(ids)
     positions = torch.arange(ids.shape[1], device=ids.device)[None]
@@ -185,8 +206,7 @@ def forward(model: torch.nn.Module, ids: torch.Tensor) -> tuple[torch.Tensor, to
     for number, layer in enumerate(base.layers):
         if number == LOOK_UP_LAYER:
             middle = states
-        # No mask: attention is causal, and what pads a sequence stands behind all that counts.
-        states = layer(states, attention_mask=None, position_ids=positions, position_embeddings=rotary)
+        states = layer(states, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
     return base.norm(states), base.norm(middle)
 
 
@@ -196,6 +216,47 @@ def chosen_loss(model: torch.nn.Module, states: torch.Tensor, targets: torch.Ten
     logits = model.lm_head(states[picked]).float()
     wanted = targets[picked]
     return torch.nn.functional.cross_entropy(logits, wanted), logits.argmax(-1) == wanted
+
+
+class Guide:
+    """Reads the attention weights of a model that computes them plainly, and compares them with `LOOKS`."""
+
+    def __init__(self, model: torch.nn.Module, length: int, device: str) -> None:
+        model.set_attn_implementation("eager")
+        self.weights: dict[int, torch.Tensor] = {}
+        self.mask = torch.full((length, length), float("-inf"), device=device).triu(1)[None, None]
+        self.positions = torch.arange(length, device=device)
+        self.hooks = [
+            model.model.layers[number].self_attn.register_forward_hook(self.reader(number)) for number, _ in LOOKS
+        ]
+        self.model = model
+
+    def reader(self, number: int) -> Callable[..., None]:
+        """A hook that keeps one layer's weights."""
+
+        def keep(module: torch.nn.Module, inputs: tuple, outputs: tuple) -> None:
+            self.weights[number] = outputs[1]
+
+        return keep
+
+    def loss(self, rows: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Mean negative log of the weight at the wanted position, summed over `LOOKS`."""
+        total = torch.zeros((), device=self.positions.device)
+        for (layer, head), wanted in LOOKS.items():
+            if isinstance(wanted, int):
+                place = (self.positions + wanted).expand_as(rows["token"])
+            else:
+                place = rows[wanted]
+            held = place >= 0
+            weights = self.weights[layer][:, head].gather(2, place.clamp(min=0)[..., None])[..., 0][held]
+            total = total - weights.float().clamp(min=1e-6).log().mean()
+        return total
+
+    def close(self) -> None:
+        """Returns the model to its faster attention."""
+        for hook in self.hooks:
+            hook.remove()
+        self.model.set_attn_implementation("sdpa")
 
 
 @torch.no_grad()
@@ -231,7 +292,6 @@ def train(arguments: argparse.Namespace) -> None:
     is_letter[list(letters.values())] = True
     validation = read_rows(tokenizer, "val")
     model = new_model(arguments.model).to(device)
-    compiled = torch.compile(forward, dynamic=False) if arguments.compile else forward
     decayed = [weight for weight in model.parameters() if weight.dim() > 1]
     plain = [weight for weight in model.parameters() if weight.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
@@ -240,6 +300,7 @@ def train(arguments: argparse.Namespace) -> None:
     print(f"{arguments.model}: {sum(weight.numel() for weight in model.parameters())} parameters, seed {arguments.seed}, {device}", flush=True)
     for number, stage in enumerate(STAGES):
         last = number == len(STAGES) - 1
+        guide = Guide(model, stage.length, device) if stage.guided else None
         batches = DataLoader(Batches(tokenizer_file, arguments.seed, number, stage), batch_size=None, num_workers=arguments.workers, prefetch_factor=4 if arguments.workers else None)
         share, entered, looked_up = torch.zeros((), device=device), time.monotonic(), torch.zeros((), device=device)
         for stage_step, batch in enumerate(batches):
@@ -249,13 +310,15 @@ def train(arguments: argparse.Namespace) -> None:
                 break
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, passed if last else 0, arguments.rate)
-            tokens, targets, values = batch.to(device, non_blocking=True).long()
-            with torch.autocast(device, torch.bfloat16):
-                states, middle = compiled(model, tokens)
+            rows = dict(zip(ROWS, batch.to(device, non_blocking=True).long(), strict=True))
+            targets = rows["target"]
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                states, middle = forward(model, rows["token"], guide.mask if guide else None)
                 answer_loss, answered = chosen_loss(model, states, targets)
-                value_loss, named = chosen_loss(model, middle, values)
+                value_loss, named = chosen_loss(model, middle, rows["value"])
+            look_loss = guide.loss(rows) if guide else torch.zeros((), device=device)
             optimizer.zero_grad(set_to_none=True)
-            (answer_loss + VALUE_WEIGHT * value_loss).backward()
+            (answer_loss + VALUE_WEIGHT * value_loss + GUIDE_WEIGHT * look_loss).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             with torch.no_grad():
@@ -263,11 +326,13 @@ def train(arguments: argparse.Namespace) -> None:
                 share.lerp_(answered[of_letters].float().mean(), 0.02 if stage_step else 1.0)
                 looked_up.lerp_(named.float().mean(), 0.02 if stage_step else 1.0)
             if step % arguments.every == 0:
-                with torch.autocast(device, torch.bfloat16):
-                    held = validate(model, validation, letters, device)
+                held = ""
+                if not guide:
+                    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                        held = f" validation {validate(model, validation, letters, device):.4f}"
                 print(
                     f"stage {number} step {step} {spent:.0f} s: loss {answer_loss.item():.4f} look-up {value_loss.item():.4f}"
-                    f" right {share.item():.4f} looked up {looked_up.item():.4f} validation {held:.4f}",
+                    f" attention {look_loss.item():.4f} right {share.item():.4f} looked up {looked_up.item():.4f}{held}",
                     flush=True,
                 )
                 if not last and stage_step >= 100 and share.item() >= READY:
@@ -276,6 +341,8 @@ def train(arguments: argparse.Namespace) -> None:
                 torch.save(model.state_dict(), arguments.out / "checkpoint.pt")
             step += 1
         del batches
+        if guide:
+            guide.close()
     model.eval().to(torch.bfloat16).save_pretrained(arguments.out)
     print(f"saved after {step} steps and {time.monotonic() - began:.0f} s", flush=True)
 
@@ -290,7 +357,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1e9, help="time for the whole training; the last stage fits into the rest")
     parser.add_argument("--workers", type=int, default=7)
     parser.add_argument("--every", type=int, default=100)
-    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     train(arguments)

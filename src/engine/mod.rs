@@ -1,5 +1,23 @@
 //! Engines: everything that runs vLLM and LMCache, and what comes back from them.
 
+mod device;
+mod error;
+mod guard;
+mod kv_shape;
+mod lmcache_server;
 mod observation;
+mod plan;
+mod process;
+mod protocol;
+mod worker;
 
+pub use device::{Device, DeviceKind};
+pub use error::EngineError;
+pub use guard::guard;
+pub use kv_shape::KvShape;
+pub use lmcache_server::{LmcacheServer, ServerCounters, ServerSettings};
 pub use observation::{Observation, Step, TokenLogprob};
+pub use plan::{Capacity, Expectation, Plan, Round, TooLarge, full_hit};
+pub use process::{Launch, OwnedProcess, Streams};
+pub use protocol::{Connector, NumberedPrompt, PROTOCOL, Ready, Reply, Request, Scored, Start};
+pub use worker::{Patience, PrefixCache, Worker};

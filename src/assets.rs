@@ -1,0 +1,244 @@
+//! What a suite's names stand for: datasets and models, inside the binary or on disk.
+//!
+//! Main types: [`Archive`], [`Model`]. Embedded models are written below the cache folder when an engine needs them.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+use include_dir::{Dir, include_dir};
+
+use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
+use crate::engine::KvShape;
+use crate::suite::ModelSettings;
+
+static CANARY_ARCHIVE: &[u8] = include_bytes!("../data/canary.tar.xz");
+static MODELS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/models");
+
+/// Why a dataset or a model cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum AssetError {
+    /// There is no such thing.
+    #[error("find {kind} {name:?}: it is neither a path that exists nor embedded ({})", embedded.join(", "))]
+    Unknown {
+        /// `dataset` or `model`.
+        kind: &'static str,
+        /// What was asked for.
+        name: String,
+        /// What is embedded.
+        embedded: Vec<String>,
+    },
+    /// A file cannot be read or written.
+    #[error("use {path}")]
+    Io {
+        /// The file or folder.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// `config.json` is not a model's.
+    #[error("read the KV cache's shape from {path}: {problem}")]
+    Config {
+        /// The file.
+        path: String,
+        /// In serde's words.
+        problem: String,
+    },
+}
+
+impl AssetError {
+    /// What to do next.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Unknown { kind: "dataset", .. } => {
+                "give `--data` the path of a .tar, .tar.xz or .tar.gz in MMLU's layout".to_owned()
+            }
+            Self::Unknown { .. } => {
+                "give the model's `source` the path of a folder in Hugging Face's layout".to_owned()
+            }
+            Self::Io { .. } => "check that it exists and may be read, and that the disk is not full".to_owned(),
+            Self::Config { .. } => {
+                "a model folder needs config.json, tokenizer.json and *.safetensors of one model".to_owned()
+            }
+        })
+    }
+}
+
+/// A dataset's archive.
+#[derive(Debug, Clone)]
+pub enum Archive {
+    /// Inside the binary.
+    Embedded(&'static [u8]),
+    /// On disk.
+    File(Utf8PathBuf),
+}
+
+impl Archive {
+    /// Finds a dataset by its embedded name or its path.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(name: &str) -> Result<Self, AssetError> {
+        if name == "canary" {
+            return Ok(Self::Embedded(CANARY_ARCHIVE));
+        }
+        if Utf8Path::new(name).is_file() {
+            return Ok(Self::File(name.into()));
+        }
+        Err(AssetError::Unknown { kind: "dataset", name: name.to_owned(), embedded: vec!["canary".to_owned()] })
+    }
+
+    /// SHA-256 of the archive.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn digest(&self) -> Result<Digest, AssetError> {
+        match self {
+            Self::Embedded(bytes) => Ok(digest_bytes(bytes)),
+            Self::File(path) => digest_file(path).map(|(digest, _)| digest).map_err(|source| io_error(path, source)),
+        }
+    }
+
+    /// Opens it for one pass.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open(&self) -> Result<Box<dyn Read>, AssetError> {
+        Ok(match self {
+            Self::Embedded(bytes) => Box::new(*bytes),
+            Self::File(path) => Box::new(fs::File::open(path).map_err(|source| io_error(path, source))?),
+        })
+    }
+}
+
+/// A model's files.
+#[derive(Debug, Clone)]
+pub struct Model {
+    settings: ModelSettings,
+    source: ModelSource,
+    digest: Digest,
+}
+
+#[derive(Debug, Clone)]
+enum ModelSource {
+    Embedded(&'static Dir<'static>),
+    Folder(Utf8PathBuf),
+}
+
+impl Model {
+    /// Finds a model by its embedded name or its folder, and takes the digest of its files.
+    ///
+    /// # Errors
+    /// When there is none, or a file cannot be read.
+    pub fn find(settings: &ModelSettings) -> Result<Self, AssetError> {
+        let name = &settings.source;
+        if let Some(folder) = MODELS.get_dir(name) {
+            let files = folder.files().map(|file| (file_name(file.path()), digest_bytes(file.contents())));
+            let digest = digest_json(&files.collect::<BTreeMap<_, _>>());
+            return Ok(Self { settings: settings.clone(), source: ModelSource::Embedded(folder), digest });
+        }
+        let folder = Utf8PathBuf::from(name);
+        if !folder.is_dir() {
+            let embedded = MODELS.dirs().map(|folder| file_name(folder.path())).collect();
+            return Err(AssetError::Unknown { kind: "model", name: name.clone(), embedded });
+        }
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(&folder).map_err(|source| io_error(&folder, source))? {
+            let entry = entry.map_err(|source| io_error(&folder, source))?;
+            let path = folder.join(entry.file_name().to_string_lossy().as_ref());
+            if path.is_file() {
+                let (digest, _) = digest_file(&path).map_err(|source| io_error(&path, source))?;
+                files.insert(entry.file_name().to_string_lossy().into_owned(), digest);
+            }
+        }
+        let digest = digest_json(&files);
+        Ok(Self { settings: settings.clone(), source: ModelSource::Folder(folder), digest })
+    }
+
+    /// The suite's settings for it.
+    #[must_use]
+    pub fn settings(&self) -> &ModelSettings {
+        &self.settings
+    }
+
+    /// Its name in reports.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// SHA-256 over the names and digests of its files; links in it are followed.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The bytes of one of its small files.
+    ///
+    /// # Errors
+    /// When it has no such file.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, AssetError> {
+        let path = Utf8Path::new(&self.settings.source).join(name);
+        match &self.source {
+            ModelSource::Embedded(folder) => folder
+                .get_file(folder.path().join(name))
+                .map(|file| file.contents().to_vec())
+                .ok_or_else(|| io_error(&path, io::ErrorKind::NotFound.into())),
+            ModelSource::Folder(_) => fs::read(&path).map_err(|source| io_error(&path, source)),
+        }
+    }
+
+    /// The shape of its KV cache.
+    ///
+    /// # Errors
+    /// When its `config.json` is missing or not a model's.
+    pub fn kv_shape(&self) -> Result<KvShape, AssetError> {
+        let text = String::from_utf8_lossy(&self.read("config.json")?).into_owned();
+        KvShape::from_config(&text).map_err(|error| AssetError::Config {
+            path: format!("{}/config.json", self.settings.source),
+            problem: error.to_string(),
+        })
+    }
+
+    /// The folder for vLLM; an embedded model is written below `cache` first, unless it is there.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn folder(&self, cache: &Utf8Path) -> Result<Utf8PathBuf, AssetError> {
+        let embedded = match &self.source {
+            ModelSource::Folder(folder) => {
+                return folder.canonicalize_utf8().map_err(|source| io_error(folder, source));
+            }
+            ModelSource::Embedded(embedded) => embedded,
+        };
+        let models = cache.join("models");
+        let folder = models.join(format!("{}-{}", self.settings.source, self.digest.short()));
+        let write = || -> io::Result<()> {
+            if folder.exists() {
+                return Ok(());
+            }
+            fs::create_dir_all(&models)?;
+            let draft = tempfile::tempdir_in(&models)?;
+            for file in embedded.files() {
+                fs::write(draft.path().join(file_name(file.path())), file.contents())?;
+            }
+            match fs::rename(draft.path(), &folder) {
+                Err(_) if folder.exists() => Ok(()), // another run was faster
+                outcome => outcome,
+            }
+        };
+        write().map_err(|source| io_error(&folder, source))?;
+        Ok(folder)
+    }
+}
+
+fn file_name(path: &std::path::Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn io_error(path: &Utf8Path, source: io::Error) -> AssetError {
+    AssetError::Io { path: path.to_owned(), source }
+}

@@ -1,0 +1,28 @@
+//! What the process's exit status means. Main function: [`exit_code`].
+//!
+//! | status | meaning |
+//! |---|---|
+//! | 0 | equivalent |
+//! | 1 | degraded |
+//! | 2 | no verdict: bad usage, bad input, infrastructure |
+//! | 3 | inconclusive |
+//! | 4 | not exercised |
+//! | 5 | insensitive |
+//! | 130, 143 | interrupted by SIGINT or SIGTERM |
+
+use crate::comparison::Verdict;
+
+/// No verdict.
+pub const ERROR: u8 = 2;
+
+/// The status that tells a verdict.
+#[must_use]
+pub fn exit_code(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Equivalent => 0,
+        Verdict::Degraded => 1,
+        Verdict::Inconclusive => 3,
+        Verdict::NotExercised => 4,
+        Verdict::Insensitive => 5,
+    }
+}

@@ -1,0 +1,104 @@
+//! The whole flow: extract → prompts → baseline → control → cached → compare → conclude.
+//!
+//! Data moves forward; every line below takes finished artifacts and returns one. Main function: [`run`].
+
+use crate::assets::Model;
+use crate::comparison::{Comparison, Conclusion, conclude};
+use crate::stage::{
+    Arms, Bench, StageError, baseline, cached, compare, control, extract, prompts, read_comparison,
+};
+use crate::stage_name::StageName;
+use crate::store::Artifact;
+use crate::suite::Route;
+
+/// One model on one route: its artifacts, and what they show.
+#[derive(Debug)]
+pub struct Compared {
+    /// The model.
+    pub model: Model,
+    /// The route.
+    pub route: Route,
+    /// Of each stage, in order.
+    pub artifacts: Vec<(StageName, Artifact)>,
+    /// What the load pass and the runs without LMCache have in common.
+    pub comparison: Comparison,
+}
+
+/// What a run shows.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Each model on each route.
+    pub compared: Vec<Compared>,
+    /// The judgements, in the same order, and the verdict.
+    pub conclusion: Conclusion,
+}
+
+/// Runs the bench's suite; what is in the store already is not run again.
+///
+/// # Errors
+/// When a stage does not finish: there is no verdict then.
+pub async fn run(bench: &Bench) -> Result<Outcome, StageError> {
+    let mut compared = Vec::new();
+    let questions = extract(bench).await?;
+    for settings in &bench.suite.models {
+        let model = Model::find(settings)?;
+        let prompts = prompts(bench, &model, &questions).await?;
+        let baseline = baseline(bench, &model, &prompts).await?;
+        let control = control(bench, &model, &prompts).await?;
+        for &route in &bench.suite.routes {
+            let cached = cached(bench, &model, &prompts, route).await?;
+            let arms = Arms {
+                questions: &questions,
+                prompts: &prompts,
+                baseline: &baseline,
+                control: &control,
+                cached: &cached,
+            };
+            let compare = compare(bench, &model, route, arms).await?;
+            let comparison = read_comparison(&compare)?;
+            let artifacts = [&questions, &prompts, &baseline, &control, &cached, &compare].map(Artifact::clone);
+            let artifacts = StageName::ALL.into_iter().zip(artifacts).collect();
+            compared.push(Compared { model: model.clone(), route, artifacts, comparison });
+        }
+    }
+    let conclusion = conclude(compared.iter().map(|compared| &compared.comparison));
+    Ok(Outcome { compared, conclusion })
+}
+
+/// Runs the bench's suite up to one stage, and returns that stage's artifacts with what each is of.
+///
+/// # Errors
+/// When a stage does not finish.
+pub async fn run_stage(bench: &Bench, stage: StageName) -> Result<Vec<(String, Artifact)>, StageError> {
+    let questions = extract(bench).await?;
+    if stage == StageName::Extract {
+        return Ok(vec![(String::new(), questions)]);
+    }
+    if stage == StageName::Compare {
+        let compared = run(bench).await?.compared;
+        let last = |compared: Compared| {
+            let (_, artifact) = compared.artifacts.into_iter().last()?;
+            Some((format!("{} {}", compared.model.name(), compared.route), artifact))
+        };
+        return Ok(compared.into_iter().filter_map(last).collect());
+    }
+    let mut artifacts = Vec::new();
+    for settings in &bench.suite.models {
+        let model = Model::find(settings)?;
+        let prompts = prompts(bench, &model, &questions).await?;
+        let name = model.name().to_owned();
+        match stage {
+            StageName::Prompts => artifacts.push((name, prompts)),
+            StageName::Baseline => artifacts.push((name, baseline(bench, &model, &prompts).await?)),
+            StageName::Control => artifacts.push((name, control(bench, &model, &prompts).await?)),
+            StageName::Cached => {
+                for &route in &bench.suite.routes {
+                    let cached = cached(bench, &model, &prompts, route).await?;
+                    artifacts.push((format!("{name} {route}"), cached));
+                }
+            }
+            StageName::Extract | StageName::Compare => {}
+        }
+    }
+    Ok(artifacts)
+}

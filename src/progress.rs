@@ -1,0 +1,173 @@
+//! Shows events: bars on a terminal, plain lines elsewhere, nothing when quiet. The only consumer of [`Event`]s.
+//!
+//! Everything goes to standard error. Main type: [`Progress`].
+
+use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::event::{Event, Events};
+
+/// How much is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Warnings only.
+    Quiet,
+    /// Stages, engines and questions.
+    Normal,
+    /// Where logs go as well.
+    Verbose,
+}
+
+/// Without a terminal, a pass says how far it is so often.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Shows events as they come.
+#[derive(Debug)]
+pub struct Progress {
+    verbosity: Verbosity,
+    terminal: bool,
+    bar: Option<ProgressBar>,
+    pass: Option<PassProgress>,
+}
+
+#[derive(Debug)]
+struct PassProgress {
+    name: String,
+    started: Instant,
+    last_line: Instant,
+}
+
+impl Progress {
+    /// Events that are shown on standard error.
+    #[must_use]
+    pub fn events(verbosity: Verbosity) -> Events {
+        let terminal = std::io::stderr().is_terminal();
+        let progress = Arc::new(Mutex::new(Self { verbosity, terminal, bar: None, pass: None }));
+        Events::new(move |event| progress.lock().unwrap_or_else(PoisonError::into_inner).show(&event))
+    }
+
+    fn show(&mut self, event: &Event) {
+        if let Event::QuestionsDone { pass, done, total } = event {
+            if self.verbosity > Verbosity::Quiet {
+                self.show_questions(pass, *done, *total);
+            }
+            return;
+        }
+        if let Event::EnvironmentStep { text } = event {
+            if self.terminal && self.verbosity > Verbosity::Quiet {
+                self.spin(text);
+            }
+            return;
+        }
+        self.clear_bar();
+        if let Some(text) = self.describe(event) {
+            say(&text);
+        }
+        let waits_for = match event {
+            Event::EngineStarting { label, .. } => format!("starting the {label}"),
+            Event::ServerStarting { server, .. } => format!("starting the {server}"),
+            Event::EnvironmentStarted { .. } => "making the Python environment".to_owned(),
+            _ => return,
+        };
+        if self.terminal && self.verbosity > Verbosity::Quiet {
+            self.spin(&waits_for);
+        }
+    }
+
+    fn describe(&self, event: &Event) -> Option<String> {
+        let seconds = |elapsed: &Duration| format!("{:.1} s", elapsed.as_secs_f64());
+        let of = |label: &str| if label.is_empty() { String::new() } else { format!(" {label}") };
+        let (least, text) = match event {
+            Event::Warning { message } => (Verbosity::Quiet, format!("warning: {message}")),
+            Event::StageReused { stage, label } => (Verbosity::Normal, format!("{stage:<9}{}: re-used", of(label))),
+            Event::StageStarted { stage, label } => (Verbosity::Verbose, format!("{stage:<9}{}: started", of(label))),
+            Event::StageFinished { stage, label, elapsed } => {
+                (Verbosity::Normal, format!("{stage:<9}{}: done in {}", of(label), seconds(elapsed)))
+            }
+            Event::EngineStarting { label, log } => {
+                (Verbosity::Verbose, format!("starting the {label}, log {log}"))
+            }
+            Event::EngineReady { label, elapsed } => {
+                (Verbosity::Normal, format!("{label}: ready after {}", seconds(elapsed)))
+            }
+            Event::ServerStarting { server, log } => {
+                (Verbosity::Verbose, format!("starting the {server}, log {log}"))
+            }
+            Event::ServerHealthy { server, elapsed } => {
+                (Verbosity::Normal, format!("{server}: healthy after {}", seconds(elapsed)))
+            }
+            Event::ServerStopped { server } => (Verbosity::Verbose, format!("{server}: stopped")),
+            Event::WaitingForLock { what, holder } => {
+                let holder = holder.as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string);
+                (Verbosity::Quiet, format!("waiting for {what}, held by {holder}"))
+            }
+            Event::EnvironmentStarted { folder, packages, log } => (
+                Verbosity::Normal,
+                format!("making the Python environment {folder} ({packages} packages, log {log}); once only"),
+            ),
+            Event::EnvironmentFinished { elapsed, .. } => {
+                (Verbosity::Normal, format!("environment: ready after {}", seconds(elapsed)))
+            }
+            Event::EnvironmentReused { folder } => (Verbosity::Verbose, format!("environment: re-used, {folder}")),
+            Event::EnvironmentStep { .. } | Event::QuestionsDone { .. } => return None,
+        };
+        (self.verbosity >= least).then_some(text)
+    }
+
+    fn spin(&mut self, text: &str) {
+        if self.bar.as_ref().is_none_or(|bar| bar.length().is_some()) {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_style(style("{spinner} {wide_msg} {elapsed}"));
+            bar.enable_steady_tick(Duration::from_millis(120));
+            self.bar = Some(bar);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.to_owned());
+        }
+    }
+
+    fn show_questions(&mut self, name: &str, done: usize, total: usize) {
+        let now = Instant::now();
+        if self.pass.as_ref().is_none_or(|pass| pass.name != name) {
+            self.clear_bar();
+            self.pass = Some(PassProgress { name: name.to_owned(), started: now, last_line: now });
+            if self.terminal {
+                let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
+                bar.set_style(style("{msg} {wide_bar} {pos}/{len} questions, {per_sec}, {eta} left"));
+                bar.set_message(name.to_owned());
+                bar.set_position(done as u64);
+                bar.reset_eta();
+                self.bar = Some(bar);
+            }
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(done as u64);
+        }
+        let Some(pass) = &mut self.pass else { return };
+        if !self.terminal && done > 0 && (done == total || now - pass.last_line > LINE_INTERVAL) {
+            pass.last_line = now;
+            say(&format!("{name}: {done} of {total} questions, {:.0} s", (now - pass.started).as_secs_f64()));
+        }
+        if done == total {
+            self.clear_bar();
+        }
+    }
+
+    fn clear_bar(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Whoever closed standard error does not want to be told.
+fn say(text: &str) {
+    writeln!(std::io::stderr().lock(), "{text}").ok();
+}

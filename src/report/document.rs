@@ -1,0 +1,64 @@
+//! The report as data. Main type: [`Report`].
+
+use std::collections::BTreeMap;
+
+use camino::Utf8PathBuf;
+use serde::{Deserialize, Serialize};
+
+use crate::comparison::{Comparison, Judgement, Verdict};
+use crate::dataset::Question;
+use crate::digest::Digest;
+use crate::engine::{Device, EnvironmentIdentity, KvShape, Ready};
+use crate::stage_name::StageName;
+use crate::suite::{Route, Suite};
+
+/// Number of the format of `report.json`; a change that a reader could stumble over raises it.
+pub const SCHEMA: u32 = 1;
+
+/// Everything that a run found out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Version of kv-correctness.
+    pub version: String,
+    /// The worst verdict.
+    pub verdict: Verdict,
+    /// The status that the process ends with.
+    pub exit_code: u8,
+    /// What was run.
+    pub suite: Suite,
+    /// What computed.
+    pub device: Device,
+    /// What vLLM and LMCache were.
+    pub environment: EnvironmentIdentity,
+    /// Each model on each route.
+    pub findings: Vec<Finding>,
+}
+
+/// What was found out about one model on one route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finding {
+    /// The model's name.
+    pub model: String,
+    /// SHA-256 of the model's files.
+    pub model_digest: Digest,
+    /// Its attention and the shape of its KV.
+    pub kv_shape: KvShape,
+    /// The route.
+    pub route: Route,
+    /// The verdict, and why.
+    pub judgement: Judgement,
+    /// What every rung saw.
+    pub comparison: Comparison,
+    /// The questions that flipped, in full, in the order of `comparison.answers.flips`.
+    pub flipped_questions: Vec<Question>,
+    /// What the engine with LMCache said of itself.
+    pub engine: Ready,
+    /// Output digests of the stages.
+    pub artifacts: BTreeMap<StageName, Digest>,
+    /// Where vLLM's and LMCache's output is, on the machine that ran them.
+    pub logs: Vec<Utf8PathBuf>,
+}

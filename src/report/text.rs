@@ -1,0 +1,132 @@
+//! The report as plain text: verdicts first, then the numbers behind them. Main function: [`summarise`].
+
+use std::fmt::{self, Write};
+
+use super::{Finding, Report};
+use crate::comparison::{Flip, FlipKind, Rung};
+use crate::dataset::Question;
+use crate::exit_code::exit_code;
+
+/// How many flips are shown with their question.
+const SHOWN_FLIPS: usize = 5;
+
+/// The report for people, without colour.
+#[must_use]
+pub fn summarise(report: &Report) -> String {
+    let mut text = String::new();
+    write_summary(&mut text, report).expect("a string can be written to");
+    text
+}
+
+fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
+    let versions = report.environment.versions();
+    writeln!(text, "suite {} on {} ({versions})", report.suite.name, report.device)?;
+    for finding in &report.findings {
+        writeln!(text)?;
+        write_finding(text, finding)?;
+    }
+    writeln!(text)?;
+    writeln!(text, "verdict: {} (exit code {})", report.verdict, exit_code(report.verdict))
+}
+
+fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
+    let Finding { model, route, judgement, comparison, .. } = finding;
+    let verdict = judgement.verdict.to_string().to_uppercase();
+    writeln!(text, "{model} ({}) over {route}: {verdict}", finding.kv_shape.name())?;
+    line(text, "decided by", rung(judgement.decided_by))?;
+    line(text, "why", &judgement.reason)?;
+    if judgement.next_step != "Nothing to do." {
+        line(text, "next", &judgement.next_step)?;
+    }
+    let (store, load) = (&comparison.exercised.store, &comparison.exercised.load);
+    let off = load.under_served + load.over_served;
+    line(
+        text,
+        "hits",
+        &format!(
+            "load pass {} of {} predicted tokens, {off} of {} requests off; store pass {} of at most {}",
+            load.cached_tokens, load.predicted_tokens, load.requests, store.cached_tokens, store.predicted_tokens
+        ),
+    )?;
+    let control = &comparison.bit_exact.against_control;
+    line(
+        text,
+        "bits",
+        &format!(
+            "load pass differs from its control in {} of {}; baseline from its repeat in {} of {}",
+            control.differing,
+            control.compared,
+            comparison.noise_floor.repeat.differing,
+            comparison.noise_floor.repeat.compared
+        ),
+    )?;
+    let answers = &comparison.answers.generated;
+    let test = &answers.against_baseline;
+    line(
+        text,
+        "accuracy",
+        &format!(
+            "baseline {:.1} %, with LMCache {:.1} %; difference {:+.2} points (90 % interval {:+.2} to {:+.2}), \
+             exact McNemar p = {:.3}",
+            100.0 * answers.baseline.share,
+            100.0 * answers.load.share,
+            100.0 * test.difference,
+            100.0 * test.interval.lower,
+            100.0 * test.interval.upper,
+            test.two_sided_p_value
+        ),
+    )?;
+    let unparsable = (answers.baseline.unparsable, answers.load.unparsable);
+    if unparsable != (0, 0) {
+        line(
+            text,
+            "unparsable",
+            &format!("{} answers of the baseline, {} with LMCache", unparsable.0, unparsable.1),
+        )?;
+    }
+    let flips = &comparison.answers.flips;
+    line(text, "flips", &format!("{} of {} answers changed", flips.len(), comparison.questions))?;
+    for (flip, question) in flips.iter().zip(&finding.flipped_questions).take(SHOWN_FLIPS) {
+        line(text, "", &describe_flip(flip, question))?;
+    }
+    if flips.len() > SHOWN_FLIPS {
+        line(text, "", &format!("and {} more in report.json", flips.len() - SHOWN_FLIPS))?;
+    }
+    line(text, "noise floor", &comparison.noise_floor.words)?;
+    for (place, log) in finding.logs.iter().enumerate() {
+        line(text, if place == 0 { "logs" } else { "" }, log.as_str())?;
+    }
+    Ok(())
+}
+
+fn line(text: &mut String, name: &str, value: &str) -> fmt::Result {
+    writeln!(text, "  {name:<12} {value}")
+}
+
+fn rung(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Exercised => "hits: what LMCache served against what it must serve",
+        Rung::BitExact => "bits: log-probabilities against the control's",
+        Rung::NearTies => "near ties: tokens that differ and were not nearly tied",
+        Rung::Distribution => "distribution of the four letters",
+        Rung::Answers => "answers: paired, against the margin",
+        Rung::EarlyStop => "answers: harm beyond doubt, so the run was ended early",
+        Rung::Faults => "planted faults",
+    }
+}
+
+fn describe_flip(flip: &Flip, question: &Question) -> String {
+    let kind = match flip.kind {
+        FlipKind::RightToWrong => "right to wrong",
+        FlipKind::WrongToRight => "wrong to right",
+        FlipKind::WrongToOtherWrong => "wrong to other wrong",
+        FlipKind::ToUnparsable => "to unparsable",
+        FlipKind::FromUnparsable => "from unparsable",
+    };
+    let letter = |choice: Option<_>| choice.map_or_else(|| "none".to_owned(), |choice| format!("{choice}"));
+    let (baseline, load) = (letter(flip.baseline), letter(flip.load));
+    let length = question.text.chars().count();
+    let asked: String = question.text.chars().skip(length.saturating_sub(80)).collect();
+    let asked = asked.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("{} {kind}: {baseline} -> {load}, published {}: …{asked}", flip.question, flip.published)
+}

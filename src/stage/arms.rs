@@ -1,0 +1,82 @@
+//! The arms without LMCache. Output: observations as JSON lines, one a question, in the order of asking.
+
+use serde::Serialize;
+
+use super::engine_run::{ArmKey, EngineRun, take_prompts};
+use super::prompts::read_prompts;
+use super::{Bench, StageError};
+use crate::assets::Model;
+use crate::engine::{Capacity, PrefixCache};
+use crate::stage_name::StageName;
+use crate::store::{Artifact, StageKey};
+
+const SCHEMA: u32 = 1;
+pub(super) const BASELINE: &str = "baseline.jsonl";
+pub(super) const REPEAT: &str = "repeat.jsonl";
+pub(super) const CONTROL: &str = "control.jsonl";
+
+/// Without a setting of its own.
+#[derive(Serialize)]
+struct BaselineArm {}
+
+#[derive(Serialize)]
+struct ControlArm {
+    capacity: Capacity,
+}
+
+/// vLLM alone, its own prefix caching off.
+///
+/// # Errors
+/// When the KV of a subject does not fit LMCache later on, or the engine fails.
+pub async fn baseline(bench: &Bench, model: &Model, prompts: &Artifact) -> Result<Artifact, StageError> {
+    let run = EngineRun { bench, model, prompts };
+    let environment = bench.environment.identity().without_lmcache();
+    let key = ArmKey { common: run.common_key(), environment: &environment, arm: BaselineArm {} };
+    let key = StageKey::new(SCHEMA, StageName::Baseline, &key);
+    bench
+        .make(&key, model.name(), async |draft| {
+            let plan = run.plan()?; // what cannot fit is said before anything starts
+            let mut worker = run.start(draft, "baseline", None, None, Vec::new()).await?;
+            let mut pass = run.pass(draft, "baseline", BASELINE, plan.expectations.len())?;
+            let mut prompts = read_prompts(prompts)?;
+            for round in &plan.rounds {
+                let prompts = take_prompts(&mut prompts, round.prompts)?;
+                pass.score(&mut worker, &prompts, PrefixCache::FillOnly).await?;
+            }
+            pass.finish()?;
+            Ok(worker.finish().await?)
+        })
+        .await
+}
+
+/// vLLM alone, with its own prefix caching: each round first fills the cache without reading it, which repeats the
+/// baseline, then is served from it, which leaves the same tokens to compute as a hit in LMCache does.
+///
+/// # Errors
+/// When the KV of a subject does not fit, or the engine fails.
+pub async fn control(bench: &Bench, model: &Model, prompts: &Artifact) -> Result<Artifact, StageError> {
+    let run = EngineRun { bench, model, prompts };
+    let environment = bench.environment.identity().without_lmcache();
+    let arm = ControlArm { capacity: run.capacity()? };
+    let chunk_tokens = arm.capacity.chunk_tokens;
+    let key = ArmKey { common: run.common_key(), environment: &environment, arm };
+    let key = StageKey::new(SCHEMA, StageName::Control, &key);
+    bench
+        .make(&key, model.name(), async |draft| {
+            let plan = run.plan()?;
+            let total = plan.expectations.len();
+            let mut worker = run.start(draft, "control", None, Some(chunk_tokens), Vec::new()).await?;
+            let mut repeat = run.pass(draft, "repeat", REPEAT, total)?;
+            let mut control = run.pass(draft, "control", CONTROL, total)?;
+            let mut prompts = read_prompts(prompts)?;
+            for round in &plan.rounds {
+                let prompts = take_prompts(&mut prompts, round.prompts)?;
+                repeat.score(&mut worker, &prompts, PrefixCache::FillOnly).await?;
+                control.score(&mut worker, &prompts, PrefixCache::Read).await?;
+            }
+            repeat.finish()?;
+            control.finish()?;
+            Ok(worker.finish().await?)
+        })
+        .await
+}

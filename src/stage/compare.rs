@@ -1,0 +1,140 @@
+//! Four artifacts to one comparison. Output: `comparison.json`. Runs no engine; `comparison` does the thinking.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::arms::{BASELINE, CONTROL, REPEAT};
+use super::cached::{LOAD, STORE, read_passes};
+use super::engine_run::EngineRun;
+use super::lines::{read_json, read_lines, write_json};
+use super::prompts::load_tokenizer;
+use super::{Bench, StageError, read_dataset};
+use crate::assets::Model;
+use crate::comparison::{self, Arm, ArmName, Asked, Comparison, Criteria, Evidence, Expected, ServerEvidence};
+use crate::dataset::{Choice, QuestionId, Tokenizer, parse_answer};
+use crate::digest::Digest;
+use crate::engine::{Capacity, Observation, ServerCounters};
+use crate::stage_name::StageName;
+use crate::store::{Artifact, StageKey};
+use crate::suite::Route;
+
+const SCHEMA: u32 = 1;
+const COMPARISON: &str = "comparison.json";
+
+#[derive(Serialize)]
+struct Key<'a> {
+    questions: Digest,
+    prompts: Digest,
+    baseline: Digest,
+    control: Digest,
+    cached: Digest,
+    capacity: Capacity,
+    criteria: &'a Criteria,
+}
+
+/// What a comparison is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Arms<'a> {
+    /// Of the extract stage.
+    pub questions: &'a Artifact,
+    /// Of the prompts stage.
+    pub prompts: &'a Artifact,
+    /// Of the baseline stage.
+    pub baseline: &'a Artifact,
+    /// Of the control stage.
+    pub control: &'a Artifact,
+    /// Of the cached stage.
+    pub cached: &'a Artifact,
+}
+
+/// Compares the arms of one model on one route.
+///
+/// # Errors
+/// When an artifact cannot be read, or they do not belong together.
+pub async fn compare(bench: &Bench, model: &Model, route: Route, arms: Arms<'_>) -> Result<Artifact, StageError> {
+    let run = EngineRun { bench, model, prompts: arms.prompts };
+    let key = Key {
+        questions: arms.questions.output_digest(),
+        prompts: arms.prompts.output_digest(),
+        baseline: arms.baseline.output_digest(),
+        control: arms.control.output_digest(),
+        cached: arms.cached.output_digest(),
+        capacity: run.capacity()?,
+        criteria: &bench.suite.criteria,
+    };
+    let key = StageKey::new(SCHEMA, StageName::Compare, &key);
+    let label = format!("{} {route}", model.name());
+    bench
+        .make(&key, &label, async |draft| {
+            let comparison = comparison::compare(&gather(&run, arms)?, &bench.suite.criteria)?;
+            write_json(draft.path(COMPARISON), &comparison)
+        })
+        .await
+}
+
+/// Reads what [`compare`] wrote.
+///
+/// # Errors
+/// When the artifact cannot be read.
+pub fn read_comparison(compared: &Artifact) -> Result<Comparison, StageError> {
+    read_json(&compared.path(COMPARISON))
+}
+
+fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
+    let tokenizer = load_tokenizer(run.model)?;
+    let passes = read_passes(arms.cached)?;
+    let mut expectations = run.plan()?.expectations;
+    expectations.truncate(passes.asked);
+    let asked_last = expectations.last().map(|last| last.question.clone());
+    let published: BTreeMap<QuestionId, Choice> =
+        read_dataset(arms.questions)?.questions().map(|question| (question.id.clone(), question.answer)).collect();
+    let questions = expectations
+        .into_iter()
+        .filter_map(|expectation| {
+            let answer = *published.get(&expectation.question)?;
+            let expected = Expected {
+                prompt_tokens: expectation.prompt_tokens,
+                store_at_most: expectation.store_at_most,
+                load: expectation.load,
+                control: expectation.control,
+            };
+            Some(Asked { id: expectation.question, answer, expected })
+        })
+        .collect();
+    // Where the passes with LMCache ended early, the other arms are cut to the same questions.
+    let arm = |name, artifact: &Artifact, file| -> Result<Arm, StageError> {
+        let mut observations: Vec<Observation> = read_lines(artifact.path(file))?.collect::<Result<_, _>>()?;
+        observations.retain(|observation| asked_last.as_ref().is_some_and(|last| observation.question <= *last));
+        Ok(Arm::new(name, observations, |observation| read_answer(&tokenizer, observation))?)
+    };
+    Ok(Evidence {
+        questions,
+        baseline: arm(ArmName::Baseline, arms.baseline, BASELINE)?,
+        repeat: arm(ArmName::Repeat, arms.control, REPEAT)?,
+        control: Some(arm(ArmName::Control, arms.control, CONTROL)?),
+        store: arm(ArmName::Store, arms.cached, STORE)?,
+        load: arm(ArmName::Load, arms.cached, LOAD)?,
+        server: passes.server.map(|server| ServerEvidence {
+            store: counters(server.store),
+            load: counters(server.load),
+            load_reads_at_least: None,
+        }),
+        early_stop: None,
+    })
+}
+
+fn counters(counters: ServerCounters) -> comparison::ServerCounters {
+    comparison::ServerCounters {
+        requested_tokens: counters.requested_tokens,
+        hit_tokens: counters.hit_tokens,
+        chunks_written: counters.written_chunks,
+        chunks_read: counters.read_chunks,
+    }
+}
+
+/// The letter that the generated text names. Tokens that do not decode name none.
+fn read_answer(tokenizer: &Tokenizer, observation: &Observation) -> Option<Choice> {
+    let tokens: Vec<u32> = observation.steps.iter().map(|step| step.chosen.token).collect();
+    parse_answer(&tokenizer.decode(&tokens).ok()?)
+}

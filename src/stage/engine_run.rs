@@ -1,0 +1,257 @@
+//! What every arm does: key, process, passes over the prompts. Main type: [`EngineRun`].
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use camino::Utf8Path;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::lines::{LineWriter, read_json, write_json};
+use super::prompts::{load_tokenizer, read_prompts};
+use super::{Bench, StageError};
+use crate::assets::Model;
+use crate::dataset::Prompt;
+use crate::digest::Digest;
+use crate::engine::{
+    Capacity, Connector, Device, DeviceKind, EnvironmentIdentity, Launch, PROTOCOL, Patience, Plan, PrefixCache,
+    Ready, Start, Worker,
+};
+use crate::event::Event;
+use crate::store::{Artifact, Draft};
+use crate::suite::EngineSettings;
+
+const READY: &str = "engine.json";
+const GIB: u64 = 1 << 30;
+
+/// The part of an arm's key that all arms have.
+#[derive(Serialize)]
+pub(super) struct CommonKey<'a> {
+    prompts: Digest,
+    model: Digest,
+    engine: &'a EngineSettings,
+    arguments: BTreeMap<&'a str, &'a Value>,
+    variables: Vec<(&'a str, String)>,
+    worker: Digest,
+    device: &'a Device,
+}
+
+/// One model's prompts, about to be put through an engine.
+pub(super) struct EngineRun<'a> {
+    pub(super) bench: &'a Bench,
+    pub(super) model: &'a Model,
+    pub(super) prompts: &'a Artifact,
+}
+
+/// An arm's identity: an environment with or without LMCache.
+#[derive(Serialize)]
+pub(super) struct ArmKey<'a, T> {
+    pub(super) common: CommonKey<'a>,
+    pub(super) environment: &'a EnvironmentIdentity,
+    pub(super) arm: T,
+}
+
+impl<'a> EngineRun<'a> {
+    pub(super) fn common_key(&self) -> CommonKey<'a> {
+        CommonKey {
+            prompts: self.prompts.output_digest(),
+            model: self.model.digest(),
+            engine: &self.bench.suite.engine,
+            arguments: self.arguments(),
+            variables: self.engine_variables(),
+            worker: Worker::digest(),
+            device: &self.bench.device,
+        }
+    }
+
+    /// The suite's arguments of `vllm.LLM`; those of the model win.
+    fn arguments(&self) -> BTreeMap<&'a str, &'a Value> {
+        let settings = self.model.settings();
+        let on_cpu = (self.bench.device.kind() == DeviceKind::Cpu).then_some(&settings.cpu_arguments);
+        let all = [Some(&self.bench.suite.engine.arguments), Some(&settings.arguments), on_cpu];
+        all.into_iter().flatten().flatten().map(|(name, value)| (name.as_str(), value)).collect()
+    }
+
+    /// The variables that change what the engine computes, and so belong into its key.
+    fn engine_variables(&self) -> Vec<(&'static str, String)> {
+        let mut variables = vec![
+            ("PYTHONHASHSEED", "0".to_owned()),
+            // One process: its threads end with it, and the worker can ask it for its attention backend.
+            ("VLLM_ENABLE_V1_MULTIPROCESSING", "0".to_owned()),
+        ];
+        match &self.bench.device {
+            Device::Cpu { threads, .. } => variables.extend([
+                ("VLLM_CPU_KVCACHE_SPACE", self.bench.suite.engine.kv_cache_gib.to_string()),
+                ("VLLM_CPU_OMP_THREADS_BIND", "nobind".to_owned()),
+                ("OMP_NUM_THREADS", threads.to_string()),
+            ]),
+            Device::Cuda { .. } => variables.extend([
+                ("VLLM_BATCH_INVARIANT", "1".to_owned()),
+                // Its compilation takes minutes, and greedy sampling does not need it.
+                ("VLLM_USE_FLASHINFER_SAMPLER", "0".to_owned()),
+            ]),
+        }
+        variables
+    }
+
+    /// All variables of a process in the environment, vLLM's or LMCache's.
+    pub(super) fn variables(&self) -> Vec<(String, String)> {
+        let cache = &self.bench.cache;
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut variables: Vec<(String, String)> =
+            self.engine_variables().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let quiet = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"];
+        variables.extend(quiet.map(|name| (name.to_owned(), "1".to_owned())));
+        variables.extend(
+            [
+                ("LMCACHE_TRACK_USAGE", "false".to_owned()),
+                ("PYTHONUNBUFFERED", "1".to_owned()),
+                ("VLLM_CACHE_ROOT", cache.join("vllm").into_string()),
+                ("VLLM_CONFIG_ROOT", cache.join("vllm-config").into_string()),
+                ("XDG_CACHE_HOME", cache.join("xdg").into_string()),
+                // Programs of the environment come first: torch and vLLM call compilers and ninja by name.
+                ("PATH", format!("{}:{path}", self.bench.environment.bin())),
+            ]
+            .map(|(name, value)| (name.to_owned(), value)),
+        );
+        variables
+    }
+
+    /// Bytes and chunks that the rounds of this model are made for.
+    pub(super) fn capacity(&self) -> Result<Capacity, StageError> {
+        let suite = &self.bench.suite;
+        Ok(Capacity {
+            chunk_tokens: suite.lmcache.chunk_tokens,
+            bytes_per_token: self.model.kv_shape()?.bytes_per_token(suite.engine.dtype.bytes()),
+            lmcache_bytes: u64::from(suite.lmcache.memory_gib) * GIB,
+            engine_bytes: u64::from(suite.engine.kv_cache_gib) * GIB,
+        })
+    }
+
+    /// Rounds and expected hits.
+    pub(super) fn plan(&self) -> Result<Plan, StageError> {
+        Plan::make(read_prompts(self.prompts)?, self.capacity()?)?
+            .map_err(|source| StageError::TooLarge { model: self.model.name().to_owned(), source })
+    }
+
+    /// Starts this arm's engine. The first start of an environment compiles and can take minutes.
+    pub(super) async fn start(
+        &self,
+        draft: &Draft,
+        arm: &str,
+        connector: Option<Connector>,
+        hit_multiple: Option<u32>,
+        extra_variables: Vec<(String, String)>,
+    ) -> Result<Worker, StageError> {
+        let (bench, suite) = (self.bench, &self.bench.suite);
+        let letters = load_tokenizer(self.model)?
+            .letter_tokens()
+            .map_err(|source| StageError::Tokenizer { model: self.model.name().to_owned(), source })?;
+        let mut arguments: BTreeMap<String, Value> =
+            self.arguments().into_iter().map(|(name, value)| (name.to_owned(), value.clone())).collect();
+        arguments.extend([
+            ("dtype".to_owned(), suite.engine.dtype.name().into()),
+            ("max_model_len".to_owned(), suite.engine.max_model_len.into()),
+            ("max_num_seqs".to_owned(), suite.engine.max_num_seqs.into()),
+            ("enforce_eager".to_owned(), true.into()),
+        ]);
+        if bench.device.kind() == DeviceKind::Cuda {
+            let bytes = u64::from(suite.engine.kv_cache_gib) * GIB;
+            arguments.insert("kv_cache_memory_bytes".to_owned(), bytes.into());
+        }
+        let start = Start {
+            protocol: PROTOCOL,
+            model: self.model.folder(&bench.cache)?.into_string(),
+            arguments,
+            connector,
+            hit_multiple,
+            letters,
+            top: suite.engine.top,
+            max_tokens: suite.engine.max_tokens,
+            seed: suite.engine.seed,
+        };
+        let mut variables = self.variables();
+        variables.extend(extra_variables);
+        variables.push(("PYTHONPATH".to_owned(), Worker::install(&bench.cache)?.into_string()));
+        let log = draft.note_path("engine.log");
+        let launch = Launch {
+            guard: bench.executable.clone(),
+            command: [bench.environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
+            variables,
+            log: log.clone(),
+        };
+        let patience = Patience {
+            start: Duration::from_secs(suite.patience.start_seconds),
+            answer: Duration::from_secs(suite.patience.answer_seconds),
+            finish: Duration::from_secs(suite.patience.change_seconds),
+        };
+        let label = format!("{arm} engine of {}", self.model.name());
+        bench.events.emit(Event::EngineStarting { label: label.clone(), log });
+        let started = Instant::now();
+        let (worker, ready) = Worker::start(&launch, &start, patience, format!("the {label}")).await?;
+        bench.events.emit(Event::EngineReady { label, elapsed: started.elapsed() });
+        write_json(draft.path(READY), &ready)?;
+        Ok(worker)
+    }
+
+    /// A pass that goes through the prompts in rounds.
+    pub(super) fn pass(&self, draft: &Draft, name: &str, file: &str, total: usize) -> Result<Pass<'a>, StageError> {
+        let name = format!("{}, {name}", self.model.name());
+        self.bench.events.emit(Event::QuestionsDone { pass: name.clone(), done: 0, total });
+        Ok(Pass { bench: self.bench, name, done: 0, total, lines: LineWriter::create(draft.path(file))? })
+    }
+}
+
+/// One pass over all prompts, in pieces.
+pub(super) struct Pass<'a> {
+    bench: &'a Bench,
+    name: String,
+    done: usize,
+    total: usize,
+    lines: LineWriter,
+}
+
+impl Pass<'_> {
+    /// Answers some prompts and writes the observations down; returns how many tokens were served from a cache.
+    pub(super) async fn score(
+        &mut self,
+        worker: &mut Worker,
+        prompts: &[Prompt],
+        prefix_cache: PrefixCache,
+    ) -> Result<u64, StageError> {
+        let (events, total) = (self.bench.events.clone(), self.total);
+        let (name, mut done) = (self.name.clone(), self.done);
+        let answered = || {
+            done += 1;
+            events.emit(Event::QuestionsDone { pass: name.clone(), done, total });
+        };
+        let observations = worker.score(prompts, prefix_cache, answered).await?;
+        self.done += prompts.len();
+        let mut served = 0;
+        for observation in &observations {
+            served += u64::from(observation.cached_tokens);
+            self.lines.write(observation)?;
+        }
+        Ok(served)
+    }
+
+    pub(super) fn finish(self) -> Result<(), StageError> {
+        self.lines.finish()
+    }
+}
+
+/// Takes the next `count` prompts.
+pub(super) fn take_prompts(
+    prompts: &mut impl Iterator<Item = Result<Prompt, StageError>>,
+    count: usize,
+) -> Result<Vec<Prompt>, StageError> {
+    prompts.take(count).collect()
+}
+
+/// What an arm's engine said of itself when it was ready.
+///
+/// # Errors
+/// When the artifact cannot be read.
+pub fn read_ready(arm: &Artifact) -> Result<Ready, StageError> {
+    read_json::<Ready>(Utf8Path::new(&arm.path(READY)))
+}

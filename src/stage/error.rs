@@ -1,0 +1,116 @@
+//! Why a stage did not finish. Main type: [`StageError`].
+
+use std::io;
+
+use camino::Utf8PathBuf;
+
+use crate::assets::AssetError;
+use crate::comparison::EvidenceError;
+use crate::dataset::{ExtractError, PromptError, ReadQuestionsError, TokenizerError};
+use crate::engine::{EngineError, EnvironmentError, TooLarge};
+use crate::store::StoreError;
+
+/// Why a stage did not finish. None of these is a verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// A dataset or a model.
+    #[error(transparent)]
+    Asset(#[from] AssetError),
+    /// The archive.
+    #[error("extract {archive}: {source}")]
+    Extract {
+        /// The archive's name.
+        archive: String,
+        /// Why.
+        source: Box<ExtractError>,
+    },
+    /// A prompt.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// A tokenizer.
+    #[error("use the tokenizer of {model}: {source}")]
+    Tokenizer {
+        /// The model.
+        model: String,
+        /// Why.
+        source: TokenizerError,
+    },
+    /// A suite's template.
+    #[error("find prompt template {0:?}")]
+    Template(String),
+    /// Questions of an artifact.
+    #[error(transparent)]
+    Questions(#[from] ReadQuestionsError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The Python environment.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// vLLM or LMCache.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The KV of one subject.
+    #[error("{model}: {source}")]
+    TooLarge {
+        /// The model.
+        model: String,
+        /// Why.
+        source: TooLarge,
+    },
+    /// The arms do not fit together.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    /// An output cannot be written.
+    #[error("write {path}")]
+    Write {
+        /// The file.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An artifact cannot be read.
+    #[error("read {path}")]
+    Read {
+        /// The file.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A line of an artifact is not what this version writes.
+    #[error("read {path}, line {number}: {problem}")]
+    Line {
+        /// The file.
+        path: Utf8PathBuf,
+        /// From 1.
+        number: usize,
+        /// In serde's words.
+        problem: String,
+    },
+}
+
+impl StageError {
+    /// What to do next.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Asset(error) => error.hint(),
+            Self::Extract { source, .. } => source.hint(),
+            Self::Prompt(error) => error.hint(),
+            Self::Tokenizer { source, .. } => source.hint(),
+            Self::Template(_) => Some("the built-in template is `single-letter/1`".to_owned()),
+            Self::Questions(error) => error.hint(),
+            Self::Store(error) => error.hint(),
+            Self::Environment(error) => error.hint(),
+            Self::Engine(error) => error.hint(),
+            Self::TooLarge { source, .. } => Some(source.hint()),
+            Self::Evidence(error) => error.hint(),
+            Self::Write { .. } => Some("is the disk full? `df -h` tells".to_owned()),
+            Self::Read { .. } | Self::Line { .. } => {
+                Some("run the stage again: `--force` with the stage's name".to_owned())
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The stages: each takes finished artifacts and returns one.
+//!
+//! Owns what goes into a stage's key and what its output files are; leaves finding and sealing to `store`, processes
+//! to `engine`, judgement to `comparison`. Main type: [`Bench`], what every stage works with.
+//!
+//! | stage | of | output files |
+//! |---|---|---|
+//! | extract | dataset | `questions.jsonl` |
+//! | prompts | model | `prompts.jsonl` |
+//! | baseline | model | `baseline.jsonl`, `engine.json` |
+//! | control | model | `repeat.jsonl`, `control.jsonl`, `engine.json` |
+//! | cached | model and route | `store.jsonl`, `load.jsonl`, `passes.json`, `engine.json` |
+//! | compare | model and route | `comparison.json` |
+
+mod arms;
+mod bench;
+mod cached;
+mod compare;
+mod engine_run;
+mod error;
+mod extract;
+mod lines;
+mod prompts;
+
+pub use arms::{baseline, control};
+pub use bench::Bench;
+pub use cached::{Passes, cached};
+pub use compare::{Arms, compare, read_comparison};
+pub use engine_run::read_ready;
+pub use error::StageError;
+pub use extract::{extract, read_dataset};
+pub use prompts::prompts;

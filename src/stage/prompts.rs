@@ -1,0 +1,73 @@
+//! Questions to token ids, once for all arms of a model. Output: `prompts.jsonl`, one prompt a line, in the order of asking.
+
+use serde::Serialize;
+
+use super::lines::{LineWriter, read_lines};
+use super::{Bench, StageError, read_dataset};
+use crate::assets::Model;
+use crate::dataset::{Prompt, PromptLimits, PromptTemplate, Prompter, SubjectSelection, Tokenizer};
+use crate::digest::{Digest, digest_bytes};
+use crate::stage_name::StageName;
+use crate::store::{Artifact, StageKey};
+
+const SCHEMA: u32 = 1;
+const PROMPTS: &str = "prompts.jsonl";
+
+#[derive(Serialize)]
+struct Key<'a> {
+    questions: Digest,
+    subjects: SubjectSelection,
+    template: &'a str,
+    limits: PromptLimits,
+    tokenizer: Digest,
+}
+
+/// Makes the prompts of every selected question.
+///
+/// # Errors
+/// When the tokenizer cannot be used, or a question does not fit the model.
+pub async fn prompts(bench: &Bench, model: &Model, questions: &Artifact) -> Result<Artifact, StageError> {
+    let suite = &bench.suite;
+    let limits = PromptLimits {
+        example_tokens: suite.prompt.example_tokens,
+        prompt_tokens: suite.engine.max_model_len - suite.engine.max_tokens,
+    };
+    let template = PromptTemplate::single_letter();
+    if suite.prompt.template != template.name() {
+        return Err(StageError::Template(suite.prompt.template.clone()));
+    }
+    let json = model.read("tokenizer.json")?;
+    let key = Key {
+        questions: questions.output_digest(),
+        subjects: suite.subjects,
+        template: template.name(),
+        limits,
+        tokenizer: digest_bytes(&json),
+    };
+    let key = StageKey::new(SCHEMA, StageName::Prompts, &key);
+    bench
+        .make(&key, model.name(), async |draft| {
+            let tokenizer = load_tokenizer(model)?;
+            let dataset = read_dataset(questions)?;
+            let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits };
+            let mut lines = LineWriter::create(draft.path(PROMPTS))?;
+            for prompt in prompter.prompts(&dataset, suite.subjects) {
+                lines.write(&prompt?)?;
+            }
+            lines.finish()
+        })
+        .await
+}
+
+/// Reads what [`prompts`] wrote, one prompt at a time.
+pub(super) fn read_prompts(
+    prompts: &Artifact,
+) -> Result<impl Iterator<Item = Result<Prompt, StageError>>, StageError> {
+    read_lines(prompts.path(PROMPTS))
+}
+
+/// The model's tokenizer.
+pub(super) fn load_tokenizer(model: &Model) -> Result<Tokenizer, StageError> {
+    let json = model.read("tokenizer.json")?;
+    Tokenizer::from_bytes(&json).map_err(|source| StageError::Tokenizer { model: model.name().to_owned(), source })
+}
