@@ -59,7 +59,9 @@ impl AssetError {
             Self::Unknown { .. } => {
                 "give the model's `source` the path of a folder in Hugging Face's layout".to_owned()
             }
-            Self::Io { .. } => "check that it exists and may be read, and that the disk is not full".to_owned(),
+            Self::Io { .. } => {
+                "check that it exists and may be read, and that the disk is not full".to_owned()
+            }
             Self::Config { .. } => {
                 "a model folder needs config.json, tokenizer.json and *.safetensors of one model".to_owned()
             }
@@ -88,7 +90,11 @@ impl Archive {
         if Utf8Path::new(name).is_file() {
             return Ok(Self::File(name.into()));
         }
-        Err(AssetError::Unknown { kind: "dataset", name: name.to_owned(), embedded: vec!["canary".to_owned()] })
+        Err(AssetError::Unknown {
+            kind: "dataset",
+            name: name.to_owned(),
+            embedded: vec!["canary".to_owned()],
+        })
     }
 
     /// SHA-256 of the archive.
@@ -98,7 +104,9 @@ impl Archive {
     pub fn digest(&self) -> Result<Digest, AssetError> {
         match self {
             Self::Embedded(bytes) => Ok(digest_bytes(bytes)),
-            Self::File(path) => digest_file(path).map(|(digest, _)| digest).map_err(|source| io_error(path, source)),
+            Self::File(path) => {
+                digest_file(path).map(|(digest, _)| digest).map_err(|source| io_error(path, source))
+            }
         }
     }
 

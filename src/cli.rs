@@ -12,15 +12,16 @@ use fs_err as fs;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::dataset::SubjectSelection;
-use crate::engine::{Device, DeviceKind, Environment};
+use crate::engine::environment::{EnvironmentError, EnvironmentRequest, Stack};
+use crate::engine::{Device, DeviceKind};
 use crate::event::Events;
 use crate::exit_code::{ERROR, exit_code};
-use crate::pipeline::{Outcome, run, run_stage};
+use crate::pipeline::{Outcome, run, run_stage, wanted_keys};
 use crate::progress::{Progress, Verbosity};
 use crate::report::{Finding, Report, SCHEMA, summarise};
-use crate::stage::{Bench, StageError, read_dataset, read_ready};
+use crate::stage::{Bench, Mode, StageError, read_dataset, read_ready};
 use crate::stage_name::StageName;
-use crate::store::{Artifact, Store, explain};
+use crate::store::{Store, explain};
 use crate::suite::{Route, Suite};
 
 const EXIT_CODES: &str = "\
@@ -70,6 +71,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 struct RunArguments {
     /// An embedded suite's name, or the path of a suite's TOML file
     #[arg(long, default_value = "canary")]
@@ -136,7 +138,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain { stage, arguments } => until_interrupted(explain_stages(stage, &arguments)),
         Command::Env { cache } => {
             let events = Progress::events(Verbosity::Normal);
-            let environment = Environment::prepare(&cache_folder(cache)?, &events)?;
+            let environment =
+                EnvironmentRequest::from_variables(Stack::Cpu, cache_folder(cache)?).provide(&events)?;
             print(&format!("{}\n", environment.python()))?;
             Ok(ExitCode::SUCCESS)
         }
@@ -194,7 +197,7 @@ async fn explain_stages(stage: Option<StageName>, arguments: &RunArguments) -> a
         before.extend(store.last_keys(stage)?.into_iter().map(|(label, key)| (stage, label, key)));
     }
     let (bench, _store) = prepare(arguments)?;
-    let wanted = crate::pipeline::wanted_keys(&bench).await?;
+    let wanted = wanted_keys(bench).await?;
     for (label, key) in wanted {
         if !stages.contains(&key.stage()) {
             continue;
@@ -248,13 +251,13 @@ fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<tempfile::
     };
     let bench = Bench {
         store: Store::open(&store_folder, events.clone())?,
-        environment: Environment::prepare(&cache, &events)?,
+        environment: EnvironmentRequest::from_variables(stack(&device), cache.clone()).provide(&events)?,
         events,
         cache,
         executable: Utf8PathBuf::try_from(std::env::current_exe()?)?,
         suite,
         device,
-        force: arguments.force,
+        mode: Mode::Run { force: arguments.force },
     };
     Ok((bench, temporary))
 }
@@ -267,6 +270,13 @@ fn choose_device(choice: DeviceChoice) -> anyhow::Result<Device> {
         DeviceChoice::Cuda => cuda.context(
             "find an NVIDIA GPU: the kernel's driver shows none\n\nhint: `--device cpu` runs the same suite on the processor",
         ),
+    }
+}
+
+fn stack(device: &Device) -> Stack {
+    match device.kind() {
+        DeviceKind::Cpu => Stack::Cpu,
+        DeviceKind::Cuda => Stack::Cuda,
     }
 }
 
@@ -286,13 +296,15 @@ fn make_report(bench: &Bench, outcome: Outcome) -> anyhow::Result<Report> {
     let Outcome { compared, conclusion } = outcome;
     let mut findings = Vec::new();
     for (compared, judgement) in compared.into_iter().zip(conclusion.judgements) {
-        let artifact = |wanted| compared.artifacts.iter().find(|(stage, _)| *stage == wanted).map(|(_, found)| found);
+        let artifact =
+            |wanted| compared.artifacts.iter().find(|(stage, _)| *stage == wanted).map(|(_, found)| found);
         let flips = &compared.comparison.answers.flips;
         let mut flipped_questions = Vec::new();
         if let Some(questions) = artifact(StageName::Extract).filter(|_| !flips.is_empty()) {
             let dataset = read_dataset(questions)?;
             for flip in flips {
-                flipped_questions.extend(dataset.questions().find(|question| question.id == flip.question).cloned());
+                flipped_questions
+                    .extend(dataset.questions().find(|question| question.id == flip.question).cloned());
             }
         }
         let cached = artifact(StageName::Cached).context("a comparison has a cached arm")?;
@@ -306,7 +318,11 @@ fn make_report(bench: &Bench, outcome: Outcome) -> anyhow::Result<Report> {
             flipped_questions,
             engine: read_ready(cached)?,
             logs: engines.into_iter().filter_map(artifact).map(|arm| arm.note_path("")).collect(),
-            artifacts: compared.artifacts.iter().map(|(stage, artifact)| (*stage, artifact.output_digest())).collect(),
+            artifacts: compared
+                .artifacts
+                .iter()
+                .map(|(stage, artifact)| (*stage, artifact.output_digest()))
+                .collect(),
             comparison: compared.comparison,
         });
     }
@@ -349,18 +365,13 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn report_error(error: &anyhow::Error) {
-    let mut text = format!("error: failed to {error}");
-    for cause in error.chain().skip(1) {
-        text += &format!(": {cause}");
-    }
-    if let Some(hint) = hint(error) {
-        text += &format!("\n\nhint: {hint}");
-    }
-    writeln!(std::io::stderr(), "{text}").ok();
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let hint = hint(error).map_or_else(String::new, |hint| format!("\n\nhint: {hint}"));
+    writeln!(std::io::stderr(), "error: failed to {}{hint}", causes.join(": ")).ok();
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
-    use crate::{engine::EnvironmentError, store::StoreError, suite::SuiteError};
+    use crate::{store::StoreError, suite::SuiteError};
     error.chain().find_map(|cause| {
         (cause.downcast_ref::<StageError>().and_then(StageError::hint))
             .or_else(|| cause.downcast_ref::<SuiteError>().and_then(SuiteError::hint))

@@ -2,13 +2,15 @@
 //!
 //! Data moves forward; every line below takes finished artifacts and returns one. Main function: [`run`].
 
+use std::cell::RefCell;
+
 use crate::assets::Model;
 use crate::comparison::{Comparison, Conclusion, conclude};
 use crate::stage::{
-    Arms, Bench, StageError, baseline, cached, compare, control, extract, prompts, read_comparison,
+    Arms, Bench, Mode, StageError, baseline, cached, compare, control, extract, prompts, read_comparison,
 };
 use crate::stage_name::StageName;
-use crate::store::Artifact;
+use crate::store::{Artifact, StageKey};
 use crate::suite::Route;
 
 /// One model on one route: its artifacts, and what they show.
@@ -56,7 +58,8 @@ pub async fn run(bench: &Bench) -> Result<Outcome, StageError> {
             };
             let compare = compare(bench, &model, route, arms).await?;
             let comparison = read_comparison(&compare)?;
-            let artifacts = [&questions, &prompts, &baseline, &control, &cached, &compare].map(Artifact::clone);
+            let artifacts =
+                [&questions, &prompts, &baseline, &control, &cached, &compare].map(Artifact::clone);
             let artifacts = StageName::ALL.into_iter().zip(artifacts).collect();
             compared.push(Compared { model: model.clone(), route, artifacts, comparison });
         }
@@ -101,4 +104,31 @@ pub async fn run_stage(bench: &Bench, stage: StageName) -> Result<Vec<(String, A
         }
     }
     Ok(artifacts)
+}
+
+/// The keys that a run would look for, with what each is of, in the order of looking. Runs nothing: what comes after
+/// a stage that is not there has no key yet.
+///
+/// # Errors
+/// When an input or an artifact cannot be read.
+pub async fn wanted_keys(mut bench: Bench) -> Result<Vec<(String, StageKey)>, StageError> {
+    let asked = Mode::Ask(RefCell::default());
+    bench.mode = asked;
+    for settings in bench.suite.models.clone() {
+        bench.suite.models = vec![settings];
+        for stage in StageName::ALL {
+            match run_stage(&bench, stage).await {
+                Ok(_) | Err(StageError::NotRun { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let Mode::Ask(asked) = bench.mode else { return Ok(Vec::new()) };
+    let mut keys: Vec<(String, StageKey)> = Vec::new();
+    for (label, key) in asked.into_inner() {
+        if !keys.iter().any(|(_, known)| known.digest() == key.digest()) {
+            keys.push((label, key));
+        }
+    }
+    Ok(keys)
 }

@@ -82,8 +82,12 @@ impl Progress {
         let of = |label: &str| if label.is_empty() { String::new() } else { format!(" {label}") };
         let (least, text) = match event {
             Event::Warning { message } => (Verbosity::Quiet, format!("warning: {message}")),
-            Event::StageReused { stage, label } => (Verbosity::Normal, format!("{stage:<9}{}: re-used", of(label))),
-            Event::StageStarted { stage, label } => (Verbosity::Verbose, format!("{stage:<9}{}: started", of(label))),
+            Event::StageReused { stage, label } => {
+                (Verbosity::Normal, format!("{stage:<9}{}: re-used", of(label)))
+            }
+            Event::StageStarted { stage, label } => {
+                (Verbosity::Verbose, format!("{stage:<9}{}: started", of(label)))
+            }
             Event::StageFinished { stage, label, elapsed } => {
                 (Verbosity::Normal, format!("{stage:<9}{}: done in {}", of(label), seconds(elapsed)))
             }
@@ -101,7 +105,8 @@ impl Progress {
             }
             Event::ServerStopped { server } => (Verbosity::Verbose, format!("{server}: stopped")),
             Event::WaitingForLock { what, holder } => {
-                let holder = holder.as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string);
+                let holder =
+                    holder.as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string);
                 (Verbosity::Quiet, format!("waiting for {what}, held by {holder}"))
             }
             Event::EnvironmentStarted { folder, packages, log } => (
@@ -111,7 +116,9 @@ impl Progress {
             Event::EnvironmentFinished { elapsed, .. } => {
                 (Verbosity::Normal, format!("environment: ready after {}", seconds(elapsed)))
             }
-            Event::EnvironmentReused { folder } => (Verbosity::Verbose, format!("environment: re-used, {folder}")),
+            Event::EnvironmentReused { folder } => {
+                (Verbosity::Verbose, format!("environment: re-used, {folder}"))
+            }
             Event::EnvironmentStep { .. } | Event::QuestionsDone { .. } => return None,
         };
         (self.verbosity >= least).then_some(text)

@@ -247,7 +247,10 @@ impl SuiteError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unknown { names, .. } => {
-                format!("try `--suite {}`, or the path of a TOML file", names.first().map_or("canary", String::as_str))
+                format!(
+                    "try `--suite {}`, or the path of a TOML file",
+                    names.first().map_or("canary", String::as_str)
+                )
             }
             Self::Read { .. } => "check the path and its permissions".to_owned(),
             Self::Malformed { .. } => {
@@ -318,7 +321,10 @@ impl Suite {
         } else if self.models.is_empty() || self.routes.is_empty() {
             Some("it needs at least one model and one route".to_owned())
         } else {
-            names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| format!("two models are named {}", pair[0]))
+            names
+                .windows(2)
+                .find(|pair| pair[0] == pair[1])
+                .map(|pair| format!("two models are named {}", pair[0]))
         }
     }
 }
@@ -332,14 +338,19 @@ mod tests {
         let names = Suite::names();
         assert!(names.contains(&"canary".to_owned()));
         for name in names {
-            assert_eq!(Suite::load(&name).map(|suite| suite.name).map_err(|error| error.to_string()), Ok(name));
+            assert_eq!(
+                Suite::load(&name).map(|suite| suite.name).map_err(|error| error.to_string()),
+                Ok(name)
+            );
         }
     }
 
     #[test]
     fn an_unknown_suite_is_refused_with_the_names_of_those_that_exist() {
         let error = Suite::load("canry").unwrap_err();
-        assert!(error.to_string().starts_with("find suite \"canry\": it is neither a file nor one of canary"));
+        assert!(
+            error.to_string().starts_with("find suite \"canry\": it is neither a file nor one of canary")
+        );
         assert_eq!(error.hint().unwrap(), "try `--suite canary`, or the path of a TOML file");
     }
 
@@ -352,7 +363,8 @@ mod tests {
 
     #[test]
     fn a_setting_that_cannot_be_is_refused_by_name() {
-        let text = include_str!("../data/suites/canary.toml").replace("chunk_tokens = 256", "chunk_tokens = 0");
+        let text =
+            include_str!("../data/suites/canary.toml").replace("chunk_tokens = 256", "chunk_tokens = 0");
         insta::assert_snapshot!(Suite::parse(&text, "mine").unwrap_err(),
             @"understand suite mine: `lmcache.chunk_tokens` must be at least 1");
     }

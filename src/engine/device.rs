@@ -77,10 +77,13 @@ impl Device {
         })?;
         let mut folders: Vec<_> = fs_err::read_dir("/proc/driver/nvidia/gpus").ok()?.flatten().collect();
         folders.sort_by_key(fs_err::DirEntry::file_name);
-        let name = |text: String| Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned());
+        let name =
+            |text: String| Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned());
         let names: Vec<String> = folders
             .iter()
-            .filter_map(|folder| fs_err::read_to_string(folder.path().join("information")).ok().and_then(name))
+            .filter_map(|folder| {
+                fs_err::read_to_string(folder.path().join("information")).ok().and_then(name)
+            })
             .collect();
         (!names.is_empty()).then(|| Self::Cuda { names, driver: driver.to_owned() })
     }

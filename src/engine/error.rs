@@ -93,7 +93,8 @@ impl EngineError {
             Self::Died { status, log, .. } => {
                 use std::os::unix::process::ExitStatusExt;
                 let killed = status.signal() == Some(9) || status.code() == Some(137);
-                let cause = if killed { "SIGKILL is usually the kernel out of memory: see `dmesg`; " } else { "" };
+                let cause =
+                    if killed { "SIGKILL is usually the kernel out of memory: see `dmesg`; " } else { "" };
                 Some(format!("{cause}its log is {log}"))
             }
             Self::Silent { log, .. } => Some(format!(

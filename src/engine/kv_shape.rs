@@ -82,7 +82,8 @@ mod tests {
     // Llama-3.1-8B: 32 layers, 8 KV heads of 128: 128 KiB a token in bfloat16.
     #[test]
     fn a_dense_models_kv_is_counted_by_its_kv_heads() {
-        let config = r#"{"num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"hidden_size":4096}"#;
+        let config =
+            r#"{"num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"hidden_size":4096}"#;
         assert_eq!(KvShape::from_config(config).unwrap().bytes_per_token(2), 131_072);
     }
 

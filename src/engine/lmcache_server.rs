@@ -141,11 +141,21 @@ impl LmcacheServer {
         while server.get("/healthcheck").await.is_err() {
             if let Some(status) = server.process.try_wait() {
                 let log = settings.log.clone();
-                return Err(EngineError::Died { what: WHAT.to_owned(), status, said: telling_line(&log), log });
+                return Err(EngineError::Died {
+                    what: WHAT.to_owned(),
+                    status,
+                    said: telling_line(&log),
+                    log,
+                });
             }
             if Instant::now() > deadline {
                 let (log, patience) = (settings.log.clone(), settings.patience);
-                return Err(EngineError::Silent { what: WHAT.to_owned(), patience, said: telling_line(&log), log });
+                return Err(EngineError::Silent {
+                    what: WHAT.to_owned(),
+                    patience,
+                    said: telling_line(&log),
+                    log,
+                });
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -171,7 +181,8 @@ impl LmcacheServer {
     /// When the server does not answer, or a line of its answer cannot be read.
     pub async fn counters(&self) -> Result<ServerCounters, EngineError> {
         let text = self.get("/metrics").await?;
-        let sum = |name: &str| sum_metric(&text, name).map_err(|problem| self.http_error("/metrics", problem));
+        let sum =
+            |name: &str| sum_metric(&text, name).map_err(|problem| self.http_error("/metrics", problem));
         Ok(ServerCounters {
             lookups: sum("lmcache_mp_lookups_requests_total")?,
             requested_tokens: sum("lmcache_mp_lookup_requested_tokens_total")?,
@@ -213,8 +224,11 @@ impl LmcacheServer {
     async fn ask(&self, method: Method, path: &'static str) -> Result<String, EngineError> {
         let url = format!("http://127.0.0.1:{}{path}", self.http_port);
         let asked = tokio::task::spawn_blocking(move || {
-            let agent: ureq::Agent =
-                ureq::Agent::config_builder().timeout_global(Some(ANSWER_PATIENCE)).proxy(None).build().into();
+            let agent: ureq::Agent = ureq::Agent::config_builder()
+                .timeout_global(Some(ANSWER_PATIENCE))
+                .proxy(None)
+                .build()
+                .into();
             let answer = match method {
                 Method::Get => agent.get(&url).call(),
                 Method::Post => agent.post(&url).send_empty(),
@@ -263,7 +277,11 @@ fn sum_metric(text: &str, name: &str) -> Result<u64, String> {
         let value = value.filter(|value| (0.0..9e15).contains(value));
         sum += value.ok_or_else(|| format!("{line:?} is no count"))?;
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be a count below 2^53")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be a count below 2^53"
+    )]
     Ok(sum as u64)
 }
 
@@ -273,7 +291,8 @@ mod tests {
 
     #[test]
     fn a_counter_is_summed_over_its_labels_and_absent_ones_are_zero() {
-        let text = "# HELP a_total x\na_total{m=\"x\"} 3.0\na_total{m=\"y z\"} 1.0e2\na_total_more 7\nb_total 2\n";
+        let text =
+            "# HELP a_total x\na_total{m=\"x\"} 3.0\na_total{m=\"y z\"} 1.0e2\na_total_more 7\nb_total 2\n";
         assert_eq!(sum_metric(text, "a_total"), Ok(103));
         assert_eq!(sum_metric(text, "b_total"), Ok(2));
         assert_eq!(sum_metric(text, "c_total"), Ok(0));

@@ -1,5 +1,7 @@
 //! Engines: everything that runs vLLM and LMCache, and what comes back from them.
 
+pub mod environment;
+
 mod device;
 mod error;
 mod guard;

@@ -11,10 +11,12 @@ use crate::dataset::{Prompt, QuestionId, Subject};
 use crate::digest::{Digest, digest_bytes};
 
 /// Part of a tier that one round may fill: LMCache starts to evict at 0.8, in steps of 0.2.
-const USABLE: f64 = 0.75;
+const USABLE: (u64, u64) = (3, 4);
+/// Questions of the first round, if its first subject has so many.
+const PROBE: usize = 8;
 
 /// The limits that rounds are made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Capacity {
     /// Tokens of one chunk.
     pub chunk_tokens: u32,
@@ -92,15 +94,16 @@ pub fn full_hit(prompt_tokens: u32, chunk_tokens: u32) -> u32 {
 }
 
 impl Plan {
-    /// Groups prompts, which come subject by subject, into rounds that fit.
+    /// Groups prompts, which come subject by subject, into rounds that fit. The first round is short where it can be:
+    /// a cache that serves nothing is then found out at once.
     ///
     /// # Errors
-    /// When a single subject does not fit.
+    /// The outer result passes on an error of `prompts`; the inner one says that a single subject does not fit.
     pub fn make<E>(
         prompts: impl IntoIterator<Item = Result<Prompt, E>>,
         capacity: Capacity,
     ) -> Result<Result<Self, TooLarge>, E> {
-        let mut planner = Planner { capacity, plan: Self { rounds: Vec::new(), expectations: Vec::new() }, open: None };
+        let mut planner = Planner::new(capacity);
         for prompt in prompts {
             if let Err(too_large) = planner.add(&prompt?) {
                 return Ok(Err(too_large));
@@ -110,99 +113,222 @@ impl Plan {
     }
 }
 
-/// The subject being read, and the round that it may join.
-struct Open {
-    subject: Subject,
+/// What some prompts take.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
     prompts: usize,
-    chunks: HashSet<Digest>,
+    /// Distinct whole chunks.
+    chunks: u64,
     /// Tokens in vLLM's own blocks, tails included.
     tokens: u64,
-    round: Option<(Round, u64)>,
+}
+
+impl Load {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            prompts: self.prompts + other.prompts,
+            chunks: self.chunks + other.chunks,
+            tokens: self.tokens + other.tokens,
+        }
+    }
 }
 
 struct Planner {
     capacity: Capacity,
-    plan: Plan,
-    open: Option<Open>,
+    expectations: Vec<Expectation>,
+    rounds: Vec<Load>,
+    /// Whole subjects that go into the next round.
+    round: Load,
+    subject: Option<Subject>,
+    /// What has been read of that subject.
+    own: Load,
+    chunks_of_subject: HashSet<Digest>,
+    chunks_of_probe: Option<u64>,
 }
 
 impl Planner {
+    fn new(capacity: Capacity) -> Self {
+        Self {
+            capacity,
+            expectations: Vec::new(),
+            rounds: Vec::new(),
+            round: Load::default(),
+            subject: None,
+            own: Load::default(),
+            chunks_of_subject: HashSet::new(),
+            chunks_of_probe: None,
+        }
+    }
+
     fn add(&mut self, prompt: &Prompt) -> Result<(), TooLarge> {
         let subject = &prompt.question.subject;
-        if self.open.as_ref().is_none_or(|open| open.subject != *subject) {
-            let round = self.open.take().map(|open| self.close(open));
-            let subject = subject.clone();
-            self.open = Some(Open { subject, prompts: 0, chunks: HashSet::new(), tokens: 0, round: round.flatten() });
+        if self.subject.as_ref() != Some(subject) {
+            self.close_subject();
+            self.subject = Some(subject.clone());
         }
-        let open = self.open.as_mut().expect("a subject was opened above");
-        let chunk = usize::try_from(self.capacity.chunk_tokens).expect("a chunk fits in memory");
-        let mut shared = 0;
-        let mut chain = Vec::new();
-        for tokens in prompt.token_ids.chunks_exact(chunk) {
-            chain.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
-            let digest = digest_bytes(&chain);
-            chain = digest.as_bytes().to_vec();
-            if open.chunks.insert(digest) {
-                continue;
-            }
-            shared += self.capacity.chunk_tokens;
-        }
-        let prompt_tokens = u32::try_from(prompt.token_ids.len()).expect("a prompt is shorter than 2^32 tokens");
-        let load = full_hit(prompt_tokens, self.capacity.chunk_tokens);
-        let whole = prompt_tokens.saturating_sub(1) / self.capacity.chunk_tokens * self.capacity.chunk_tokens;
-        self.plan.expectations.push(Expectation {
+        let chunk_tokens = self.capacity.chunk_tokens;
+        let prompt_tokens =
+            u32::try_from(prompt.token_ids.len()).expect("a prompt is shorter than 2^32 tokens");
+        let shared = self.note_chunks(&prompt.token_ids) * chunk_tokens;
+        let load = full_hit(prompt_tokens, chunk_tokens);
+        self.expectations.push(Expectation {
             question: prompt.question.clone(),
             prompt_tokens,
             store_at_most: shared.min(load),
             load,
-            control: whole,
+            control: prompt_tokens.saturating_sub(1) / chunk_tokens * chunk_tokens,
         });
-        open.prompts += 1;
-        open.tokens += u64::from(prompt_tokens.next_multiple_of(self.capacity.chunk_tokens));
-        let cached = open.chunks.len() as u64 * u64::from(self.capacity.chunk_tokens);
-        let limits = [("LMCache's memory", cached, self.lmcache_usable()), ("vLLM's KV cache", open.tokens, self.engine_usable())];
-        for (tier, tokens, usable) in limits {
-            let needed = tokens * self.capacity.bytes_per_token;
-            if needed > usable {
-                return Err(TooLarge { subject: open.subject.clone(), tier, needed, usable });
-            }
+        self.own.prompts += 1;
+        self.own.chunks = self.chunks_of_subject.len() as u64;
+        self.own.tokens += u64::from(prompt_tokens.next_multiple_of(chunk_tokens));
+        if self.rounds.is_empty() && self.round.prompts == 0 && self.own.prompts == PROBE {
+            self.chunks_of_probe = Some(self.own.chunks);
         }
-        Ok(())
+        match self.tiers(self.own).into_iter().find(|(_, needed, usable)| needed > usable) {
+            Some((tier, needed, usable)) => Err(TooLarge { subject: subject.clone(), tier, needed, usable }),
+            None => Ok(()),
+        }
     }
 
-    /// Ends a subject: it joins the round before it, or that round is done and it starts the next one, which is returned.
-    fn close(&mut self, open: Open) -> Option<(Round, u64)> {
-        let own = Round { prompts: open.prompts, chunks: open.chunks.len() as u64 };
-        let Some((round, tokens)) = open.round else { return Some((own, open.tokens)) };
-        let joined = Round { prompts: round.prompts + own.prompts, chunks: round.chunks + own.chunks };
-        let joined_tokens = tokens + open.tokens;
-        let chunk_bytes = u64::from(self.capacity.chunk_tokens) * self.capacity.bytes_per_token;
-        let fits = joined.chunks * chunk_bytes <= self.lmcache_usable()
-            && joined_tokens * self.capacity.bytes_per_token <= self.engine_usable();
-        if fits {
-            return Some((joined, joined_tokens));
+    /// Notes a prompt's whole chunks, and returns how many of them an earlier prompt of the subject had. A chunk is
+    /// known by its tokens and all before them, as in LMCache.
+    fn note_chunks(&mut self, token_ids: &[u32]) -> u32 {
+        let chunk = usize::try_from(self.capacity.chunk_tokens).expect("a chunk fits in memory");
+        let mut shared = 0;
+        let mut chain = Vec::new();
+        for tokens in token_ids.chunks_exact(chunk) {
+            chain.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+            let digest = digest_bytes(&chain);
+            chain = digest.as_bytes().to_vec();
+            if !self.chunks_of_subject.insert(digest) {
+                shared += 1;
+            }
         }
-        self.plan.rounds.push(round);
-        Some((own, open.tokens))
+        shared
+    }
+
+    /// Ends a subject: it joins the open round, or that round is done and the subject starts the next one.
+    fn close_subject(&mut self) {
+        let own = std::mem::take(&mut self.own);
+        self.chunks_of_subject.clear();
+        let joined = self.round.plus(own);
+        if self.tiers(joined).into_iter().all(|(_, needed, usable)| needed <= usable) {
+            self.round = joined;
+        } else {
+            self.rounds.push(self.round);
+            self.round = own;
+        }
+    }
+
+    /// What a load takes of each tier: name, bytes needed, bytes that a round may fill.
+    fn tiers(&self, load: Load) -> [(&'static str, u64, u64); 2] {
+        let Capacity { chunk_tokens, bytes_per_token, lmcache_bytes, engine_bytes } = self.capacity;
+        let cached = load.chunks * u64::from(chunk_tokens) * bytes_per_token;
+        [
+            ("LMCache's memory", cached, usable(lmcache_bytes)),
+            ("vLLM's KV cache", load.tokens * bytes_per_token, usable(engine_bytes)),
+        ]
     }
 
     fn finish(mut self) -> Plan {
-        if let Some(last) = self.open.take().and_then(|open| self.close(open)) {
-            self.plan.rounds.push(last.0);
+        self.close_subject();
+        if self.round.prompts > 0 {
+            self.rounds.push(self.round);
         }
-        self.plan
-    }
-
-    fn lmcache_usable(&self) -> u64 {
-        usable(self.capacity.lmcache_bytes)
-    }
-
-    fn engine_usable(&self) -> u64 {
-        usable(self.capacity.engine_bytes)
+        let mut rounds: Vec<Round> =
+            self.rounds.iter().map(|load| Round { prompts: load.prompts, chunks: load.chunks }).collect();
+        if let (Some(first), Some(chunks)) = (rounds.first_mut(), self.chunks_of_probe)
+            && first.prompts > PROBE
+        {
+            first.prompts -= PROBE;
+            first.chunks -= chunks;
+            rounds.insert(0, Round { prompts: PROBE, chunks });
+        }
+        Plan { rounds, expectations: self.expectations }
     }
 }
 
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of memory")]
+/// Three quarters.
 fn usable(bytes: u64) -> u64 {
-    (bytes as f64 * USABLE) as u64
+    bytes / USABLE.1 * USABLE.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHUNK: u32 = 4;
+    const CAPACITY: Capacity =
+        Capacity { chunk_tokens: CHUNK, bytes_per_token: 10, lmcache_bytes: 4000, engine_bytes: 1 << 30 };
+
+    fn prompt(subject: &str, row: u32, token_ids: &[u32]) -> Prompt {
+        let subject: Subject = subject.parse().unwrap();
+        let question = QuestionId { subject, split: crate::dataset::Split::Test, row };
+        Prompt { question, examples: 0, token_ids: token_ids.to_vec() }
+    }
+
+    fn plan(prompts: Vec<Prompt>, capacity: Capacity) -> Result<Plan, TooLarge> {
+        Plan::make(prompts.into_iter().map(Ok::<_, std::convert::Infallible>), capacity).unwrap()
+    }
+
+    /// Prompts of ten tokens, two whole chunks each, that share nothing.
+    fn distinct(subject: &str, count: u32) -> Vec<Prompt> {
+        let start = subject.bytes().map(u32::from).sum::<u32>() * 1000;
+        (1..=count)
+            .map(|row| prompt(subject, row, &(0..10).map(|at| start + row * 10 + at).collect::<Vec<_>>()))
+            .collect()
+    }
+
+    #[test]
+    fn a_prompt_that_is_whole_chunks_is_served_all_but_its_last_token() {
+        assert_eq!([0, 3, 4, 5, 8, 9].map(|tokens| full_hit(tokens, 4)), [0, 0, 3, 4, 7, 8]);
+    }
+
+    #[test]
+    fn the_store_pass_may_be_served_the_chunks_that_an_earlier_prompt_begins_with() {
+        let prompts = vec![
+            prompt("law", 1, &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
+            prompt("law", 2, &[1, 2, 3, 4, 9, 9, 9, 9, 9]),
+            // The second chunk's tokens were seen before, but after others.
+            prompt("law", 3, &[7, 7, 7, 7, 5, 6, 7, 8, 9]),
+        ];
+        let expectations = plan(prompts, CAPACITY).unwrap().expectations;
+        let seen: Vec<_> =
+            expectations.iter().map(|one| (one.store_at_most, one.load, one.control)).collect();
+        assert_eq!(seen, [(0, 8, 8), (4, 8, 8), (0, 8, 8)]);
+    }
+
+    #[test]
+    fn an_exact_multiple_of_the_chunk_has_no_matching_control() {
+        let expectations =
+            plan(vec![prompt("law", 1, &[1, 2, 3, 4, 5, 6, 7, 8])], CAPACITY).unwrap().expectations;
+        assert_eq!((expectations[0].load, expectations[0].control), (7, 4));
+    }
+
+    #[test]
+    fn subjects_share_a_round_until_the_memory_is_full_and_the_first_round_is_a_short_probe() {
+        // 80 bytes a prompt; a round may fill 3000 bytes.
+        let prompts =
+            ["anatomy", "biology", "chemistry", "law"].map(|subject| distinct(subject, 15)).concat();
+        let rounds: Vec<_> = plan(prompts, CAPACITY)
+            .unwrap()
+            .rounds
+            .iter()
+            .map(|round| (round.prompts, round.chunks))
+            .collect();
+        assert_eq!(rounds, [(8, 16), (22, 44), (30, 60)]);
+    }
+
+    #[test]
+    fn a_subject_that_does_not_fit_is_refused_with_its_size() {
+        let error = plan(distinct("law", 40), CAPACITY).unwrap_err();
+        assert_eq!((error.tier, error.needed, error.usable), ("LMCache's memory", 3040, 3000));
+        assert_eq!(error.hint(), "raise `lmcache.memory_gib` in the suite");
+    }
+
+    #[test]
+    fn vllms_own_cache_limits_a_round_too() {
+        let capacity = Capacity { engine_bytes: 1000, ..CAPACITY };
+        assert_eq!(plan(distinct("law", 40), capacity).unwrap_err().tier, "vLLM's KV cache");
+    }
 }

@@ -56,7 +56,9 @@ impl OwnedProcess {
         let failed = |source| EngineError::Spawn { command: launch.command.join(" "), source };
         let log = File::options().create(true).append(true).open(&launch.log).map_err(failed)?;
         let mut command = Command::new(&launch.guard);
-        command.args(["internal-guard", "--driver", &std::process::id().to_string(), "--"]).args(&launch.command);
+        command
+            .args(["internal-guard", "--driver", &std::process::id().to_string(), "--"])
+            .args(&launch.command);
         for (name, _) in std::env::vars_os() {
             if STRIPPED_PREFIXES.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
                 command.env_remove(name);
@@ -120,6 +122,6 @@ pub(super) fn telling_line(log: &Utf8Path) -> Option<String> {
         let head = line.split(':').next().unwrap_or_default();
         head.ends_with("Error") || head.ends_with("Exception") || line.contains("Error: ")
     };
-    let line = lines().rfind(names_error).or_else(|| lines().last())?;
+    let line = lines().rfind(names_error).or_else(|| lines().next_back())?;
     Some(line.chars().take(400).collect())
 }

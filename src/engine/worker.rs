@@ -1,10 +1,11 @@
 //! One engine run: the Python worker, asked and listened to. Main type: [`Worker`].
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
-use include_dir::{Dir, include_dir};
+use include_dir::{Dir, File, include_dir};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
 
@@ -13,9 +14,14 @@ use super::observation::Observation;
 use super::process::{Launch, OwnedProcess, Streams, telling_line};
 use super::protocol::{NumberedPrompt, PROTOCOL, Ready, Reply, Request, Start};
 use crate::dataset::Prompt;
-use crate::digest::digest_bytes;
+use crate::digest::{Digest, digest_bytes, digest_json};
 
 static PACKAGE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/engine/worker/kv_worker");
+
+/// The package's modules, without what Python leaves beside them.
+fn sources() -> impl Iterator<Item = &'static File<'static>> {
+    PACKAGE.files().filter(|file| file.path().extension() == Some("py".as_ref()))
+}
 
 /// How long to wait for the worker before it counts as hung.
 #[derive(Debug, Clone, Copy)]
@@ -28,12 +34,12 @@ pub struct Patience {
     pub finish: Duration,
 }
 
-/// Whether vLLM's own prefix cache may serve a request; it is filled in any case.
+/// Whether a cache may serve a request. vLLM asks neither its own prefix cache nor a connector for one that only fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PrefixCache {
-    /// Hits are allowed.
+    /// Whatever cache there is may serve it.
     Read,
-    /// Every prompt is computed in full.
+    /// It is computed in full, and fills the cache.
     FillOnly,
 }
 
@@ -48,15 +54,21 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// SHA-256 over the names and digests of the worker's sources; part of every engine stage's key.
+    #[must_use]
+    pub fn digest() -> Digest {
+        let name = |file: &File<'_>| file.path().display().to_string();
+        digest_json(
+            &sources().map(|file| (name(file), digest_bytes(file.contents()))).collect::<BTreeMap<_, _>>(),
+        )
+    }
+
     /// Writes the worker's package below the cache folder, if it is not there, and returns the folder for `PYTHONPATH`.
     ///
     /// # Errors
     /// When the folder cannot be written.
     pub fn install(cache: &Utf8Path) -> Result<Utf8PathBuf, EngineError> {
-        let mut sources: Vec<_> = PACKAGE.files().filter(|file| file.path().extension() == Some("py".as_ref())).collect();
-        sources.sort_by_key(|file| file.path());
-        let contents: Vec<&[u8]> = sources.iter().map(|file| file.contents()).collect();
-        let folder = cache.join("worker").join(digest_bytes(&contents.concat()).short());
+        let folder = cache.join("worker").join(Self::digest().short());
         let write = || -> std::io::Result<()> {
             let package = folder.join("kv_worker");
             if package.exists() {
@@ -65,7 +77,7 @@ impl Worker {
             fs::create_dir_all(cache.join("worker"))?;
             let draft = tempfile::tempdir_in(cache.join("worker"))?;
             fs::create_dir(draft.path().join("kv_worker"))?;
-            for source in &sources {
+            for source in sources() {
                 fs::write(draft.path().join("kv_worker").join(source.path()), source.contents())?;
             }
             match fs::rename(draft.path(), &folder) {
@@ -110,7 +122,9 @@ impl Worker {
         prefix_cache: PrefixCache,
         mut answered: impl FnMut(),
     ) -> Result<Vec<Observation>, EngineError> {
-        let numbered = (0..).zip(prompts).map(|(question, prompt)| NumberedPrompt { question, token_ids: &prompt.token_ids });
+        let numbered = (0..)
+            .zip(prompts)
+            .map(|(question, prompt)| NumberedPrompt { question, token_ids: &prompt.token_ids });
         let read_cache = prefix_cache == PrefixCache::Read;
         self.send(&Request::Score { read_cache, prompts: numbered.collect() }).await?;
         let mut observations: Vec<Option<Observation>> = vec![None; prompts.len()];
@@ -122,7 +136,10 @@ impl Worker {
             };
             let place = usize::try_from(scored.question).ok().filter(|&place| place < prompts.len());
             let Some(place) = place.filter(|&place| observations[place].is_none()) else {
-                return Err(self.garbled(format!("an answer came for prompt {}, which waits for none", scored.question)));
+                return Err(self.garbled(format!(
+                    "an answer came for prompt {}, which waits for none",
+                    scored.question
+                )));
             };
             let prompt = &prompts[place];
             if scored.steps.is_empty() || !scored.logprobs().all(f64::is_finite) {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::comparison::{Comparison, Judgement, Verdict};
 use crate::dataset::Question;
 use crate::digest::Digest;
-use crate::engine::{Device, EnvironmentIdentity, KvShape, Ready};
+use crate::engine::environment::EnvironmentIdentity;
+use crate::engine::{Device, KvShape, Ready};
 use crate::stage_name::StageName;
 use crate::suite::{Route, Suite};
 

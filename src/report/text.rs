@@ -19,8 +19,11 @@ pub fn summarise(report: &Report) -> String {
 }
 
 fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
-    let versions = report.environment.versions();
-    writeln!(text, "suite {} on {} ({versions})", report.suite.name, report.device)?;
+    let environment = &report.environment;
+    let version = |version: Option<&str>| version.unwrap_or("unknown").to_owned();
+    let vllm = version(environment.vllm_version());
+    let lmcache = version(environment.version("lmcache"));
+    writeln!(text, "suite {} on {}; vLLM {vllm}, LMCache {lmcache}", report.suite.name, report.device)?;
     for finding in &report.findings {
         writeln!(text)?;
         write_finding(text, finding)?;
@@ -45,7 +48,11 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
         "hits",
         &format!(
             "load pass {} of {} predicted tokens, {off} of {} requests off; store pass {} of at most {}",
-            load.cached_tokens, load.predicted_tokens, load.requests, store.cached_tokens, store.predicted_tokens
+            load.cached_tokens,
+            load.predicted_tokens,
+            load.requests,
+            store.cached_tokens,
+            store.predicted_tokens
         ),
     )?;
     let control = &comparison.bit_exact.against_control;
@@ -61,7 +68,7 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
         ),
     )?;
     let answers = &comparison.answers.generated;
-    let test = &answers.against_baseline;
+    let paired = &answers.against_baseline;
     line(
         text,
         "accuracy",
@@ -70,10 +77,10 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
              exact McNemar p = {:.3}",
             100.0 * answers.baseline.share,
             100.0 * answers.load.share,
-            100.0 * test.difference,
-            100.0 * test.interval.lower,
-            100.0 * test.interval.upper,
-            test.two_sided_p_value
+            100.0 * paired.difference,
+            100.0 * paired.interval.lower,
+            100.0 * paired.interval.upper,
+            paired.two_sided_p_value
         ),
     )?;
     let unparsable = (answers.baseline.unparsable, answers.load.unparsable);

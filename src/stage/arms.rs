@@ -41,7 +41,7 @@ pub async fn baseline(bench: &Bench, model: &Model, prompts: &Artifact) -> Resul
             let mut prompts = read_prompts(prompts)?;
             for round in &plan.rounds {
                 let prompts = take_prompts(&mut prompts, round.prompts)?;
-                pass.score(&mut worker, &prompts, PrefixCache::FillOnly).await?;
+                pass.score(&mut worker, &prompts, PrefixCache::Read).await?;
             }
             pass.finish()?;
             Ok(worker.finish().await?)

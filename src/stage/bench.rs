@@ -1,11 +1,13 @@
 //! What every stage works with. Main type: [`Bench`].
 
+use std::cell::RefCell;
 use std::time::Instant;
 
 use camino::Utf8PathBuf;
 
 use super::StageError;
-use crate::engine::{Device, Environment};
+use crate::engine::Device;
+use crate::engine::environment::Environment;
 use crate::event::{Event, Events};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Claim, Draft, Reuse, StageKey, Store};
@@ -28,8 +30,20 @@ pub struct Bench {
     pub device: Device,
     /// The Python environment of vLLM and LMCache.
     pub environment: Environment,
-    /// A stage that runs even if its artifact is there.
-    pub force: Option<StageName>,
+    /// What to do about stages that are not there.
+    pub mode: Mode,
+}
+
+/// What a bench does about stages.
+#[derive(Debug)]
+pub enum Mode {
+    /// Runs those that are not there, and the named one in any case.
+    Run {
+        /// The stage that runs even if its artifact is there.
+        force: Option<StageName>,
+    },
+    /// Runs none, and notes what each is of and the key that it was looked for by.
+    Ask(RefCell<Vec<(String, StageKey)>>),
 }
 
 impl Bench {
@@ -41,8 +55,15 @@ impl Bench {
         fill: impl AsyncFnOnce(&Draft) -> Result<(), StageError>,
     ) -> Result<Artifact, StageError> {
         let stage = key.stage();
-        let reuse = if self.force == Some(stage) { Reuse::Refused } else { Reuse::Allowed };
         let label = label.to_owned();
+        let reuse = match &self.mode {
+            Mode::Run { force } if *force == Some(stage) => Reuse::Refused,
+            Mode::Run { .. } => Reuse::Allowed,
+            Mode::Ask(asked) => {
+                asked.borrow_mut().push((label.clone(), key.clone()));
+                return self.store.find(key)?.ok_or(StageError::NotRun { stage, label });
+            }
+        };
         match self.store.claim(key, &label, reuse, self.suite.patience.other_run())? {
             Claim::Done(artifact) => {
                 self.events.emit(Event::StageReused { stage, label });

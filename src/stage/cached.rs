@@ -95,19 +95,19 @@ async fn fill(run: &EngineRun<'_>, draft: &Draft, route: Route) -> Result<(), St
     for round in &plan.rounds {
         let prompts = take_prompts(&mut prompts, round.prompts)?;
         let before = read_counters(server.as_ref()).await?;
-        store.score(&mut worker, &prompts, PrefixCache::FillOnly).await?;
+        store.score(&mut worker, &prompts, PrefixCache::Read).await?;
         let between = match &server {
             Some(server) => server.settle(before.written_chunks + round.chunks, SETTLE_PATIENCE).await?,
             None => before,
         };
-        let served = load.score(&mut worker, &prompts, PrefixCache::FillOnly).await?;
+        let hit_tokens = load.score(&mut worker, &prompts, PrefixCache::Read).await?;
         let after = read_counters(server.as_ref()).await?;
         if let Some(counters) = &mut passes.server {
             counters.store = counters.store.plus(between.since(before));
             counters.load = counters.load.plus(after.since(between));
         }
         passes.asked += prompts.len();
-        if passes.asked == prompts.len() && served == 0 && passes.asked < total {
+        if passes.asked == prompts.len() && hit_tokens == 0 && passes.asked < total {
             run.bench.events.warn(format!(
                 "{} over {route}: LMCache served nothing for the first {} questions; the rest is not asked",
                 run.model.name(),
@@ -136,7 +136,7 @@ async fn read_counters(server: Option<&LmcacheServer>) -> Result<ServerCounters,
 async fn start_server(run: &EngineRun<'_>, draft: &Draft) -> Result<LmcacheServer, StageError> {
     let bench = run.bench;
     let settings = ServerSettings {
-        program: bench.environment.bin().join("lmcache"),
+        program: bench.environment.executable("lmcache"),
         guard: bench.executable.clone(),
         variables: run.variables(),
         log: draft.note_path("lmcache-server.log"),
@@ -153,7 +153,11 @@ async fn start_server(run: &EngineRun<'_>, draft: &Draft) -> Result<LmcacheServe
 }
 
 fn in_process_connector() -> Connector {
-    Connector { name: "LMCacheConnectorV1".to_owned(), module_path: None, extra: std::collections::BTreeMap::new() }
+    Connector {
+        name: "LMCacheConnectorV1".to_owned(),
+        module_path: None,
+        extra: std::collections::BTreeMap::new(),
+    }
 }
 
 fn in_process_variables(run: &EngineRun<'_>) -> Vec<(String, String)> {

@@ -11,7 +11,9 @@ use super::lines::{read_json, read_lines, write_json};
 use super::prompts::load_tokenizer;
 use super::{Bench, StageError, read_dataset};
 use crate::assets::Model;
-use crate::comparison::{self, Arm, ArmName, Asked, Comparison, Criteria, Evidence, Expected, ServerEvidence};
+use crate::comparison::{
+    self, Arm, ArmName, Asked, Comparison, Criteria, Evidence, Expected, ServerEvidence,
+};
 use crate::dataset::{Choice, QuestionId, Tokenizer, parse_answer};
 use crate::digest::Digest;
 use crate::engine::{Capacity, Observation, ServerCounters};
@@ -52,7 +54,12 @@ pub struct Arms<'a> {
 ///
 /// # Errors
 /// When an artifact cannot be read, or they do not belong together.
-pub async fn compare(bench: &Bench, model: &Model, route: Route, arms: Arms<'_>) -> Result<Artifact, StageError> {
+pub async fn compare(
+    bench: &Bench,
+    model: &Model,
+    route: Route,
+    arms: Arms<'_>,
+) -> Result<Artifact, StageError> {
     let run = EngineRun { bench, model, prompts: arms.prompts };
     let key = Key {
         questions: arms.questions.output_digest(),
@@ -87,8 +94,10 @@ fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
     let mut expectations = run.plan()?.expectations;
     expectations.truncate(passes.asked);
     let asked_last = expectations.last().map(|last| last.question.clone());
-    let published: BTreeMap<QuestionId, Choice> =
-        read_dataset(arms.questions)?.questions().map(|question| (question.id.clone(), question.answer)).collect();
+    let published: BTreeMap<QuestionId, Choice> = read_dataset(arms.questions)?
+        .questions()
+        .map(|question| (question.id.clone(), question.answer))
+        .collect();
     let questions = expectations
         .into_iter()
         .filter_map(|expectation| {
@@ -104,8 +113,10 @@ fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
         .collect();
     // Where the passes with LMCache ended early, the other arms are cut to the same questions.
     let arm = |name, artifact: &Artifact, file| -> Result<Arm, StageError> {
-        let mut observations: Vec<Observation> = read_lines(artifact.path(file))?.collect::<Result<_, _>>()?;
-        observations.retain(|observation| asked_last.as_ref().is_some_and(|last| observation.question <= *last));
+        let mut observations: Vec<Observation> =
+            read_lines(artifact.path(file))?.collect::<Result<_, _>>()?;
+        observations
+            .retain(|observation| asked_last.as_ref().is_some_and(|last| observation.question <= *last));
         Ok(Arm::new(name, observations, |observation| read_answer(&tokenizer, observation))?)
     };
     Ok(Evidence {

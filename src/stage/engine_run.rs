@@ -13,9 +13,10 @@ use super::{Bench, StageError};
 use crate::assets::Model;
 use crate::dataset::Prompt;
 use crate::digest::Digest;
+use crate::engine::environment::EnvironmentIdentity;
 use crate::engine::{
-    Capacity, Connector, Device, DeviceKind, EnvironmentIdentity, Launch, PROTOCOL, Patience, Plan, PrefixCache,
-    Ready, Start, Worker,
+    Capacity, Connector, Device, DeviceKind, Launch, PROTOCOL, Patience, Plan, PrefixCache, Ready, Start,
+    Worker,
 };
 use crate::event::Event;
 use crate::store::{Artifact, Draft};
@@ -110,7 +111,7 @@ impl<'a> EngineRun<'a> {
                 ("VLLM_CONFIG_ROOT", cache.join("vllm-config").into_string()),
                 ("XDG_CACHE_HOME", cache.join("xdg").into_string()),
                 // Programs of the environment come first: torch and vLLM call compilers and ninja by name.
-                ("PATH", format!("{}:{path}", self.bench.environment.bin())),
+                ("PATH", format!("{}:{path}", self.bench.environment.folder().join("bin"))),
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
@@ -195,7 +196,13 @@ impl<'a> EngineRun<'a> {
     }
 
     /// A pass that goes through the prompts in rounds.
-    pub(super) fn pass(&self, draft: &Draft, name: &str, file: &str, total: usize) -> Result<Pass<'a>, StageError> {
+    pub(super) fn pass(
+        &self,
+        draft: &Draft,
+        name: &str,
+        file: &str,
+        total: usize,
+    ) -> Result<Pass<'a>, StageError> {
         let name = format!("{}, {name}", self.model.name());
         self.bench.events.emit(Event::QuestionsDone { pass: name.clone(), done: 0, total });
         Ok(Pass { bench: self.bench, name, done: 0, total, lines: LineWriter::create(draft.path(file))? })

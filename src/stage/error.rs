@@ -7,7 +7,8 @@ use camino::Utf8PathBuf;
 use crate::assets::AssetError;
 use crate::comparison::EvidenceError;
 use crate::dataset::{ExtractError, PromptError, ReadQuestionsError, TokenizerError};
-use crate::engine::{EngineError, EnvironmentError, TooLarge};
+use crate::engine::{EngineError, TooLarge};
+use crate::stage_name::StageName;
 use crate::store::StoreError;
 
 /// Why a stage did not finish. None of these is a verdict.
@@ -17,7 +18,7 @@ pub enum StageError {
     #[error(transparent)]
     Asset(#[from] AssetError),
     /// The archive.
-    #[error("extract {archive}: {source}")]
+    #[error("extract {archive}")]
     Extract {
         /// The archive's name.
         archive: String,
@@ -28,7 +29,7 @@ pub enum StageError {
     #[error(transparent)]
     Prompt(#[from] PromptError),
     /// A tokenizer.
-    #[error("use the tokenizer of {model}: {source}")]
+    #[error("use the tokenizer of {model}")]
     Tokenizer {
         /// The model.
         model: String,
@@ -44,14 +45,19 @@ pub enum StageError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The Python environment.
-    #[error(transparent)]
-    Environment(#[from] EnvironmentError),
+    /// The stage is not there, and was only asked for.
+    #[error("find stage {stage} ({label}): it has not run")]
+    NotRun {
+        /// The stage.
+        stage: StageName,
+        /// What it is of.
+        label: String,
+    },
     /// vLLM or LMCache.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The KV of one subject.
-    #[error("{model}: {source}")]
+    #[error("plan the rounds of {model}")]
     TooLarge {
         /// The model.
         model: String,
@@ -103,10 +109,10 @@ impl StageError {
             Self::Template(_) => Some("the built-in template is `single-letter/1`".to_owned()),
             Self::Questions(error) => error.hint(),
             Self::Store(error) => error.hint(),
-            Self::Environment(error) => error.hint(),
             Self::Engine(error) => error.hint(),
             Self::TooLarge { source, .. } => Some(source.hint()),
             Self::Evidence(error) => error.hint(),
+            Self::NotRun { .. } => Some("`kv-correctness run` runs it".to_owned()),
             Self::Write { .. } => Some("is the disk full? `df -h` tells".to_owned()),
             Self::Read { .. } | Self::Line { .. } => {
                 Some("run the stage again: `--force` with the stage's name".to_owned())

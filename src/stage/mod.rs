@@ -23,7 +23,7 @@ mod lines;
 mod prompts;
 
 pub use arms::{baseline, control};
-pub use bench::Bench;
+pub use bench::{Bench, Mode};
 pub use cached::{Passes, cached};
 pub use compare::{Arms, compare, read_comparison};
 pub use engine_run::read_ready;

@@ -69,5 +69,6 @@ pub(super) fn read_prompts(
 /// The model's tokenizer.
 pub(super) fn load_tokenizer(model: &Model) -> Result<Tokenizer, StageError> {
     let json = model.read("tokenizer.json")?;
-    Tokenizer::from_bytes(&json).map_err(|source| StageError::Tokenizer { model: model.name().to_owned(), source })
+    Tokenizer::from_bytes(&json)
+        .map_err(|source| StageError::Tokenizer { model: model.name().to_owned(), source })
 }
