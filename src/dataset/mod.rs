@@ -3,6 +3,7 @@
 //! Owns the archive format and the questions file; leaves engines, outcomes and verdicts to others. Data moves from an
 //! archive through [`extract()`] to a [`Dataset`].
 
+mod answer;
 mod archive;
 mod collection;
 mod extract;
@@ -18,6 +19,7 @@ mod refusal_tests;
 #[cfg(test)]
 mod testing;
 
+pub use answer::parse_answer;
 pub use collection::{Dataset, MissingSplit, NotASelection, SubjectQuestions, SubjectSelection};
 pub use extract::{Limits, extract};
 pub use extract_error::{Bound, ExtractError, Member, Near, RowProblem};
