@@ -1,11 +1,13 @@
-//! Small datasets and archives for the tests of this module.
+//! Small datasets, archives and tokenizers for the tests of this module.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use serde_json::json;
 use tar::EntryType;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use super::{Choice, Dataset, Question, QuestionId, Split, write_questions};
+use super::{Choice, Dataset, Question, QuestionId, Split, Tokenizer, write_questions};
 
 /// Two questions in each split of each subject; row 1 is answered A and row 2 is answered B.
 pub(super) fn dataset(subjects: &[&str]) -> Dataset {
@@ -27,6 +29,34 @@ pub(super) fn write_to_string(dataset: &Dataset) -> String {
     let mut lines = Vec::new();
     write_questions(dataset, &mut lines).unwrap();
     String::from_utf8(lines).unwrap()
+}
+
+/// A tokenizer of bytes, each letter with its space (of `letters`), and `<s>` before every text.
+pub(super) fn tokenizer_json(letters: &[&str]) -> serde_json::Value {
+    let mut tokens: Vec<String> = ByteLevel::alphabet().into_iter().map(String::from).collect();
+    tokens.sort();
+    tokens.extend(letters.iter().map(|letter| format!("Ġ{letter}")));
+    let beginning = tokens.len();
+    let vocabulary: BTreeMap<String, usize> = tokens.into_iter().zip(0..).collect();
+    let byte_level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    json!({
+        "version": "1.0",
+        "added_tokens": [{"id": beginning, "content": "<s>", "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false}],
+        "pre_tokenizer": byte_level,
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [beginning], "tokens": ["<s>"]}}},
+        "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocabulary,
+            "merges": letters.iter().map(|letter| format!("Ġ {letter}")).collect::<Vec<_>>()},
+    })
+}
+
+pub(super) fn byte_tokenizer() -> Tokenizer {
+    Tokenizer::from_bytes(tokenizer_json(&["A", "B", "C", "D"]).to_string().as_bytes()).unwrap()
 }
 
 /// One member for [`tar`]: a file, unless its kind is changed.
