@@ -1,7 +1,34 @@
-//! Questions: where they come from, what they are, and the prompts made of them.
+//! Questions: where they come from, what they are, the prompts made of them, and how an answer is read.
 //!
-//! Owns the archive format and the prompt template; leaves engines, answers and verdicts to others.
+//! Owns the archive format, the questions file, the prompt template and the tokenizer; leaves engines, outcomes and
+//! verdicts to others. Data moves from an archive through [`extract()`] to a [`Dataset`], and from there through a
+//! [`Prompter`] to one [`Prompt`] a question.
 
+mod answer;
+mod archive;
+mod collection;
+mod extract;
+mod extract_error;
+#[cfg(test)]
+mod extract_tests;
+mod prompt;
 mod question;
+mod questions_file;
+mod read_ahead;
+mod records;
+#[cfg(test)]
+mod refusal_tests;
+mod template;
+#[cfg(test)]
+mod testing;
+mod tokenizer;
 
+pub use answer::parse_answer;
+pub use collection::{Dataset, MissingSplit, NotASelection, SubjectQuestions, SubjectSelection};
+pub use extract::{Limits, extract};
+pub use extract_error::{Bound, ExtractError, Member, Near, RowProblem};
+pub use prompt::{Prompt, PromptError, PromptLimits, Prompter};
 pub use question::{Choice, NotAChoice, NotASubject, Question, QuestionId, Split, Subject};
+pub use questions_file::{LineProblem, ReadQuestionsError, read_questions, write_questions};
+pub use template::{PromptTemplate, TemplateError, TemplateProblem, TemplateText};
+pub use tokenizer::{Tokenizer, TokenizerError};

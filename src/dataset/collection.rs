@@ -1,0 +1,173 @@
+//! All questions of a dataset, by subject and split. Main type: [`Dataset`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Question, Split, Subject};
+
+/// Every question of a dataset. Each subject has all three splits, each with at least one question, in row order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dataset {
+    /// The subjects, by name.
+    pub subjects: BTreeMap<Subject, SubjectQuestions>,
+}
+
+/// The questions of one subject, each split in row order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubjectQuestions {
+    /// The few-shot examples.
+    pub dev: Vec<Question>,
+    /// Never asked; kept so that what was extracted can be compared row by row.
+    pub val: Vec<Question>,
+    /// The questions that are asked.
+    pub test: Vec<Question>,
+}
+
+/// A subject without the questions of one split.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("subject {subject} has no {split} questions")]
+pub struct MissingSplit {
+    /// The subject.
+    pub subject: Subject,
+    /// What it lacks.
+    pub split: Split,
+}
+
+impl SubjectQuestions {
+    /// The questions of one split.
+    #[must_use]
+    pub fn split(&self, split: Split) -> &[Question] {
+        match split {
+            Split::Dev => &self.dev,
+            Split::Val => &self.val,
+            Split::Test => &self.test,
+        }
+    }
+}
+
+impl Dataset {
+    /// Groups splits into subjects.
+    ///
+    /// # Errors
+    /// When a subject lacks a split, or has one without a question.
+    pub(super) fn from_splits(
+        mut splits: BTreeMap<(Subject, Split), Vec<Question>>,
+    ) -> Result<Self, MissingSplit> {
+        let mut subjects = BTreeMap::new();
+        while let Some(((subject, _), _)) = splits.first_key_value() {
+            let subject = subject.clone();
+            let mut take = |split| {
+                splits
+                    .remove(&(subject.clone(), split))
+                    .filter(|questions| !questions.is_empty())
+                    .ok_or_else(|| MissingSplit { subject: subject.clone(), split })
+            };
+            let questions =
+                SubjectQuestions { dev: take(Split::Dev)?, val: take(Split::Val)?, test: take(Split::Test)? };
+            subjects.insert(subject, questions);
+        }
+        Ok(Self { subjects })
+    }
+
+    /// Every question, in the order of its id.
+    pub fn questions(&self) -> impl Iterator<Item = &Question> {
+        self.subjects
+            .values()
+            .flat_map(|questions| Split::ALL.into_iter().flat_map(|split| questions.split(split)))
+    }
+
+    /// How many questions a split has in all subjects.
+    #[must_use]
+    pub fn count(&self, split: Split) -> usize {
+        self.subjects.values().map(|questions| questions.split(split).len()).sum()
+    }
+
+    /// The selected subjects, by name.
+    pub fn select(&self, selection: SubjectSelection) -> impl Iterator<Item = (&Subject, &SubjectQuestions)> {
+        let count = match selection {
+            SubjectSelection::All => usize::MAX,
+            SubjectSelection::First(count) => count.get(),
+        };
+        self.subjects.iter().take(count)
+    }
+}
+
+/// Which subjects of a dataset take part. Written as `all` or as a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum SubjectSelection {
+    /// Every subject.
+    All,
+    /// The first so many by name, or every subject if there are fewer.
+    First(NonZeroUsize),
+}
+
+/// A text that selects no subjects.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither `all` nor a number of subjects from 1")]
+pub struct NotASelection(pub String);
+
+impl FromStr for SubjectSelection {
+    type Err = NotASelection;
+
+    fn from_str(text: &str) -> Result<Self, NotASelection> {
+        match text {
+            "all" => Ok(Self::All),
+            number => number.parse().map(Self::First).map_err(|_| NotASelection(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for SubjectSelection {
+    type Error = NotASelection;
+
+    fn try_from(text: String) -> Result<Self, NotASelection> {
+        text.parse()
+    }
+}
+
+impl From<SubjectSelection> for String {
+    fn from(selection: SubjectSelection) -> Self {
+        selection.to_string()
+    }
+}
+
+impl fmt::Display for SubjectSelection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => formatter.write_str("all"),
+            Self::First(count) => write!(formatter, "{count}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::dataset;
+    use super::*;
+
+    #[test]
+    fn the_first_subjects_are_chosen_by_name() {
+        let dataset = dataset(&["virology", "anatomy", "law"]);
+        let names = |selection: &str| -> Vec<&str> {
+            dataset.select(selection.parse().unwrap()).map(|(subject, _)| subject.as_str()).collect()
+        };
+        assert_eq!(names("2"), ["anatomy", "law"]);
+        assert_eq!(names("9"), ["anatomy", "law", "virology"]);
+        assert_eq!(names("all"), ["anatomy", "law", "virology"]);
+    }
+
+    #[test]
+    fn a_selection_is_all_or_a_number_from_one() {
+        for text in ["all", "1", "57"] {
+            assert_eq!(text.parse::<SubjectSelection>().unwrap().to_string(), text);
+        }
+        for text in ["", "0", "-1", "1.5", "ALL", "anatomy"] {
+            assert_eq!(text.parse::<SubjectSelection>(), Err(NotASelection(text.to_owned())));
+        }
+    }
+}
