@@ -114,7 +114,7 @@ impl Archive {
     ///
     /// # Errors
     /// When the file cannot be opened.
-    pub fn open(&self) -> Result<Box<dyn Read>, AssetError> {
+    pub fn open(&self) -> Result<Box<dyn Read + Send>, AssetError> {
         Ok(match self {
             Self::Embedded(bytes) => Box::new(*bytes),
             Self::File(path) => Box::new(fs::File::open(path).map_err(|source| io_error(path, source))?),
