@@ -1,0 +1,285 @@
+//! From a request to an environment: found, given or made. Main types: [`EnvironmentRequest`], [`Environment`].
+
+use std::ffi::OsString;
+use std::io;
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use super::identity::platform;
+use super::installer::{Installer, clear};
+use super::python::Python;
+use super::{EnvironmentError, EnvironmentIdentity, Stack};
+use crate::digest::digest_json;
+use crate::event::{Event, Events};
+use crate::lock::FileLock;
+
+const SCHEMA: u32 = 1;
+const MARKER: &str = "environment.json";
+/// How long another process may take to make the same environment; a slow network needs most of it.
+const PATIENCE: Duration = Duration::from_hours(1);
+
+/// Which environment is wanted.
+#[derive(Debug, Clone)]
+pub struct EnvironmentRequest {
+    /// The packages.
+    pub stack: Stack,
+    /// The cache folder.
+    pub cache: Utf8PathBuf,
+    /// An environment to use as it is: `KV_CORRECTNESS_ENV`.
+    pub given: Option<Utf8PathBuf>,
+    /// The Python to make an environment with: `KV_CORRECTNESS_PYTHON`.
+    pub python: Option<Utf8PathBuf>,
+    /// Where else to look for Python and uv: `PATH`.
+    pub search_path: OsString,
+    /// Disk space in bytes that must be free before an environment is made.
+    pub free_bytes: u64,
+}
+
+/// An environment that is ready.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    folder: Utf8PathBuf,
+    identity: EnvironmentIdentity,
+}
+
+impl Environment {
+    /// Its Python.
+    #[must_use]
+    pub fn python(&self) -> Utf8PathBuf {
+        self.executable("python")
+    }
+
+    /// A program of it: `lmcache`.
+    #[must_use]
+    pub fn executable(&self, name: &str) -> Utf8PathBuf {
+        self.folder.join("bin").join(name)
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> &Utf8Path {
+        &self.folder
+    }
+
+    /// What is installed in it.
+    #[must_use]
+    pub fn identity(&self) -> &EnvironmentIdentity {
+        &self.identity
+    }
+}
+
+/// `environment.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Marker {
+    schema: u32,
+    identity: EnvironmentIdentity,
+}
+
+impl EnvironmentRequest {
+    /// A request with what the variables `KV_CORRECTNESS_ENV`, `KV_CORRECTNESS_PYTHON` and `PATH` say.
+    #[must_use]
+    pub fn from_variables(stack: Stack, cache: Utf8PathBuf) -> Self {
+        let path =
+            |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Utf8PathBuf::from);
+        Self {
+            stack,
+            cache,
+            given: path("KV_CORRECTNESS_ENV"),
+            python: path("KV_CORRECTNESS_PYTHON"),
+            search_path: std::env::var_os("PATH").unwrap_or_default(),
+            free_bytes: stack.disk_bytes(),
+        }
+    }
+
+    /// The environment if it is given or was made before. Starts no process and changes nothing.
+    ///
+    /// # Errors
+    /// When an environment that is given cannot be read, lacks a package, or holds an editable one.
+    pub fn find(&self) -> Result<Option<Environment>, EnvironmentError> {
+        if let Some(folder) = &self.given {
+            let folder = absolute(folder);
+            let identity = EnvironmentIdentity::read(&folder)?;
+            return Ok(Some(Environment { folder, identity }));
+        }
+        let folder = self.folder();
+        let complete = fs::read(folder.join(MARKER)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let python_is_there = folder.join("bin/python").exists();
+        Ok(match complete {
+            Some(Marker { schema: SCHEMA, identity }) if python_is_there => {
+                Some(Environment { folder, identity })
+            }
+            _ => None,
+        })
+    }
+
+    /// The environment; it is made if need be, which takes half a minute to several minutes and some GiB of disk.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find); and when the platform, Python, disk or network does not allow to make it, or another process
+    /// has been making it for an hour.
+    pub fn provide(&self, events: &Events) -> Result<Environment, EnvironmentError> {
+        if let Some(environment) = self.find()? {
+            return Ok(reused(environment, events));
+        }
+        let folder = self.folder();
+        let failed = |source| EnvironmentError::Io { folder: folder.clone(), source };
+        if platform() != "x86_64-linux" {
+            return Err(EnvironmentError::Platform { stack: self.stack, platform: platform() });
+        }
+        let parent = environments(&self.cache);
+        fs::create_dir_all(&parent).map_err(failed)?;
+        let lock = FileLock::take(
+            &folder.with_extension("lock"),
+            &format!("the Python environment {folder}"),
+            PATIENCE,
+            events,
+        )?;
+        if let Some(environment) = self.find()? {
+            return Ok(reused(environment, events));
+        }
+        let python = Python::find(self.stack, self.python.as_deref(), &self.search_path)?;
+        clear(&folder).map_err(failed)?;
+        check_disk_space(&parent, self.free_bytes).map_err(failed)??;
+        self.make(&folder, &python, &lock, events)
+    }
+
+    fn make(
+        &self,
+        folder: &Utf8Path,
+        python: &Python,
+        lock: &FileLock,
+        events: &Events,
+    ) -> Result<Environment, EnvironmentError> {
+        let start = Instant::now();
+        let failed = |source| EnvironmentError::Io { folder: folder.to_owned(), source };
+        let log = folder.with_extension("log");
+        fs::write(&log, "").map_err(failed)?;
+        let packages = self.stack.pins().count();
+        events.emit(Event::EnvironmentStarted { folder: folder.to_owned(), packages, log: log.clone() });
+
+        let installer = Installer { log: &log, lock, events };
+        let uv = installer.find_uv(
+            &self.search_path,
+            &absolute(&self.cache).join("tools"),
+            &python.executable,
+            PATIENCE,
+        )?;
+        let run_uv = |arguments: &[&str]| {
+            let mut command = Command::new(&uv);
+            // The settings of a project that the user stands in are not meant for this.
+            command.args(arguments).current_dir(environments(&self.cache));
+            command.env("NO_COLOR", "1").env("UV_NO_PROGRESS", "1").env("UV_PYTHON_DOWNLOADS", "never");
+            command
+        };
+        installer.step(
+            "make a virtual environment",
+            &mut run_uv(&["venv", "--no-project", "--python", python.executable.as_str(), folder.as_str()]),
+        )?;
+        let requirements = folder.join("requirements.txt");
+        fs::write(&requirements, self.stack.lock()).map_err(failed)?;
+        let target = folder.join("bin/python");
+        installer.step(
+            "install vLLM and LMCache",
+            &mut run_uv(&[
+                "pip",
+                "install",
+                "--require-hashes",
+                "--no-deps",
+                "--python",
+                target.as_str(),
+                "--requirements",
+                requirements.as_str(),
+            ]),
+        )?;
+
+        let identity = EnvironmentIdentity::read(folder)?;
+        let marker = Marker { schema: SCHEMA, identity };
+        let text = serde_json::to_vec_pretty(&marker).expect("an identity has a JSON form");
+        let draft = folder.join("environment.json.draft");
+        fs::write(&draft, text).and_then(|()| fs::rename(&draft, folder.join(MARKER))).map_err(failed)?;
+        events.emit(Event::EnvironmentFinished { folder: folder.to_owned(), elapsed: start.elapsed() });
+        Ok(Environment { folder: folder.to_owned(), identity: marker.identity })
+    }
+
+    /// Where the environment is or will be. It depends on the wanted Python's name, not on its version, because to learn
+    /// that would mean to start it; the version is part of the identity.
+    fn folder(&self) -> Utf8PathBuf {
+        let id = digest_json(&serde_json::json!({
+            "schema": SCHEMA,
+            "lock": self.stack.lock_digest(),
+            "platform": platform(),
+            "python": self.python,
+        }));
+        environments(&self.cache).join(id.short())
+    }
+}
+
+/// Removes the environments that did not serve for `unused_for`, unless one is just being made; returns their folders.
+///
+/// # Errors
+/// When the cache folder cannot be read or written.
+pub fn remove_unused(cache: &Utf8Path, unused_for: Duration) -> Result<Vec<Utf8PathBuf>, EnvironmentError> {
+    let parent = environments(cache);
+    let remove = || -> io::Result<Vec<Utf8PathBuf>> {
+        let mut removed = Vec::new();
+        for entry in if parent.exists() { parent.read_dir_utf8()?.collect() } else { Vec::new() } {
+            let folder = entry?.into_path();
+            if !folder.is_dir() {
+                continue;
+            }
+            let last_used = fs::metadata(folder.join(MARKER)).and_then(|marker| marker.modified());
+            let in_use = last_used.is_ok_and(|used| used.elapsed().is_ok_and(|age| age < unused_for));
+            let Ok(_lock) = FileLock::try_take(&folder.with_extension("lock"))? else { continue };
+            if !in_use {
+                // Without its marker a folder that is removed by half is not taken for an environment.
+                let _ = fs::remove_file(folder.join(MARKER));
+                fs::remove_dir_all(&folder)?;
+                removed.push(folder);
+            }
+        }
+        removed.sort();
+        Ok(removed)
+    };
+    remove().map_err(|source| EnvironmentError::Io { folder: parent.clone(), source })
+}
+
+fn environments(cache: &Utf8Path) -> Utf8PathBuf {
+    absolute(cache).join("environments")
+}
+
+/// A path that still holds in a child that runs in another folder.
+fn absolute(path: &Utf8Path) -> Utf8PathBuf {
+    camino::absolute_utf8(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Tells that an environment serves, and notes when; that it cannot be noted in a read-only cache is no error.
+fn reused(environment: Environment, events: &Events) -> Environment {
+    let marker = fs::OpenOptions::new().append(true).open(environment.folder.join(MARKER));
+    if let Err(error) = marker.and_then(|file| file.into_file().set_modified(SystemTime::now())) {
+        tracing::debug!(%error, "the use of an environment was not noted");
+    }
+    events.emit(Event::EnvironmentReused { folder: environment.folder.clone() });
+    environment
+}
+
+/// Whether a folder's disk has that much space left.
+fn check_disk_space(folder: &Utf8Path, needed: u64) -> io::Result<Result<(), EnvironmentError>> {
+    let disk = rustix::fs::statvfs(folder.as_std_path())?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    Ok(if free < needed {
+        Err(EnvironmentError::DiskSpace {
+            folder: folder.to_owned(),
+            needed_gib: gib(needed),
+            free_gib: gib(free),
+        })
+    } else {
+        Ok(())
+    })
+}

@@ -1,0 +1,30 @@
+//! The Python environment that vLLM and LMCache run in: made once per lock, found again at no cost, and identified by
+//! what is installed.
+//!
+//! Owns which Python, which installer and which packages; leaves starting Python to the workers and the lock's
+//! content to `nix/stacks`. Main types: [`EnvironmentRequest`], [`Environment`], [`EnvironmentIdentity`].
+//!
+//! Layout, under the cache folder:
+//! ```text
+//! environments/<id>/                   a virtual environment; <id> is the digest of lock, platform and wanted Python
+//!   environment.json                   {"schema":1,"identity":…}; written last, so a folder without it is half-made
+//!   requirements.txt                   the lock
+//! environments/<id>.log, <id>.lock     the installer's output; held while the environment is made
+//! tools/uv-<digest of its pin>/        an installer of our own, where none is on PATH
+//! ```
+//! Virtual environments hold absolute paths, so they are made in place rather than renamed.
+
+mod error;
+mod identity;
+mod installer;
+mod make;
+mod python;
+mod stack;
+
+pub use error::EnvironmentError;
+pub use identity::{EnvironmentIdentity, Package};
+pub use make::{Environment, EnvironmentRequest, remove_unused};
+pub use stack::Stack;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! Finds a Python that the lock serves. Main type: [`Python`].
+
+use std::ffi::OsStr;
+use std::process::{Command, Stdio};
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::{EnvironmentError, Stack};
+
+/// Prints implementation, version, ABI flags and executable. The last may hold spaces.
+const PROBE: &str = "import sys; v = sys.version_info; \
+    print(sys.implementation.name, v[0], v[1], sys.abiflags or '-', sys.executable)";
+
+/// A Python that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Python {
+    /// The executable itself, not a shim.
+    pub(super) executable: Utf8PathBuf,
+    minor: u32,
+}
+
+impl Python {
+    /// Finds the Python that is named, else the first that serves among `python3.N` and `python3` in the search path.
+    pub(super) fn find(
+        stack: Stack,
+        named: Option<&Utf8Path>,
+        search_path: &OsStr,
+    ) -> Result<Self, EnvironmentError> {
+        let minors = stack.python_minors();
+        let mut found = Vec::new();
+        let mut probe = |candidate: &Utf8Path| match Self::probe(candidate) {
+            Ok(python) if minors.contains(&python.minor) => Some(python),
+            Ok(python) => {
+                found.push(format!("{candidate} is 3.{}", python.minor));
+                None
+            }
+            Err(why) => {
+                found.push(format!("{candidate} {why}"));
+                None
+            }
+        };
+        let python = match named {
+            Some(named) => probe(named),
+            None => candidates(minors, search_path).find_map(|candidate| probe(&candidate)),
+        };
+        python.ok_or_else(|| EnvironmentError::NoPython {
+            wanted: minors.iter().map(|minor| format!("3.{minor}")).collect::<Vec<_>>().join(" or "),
+            found,
+        })
+    }
+
+    /// Runs an executable and reads what it is; the error completes "`python3` …".
+    fn probe(executable: &Utf8Path) -> Result<Self, String> {
+        let output = Command::new(executable)
+            .args(["-I", "-S", "-c", PROBE])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("does not run ({error})"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut words = text.trim_end().splitn(5, ' ');
+        let mut word = || words.next().unwrap_or_default();
+        match [word(), word(), word(), word(), word()] {
+            ["cpython", "3", _, flags, _] if flags.contains('t') => Err("is free-threaded".to_owned()),
+            ["cpython", "3", minor, _, executable] if output.status.success() => {
+                let minor = minor.parse().map_err(|_| "does not tell its version".to_owned())?;
+                Ok(Self { executable: executable.into(), minor })
+            }
+            [implementation, "3", ..] => Err(format!("is {implementation} and not CPython")),
+            _ => Err(format!("does not run ({})", output.status)),
+        }
+    }
+}
+
+/// Every file that may be a fitting Python, best first: a search path can hold a shim that fails before one that works.
+fn candidates<'a>(minors: &'a [u32], search_path: &'a OsStr) -> impl Iterator<Item = Utf8PathBuf> + 'a {
+    let names = minors.iter().map(|minor| format!("python3.{minor}")).chain(["python3".to_owned()]);
+    names.flat_map(move |name| files_on(search_path, &name).collect::<Vec<_>>())
+}
+
+/// The files of that name in the folders of a search path, in its order.
+pub(super) fn files_on(search_path: &OsStr, name: &str) -> impl Iterator<Item = Utf8PathBuf> {
+    let folders = std::env::split_paths(search_path).filter(|folder| folder.is_absolute());
+    let files = folders.filter_map(move |folder| Utf8PathBuf::from_path_buf(folder.join(name)).ok());
+    files.filter(|file| file.is_file())
+}

@@ -1,0 +1,102 @@
+//! The pinned stacks and what each needs of a machine. Main type: [`Stack`].
+
+use std::fmt;
+
+use crate::digest::{Digest, digest_bytes};
+
+/// A pinned set of vLLM, LMCache and torch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stack {
+    /// For machines without a GPU.
+    Cpu,
+    /// For NVIDIA GPUs.
+    Cuda,
+}
+
+impl Stack {
+    /// The stack's name on the command line and in `nix/stacks`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+
+    /// The lock: a requirements file with hashes and without addresses.
+    #[must_use]
+    pub fn lock(self) -> &'static str {
+        match self {
+            Self::Cpu => include_str!("../../../nix/stacks/cpu.lock"),
+            Self::Cuda => include_str!("../../../nix/stacks/cuda.lock"),
+        }
+    }
+
+    /// Digest of the lock's text.
+    #[must_use]
+    pub fn lock_digest(self) -> Digest {
+        digest_bytes(self.lock().as_bytes())
+    }
+
+    /// Name and version of each package that the lock pins, in the lock's order.
+    pub fn pins(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let pinned = |line: &'static str| line.split_whitespace().next()?.split_once("==");
+        self.lock().lines().filter(|line| !line.starts_with([' ', '#'])).filter_map(pinned)
+    }
+
+    /// Minor versions of Python 3 that the lock serves; the one that was measured comes first.
+    pub(super) fn python_minors(self) -> &'static [u32] {
+        match self {
+            Self::Cpu => &[11, 12, 13],
+            Self::Cuda => &[12, 13],
+        }
+    }
+
+    /// Disk space in bytes that the environment takes at most. `cpu` was measured at 5.3 GiB, `cuda` is an estimate.
+    pub(super) fn disk_bytes(self) -> u64 {
+        const GIB: u64 = 1 << 30;
+        match self {
+            Self::Cpu => 6 * GIB,
+            Self::Cuda => 14 * GIB,
+        }
+    }
+}
+
+impl fmt::Display for Stack {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn every_lock_holds_what_was_asked_for_once_and_with_hashes() {
+        let asked = [
+            (Stack::Cpu, include_str!("../../../nix/stacks/cpu.in")),
+            (Stack::Cuda, include_str!("../../../nix/stacks/cuda.in")),
+        ];
+        for (stack, asked) in asked {
+            let pins: BTreeMap<_, _> = stack.pins().collect();
+            assert_eq!(pins.len(), stack.pins().count(), "{stack}: a package is pinned twice");
+            for line in asked.lines().filter(|line| !line.starts_with('#')) {
+                let (name, version) = line.split_once("==").unwrap();
+                assert_eq!(pins.get(name), Some(&version), "{stack}: run nix/stacks/update.sh");
+            }
+            let unhashed =
+                stack.lock().split('\n').filter(|line| line.contains("==") && !line.ends_with('\\'));
+            assert_eq!(unhashed.collect::<Vec<_>>(), Vec::<&str>::new(), "{stack}");
+        }
+    }
+
+    #[test]
+    fn no_lock_holds_an_address() {
+        for text in [Stack::Cpu.lock(), Stack::Cuda.lock(), include_str!("../../../nix/stacks/uv.txt")] {
+            assert!(!text.contains("://"));
+        }
+    }
+}
