@@ -38,10 +38,21 @@ impl Holder {
     }
 }
 
+impl Holder {
+    /// Whether the process runs. When it was killed, a child of it that still runs may hold the lock.
+    fn runs(&self) -> bool {
+        let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
+        pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+    }
+}
+
 impl fmt::Display for Holder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let held = unix_seconds().saturating_sub(self.since_unix_seconds);
         let (minutes, seconds) = (held / 60, held % 60);
+        if !self.runs() {
+            formatter.write_str("a child that outlived ")?;
+        }
         write!(formatter, "process {} (`{}`, for {minutes} min {seconds} s)", self.pid, self.command)
     }
 }
@@ -62,6 +73,8 @@ pub enum LockError {
         patience: Duration,
         /// Who holds it, when that could be read.
         holder: Option<Holder>,
+        /// The lock file.
+        path: Utf8PathBuf,
     },
     /// The lock file cannot be made, or its file system has no locks.
     #[error("lock {what} by means of {path}: {source}")]
@@ -138,7 +151,12 @@ impl FileLock {
             };
             let left = patience.saturating_sub(start.elapsed());
             if left.is_zero() {
-                return Err(LockError::Held { what: what.to_owned(), patience, holder });
+                return Err(LockError::Held {
+                    what: what.to_owned(),
+                    patience,
+                    holder,
+                    path: path.to_owned(),
+                });
             }
             if told.as_ref() != Some(&holder) {
                 told = Some(holder.clone());
@@ -208,7 +226,10 @@ mod tests {
         let mut child =
             std::process::Command::new("sleep").arg("60").stdin(lock.share().unwrap()).spawn().unwrap();
         drop(lock);
-        assert!(FileLock::try_take(&path).unwrap().is_err(), "the child holds the lock");
+        let holder = FileLock::try_take(&path).unwrap().unwrap_err().unwrap();
+        assert!(!holder.to_string().starts_with("a child"), "this process runs");
+        let gone = Holder { pid: i32::MAX.cast_unsigned(), ..holder };
+        assert!(gone.to_string().starts_with("a child that outlived process "));
 
         child.kill().unwrap();
         child.wait().unwrap();
