@@ -68,4 +68,5 @@ serves cpu cpu.lock 3.13
 update cuda cuda.lock 3.12
 serves cuda cuda.lock 3.13
 update uv uv.txt 3.11
+update lint lint.txt 3.11
 exit $stale

@@ -48,6 +48,8 @@ def round_prefix_hits(multiple: int) -> None:
     from vllm.v1.core import kv_cache_coordinator as coordinator
     from vllm.v1.core.kv_cache_coordinator import KVCacheCoordinator
 
+    name = "find_longest_cache_hit"
+
     def rounding(find: Any) -> Any:
         def find_rounded(self: Any, block_hashes: Any, max_cache_hit_length: int) -> Any:
             return find(self, block_hashes, max_cache_hit_length // multiple * multiple)
@@ -55,8 +57,8 @@ def round_prefix_hits(multiple: int) -> None:
         return find_rounded
 
     for kind in vars(coordinator).values():
-        if isinstance(kind, type) and issubclass(kind, KVCacheCoordinator) and "find_longest_cache_hit" in vars(kind):
-            kind.find_longest_cache_hit = rounding(kind.find_longest_cache_hit)
+        if isinstance(kind, type) and issubclass(kind, KVCacheCoordinator) and name in vars(kind):
+            setattr(kind, name, rounding(getattr(kind, name)))
 
 
 def keep_prefix_caching() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 from collections.abc import Iterator
 from typing import Any
 
-from kv_worker.protocol import PROTOCOL, Prompt, Ready, Score, Scored, Start, Step, TokenLogprob, finite
+from kv_worker.protocol import PROTOCOL, Prompt, Ready, Score, Scored, Start, Step, TokenLogprob
 
 
 class ObservationError(Exception):
@@ -88,28 +89,33 @@ class Engine:
 
     def _observe(self, prompt: Prompt, output: Any) -> Scored:
         completion = output.outputs[0]
-        steps: list[Step] = []
-        letters: list[float] = []
-        if not completion.token_ids or len(completion.logprobs or ()) != len(completion.token_ids):
-            raise ObservationError(prompt.question, "the engine generated no token, or tokens without log-probabilities")
-        for token, position in zip(completion.token_ids, completion.logprobs, strict=True):
-            logprobs = {int(key): float(value.logprob) for key, value in position.items()}
-            for letter in self._start.letters:
-                if letter not in logprobs:
-                    raise ObservationError(prompt.question, f"the sampler did not report token {letter}")
-            bad = [key for key, value in logprobs.items() if not finite(value)]
-            if bad:
-                raise ObservationError(prompt.question, f"the log-probability of token {bad[0]} is not a finite number")
-            if not steps:
-                letters = [logprobs[letter] for letter in self._start.letters]
-            ranked = sorted(logprobs.items(), key=lambda entry: (-entry[1], entry[0]))
-            steps.append(
-                Step(
-                    chosen=TokenLogprob(int(token), logprobs[int(token)]),
-                    top=[TokenLogprob(key, value) for key, value in ranked[: self._start.top]],
-                )
-            )
-        return Scored(prompt.question, int(output.num_cached_tokens or 0), letters, steps)
+        positions = [
+            {int(token): float(value.logprob) for token, value in position.items()}
+            for position in completion.logprobs or ()
+        ]
+        if not positions or len(positions) != len(completion.token_ids):
+            raise ObservationError(prompt.question, "the engine gave no token, or a token without log-probabilities")
+        for logprobs in positions:
+            for token, logprob in logprobs.items():
+                if not math.isfinite(logprob):
+                    raise ObservationError(prompt.question, f"the log-probability of token {token} is {logprob}")
+        missing = [letter for letter in self._start.letters if letter not in positions[0]]
+        if missing:
+            raise ObservationError(prompt.question, f"the sampler did not report the letter token {missing[0]}")
+        return Scored(
+            question=prompt.question,
+            cached_tokens=int(output.num_cached_tokens or 0),
+            letters=[positions[0][letter] for letter in self._start.letters],
+            steps=[
+                self._step(int(token), logprobs)
+                for token, logprobs in zip(completion.token_ids, positions, strict=True)
+            ],
+        )
+
+    def _step(self, token: int, logprobs: dict[int, float]) -> Step:
+        ranked = sorted(logprobs.items(), key=lambda entry: (-entry[1], entry[0]))
+        top = [TokenLogprob(*entry) for entry in ranked[: self._start.top]]
+        return Step(chosen=TokenLogprob(token, logprobs[token]), top=top)
 
     def _attention_backend(self) -> str:
         """Name the attention backend; `unknown` where the engine runs in processes that cannot be asked."""

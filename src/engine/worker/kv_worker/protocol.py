@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
@@ -152,8 +151,3 @@ def write_reply(stream: TextIO, reply: Reply) -> None:
     fields = {"type": type(reply).__name__.lower()} | asdict(reply)
     stream.write(json.dumps(fields, allow_nan=False, separators=(",", ":")) + "\n")
     stream.flush()
-
-
-def finite(value: float) -> bool:
-    """Tell whether a log-probability is a number that JSON can carry."""
-    return math.isfinite(value)
