@@ -17,6 +17,7 @@ mod exercised;
 mod ladder;
 mod near_ties;
 mod noise_floor;
+mod plan;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use evidence_error::EvidenceError;
 pub use exercised::{Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
+pub use plan::{Plan, plan_questions};
 pub use verdict::{Judgement, Rung, Verdict};
 
 /// What a rung of the ladder amounts to.

@@ -316,10 +316,10 @@ fn a_loss_too_large_for_chance_is_degraded() {
 
 #[test]
 fn several_comparisons_share_the_chance_of_a_false_alarm() {
-    // p = 0.021 alone is below 4 %, but not for each of two.
+    // A p-value that is small enough for one comparison is not for each of two.
     let (comparison, alone) = judged_by_answers(14, 5);
     let p_value = comparison.answers.generated.against_reference.robust_loss_p_value();
-    assert!(p_value > 0.02 && p_value < 0.04, "{p_value}");
+    assert!(p_value > LOSS_ALPHA / 2.0 && p_value < LOSS_ALPHA, "{p_value}");
     assert_eq!(alone.verdict, Verdict::Degraded, "{}", alone.reason);
     let both = conclude([&comparison, &comparison]);
     assert_ne!(both.overall, Verdict::Degraded, "{:?}", both.judgements);
@@ -335,12 +335,12 @@ fn a_gain_beyond_the_margin_is_a_change_and_so_degraded() {
 fn many_harms_are_beyond_doubt_whatever_their_subjects() {
     let mut scene = Scene::new(40, 1, 1.0);
     scene.without_control().edit_all(ArmName::Load, |number, observation| {
-        if number < 9 {
+        if number < 13 {
             err(observation);
         }
     });
     let (_, judgement) = assert_judged(&mut scene, Verdict::Degraded, Rung::EarlyStop);
-    assert!(judgement.reason.contains("turned 9 right answers wrong"), "{}", judgement.reason);
+    assert!(judgement.reason.contains("turned 13 right answers wrong"), "{}", judgement.reason);
 }
 
 #[test]
@@ -386,7 +386,7 @@ fn a_load_pass_may_lack_questions_only_after_enough_harm() {
     let scene = || {
         let mut scene = Scene::new(40, 4, 1.0);
         scene.edit_all(ArmName::Load, |_, observation| err(observation));
-        scene.arms[ArmName::Load as usize].truncate(12);
+        scene.arms[ArmName::Load as usize].truncate(16);
         scene.without_control().evidence()
     };
     assert!(matches!(
@@ -394,8 +394,8 @@ fn a_load_pass_may_lack_questions_only_after_enough_harm() {
         Err(EvidenceError::Missing { arm: ArmName::Load, .. })
     ));
     let mut monitor = HarmMonitor::new(1);
-    let stop = (0..12).find_map(|_| monitor.observe(PairOutcome::Harm)).unwrap();
-    assert_eq!(stop.pairs, 9);
+    let stop = (0..16).find_map(|_| monitor.observe(PairOutcome::Harm)).unwrap();
+    assert_eq!(stop.pairs, 13);
     let stopped = Evidence { early_stop: Some(stop), ..scene() };
     let (comparison, judgement) = judged(&stopped);
     assert_eq!(
@@ -404,7 +404,7 @@ fn a_load_pass_may_lack_questions_only_after_enough_harm() {
         "{}",
         judgement.reason
     );
-    assert_eq!(comparison.questions, 12);
+    assert_eq!(comparison.questions, 16);
     let unfounded = Evidence { early_stop: Some(EarlyStop { harms: 3, ..stop }), ..scene() };
     assert!(matches!(compare(&unfounded, &Criteria::default()), Err(EvidenceError::UnfoundedStop { .. })));
 }
