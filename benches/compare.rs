@@ -2,7 +2,9 @@
 #![expect(missing_docs, reason = "criterion's macros make undocumented functions")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use kv_correctness::comparison::{Arm, ArmName, Asked, Criteria, Evidence, Expected, compare, conclude};
+use kv_correctness::comparison::{
+    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, compare, conclude,
+};
 use kv_correctness::dataset::{Choice, QuestionId, Split};
 use kv_correctness::engine::{Observation, Step, TokenLogprob};
 
@@ -48,6 +50,7 @@ fn evidence(noise: u32) -> Evidence {
         load: arm(ArmName::Load, 768, 2 * noise),
         server: None,
         early_stop: None,
+        batching: Batching::OneAtATime,
         questions,
     }
 }
