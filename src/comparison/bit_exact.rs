@@ -6,13 +6,14 @@ use super::Outcome;
 use super::criteria::{Criteria, NAMED_OFFENDERS, PROVEN_SHARE};
 use super::difference::{Difference, Parting, count, first_difference, letter_difference, part};
 use super::evidence::Case;
+use super::noise_floor::NoiseFloor;
 
 /// The load pass held against its nearest computation without `LMCache`, bit for bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BitExact {
     /// What it amounts to. Bits that agree prove equality on any machine; bits that differ are a failure only where the
-    /// baseline repeats itself bit for bit.
+    /// noise floor [lets bits decide](super::NoiseFloor::lets_bits_decide).
     pub outcome: Outcome,
     /// Questions that were held against a control of the same shapes.
     pub against_control: Tally,
@@ -69,8 +70,8 @@ pub struct LeftOver {
     pub letter_difference: f64,
 }
 
-/// Compares every question's bits. `repeats` says whether the baseline repeats itself bit for bit.
-pub(super) fn compare_bits(cases: &[Case<'_>], repeats: bool, criteria: &Criteria) -> BitExact {
+/// Compares every question's bits.
+pub(super) fn compare_bits(cases: &[Case<'_>], noise: &NoiseFloor, criteria: &Criteria) -> BitExact {
     let mut against_control = Tally::default();
     let mut against_baseline = Tally::default();
     let mut store_pass = Tally::default();
@@ -94,10 +95,9 @@ pub(super) fn compare_bits(cases: &[Case<'_>], repeats: bool, criteria: &Criteri
         against_baseline.add(difference);
     }
     let proven = f64::from(against_control.compared + against_baseline.compared - left_over.questions);
-    let differs = against_control.differing > 0 || (repeats && store_pass.differing > 0);
-    let outcome = if differs {
-        if repeats { Outcome::Failed } else { Outcome::DoesNotApply }
-    } else if proven >= PROVEN_SHARE * f64::from(count(cases.len())) {
+    let outcome = if against_control.differing + store_pass.differing > 0 && noise.lets_bits_decide() {
+        Outcome::Failed
+    } else if against_control.differing == 0 && proven >= PROVEN_SHARE * f64::from(count(cases.len())) {
         Outcome::Passed
     } else {
         Outcome::DoesNotApply

@@ -6,7 +6,8 @@ use crate::stats::holm_adjusted;
 
 use super::Comparison;
 use super::difference::count;
-use super::ladder::{judge_by_answers, judge_by_sharper_rungs};
+use super::ladder::judge_by_sharper_rungs;
+use super::last_rung::judge_by_answers;
 use super::verdict::{Judgement, Verdict};
 
 /// The judgement on each comparison of a run, and the worst of them.

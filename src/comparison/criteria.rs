@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 /// Chance, over all comparisons of a run and given no effect, that the test at the end finds a loss.
 /// With [`EARLY_STOP_ALPHA`] it makes 5 %, spent whether or not a run may stop early.
-pub const LOSS_ALPHA: f64 = 0.04;
-/// Chance, over all comparisons of a run and given no effect, that the test after each pair ever finds a loss.
-pub const EARLY_STOP_ALPHA: f64 = 0.01;
+pub const LOSS_ALPHA: f64 = 0.049;
+/// Chance, over all comparisons of a run and given no effect, that the test after each pair ever finds a loss. It is
+/// small because this test takes flips as independent: where the flips of a subject hang together, the chance grows.
+pub const EARLY_STOP_ALPHA: f64 = 0.001;
 /// Confidence of the interval that must lie within the margin: two one-sided tests at 5 %.
 pub(super) const EQUIVALENCE_CONFIDENCE: f64 = 0.9;
 /// Confidence of every interval and bound that only informs, and of the test that a model is above chance.

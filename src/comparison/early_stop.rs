@@ -58,6 +58,10 @@ impl HarmMonitor {
             PairOutcome::Gain => self.gains += 1,
             PairOutcome::BothRight | PairOutcome::BothWrong => {}
         }
+        if outcome != PairOutcome::Harm {
+            // Only a harm raises the evidence.
+            return None;
+        }
         let evidence = e_value(self.harms, self.gains);
         (evidence >= self.bound).then_some(EarlyStop {
             pairs: self.pairs,
@@ -100,7 +104,7 @@ mod tests {
             let mut monitor = HarmMonitor::new(comparisons);
             (1..100).find(|_| monitor.observe(PairOutcome::Harm).is_some()).unwrap()
         };
-        assert_eq!([1, 2, 10].map(harms_to_stop), [9, 11, 13]);
+        assert_eq!([1, 2, 10].map(harms_to_stop), [13, 14, 17]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What a comparison is made from: the questions, what each pass must be served, and every pass's observations.
 //! Main type: [`Evidence`].
 
+use serde::{Deserialize, Serialize};
+
 use crate::dataset::{Choice, QuestionId};
 use crate::engine::Observation;
 
@@ -142,11 +144,23 @@ pub struct ServerEvidence {
     pub load_reads_at_least: Option<u64>,
 }
 
+/// How many requests the engine computes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Batching {
+    /// One sequence at a time (`max_num_seqs` 1): a request's arithmetic depends on nothing but itself.
+    OneAtATime,
+    /// Several: which ones meet in a batch differs from run to run.
+    Together,
+}
+
 /// Everything that was seen of one model on one route.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
     /// All questions, in any order.
     pub questions: Vec<Asked>,
+    /// How the engine computed them, in every arm.
+    pub batching: Batching,
     /// vLLM alone.
     pub baseline: Arm,
     /// vLLM alone, once more.

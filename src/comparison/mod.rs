@@ -15,8 +15,10 @@ mod evidence;
 mod evidence_error;
 mod exercised;
 mod ladder;
+mod last_rung;
 mod near_ties;
 mod noise_floor;
+mod plan;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
@@ -32,11 +34,14 @@ pub use criteria::{Criteria, EARLY_STOP_ALPHA, LOSS_ALPHA, Tolerance};
 pub use difference::{Difference, DifferenceKind};
 pub use distribution::{Distribution, Shift};
 pub use early_stop::{EarlyStop, HarmMonitor, shuffle_questions};
-pub use evidence::{Answered, Arm, ArmName, Asked, Evidence, Expected, ServerCounters, ServerEvidence};
+pub use evidence::{
+    Answered, Arm, ArmName, Asked, Batching, Evidence, Expected, ServerCounters, ServerEvidence,
+};
 pub use evidence_error::EvidenceError;
 pub use exercised::{Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
+pub use plan::{Plan, plan_questions};
 pub use verdict::{Judgement, Rung, Verdict};
 
 /// What a rung of the ladder amounts to.
@@ -91,12 +96,12 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
     let cases = evidence::pair_arms(evidence)?;
     // After an early stop the server's totals cover other requests than the pairs do.
     let server = evidence.server.as_ref().filter(|_| evidence.early_stop.is_none());
-    let noise_floor = noise_floor::measure_noise(&cases);
+    let noise_floor = noise_floor::measure_noise(&cases, evidence.batching);
     Ok(Comparison {
         criteria: *criteria,
         questions: difference::count(cases.len()),
         exercised: exercised::check_service(&cases, server),
-        bit_exact: bit_exact::compare_bits(&cases, noise_floor.repeats(), criteria),
+        bit_exact: bit_exact::compare_bits(&cases, &noise_floor, criteria),
         near_ties: near_ties::classify_partings(&cases, criteria),
         distribution: distribution::measure_shifts(&cases, &criteria.tolerance),
         answers: answers::score_answers(&cases, criteria),

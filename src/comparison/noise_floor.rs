@@ -4,16 +4,20 @@ use serde::{Deserialize, Serialize};
 
 use super::bit_exact::Tally;
 use super::difference::{count, first_difference};
-use super::evidence::Case;
+use super::evidence::{Batching, Case};
 
-/// The baseline against its repeat, and whether a control of the load pass's shapes exists.
+/// The baseline against its repeat and the control, and whether a control of the load pass's shapes exists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoiseFloor {
+    /// How the engine computed.
+    pub batching: Batching,
     /// Baseline against repeat, bit for bit.
     pub repeat: Tally,
     /// What the control offers; `None` where the attention backend has none.
     pub control: Option<ControlMatch>,
+    /// Baseline against control, bit for bit: what computing a suffix alone changes.
+    pub prefix: Option<Tally>,
     /// What this means for the rungs, in words.
     pub words: String,
 }
@@ -31,20 +35,29 @@ pub struct ControlMatch {
 }
 
 impl NoiseFloor {
-    /// Whether the baseline repeats itself bit for bit.
+    /// Whether differing bits are a failure: the baseline repeats itself, and a request's arithmetic depends neither on
+    /// the requests beside it nor on how its prompt is split. One sequence at a time makes sure of the former; where
+    /// several are computed together, kernels that give the control the baseline's bits do.
     #[must_use]
-    pub fn repeats(&self) -> bool {
-        self.repeat.compared > 0 && self.repeat.differing == 0
+    pub fn lets_bits_decide(&self) -> bool {
+        self.repeat.differing == 0
+            && match self.batching {
+                Batching::OneAtATime => true,
+                Batching::Together => self.prefix.as_ref().is_some_and(|prefix| prefix.differing == 0),
+            }
     }
 }
 
 /// Measures the noise floor.
-pub(super) fn measure_noise(cases: &[Case<'_>]) -> NoiseFloor {
+pub(super) fn measure_noise(cases: &[Case<'_>], batching: Batching) -> NoiseFloor {
     let mut repeat = Tally::default();
     let mut control: Option<ControlMatch> = None;
+    let mut prefix: Option<Tally> = None;
     for case in cases {
-        repeat.add(first_difference(&case.baseline.observation, &case.repeat.observation));
+        let baseline = &case.baseline.observation;
+        repeat.add(first_difference(baseline, &case.repeat.observation));
         if let Some(answered) = case.control {
+            prefix.get_or_insert_default().add(first_difference(baseline, &answered.observation));
             let matches = control.get_or_insert_default();
             let cached = answered.observation.cached_tokens;
             if case.matched_control().is_some() {
@@ -56,13 +69,14 @@ pub(super) fn measure_noise(cases: &[Case<'_>]) -> NoiseFloor {
             }
         }
     }
-    let words = describe(&repeat, control, count(cases.len()));
-    NoiseFloor { repeat, control, words }
+    let mut noise = NoiseFloor { batching, repeat, control, prefix, words: String::new() };
+    noise.words = describe(&noise, count(cases.len()));
+    noise
 }
 
-fn describe(repeat: &Tally, control: Option<ControlMatch>, questions: u32) -> String {
-    let repeats = repeat.differing == 0;
-    let noise = if repeats {
+fn describe(noise: &NoiseFloor, questions: u32) -> String {
+    let repeat = &noise.repeat;
+    let repeats = if repeat.differing == 0 {
         format!("The baseline repeats itself bit for bit on all {questions} questions.")
     } else {
         format!(
@@ -70,7 +84,7 @@ fn describe(repeat: &Tally, control: Option<ControlMatch>, questions: u32) -> St
             repeat.differing, repeat.largest
         )
     };
-    let control_words = match control {
+    let control = match noise.control {
         None => "There is no control: this attention backend serves nothing from vLLM's own prefix cache."
             .to_owned(),
         Some(ControlMatch { matched, unmatched_by_rule, missed }) => {
@@ -87,13 +101,16 @@ fn describe(repeat: &Tally, control: Option<ControlMatch>, questions: u32) -> St
             )
         }
     };
-    let matched = control.is_some_and(|control| control.matched > 0);
-    let consequence = match (repeats, matched) {
-        (true, true) => "So the load pass must equal the control bit for bit.",
-        (true, false) => {
-            "So bits decide only where the load pass equals the baseline; otherwise the statistical rungs decide."
-        }
-        (false, _) => "So differing bits prove nothing here; unless all agree, the statistical rungs decide.",
+    let matched = noise.control.is_some_and(|control| control.matched > 0);
+    let consequence = if noise.lets_bits_decide() && matched {
+        "So the load pass must equal the control bit for bit."
+    } else if noise.lets_bits_decide() {
+        "So bits decide only where the load pass equals the baseline; otherwise the statistical rungs decide."
+    } else if repeat.differing == 0 {
+        "Requests are computed together and the control differs from the baseline, so differing bits prove nothing here; \
+         unless all agree, the statistical rungs decide."
+    } else {
+        "So differing bits prove nothing here; unless all agree, the statistical rungs decide."
     };
-    format!("{noise} {control_words} {consequence}")
+    format!("{repeats} {control} {consequence}")
 }

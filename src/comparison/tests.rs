@@ -145,6 +145,22 @@ fn bits_that_differ_prove_nothing_where_the_baseline_does_not_repeat_itself() {
 }
 
 #[test]
+fn bits_that_differ_prove_nothing_where_batches_differ_and_kernels_heed_the_split() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit(ArmName::Load, 6, |observation| nudge(observation, 1e-6));
+    let together = |scene: &Scene| judged(&Evidence { batching: Batching::Together, ..scene.evidence() });
+    // The control has the baseline's bits: the kernels heed neither split nor batch.
+    assert_eq!(together(&scene).1.verdict, Verdict::Degraded);
+    for arm in [ArmName::Control, ArmName::Load] {
+        scene.edit(arm, 9, |observation| nudge(observation, 1e-6));
+    }
+    let (comparison, judgement) = together(&scene);
+    assert_eq!(judgement.verdict, Verdict::Inconclusive, "{}", judgement.reason);
+    assert!(comparison.noise_floor.words.contains("computed together"), "{}", comparison.noise_floor.words);
+    assert_judged(&mut scene, Verdict::Degraded, Rung::BitExact);
+}
+
+#[test]
 fn bits_that_agree_prove_equality_even_where_the_baseline_does_not_repeat_itself() {
     assert_judged(noisy(&mut Scene::new(40, 4, 0.3)), Verdict::Equivalent, Rung::BitExact);
 }
@@ -316,10 +332,10 @@ fn a_loss_too_large_for_chance_is_degraded() {
 
 #[test]
 fn several_comparisons_share_the_chance_of_a_false_alarm() {
-    // p = 0.021 alone is below 4 %, but not for each of two.
+    // A p-value that is small enough for one comparison is not for each of two.
     let (comparison, alone) = judged_by_answers(14, 5);
     let p_value = comparison.answers.generated.against_reference.robust_loss_p_value();
-    assert!(p_value > 0.02 && p_value < 0.04, "{p_value}");
+    assert!(p_value > LOSS_ALPHA / 2.0 && p_value < LOSS_ALPHA, "{p_value}");
     assert_eq!(alone.verdict, Verdict::Degraded, "{}", alone.reason);
     let both = conclude([&comparison, &comparison]);
     assert_ne!(both.overall, Verdict::Degraded, "{:?}", both.judgements);
@@ -335,12 +351,12 @@ fn a_gain_beyond_the_margin_is_a_change_and_so_degraded() {
 fn many_harms_are_beyond_doubt_whatever_their_subjects() {
     let mut scene = Scene::new(40, 1, 1.0);
     scene.without_control().edit_all(ArmName::Load, |number, observation| {
-        if number < 9 {
+        if number < 13 {
             err(observation);
         }
     });
     let (_, judgement) = assert_judged(&mut scene, Verdict::Degraded, Rung::EarlyStop);
-    assert!(judgement.reason.contains("turned 9 right answers wrong"), "{}", judgement.reason);
+    assert!(judgement.reason.contains("turned 13 right answers wrong"), "{}", judgement.reason);
 }
 
 #[test]
@@ -386,7 +402,7 @@ fn a_load_pass_may_lack_questions_only_after_enough_harm() {
     let scene = || {
         let mut scene = Scene::new(40, 4, 1.0);
         scene.edit_all(ArmName::Load, |_, observation| err(observation));
-        scene.arms[ArmName::Load as usize].truncate(12);
+        scene.arms[ArmName::Load as usize].truncate(16);
         scene.without_control().evidence()
     };
     assert!(matches!(
@@ -394,8 +410,8 @@ fn a_load_pass_may_lack_questions_only_after_enough_harm() {
         Err(EvidenceError::Missing { arm: ArmName::Load, .. })
     ));
     let mut monitor = HarmMonitor::new(1);
-    let stop = (0..12).find_map(|_| monitor.observe(PairOutcome::Harm)).unwrap();
-    assert_eq!(stop.pairs, 9);
+    let stop = (0..16).find_map(|_| monitor.observe(PairOutcome::Harm)).unwrap();
+    assert_eq!(stop.pairs, 13);
     let stopped = Evidence { early_stop: Some(stop), ..scene() };
     let (comparison, judgement) = judged(&stopped);
     assert_eq!(
@@ -404,7 +420,7 @@ fn a_load_pass_may_lack_questions_only_after_enough_harm() {
         "{}",
         judgement.reason
     );
-    assert_eq!(comparison.questions, 12);
+    assert_eq!(comparison.questions, 16);
     let unfounded = Evidence { early_stop: Some(EarlyStop { harms: 3, ..stop }), ..scene() };
     assert!(matches!(compare(&unfounded, &Criteria::default()), Err(EvidenceError::UnfoundedStop { .. })));
 }

@@ -40,16 +40,22 @@ pub fn cluster_standard_error(clusters: &[ClusterSum]) -> Option<f64> {
     Some(squares.sqrt() / pairs)
 }
 
-/// Interval of the mean difference from [`cluster_standard_error`], for few clusters too: the error is enlarged by
-/// √(G/(G − 1)) and the quantile is Student's with G − 1 degrees of freedom, G being the number of clusters
-/// (Cameron and Miller, Journal of Human Resources 50:317, 2015). `None` for fewer than two clusters.
+/// Interval of the mean difference that allows any correlation within clusters and few clusters of uneven size: from
+/// the jackknife error √((G − 1)/G · `Σ_c(d̄ without c − d̄)²`) and Student's quantile with G − 1 degrees of freedom, G
+/// being the number of clusters (MacKinnon, Nielsen and Webb, Journal of Econometrics 232:272, 2023). `None` for fewer
+/// than two clusters.
 #[must_use]
 pub fn cluster_interval(clusters: &[ClusterSum], confidence: f64) -> Option<Interval> {
-    let error = cluster_standard_error(clusters)?;
-    let (_, mean) = pairs_and_mean(clusters);
     let count: f64 = clusters.iter().map(|_| 1.0).sum();
     let student = StudentsT::new(0.0, 1.0, count - 1.0).ok()?;
-    let reach = student.inverse_cdf(f64::midpoint(confidence, 1.0)) * error * (count / (count - 1.0)).sqrt();
+    let (pairs, mean) = pairs_and_mean(clusters);
+    let shift_without = |sum: &ClusterSum| {
+        let (others, net) = (pairs - f64::from(sum.pairs), pairs * mean - f64::from(sum.net));
+        net / others - mean
+    };
+    let squares: f64 = clusters.iter().map(|sum| shift_without(sum).powi(2)).sum();
+    let error = ((count - 1.0) / count * squares).sqrt();
+    let reach = student.inverse_cdf(f64::midpoint(confidence, 1.0)) * error;
     Some(Interval { lower: mean - reach, upper: mean + reach })
 }
 
@@ -101,19 +107,20 @@ mod tests {
     }
 
     #[test]
-    fn few_clusters_use_students_quantiles() {
-        // Quantiles of Student's t at 0.95 in any table: 6.3138 for 1 degree of freedom, 1.8946 for 7.
-        for (count, quantile) in [(2, 6.3138), (8, 1.8946)] {
-            let mut sums = vec![(10, 0); count - 1];
-            sums.push((10, -3));
-            let sums = clusters(&sums);
-            let interval = cluster_interval(&sums, 0.9).unwrap();
-            let error = cluster_standard_error(&sums).unwrap();
-            #[expect(clippy::cast_precision_loss, reason = "at most 8")]
-            let factor = (count as f64 / (count as f64 - 1.0)).sqrt();
-            let reach = (interval.upper - interval.lower) / 2.0;
-            assert!((reach / (error * factor) - quantile).abs() < 1e-4, "{count}: {reach}");
-        }
+    fn even_clusters_give_students_interval_of_their_means() {
+        // Means of equal clusters −0.3, 0, 0.1, …: the ordinary one-sample interval, standard deviation over √G times
+        // the quantile of any table: 6.3138 for 1 degree of freedom, 2.3534 for 3.
+        let reach = |sums: &[(u32, i32)]| {
+            let interval = cluster_interval(&clusters(sums), 0.9).unwrap();
+            (interval.upper - interval.lower) / 2.0
+        };
+        assert!((reach(&[(10, -3), (10, 1)]) - 6.3138 * 0.2).abs() < 1e-4);
+        // Deviations from −0.05: −0.25, 0.05, 0.15, 0.05; their squares sum to 0.09.
+        let standard_deviation = (0.09_f64 / 3.0).sqrt();
+        assert!(
+            (reach(&[(10, -3), (10, 0), (10, 1), (10, 0)]) - 2.3534 * standard_deviation / 2.0).abs() < 1e-4
+        );
+        assert_eq!(cluster_interval(&clusters(&[(10, -3)]), 0.9), None);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a number of pairs can show, before any is seen.
 
+use statrs::distribution::{ContinuousCDF, StudentsT};
+
 use super::binomial::{Odds, ln_pmf, ln_upper_tail};
 use super::normal_quantile;
 
@@ -48,6 +50,15 @@ pub fn detectable_loss(pairs: u32, flip_rate: f64, alpha: f64, power: f64) -> Op
         }
     }
     Some(found)
+}
+
+/// How many times larger a loss must be to be found cluster by cluster: (t + z) ÷ (z₁₋α + z), t being Student's quantile
+/// with `clusters` − 1 degrees of freedom in place of the normal one and z the quantile of `power`; 1 for one cluster.
+#[must_use]
+pub fn cluster_factor(clusters: u32, alpha: f64, power: f64) -> f64 {
+    let few = StudentsT::new(0.0, 1.0, f64::from(clusters) - 1.0);
+    let (many, reach) = (normal_quantile(1.0 - alpha), normal_quantile(power));
+    few.map_or(1.0, |few| (few.inverse_cdf(1.0 - alpha) + reach) / (many + reach))
 }
 
 /// Pairs that two one-sided tests at 5 % need to show equivalence within `margin` with probability `power`, if there is
@@ -105,6 +116,14 @@ mod tests {
                 assert!(planned.abs_diff(needed) <= 1, "{margin}: {planned} instead of {needed}");
             }
         }
+    }
+
+    #[test]
+    fn few_clusters_need_a_larger_loss() {
+        // Quantiles at 0.95 in any table: Student's with 7 degrees of freedom 1.8946, normal 1.6449.
+        let factor = (1.8946 + 1.6449) / (1.6449 + 1.6449);
+        assert!((cluster_factor(8, 0.05, 0.95) - factor).abs() < 1e-4);
+        assert!((cluster_factor(1, 0.05, 0.95) - 1.0).abs() < 1e-12);
     }
 
     #[test]
