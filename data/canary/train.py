@@ -81,7 +81,7 @@ class Stage:
 
 
 STAGES = [
-    Stage(length=384, batch=64, shortest=14, longest=60, steps=1500, guided=True),
+    Stage(length=384, batch=64, shortest=14, longest=60, steps=3000, guided=True),
     Stage(length=640, batch=48, shortest=40, longest=260, steps=1000, guided=True),
     Stage(length=1088, batch=32, shortest=100, longest=640, steps=1000),
     Stage(length=1728, batch=32, shortest=300, longest=1260, steps=3000),
@@ -292,6 +292,8 @@ def train(arguments: argparse.Namespace) -> None:
     is_letter[list(letters.values())] = True
     validation = read_rows(tokenizer, "val")
     model = new_model(arguments.model).to(device)
+    if arguments.start:
+        model.load_state_dict(torch.load(arguments.start, map_location=device))
     decayed = [weight for weight in model.parameters() if weight.dim() > 1]
     plain = [weight for weight in model.parameters() if weight.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
@@ -299,6 +301,8 @@ def train(arguments: argparse.Namespace) -> None:
     began, step = time.monotonic(), 0
     print(f"{arguments.model}: {sum(weight.numel() for weight in model.parameters())} parameters, seed {arguments.seed}, {device}", flush=True)
     for number, stage in enumerate(STAGES):
+        if number < arguments.stage:
+            continue
         last = number == len(STAGES) - 1
         guide = Guide(model, stage.length, device) if stage.guided else None
         batches = DataLoader(Batches(tokenizer_file, arguments.seed, number, stage), batch_size=None, num_workers=arguments.workers, prefetch_factor=4 if arguments.workers else None)
@@ -337,7 +341,7 @@ def train(arguments: argparse.Namespace) -> None:
                 )
                 if not last and stage_step >= 100 and share.item() >= READY:
                     break
-            if step % 1000 == 999:
+            if step % 500 == 499:
                 torch.save(model.state_dict(), arguments.out / "checkpoint.pt")
             step += 1
         del batches
@@ -355,8 +359,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seconds", type=float, default=1e9, help="time for the whole training; the last stage fits into the rest")
+    parser.add_argument("--start", type=Path, help="weights of an earlier run to start from")
+    parser.add_argument("--stage", type=int, default=0, help="stage to begin with")
     parser.add_argument("--workers", type=int, default=7)
-    parser.add_argument("--every", type=int, default=100)
+    parser.add_argument("--every", type=int, default=50)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     train(arguments)
