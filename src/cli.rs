@@ -19,7 +19,7 @@ use crate::exit_code::{ERROR, exit_code};
 use crate::pipeline::{Outcome, run, run_stage, wanted_keys};
 use crate::progress::{Progress, Verbosity};
 use crate::report::{Finding, Report, SCHEMA, summarise};
-use crate::stage::{Bench, Mode, StageError, read_dataset, read_ready};
+use crate::stage::{Bench, EarlyStopping, Mode, StageError, read_dataset, read_ready};
 use crate::stage_name::StageName;
 use crate::store::{Store, explain};
 use crate::suite::{Route, Suite};
@@ -97,6 +97,9 @@ struct RunArguments {
     /// Run this stage even if its artifact is there; later stages run if its output changed
     #[arg(long, value_name = "STAGE")]
     force: Option<StageName>,
+    /// Ask every question, even when harm is beyond doubt
+    #[arg(long)]
+    no_early_stop: bool,
     /// Keep no stage between runs: everything runs in a store of its own that is removed afterwards
     #[arg(long)]
     no_cache: bool,
@@ -257,6 +260,7 @@ fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<tempfile::
         executable: Utf8PathBuf::try_from(std::env::current_exe()?)?,
         suite,
         device,
+        early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
         mode: Mode::Run { force: arguments.force },
     };
     Ok((bench, temporary))

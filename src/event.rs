@@ -65,6 +65,13 @@ pub enum Event {
         /// How long it took.
         elapsed: Duration,
     },
+    /// What the planned questions can show, before the first is asked.
+    Planned {
+        /// The model.
+        label: String,
+        /// A sentence or two.
+        words: String,
+    },
     /// A vLLM process starts.
     EngineStarting {
         /// What it is for.

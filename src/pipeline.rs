@@ -7,7 +7,8 @@ use std::cell::RefCell;
 use crate::assets::Model;
 use crate::comparison::{Comparison, Conclusion, conclude};
 use crate::stage::{
-    Arms, Bench, Mode, StageError, baseline, cached, compare, control, extract, prompts, read_comparison,
+    Arms, Bench, Mode, StageError, Watched, baseline, cached, compare, control, extract, prompts,
+    read_comparison,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
@@ -48,7 +49,8 @@ pub async fn run(bench: &Bench) -> Result<Outcome, StageError> {
         let baseline = baseline(bench, &model, &prompts).await?;
         let control = control(bench, &model, &prompts).await?;
         for &route in &bench.suite.routes {
-            let cached = cached(bench, &model, &prompts, route).await?;
+            let watched = Watched { questions: &questions, baseline: &baseline };
+            let cached = cached(bench, &model, &prompts, route, watched).await?;
             let arms = Arms {
                 questions: &questions,
                 prompts: &prompts,
@@ -95,8 +97,10 @@ pub async fn run_stage(bench: &Bench, stage: StageName) -> Result<Vec<(String, A
             StageName::Baseline => artifacts.push((name, baseline(bench, &model, &prompts).await?)),
             StageName::Control => artifacts.push((name, control(bench, &model, &prompts).await?)),
             StageName::Cached => {
+                let baseline = baseline(bench, &model, &prompts).await?;
                 for &route in &bench.suite.routes {
-                    let cached = cached(bench, &model, &prompts, route).await?;
+                    let watched = Watched { questions: &questions, baseline: &baseline };
+                    let cached = cached(bench, &model, &prompts, route, watched).await?;
                     artifacts.push((format!("{name} {route}"), cached));
                 }
             }

@@ -91,6 +91,7 @@ impl Progress {
             Event::StageFinished { stage, label, elapsed } => {
                 (Verbosity::Normal, format!("{stage:<9}{}: done in {}", of(label), seconds(elapsed)))
             }
+            Event::Planned { label, words } => (Verbosity::Normal, format!("{label}: {words}")),
             Event::EngineStarting { label, log } => {
                 (Verbosity::Verbose, format!("starting the {label}, log {log}"))
             }

@@ -1,12 +1,18 @@
 //! The arms without LMCache. Output: observations as JSON lines, one a question, in the order of asking.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::engine_run::{ArmKey, EngineRun, take_prompts};
 use super::prompts::read_prompts;
+use super::watch::shuffle;
 use super::{Bench, StageError};
 use crate::assets::Model;
-use crate::engine::{Capacity, PrefixCache};
+use crate::comparison::plan_questions;
+use crate::dataset::Subject;
+use crate::engine::{Capacity, Plan, PrefixCache};
+use crate::event::Event;
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 
@@ -36,6 +42,10 @@ pub async fn baseline(bench: &Bench, model: &Model, prompts: &Artifact) -> Resul
     bench
         .make(&key, model.name(), async |draft| {
             let plan = run.plan()?; // what cannot fit is said before anything starts
+            bench.events.emit(Event::Planned {
+                label: model.name().to_owned(),
+                words: what_it_can_show(bench, &plan),
+            });
             let mut worker = run.start(draft, "baseline", None, None, Vec::new()).await?;
             let mut pass = run.pass(draft, "baseline", BASELINE, plan.expectations.len())?;
             let mut prompts = read_prompts(prompts)?;
@@ -47,6 +57,15 @@ pub async fn baseline(bench: &Bench, model: &Model, prompts: &Artifact) -> Resul
             Ok(worker.finish().await?)
         })
         .await
+}
+
+/// What the answers of the planned questions can show, in words.
+fn what_it_can_show(bench: &Bench, plan: &Plan) -> String {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let subjects: BTreeSet<&Subject> = plan.expectations.iter().map(|one| &one.question.subject).collect();
+    let comparisons = bench.suite.models.len() * bench.suite.routes.len();
+    let criteria = &bench.suite.criteria;
+    plan_questions(count(plan.expectations.len()), count(subjects.len()), count(comparisons), criteria).words
 }
 
 /// vLLM alone, with its own prefix caching: each round first fills the cache without reading it, which repeats the
@@ -72,6 +91,7 @@ pub async fn control(bench: &Bench, model: &Model, prompts: &Artifact) -> Result
             for round in &plan.rounds {
                 let prompts = take_prompts(&mut prompts, round.prompts)?;
                 repeat.score(&mut worker, &prompts, PrefixCache::FillOnly).await?;
+                let prompts = shuffle(&prompts, bench.suite.engine.seed);
                 control.score(&mut worker, &prompts, PrefixCache::Read).await?;
             }
             repeat.finish()?;

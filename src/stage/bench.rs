@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use camino::Utf8PathBuf;
 
-use super::StageError;
+use super::{EarlyStopping, StageError};
 use crate::engine::Device;
 use crate::engine::environment::Environment;
 use crate::event::{Event, Events};
@@ -30,6 +30,8 @@ pub struct Bench {
     pub device: Device,
     /// The Python environment of vLLM and LMCache.
     pub environment: Environment,
+    /// Whether load passes may end before their last question.
+    pub early_stopping: EarlyStopping,
     /// What to do about stages that are not there.
     pub mode: Mode,
 }

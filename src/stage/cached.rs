@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::engine_run::{ArmKey, EngineRun, take_prompts};
 use super::lines::{read_json, write_json};
 use super::prompts::read_prompts;
+use super::watch::{EarlyStopping, Watch, shuffle};
 use super::{Bench, StageError};
 use crate::assets::Model;
+use crate::comparison::EarlyStop;
+use crate::digest::Digest;
 use crate::engine::{Capacity, Connector, LmcacheServer, PrefixCache, ServerCounters, ServerSettings};
 use crate::event::Event;
 use crate::stage_name::StageName;
@@ -24,20 +27,43 @@ const PASSES: &str = "passes.json";
 /// How long stored chunks may take to arrive once the store pass has its last answer.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Questions of a load pass between two looks at the evidence for harm.
+const SLICE: usize = 32;
+
 #[derive(Serialize)]
 struct CachedArm {
     route: Route,
     capacity: Capacity,
+    /// What the load pass is watched by, where it may end early.
+    watched: Option<WatchedKey>,
+}
+
+#[derive(Serialize)]
+struct WatchedKey {
+    questions: Digest,
+    baseline: Digest,
+    comparisons: usize,
+}
+
+/// What a load pass that may end early is held against.
+#[derive(Debug, Clone, Copy)]
+pub struct Watched<'a> {
+    /// Of the extract stage.
+    pub questions: &'a Artifact,
+    /// Of the baseline stage.
+    pub baseline: &'a Artifact,
 }
 
 /// What is known of the two passes besides the observations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Passes {
     /// Questions that were asked in both passes.
     pub asked: usize,
     /// Whether it ended after the first round, since that round's load pass was served nothing at all.
     pub ended_unserved: bool,
+    /// Why the load pass ended before the last question, if harm was beyond doubt.
+    pub early_stop: Option<EarlyStop>,
     /// The server's counts, where the route has a server.
     pub server: Option<PassCounters>,
 }
@@ -61,13 +87,20 @@ pub async fn cached(
     model: &Model,
     prompts: &Artifact,
     route: Route,
+    watched: Watched<'_>,
 ) -> Result<Artifact, StageError> {
     let run = EngineRun { bench, model, prompts };
-    let arm = CachedArm { route, capacity: run.capacity()? };
+    let watched = (bench.early_stopping == EarlyStopping::Allowed).then_some(watched);
+    let watched_key = |watched: Watched<'_>| WatchedKey {
+        questions: watched.questions.output_digest(),
+        baseline: watched.baseline.output_digest(),
+        comparisons: bench.suite.models.len() * bench.suite.routes.len(),
+    };
+    let arm = CachedArm { route, capacity: run.capacity()?, watched: watched.map(watched_key) };
     let key = ArmKey { common: run.common_key(), environment: bench.environment.identity(), arm };
     let key = StageKey::new(SCHEMA, StageName::Cached, &key);
     let label = format!("{} {route}", model.name());
-    bench.make(&key, &label, async |draft| fill(&run, draft, route).await).await
+    bench.make(&key, &label, async |draft| fill(&run, draft, route, watched).await).await
 }
 
 /// What [`cached`] knows of its passes besides the observations.
@@ -75,8 +108,15 @@ pub(super) fn read_passes(cached: &Artifact) -> Result<Passes, StageError> {
     read_json(&cached.path(PASSES))
 }
 
-async fn fill(run: &EngineRun<'_>, draft: &Draft, route: Route) -> Result<(), StageError> {
+async fn fill(
+    run: &EngineRun<'_>,
+    draft: &Draft,
+    route: Route,
+    watched: Option<Watched<'_>>,
+) -> Result<(), StageError> {
     let plan = run.plan()?;
+    let mut watch =
+        watched.map(|watched| Watch::new(run, watched.questions, watched.baseline)).transpose()?;
     let total = plan.expectations.len();
     let (server, connector, variables) = match route {
         Route::Mp => {
@@ -90,8 +130,13 @@ async fn fill(run: &EngineRun<'_>, draft: &Draft, route: Route) -> Result<(), St
     let mut store = run.pass(draft, "store pass", STORE, total)?;
     let mut load = run.pass(draft, "load pass", LOAD, total)?;
     let mut prompts = read_prompts(run.prompts)?;
-    let mut passes =
-        Passes { asked: 0, ended_unserved: false, server: server.as_ref().map(|_| PassCounters::default()) };
+    let batch = usize::try_from(run.bench.suite.engine.max_num_seqs).unwrap_or(1);
+    let mut passes = Passes {
+        asked: 0,
+        ended_unserved: false,
+        early_stop: None,
+        server: server.as_ref().map(|_| PassCounters::default()),
+    };
     for round in &plan.rounds {
         let prompts = take_prompts(&mut prompts, round.prompts)?;
         let before = read_counters(server.as_ref()).await?;
@@ -100,13 +145,30 @@ async fn fill(run: &EngineRun<'_>, draft: &Draft, route: Route) -> Result<(), St
             Some(server) => server.settle(before.written_chunks + round.chunks, SETTLE_PATIENCE).await?,
             None => before,
         };
-        let hit_tokens = load.score(&mut worker, &prompts, PrefixCache::Read).await?;
+        let mut hit_tokens = 0;
+        for slice in shuffle(&prompts, run.bench.suite.engine.seed).chunks(SLICE * batch) {
+            let observations = load.score(&mut worker, slice, PrefixCache::Read).await?;
+            hit_tokens += observations.iter().map(|one| u64::from(one.cached_tokens)).sum::<u64>();
+            passes.early_stop = watch.as_mut().and_then(|watch| watch.observe(&observations));
+            if passes.early_stop.is_some() {
+                break;
+            }
+        }
         let after = read_counters(server.as_ref()).await?;
         if let Some(counters) = &mut passes.server {
             counters.store = counters.store.plus(between.since(before));
             counters.load = counters.load.plus(after.since(between));
         }
         passes.asked += prompts.len();
+        if let Some(stop) = passes.early_stop {
+            run.bench.events.warn(format!(
+                "{} over {route}: {} of {} answers turned wrong; harm is beyond doubt, and the rest is not asked",
+                run.model.name(),
+                stop.harms,
+                stop.pairs
+            ));
+            break;
+        }
         if passes.asked == prompts.len() && hit_tokens == 0 && passes.asked < total {
             run.bench.events.warn(format!(
                 "{} over {route}: LMCache served nothing for the first {} questions; the rest is not asked",

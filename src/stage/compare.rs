@@ -1,20 +1,18 @@
 //! Four artifacts to one comparison. Output: `comparison.json`. Runs no engine; `comparison` does the thinking.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
+use super::answer::{published_answers, read_answer};
 use super::arms::{BASELINE, CONTROL, REPEAT};
 use super::cached::{LOAD, STORE, read_passes};
 use super::engine_run::EngineRun;
 use super::lines::{read_json, read_lines, write_json};
 use super::prompts::load_tokenizer;
-use super::{Bench, StageError, read_dataset};
+use super::{Bench, StageError};
 use crate::assets::Model;
 use crate::comparison::{
-    self, Arm, ArmName, Asked, Comparison, Criteria, Evidence, Expected, ServerEvidence,
+    self, Arm, ArmName, Asked, Batching, Comparison, Criteria, Evidence, Expected, ServerEvidence,
 };
-use crate::dataset::{Choice, QuestionId, Tokenizer, parse_answer};
 use crate::digest::Digest;
 use crate::engine::{Capacity, Observation, ServerCounters};
 use crate::stage_name::StageName;
@@ -94,10 +92,7 @@ fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
     let mut expectations = run.plan()?.expectations;
     expectations.truncate(passes.asked);
     let asked_last = expectations.last().map(|last| last.question.clone());
-    let published: BTreeMap<QuestionId, Choice> = read_dataset(arms.questions)?
-        .questions()
-        .map(|question| (question.id.clone(), question.answer))
-        .collect();
+    let published = published_answers(arms.questions)?;
     let questions = expectations
         .into_iter()
         .filter_map(|expectation| {
@@ -121,6 +116,10 @@ fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
     };
     Ok(Evidence {
         questions,
+        batching: match run.bench.suite.engine.max_num_seqs {
+            1 => Batching::OneAtATime,
+            _ => Batching::Together,
+        },
         baseline: arm(ArmName::Baseline, arms.baseline, BASELINE)?,
         repeat: arm(ArmName::Repeat, arms.control, REPEAT)?,
         control: Some(arm(ArmName::Control, arms.control, CONTROL)?),
@@ -131,7 +130,7 @@ fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
             load: counters(server.load),
             load_reads_at_least: None,
         }),
-        early_stop: None,
+        early_stop: passes.early_stop,
     })
 }
 
@@ -142,10 +141,4 @@ fn counters(counters: ServerCounters) -> comparison::ServerCounters {
         chunks_written: counters.written_chunks,
         chunks_read: counters.read_chunks,
     }
-}
-
-/// The letter that the generated text names. Tokens that do not decode name none.
-fn read_answer(tokenizer: &Tokenizer, observation: &Observation) -> Option<Choice> {
-    let tokens: Vec<u32> = observation.steps.iter().map(|step| step.chosen.token).collect();
-    parse_answer(&tokenizer.decode(&tokens).ok()?)
 }

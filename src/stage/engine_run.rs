@@ -15,8 +15,8 @@ use crate::dataset::Prompt;
 use crate::digest::Digest;
 use crate::engine::environment::EnvironmentIdentity;
 use crate::engine::{
-    Capacity, Connector, Device, DeviceKind, Launch, PROTOCOL, Patience, Plan, PrefixCache, Ready, Start,
-    Worker,
+    Capacity, Connector, Device, DeviceKind, Launch, Observation, PROTOCOL, Patience, Plan, PrefixCache,
+    Ready, Start, Worker,
 };
 use crate::event::Event;
 use crate::store::{Artifact, Draft};
@@ -219,13 +219,13 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Answers some prompts and writes the observations down; returns how many tokens were served from a cache.
+    /// Answers some prompts and writes the observations down.
     pub(super) async fn score(
         &mut self,
         worker: &mut Worker,
         prompts: &[Prompt],
         prefix_cache: PrefixCache,
-    ) -> Result<u64, StageError> {
+    ) -> Result<Vec<Observation>, StageError> {
         let (events, total) = (self.bench.events.clone(), self.total);
         let (name, mut done) = (self.name.clone(), self.done);
         let answered = || {
@@ -234,12 +234,10 @@ impl Pass<'_> {
         };
         let observations = worker.score(prompts, prefix_cache, answered).await?;
         self.done += prompts.len();
-        let mut served = 0;
         for observation in &observations {
-            served += u64::from(observation.cached_tokens);
             self.lines.write(observation)?;
         }
-        Ok(served)
+        Ok(observations)
     }
 
     pub(super) fn finish(self) -> Result<(), StageError> {

@@ -12,6 +12,7 @@
 //! | cached | model and route | `store.jsonl`, `load.jsonl`, `passes.json`, `engine.json` |
 //! | compare | model and route | `comparison.json` |
 
+mod answer;
 mod arms;
 mod bench;
 mod cached;
@@ -21,12 +22,14 @@ mod error;
 mod extract;
 mod lines;
 mod prompts;
+mod watch;
 
 pub use arms::{baseline, control};
 pub use bench::{Bench, Mode};
-pub use cached::{Passes, cached};
+pub use cached::{Passes, Watched, cached};
 pub use compare::{Arms, compare, read_comparison};
 pub use engine_run::read_ready;
 pub use error::StageError;
 pub use extract::{extract, read_dataset};
 pub use prompts::prompts;
+pub use watch::EarlyStopping;
