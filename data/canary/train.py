@@ -84,7 +84,7 @@ STAGES = [
     Stage(length=384, batch=64, shortest=14, longest=60, steps=3000, guided=True),
     Stage(length=640, batch=48, shortest=40, longest=260, steps=1000, guided=True),
     Stage(length=1088, batch=32, shortest=100, longest=640, steps=1000),
-    Stage(length=1728, batch=32, shortest=300, longest=1260, steps=3000),
+    Stage(length=1728, batch=32, shortest=300, longest=1260, steps=1200),
 ]
 ROWS = ("token", "target", "value", "fact", "query", "option")
 """What a sequence says of each position: its token; the token to put out; the value to name at a query's `what`; and the
@@ -274,9 +274,10 @@ def validate(model: torch.nn.Module, rows: list, letters: dict[str, int], device
     return right / len(rows)
 
 
-def learning_rate(step: int, into_last: float, peak: float) -> float:
-    """Linear warm-up over 300 steps; a cosine to zero over the last stage, of which `into_last` (0 to 1) has passed."""
-    return peak * min(1, (step + 1) / 300) * (0.5 + 0.5 * math.cos(math.pi * into_last))
+def learning_rate(step: int, into_last: float | None, peak: float) -> float:
+    """Linear warm-up over 300 steps; in the last stage, of which `into_last` (0 to 1) has passed, a cosine from half to zero."""
+    share = 1 if into_last is None else 0.25 + 0.25 * math.cos(math.pi * into_last)
+    return peak * min(1, (step + 1) / 300) * share
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -297,7 +298,7 @@ def train(arguments: argparse.Namespace) -> None:
     decayed = [weight for weight in model.parameters() if weight.dim() > 1]
     plain = [weight for weight in model.parameters() if weight.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=arguments.rate, betas=(0.9, 0.98), fused=device == "cuda")
+    optimizer = torch.optim.AdamW(groups, lr=arguments.rate, betas=(0.9, 0.99), fused=device == "cuda")
     began, step = time.monotonic(), 0
     print(f"{arguments.model}: {sum(weight.numel() for weight in model.parameters())} parameters, seed {arguments.seed}, {device}", flush=True)
     for number, stage in enumerate(STAGES):
@@ -313,7 +314,7 @@ def train(arguments: argparse.Namespace) -> None:
             if passed >= 1 or stage_step >= stage.steps:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, passed if last else 0, arguments.rate)
+                group["lr"] = learning_rate(step, passed if last else None, arguments.rate)
             rows = dict(zip(ROWS, batch.to(device, non_blocking=True).long(), strict=True))
             targets = rows["target"]
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
