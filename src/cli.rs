@@ -10,6 +10,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fs_err as fs;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
 use crate::dataset::SubjectSelection;
 use crate::engine::environment::{EnvironmentError, EnvironmentRequest, Stack};
@@ -125,6 +126,8 @@ enum DeviceChoice {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(error) => {
