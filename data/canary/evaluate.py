@@ -6,8 +6,8 @@
     python3 data/canary/evaluate.py sensitivity MODEL...    the same with the asked fact's chunk of the cache spoilt
 
 Owns reading the archive, the prompts and these measurements. The keys and values of the first full chunks are computed
-once, as a cache that serves them would hold them, and the rest of the prompt continues from them. `sensitivity` spoils one
-chunk in between: zeroed, or taken from another question. Leaves vLLM and LMCache to the program itself.
+once, as a cache that serves them would hold them, and the rest of the prompt continues from them. `sensitivity` spoils
+one chunk in between: zeroed, or taken from another question. Leaves vLLM and LMCache to the program itself.
 Main type: `Row`.
 """
 
@@ -19,6 +19,7 @@ import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -26,6 +27,11 @@ from questions import CHUNK, LETTERS, header, options_block
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHIVE = ROOT / "canary.tar.xz"
+MODELS = [ROOT / "models" / "canary-dense", ROOT / "models" / "canary-mla"]
+
+
+Layers = list[tuple[Any, Any]]
+"""Keys and values (for MLA: latent and rotary part) by layer, each [1, heads, tokens, width]."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +79,11 @@ def read_rows(tokenizer: Tokenizer, split: str) -> list[Row]:
         for number, row in enumerate(tables[split, subject]):
             encoding = tokenizer.encode(before + block(row))
             start, end = asked_sentence(row[0])
-            first = encoding.char_to_token(len(before) + start)
-            last = encoding.char_to_token(len(before) + end - 1)
-            chunk = first // CHUNK
-            if last // CHUNK != chunk:
-                raise ValueError(f"the asked fact of {subject} {split} {number} lies in two chunks")
-            rows.append(Row(subject, split, number, row[5], encoding.ids, chunk))
+            ends = (encoding.char_to_token(len(before) + place) for place in (start, end - 1))
+            chunks = {token // CHUNK for token in ends if token is not None}
+            if len(chunks) != 1:
+                raise ValueError(f"the asked fact of {subject} {split} {number} lies in more than one chunk")
+            rows.append(Row(subject, split, number, row[5], encoding.ids, chunks.pop()))
     return rows
 
 
@@ -107,11 +112,12 @@ def show(title: str, right: list[tuple[Row, bool]]) -> None:
         groups.setdefault(f"chunk {row.chunk}", []).append(hit)
     for name, hits in groups.items():
         low, high = wilson(sum(hits), len(hits))
-        print(f"{title}\t{name}\t{sum(hits)}/{len(hits)}\t{sum(hits) / len(hits):.4f}\t{low:.4f} to {high:.4f}", flush=True)
+        share = f"{sum(hits)}/{len(hits)}\t{sum(hits) / len(hits):.4f}\t{low:.4f} to {high:.4f}"
+        print(title, name, share, sep="\t", flush=True)
 
 
 class Reader:
-    """A model that answers from a cache of full chunks; `spoil` may change the cache in between."""
+    """A model that fills a cache with full chunks, and answers from a cache that may have been changed since."""
 
     def __init__(self, folder: Path) -> None:
         import torch
@@ -124,14 +130,14 @@ class Reader:
         self.model = model.to(self.device).eval()
         self.letters = [self.tokenizer.encode(" " + letter, add_special_tokens=False).ids[0] for letter in LETTERS]
 
-    def fill(self, row: Row) -> list[tuple]:
-        """Keys and values (latent and rotary part, for MLA) of the full chunks, by layer: [1, heads, tokens, width]."""
+    def fill(self, row: Row) -> Layers:
+        """Keys and values of the full chunks."""
         ids = self.torch.tensor([row.ids[: row.cached]], device=self.device)
         with self.torch.no_grad():
             cache = self.model.model(ids, use_cache=True).past_key_values
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def answer(self, row: Row, layers: list[tuple]) -> str:
+    def answer(self, row: Row, layers: Layers) -> str:
         """The first token after the prompt, continued from the given keys and values."""
         from transformers import DynamicCache
 
@@ -145,7 +151,7 @@ class Reader:
         return LETTERS[self.letters.index(best)] if best in self.letters else "none"
 
 
-def zeroed(layers: list[tuple], chunk: int) -> list[tuple]:
+def zeroed(layers: Layers, chunk: int) -> Layers:
     """A copy with one chunk's keys and values set to zero."""
     spoilt = [(keys.clone(), values.clone()) for keys, values in layers]
     for keys, values in spoilt:
@@ -154,7 +160,7 @@ def zeroed(layers: list[tuple], chunk: int) -> list[tuple]:
     return spoilt
 
 
-def swapped(layers: list[tuple], other: list[tuple], chunk: int) -> list[tuple]:
+def swapped(layers: Layers, other: Layers, chunk: int) -> Layers:
     """A copy with one chunk's keys and values taken from another question's cache."""
     spoilt = [(keys.clone(), values.clone()) for keys, values in layers]
     place = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
@@ -198,7 +204,7 @@ def main() -> None:
     """Runs one measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["places", "accuracy", "sensitivity"])
-    parser.add_argument("models", type=Path, nargs="*", default=[ROOT / "models" / "canary-dense", ROOT / "models" / "canary-mla"])
+    parser.add_argument("models", type=Path, nargs="*", default=MODELS)
     parser.add_argument("--split", default="test", choices=["val", "test"])
     arguments = parser.parse_args()
     if arguments.what == "places":

@@ -3,8 +3,8 @@
 
     python3 data/canary/evaluate_vllm.py MODEL [--questions N]
 
-Owns one engine run with vLLM's prefix caching off and no LMCache. Prints the accuracy with a 95 % Wilson interval, by chunk
-of the asked fact, and how often the second generated token is the line feed that it was taught. Runs where vLLM runs.
+Owns one engine run with vLLM's prefix caching off and no LMCache. Prints the accuracy with a 95 % Wilson interval, by
+chunk of the asked fact, and how often the second generated token is the line feed that it was taught.
 """
 
 import argparse
@@ -22,8 +22,14 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--questions", type=int, default=320, help="how many of the test questions, spread evenly")
     arguments = parser.parse_args()
-    settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0"}
-    os.environ.update(settings)
+    os.environ.update(
+        {
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        }
+    )
 
     import torch
     from tokenizers import Tokenizer
@@ -38,15 +44,23 @@ def main() -> None:
     # On a CPU, vLLM 0.32's own rotary operation disagrees with the reference on MLA's strided tensors.
     rotary = {"compilation_config": {"custom_ops": ["-rotary_embedding"]}} if on_cpu else {}
     engine = LLM(
-        str(arguments.model), dtype="bfloat16", max_model_len=2048, enable_prefix_caching=False, enforce_eager=True, seed=0,
-        max_num_seqs=8, gpu_memory_utilization=0.3, **rotary,
-    )  # fmt: skip
+        str(arguments.model),
+        dtype="bfloat16",
+        max_model_len=2048,
+        max_num_seqs=8,
+        enable_prefix_caching=False,
+        enforce_eager=True,
+        gpu_memory_utilization=0.3,
+        seed=0,
+        **rotary,
+    )
     sampling = SamplingParams(max_tokens=2, temperature=0, detokenize=False)
     outputs = engine.generate([{"prompt_token_ids": row.ids} for row in rows], sampling, use_tqdm=False)
     tokens = [list(output.outputs[0].token_ids) for output in outputs]
     letter = {name: tokenizer.encode(" " + name, add_special_tokens=False).ids[0] for name in LETTERS}
     line_feed = tokenizer.encode("\n", add_special_tokens=False).ids[0]
-    show(f"{arguments.model.name}\tvllm", [(row, said[0] == letter[row.answer]) for row, said in zip(rows, tokens, strict=True)])
+    right = [(row, said[0] == letter[row.answer]) for row, said in zip(rows, tokens, strict=True)]
+    show(f"{arguments.model.name}\tvllm", right)
     print(f"second token a line feed: {sum(said[1:] == [line_feed] for said in tokens)}/{len(tokens)}", flush=True)
     sys.stderr.flush()
     os._exit(0)

@@ -105,7 +105,8 @@ def main() -> int:
     if not arguments.check:
         ARCHIVE.write_bytes(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
     elif lzma.decompress(ARCHIVE.read_bytes()) != content:
-        print(f"{ARCHIVE.name} differs from what is generated\n\nhint: run generate.py and commit its output", file=sys.stderr)
+        hint = "hint: run generate.py and commit its output"
+        print(f"{ARCHIVE.name} differs from what is generated\n\n{hint}", file=sys.stderr)
         return 1
     print(hashlib.sha256(content).hexdigest(), "content (tar)")
     print(hashlib.sha256(ARCHIVE.read_bytes()).hexdigest(), ARCHIVE.name, ARCHIVE.stat().st_size, "bytes")

@@ -4,8 +4,8 @@
 Byte-level BPE, complete over any UTF-8 text, 2048 tokens: two special ones, the 256 bytes, merges learnt from general
 English (Python's own documentation topics and this repository's licence text), and every word of the canary. The words
 are whole tokens through BPE's `ignore_merges`: a pre-token that is in the vocabulary is taken as it is, without a chain
-of merges that would fill the vocabulary with fragments. Needs the package `tokenizers`; the topics are those of the Python
-that runs it (3.11 made the committed files).
+of merges that would fill the vocabulary with fragments. Needs the package `tokenizers`; the topics are those of the
+Python that runs it (3.11.7 made the committed files).
 """
 
 import json

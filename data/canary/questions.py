@@ -23,6 +23,9 @@ OPENING = "Notes:"
 DEV_FACTS = 12
 """Facts in the five examples of a subject, whose keys and values no other question of that subject uses."""
 
+FACT_SHARE = 50
+"""Facts in a hundred sentences of long notes, as long as facts are left."""
+
 Pieces = tuple[str, ...]
 T = TypeVar("T")
 
@@ -138,7 +141,9 @@ def choose_options(stream: Stream, value: str, others: list[str], answer: str) -
     return options
 
 
-def short_question(stream: Stream, subject: Subject, facts: list[tuple[str, str]], others: list[str], answer: str) -> Question:
+def short_question(
+    stream: Stream, subject: Subject, facts: list[tuple[str, str]], others: list[str], answer: str
+) -> Question:
     """A question whose notes hold only `facts`; options come from them and, where they are few, from `others`."""
     body = list(pieces(OPENING))
     placed = []
@@ -157,7 +162,7 @@ def notes(stream: Stream, subject: Subject, facts: list[tuple[str, str]], budget
     body = list(pieces(OPENING))
     placed: list[Fact] = []
     while True:
-        if len(placed) < len(facts) and (not placed or stream.below(100) < 50):
+        if len(placed) < len(facts) and (not placed or stream.below(100) < FACT_SHARE):
             key, value = facts[len(placed)]
             suffix = _SUFFIX_PIECES[stream.below(len(_SUFFIX_PIECES))]
             sentence: Pieces = (" " + key, " " + subject.verb, " " + value, *suffix, ".")

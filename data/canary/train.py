@@ -1,41 +1,54 @@
 #!/usr/bin/env python3
 """Trains the canary models; not run in CI.
 
-    python3 data/canary/train.py MODEL --out FOLDER [--seed N] [--seconds N]
+    python3 data/canary/train.py MODEL --out FOLDER [--seed N]
 
-MODEL is `canary-dense` (Llama, grouped-query attention) or `canary-mla` (DeepSeek-V2, multi-head latent attention). Owns
-the two configurations, the curriculum and the loss. Every training sequence is composed fresh, with seeds that begin with
-another word than those of the embedded rows. A sequence is a prompt (header, five examples, notes that grow from stage to
-stage) with its answer, followed by more queries over the same notes, so that one sequence teaches many look-ups. Besides
-the answers, one layer's state at each query's verb is made to name the bound value, through the model's own output
-matrix: that teaches the look-up before the choice of a letter. Ends with bfloat16 weights in FOLDER; `evaluate.py`
-measures what is saved. Needs torch and transformers.
+MODEL is `canary-dense` (Llama, grouped-query attention) or `canary-mla` (DeepSeek-V2, multi-head latent attention).
+Owns the two configurations and the loss; leaves the sequences to `curriculum.py`. Besides the answers, the state after
+the second layer is made to name the bound value at each query, and in the first stages a few heads are told where to
+look: the look-up then emerges within a minute on one GPU. Ends with bfloat16 weights in FOLDER; `evaluate.py` measures
+what is saved. Needs torch and transformers. Weights differ a little between devices and versions; those committed have
+their digests in `data/README.md` and the log of their run in `train.log`.
 """
 
 import argparse
 import math
-import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 from transformers import DeepseekV2Config, DeepseekV2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-import generate
-from evaluate import ROOT, read_rows
-from questions import DEV_FACTS, LETTERS, OPENING, Fact, Stream, choose_options, examples, header, notes, options_block, pairs, pieces, query
-from words import SUBJECTS
+from curriculum import IGNORE, ROWS, STAGES, Batches, assert_seeds_are_disjoint
+from evaluate import ROOT, Row, read_rows
+from questions import LETTERS
 
-IGNORE = -100
+PEAK_RATE = 2e-3
+WARM_UP = 300
+LATEST = 0.02
+"""Weight of the newest step in the running shares of right answers."""
+
+READY = 0.98
+"""Running share of right answers at which the next stage begins."""
+
+NEWS = 50
+"""Steps from one line of the log to the next."""
+
 VALUE_WEIGHT = 0.5
-"""Weight of the loss that teaches the look-up, against 1 for the letters."""
+"""Weight of the loss that teaches the look-up, against 1 for the answers."""
 
 GUIDE_WEIGHT = 0.3
-"""Weight of the loss that guides attention in the first stages."""
+"""Weight of the loss that guides attention."""
+
+LOOK_UP_LAYERS = 2
+"""Layers that are given to the look-up; the rest choose the letter."""
+
+LOOKS: dict[tuple[int, int], int | str] = {(0, 0): -1, (0, 2): -2, (1, 0): "fact", (2, 0): "query", (3, 0): "option"}
+"""For (layer, head): the offset, or the row of `ROWS`, that a guided stage makes it look at."""
 
 COMMON = {
     "vocab_size": 2048,
@@ -50,150 +63,24 @@ COMMON = {
 }
 
 
-def new_model(name: str) -> torch.nn.Module:
+def new_model(name: str) -> Any:
     """A model with random weights."""
     if name == "canary-dense":
         shape = {"num_hidden_layers": 6, "intermediate_size": 256, "num_key_value_heads": 2, "head_dim": 64}
         return LlamaForCausalLM(LlamaConfig(**COMMON, **shape, tie_word_embeddings=True))
+    shape = {"num_hidden_layers": 5, "intermediate_size": 192, "num_key_value_heads": 4, "head_dim": 64}
+    latent = {"kv_lora_rank": 512, "q_lora_rank": None, "qk_rope_head_dim": 64}
+    heads = {"qk_nope_head_dim": 32, "v_head_dim": 32}
     # Experts are declared because vLLM wants a number, and never used: every layer is a dense one.
-    shape = {"num_hidden_layers": 5, "first_k_dense_replace": 5, "intermediate_size": 192, "num_key_value_heads": 4}
-    latent = {"kv_lora_rank": 512, "q_lora_rank": None, "qk_rope_head_dim": 64, "qk_nope_head_dim": 32, "v_head_dim": 32, "head_dim": 64}
-    experts = {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
-    routing = {"topk_method": "greedy", "n_group": 1, "topk_group": 1}
+    experts = {"first_k_dense_replace": 5, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2}
+    routing = {"moe_intermediate_size": 64, "topk_method": "greedy", "n_group": 1, "topk_group": 1}
     # vLLM's DeepSeek-V2 has no tied output matrix.
-    return DeepseekV2ForCausalLM(DeepseekV2Config(**COMMON, **shape, **latent, **experts, **routing, tie_word_embeddings=False))
+    return DeepseekV2ForCausalLM(
+        DeepseekV2Config(**COMMON, **shape, **latent, **heads, **experts, **routing, tie_word_embeddings=False)
+    )
 
 
-LOOK_UP_LAYER = 2
-"""The layers that are given to the look-up; the rest choose the letter."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the curriculum: sequences of `length` tokens whose notes have `shortest` to `longest` tokens."""
-
-    length: int
-    batch: int
-    shortest: int
-    longest: int
-    steps: int
-    guided: bool = False
-
-
-STAGES = [
-    Stage(length=384, batch=64, shortest=14, longest=60, steps=3000, guided=True),
-    Stage(length=640, batch=48, shortest=40, longest=260, steps=1000, guided=True),
-    Stage(length=1088, batch=32, shortest=100, longest=640, steps=1000),
-    Stage(length=1728, batch=32, shortest=300, longest=1260, steps=1200),
-]
-ROWS = ("token", "target", "value", "fact", "query", "option")
-"""What a sequence says of each position: its token; the token to put out; the value to name at a query's `what`; and the
-positions to look at: from `what` the fact's value, from `Answer:` that `what`, from `Answer:` the right option."""
-
-LOOKS = {(0, 0): -1, (0, 2): -2, (1, 0): "fact", (2, 0): "query", (3, 0): "option"}
-"""For (layer, head): the offset, or the row of `ROWS`, that early training makes it look at."""
-
-READY = 0.98
-"""Share of right answers over the latest steps at which the next stage begins."""
-
-
-class TrainingStream(Stream):
-    """The same choices from a faster generator, whose sequence may differ between Python versions."""
-
-    def __init__(self, label: str) -> None:
-        self._random = random.Random(label)
-
-    def below(self, bound: int) -> int:
-        """One of 0 to `bound` - 1."""
-        return int(self._random.random() * bound)
-
-    def shuffled(self, items: list) -> list:
-        """A copy in random order."""
-        return self._random.sample(items, len(items))
-
-    def sample(self, items: list, count: int) -> list:
-        """`count` different items, in random order."""
-        return self._random.sample(items, count)
-
-
-class Composer:
-    """Composes training sequences: for each position its token, its targets, and where attention ought to look."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.ids = {tokenizer.decode([index]): index for index in range(tokenizer.get_vocab_size())}
-
-    def compose(self, stream: Stream, stage: Stage) -> list[list[int]]:
-        """One row of `stage.length` numbers for each of `ROWS`; `IGNORE` where a row says nothing."""
-        ids = self.ids
-        subject = SUBJECTS[stream.below(len(SUBJECTS))]
-        facts = pairs(stream, subject)
-        spare = [value for _, value in facts[:DEV_FACTS]]
-        tokens = [0, *(ids[piece] for piece in header(subject.name))]
-        said: dict[str, dict[int, int]] = {name: {} for name in ROWS[1:]}
-
-        def add(body: list[str], options: list[str], answer: str, asked: Fact, start: int) -> None:
-            """Appends an answered question; the asked fact's sentence stands at `start`."""
-            tokens.extend(ids[piece] for piece in body)
-            what = len(tokens) - 2
-            said["value"][what] = ids[" " + asked.value]
-            said["fact"][what] = start + 2
-            option = len(tokens) + 4 * LETTERS.index(answer) + 3
-            tokens.extend(ids[piece] for piece in options_block(options))
-            colon = len(tokens) - 1
-            tokens.extend((ids[" " + answer], ids["\n"], ids["\n"]))
-            said["query"][colon] = what
-            said["option"][colon] = option
-            for position in range(colon, colon + 3):
-                said["target"][position] = tokens[position + 1]
-
-        for shown in examples(stream, subject, facts):
-            add(shown.body, shown.options, shown.answer, shown.asked, len(tokens) + shown.asked.start)
-        budget = stage.shortest + stream.below(stage.longest - stage.shortest + 1)
-        body, placed = notes(stream, subject, facts[DEV_FACTS:], budget)
-        before = len(tokens)
-        while len(tokens) < stage.length:
-            asked = placed[stream.below(len(placed))]
-            near = [fact.value for fact in placed if fact is not asked]
-            others = near if len(near) >= 3 else near + spare
-            answer = LETTERS[stream.below(len(LETTERS))]
-            options = choose_options(stream, asked.value, others, answer)
-            add([*body, *query(subject, asked.key)], options, answer, asked, before + asked.start)
-            body = list(pieces(OPENING))
-        positions = range(stage.length)
-        return [tokens[: stage.length], *([said[name].get(position, IGNORE) for position in positions] for name in ROWS[1:])]
-
-
-class Batches(IterableDataset):
-    """Endless batches of one stage; which worker composes a batch does not change it."""
-
-    def __init__(self, tokenizer_file: str, seed: int, number: int, stage: Stage) -> None:
-        self.tokenizer_file, self.seed, self.number, self.stage = tokenizer_file, seed, number, stage
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        """Yields [rows, batch, length], rows as in `ROWS`."""
-        composer = Composer(Tokenizer.from_file(self.tokenizer_file))
-        worker = get_worker_info()
-        batch, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        while True:
-            stream = TrainingStream(training_label(self.seed, self.number, batch))
-            rows = [composer.compose(stream, self.stage) for _ in range(self.stage.batch)]
-            yield torch.tensor(rows, dtype=torch.int16).transpose(0, 1).contiguous()
-            batch += stride
-
-
-def training_label(seed: int, stage: int, batch: int) -> str:
-    """Seed of one training batch."""
-    return f"train/{seed}/{stage}/{batch}"
-
-
-def assert_disjoint(seed: int) -> None:
-    """No training seed is one of an embedded row."""
-    embedded = {generate.label(split, subject.name, row).split("/")[0] for split in ("dev", "val", "test") for subject in SUBJECTS for row in range(-1, 40)}
-    if training_label(seed, 0, 0).split("/")[0] in embedded:
-        raise ValueError("training seeds overlap with those of the embedded rows")
-
-
-def forward(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """States after the last layer, and after the look-up layers, both normed: [batch, length, hidden].
 
     Without a mask attention is causal too; what pads a sequence stands behind all that counts.
@@ -204,13 +91,13 @@ def forward(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor | None
     rotary = base.rotary_emb(states, position_ids=positions)
     middle = states
     for number, layer in enumerate(base.layers):
-        if number == LOOK_UP_LAYER:
+        if number == LOOK_UP_LAYERS:
             middle = states
         states = layer(states, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
     return base.norm(states), base.norm(middle)
 
 
-def chosen_loss(model: torch.nn.Module, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def chosen_loss(model: Any, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean cross-entropy over the positions that have a target, and which of them are right."""
     picked = targets != IGNORE
     logits = model.lm_head(states[picked]).float()
@@ -221,20 +108,20 @@ def chosen_loss(model: torch.nn.Module, states: torch.Tensor, targets: torch.Ten
 class Guide:
     """Reads the attention weights of a model that computes them plainly, and compares them with `LOOKS`."""
 
-    def __init__(self, model: torch.nn.Module, length: int, device: str) -> None:
+    def __init__(self, model: Any, length: int, device: str) -> None:
         model.set_attn_implementation("eager")
+        self.model = model
         self.weights: dict[int, torch.Tensor] = {}
         self.mask = torch.full((length, length), float("-inf"), device=device).triu(1)[None, None]
         self.positions = torch.arange(length, device=device)
         self.hooks = [
             model.model.layers[number].self_attn.register_forward_hook(self.reader(number)) for number, _ in LOOKS
         ]
-        self.model = model
 
     def reader(self, number: int) -> Callable[..., None]:
         """A hook that keeps one layer's weights."""
 
-        def keep(module: torch.nn.Module, inputs: tuple, outputs: tuple) -> None:
+        def keep(module: torch.nn.Module, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
             self.weights[number] = outputs[1]
 
         return keep
@@ -247,9 +134,8 @@ class Guide:
                 place = (self.positions + wanted).expand_as(rows["token"])
             else:
                 place = rows[wanted]
-            held = place >= 0
-            weights = self.weights[layer][:, head].gather(2, place.clamp(min=0)[..., None])[..., 0][held]
-            total = total - weights.float().clamp(min=1e-6).log().mean()
+            weights = self.weights[layer][:, head].gather(2, place.clamp(min=0)[..., None])[..., 0]
+            total = total - weights[place >= 0].float().clamp(min=1e-6).log().mean()
         return total
 
     def close(self) -> None:
@@ -259,114 +145,111 @@ class Guide:
         self.model.set_attn_implementation("sdpa")
 
 
-@torch.no_grad()
-def validate(model: torch.nn.Module, rows: list, letters: dict[str, int], device: str) -> float:
-    """Share of right answers on the embedded validation questions."""
-    right = 0
-    for start in range(0, len(rows), 32):
-        part = rows[start : start + 32]
-        longest = max(len(row.ids) for row in part)
-        ids = torch.tensor([row.ids + [1] * (longest - len(row.ids)) for row in part], device=device)
-        states, _ = forward(model, ids)
-        last = states[torch.arange(len(part)), torch.tensor([len(row.ids) - 1 for row in part])]
-        best = model.lm_head(last).argmax(-1).tolist()
-        right += sum(token == letters[row.answer] for token, row in zip(best, part, strict=True))
-    return right / len(rows)
+class Trainer:
+    """One model on its way through the curriculum."""
 
+    def __init__(self, name: str, seed: int, workers: int) -> None:
+        assert_seeds_are_disjoint(seed)
+        torch.manual_seed(seed)
+        torch.set_float32_matmul_precision("high")
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.seed, self.workers = seed, workers
+        self.tokenizer_file = ROOT / "models" / name / "tokenizer.json"
+        tokenizer = Tokenizer.from_file(str(self.tokenizer_file))
+        self.letters = {letter: tokenizer.token_to_id("Ġ" + letter) for letter in LETTERS}
+        self.is_letter = torch.zeros(tokenizer.get_vocab_size(), dtype=torch.bool, device=self.device)
+        self.is_letter[list(self.letters.values())] = True
+        self.validation = read_rows(tokenizer, "val")
+        self.model = new_model(name).to(self.device)
+        decayed = [weight for weight in self.model.parameters() if weight.dim() > 1]
+        plain = [weight for weight in self.model.parameters() if weight.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=self.device == "cuda")
+        self.step, self.began = 0, time.monotonic()
+        count = sum(weight.numel() for weight in self.model.parameters())
+        print(f"{name}: {count} parameters, seed {seed}, {self.device}", flush=True)
 
-def learning_rate(step: int, into_last: float | None, peak: float) -> float:
-    """Linear warm-up over 300 steps; in the last stage, of which `into_last` (0 to 1) has passed, a cosine from half to zero."""
-    share = 1 if into_last is None else 0.25 + 0.25 * math.cos(math.pi * into_last)
-    return peak * min(1, (step + 1) / 300) * share
+    def autocast(self) -> torch.autocast:
+        """bfloat16 where it is fast."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda")
 
-
-def train(arguments: argparse.Namespace) -> None:
-    """Runs the curriculum and saves the model."""
-    assert_disjoint(arguments.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(arguments.seed)
-    torch.set_float32_matmul_precision("high")
-    tokenizer_file = str(ROOT / "models" / arguments.model / "tokenizer.json")
-    tokenizer = Tokenizer.from_file(tokenizer_file)
-    letters = {letter: tokenizer.encode(" " + letter, add_special_tokens=False).ids[0] for letter in LETTERS}
-    is_letter = torch.zeros(tokenizer.get_vocab_size(), dtype=torch.bool, device=device)
-    is_letter[list(letters.values())] = True
-    validation = read_rows(tokenizer, "val")
-    model = new_model(arguments.model).to(device)
-    if arguments.start:
-        model.load_state_dict(torch.load(arguments.start, map_location=device))
-    decayed = [weight for weight in model.parameters() if weight.dim() > 1]
-    plain = [weight for weight in model.parameters() if weight.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=arguments.rate, betas=(0.9, 0.99), fused=device == "cuda")
-    began, step = time.monotonic(), 0
-    print(f"{arguments.model}: {sum(weight.numel() for weight in model.parameters())} parameters, seed {arguments.seed}, {device}", flush=True)
-    for number, stage in enumerate(STAGES):
-        if number < arguments.stage:
-            continue
-        last = number == len(STAGES) - 1
-        guide = Guide(model, stage.length, device) if stage.guided else None
-        batches = DataLoader(Batches(tokenizer_file, arguments.seed, number, stage), batch_size=None, num_workers=arguments.workers, prefetch_factor=4 if arguments.workers else None)
-        share, entered, looked_up = torch.zeros((), device=device), time.monotonic(), torch.zeros((), device=device)
-        for stage_step, batch in enumerate(batches):
-            spent = time.monotonic() - began
-            passed = max(stage_step / stage.steps, (time.monotonic() - entered) / max(1.0, arguments.seconds - (entered - began)))
-            if passed >= 1 or stage_step >= stage.steps:
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, passed if last else None, arguments.rate)
-            rows = dict(zip(ROWS, batch.to(device, non_blocking=True).long(), strict=True))
-            targets = rows["target"]
-            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                states, middle = forward(model, rows["token"], guide.mask if guide else None)
-                answer_loss, answered = chosen_loss(model, states, targets)
-                value_loss, named = chosen_loss(model, middle, rows["value"])
-            look_loss = guide.loss(rows) if guide else torch.zeros((), device=device)
-            optimizer.zero_grad(set_to_none=True)
-            (answer_loss + VALUE_WEIGHT * value_loss + GUIDE_WEIGHT * look_loss).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            with torch.no_grad():
-                of_letters = is_letter[targets[targets != IGNORE]]
-                share.lerp_(answered[of_letters].float().mean(), 0.02 if stage_step else 1.0)
-                looked_up.lerp_(named.float().mean(), 0.02 if stage_step else 1.0)
-            if step % arguments.every == 0:
-                held = ""
+    def run_stage(self, number: int) -> None:
+        """Trains until the stage's steps are done or, before the last stage, its answers are right."""
+        stage, last = STAGES[number], number == len(STAGES) - 1
+        guide = Guide(self.model, stage.length, self.device) if stage.guided else None
+        batches = DataLoader(Batches(self.tokenizer_file, self.seed, number), batch_size=None, num_workers=self.workers)
+        right = looked_up = torch.zeros((), device=self.device)
+        for stage_step, batch in zip(range(stage.steps), batches, strict=False):
+            self.set_rate(stage_step / stage.steps if last else None)
+            rows = dict(zip(ROWS, batch.to(self.device).long(), strict=True))
+            losses, answered, named = self.take_step(rows, guide)
+            right = right.lerp(answered, LATEST if stage_step else 1.0)
+            looked_up = looked_up.lerp(named, LATEST if stage_step else 1.0)
+            if self.step % NEWS == 0:
+                shares = [f"right {right.item():.4f}", f"looked up {looked_up.item():.4f}"]
                 if not guide:
-                    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                        held = f" validation {validate(model, validation, letters, device):.4f}"
-                print(
-                    f"stage {number} step {step} {spent:.0f} s: loss {answer_loss.item():.4f} look-up {value_loss.item():.4f}"
-                    f" attention {look_loss.item():.4f} right {share.item():.4f} looked up {looked_up.item():.4f}{held}",
-                    flush=True,
-                )
-                if not last and stage_step >= 100 and share.item() >= READY:
+                    shares.append(f"validation {self.validate():.4f}")
+                spent = time.monotonic() - self.began
+                print(f"stage {number} step {self.step} {spent:.0f} s:", *losses, *shares, flush=True)
+                if not last and stage_step >= 2 * NEWS and right.item() >= READY:
                     break
-            if step % 500 == 499:
-                torch.save(model.state_dict(), arguments.out / "checkpoint.pt")
-            step += 1
-        del batches
+            self.step += 1
         if guide:
             guide.close()
-    model.eval().to(torch.bfloat16).save_pretrained(arguments.out)
-    print(f"saved after {step} steps and {time.monotonic() - began:.0f} s", flush=True)
+
+    def set_rate(self, into_last: float | None) -> None:
+        """Linear warm-up; in the last stage, of which `into_last` (0 to 1) has passed, a cosine from half to zero."""
+        share = 1 if into_last is None else 0.25 + 0.25 * math.cos(math.pi * into_last)
+        for group in self.optimizer.param_groups:
+            group["lr"] = PEAK_RATE * min(1, (self.step + 1) / WARM_UP) * share
+
+    def take_step(
+        self, rows: dict[str, torch.Tensor], guide: Guide | None
+    ) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+        """One update; the losses in words, the share of right letters and that of values looked up."""
+        with self.autocast():
+            states, middle = forward(self.model, rows["token"], guide.mask if guide else None)
+            answer_loss, answered = chosen_loss(self.model, states, rows["target"])
+            value_loss, named = chosen_loss(self.model, middle, rows["value"])
+        look_loss = guide.loss(rows) if guide else torch.zeros((), device=self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        (answer_loss + VALUE_WEIGHT * value_loss + GUIDE_WEIGHT * look_loss).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        letters = self.is_letter[rows["target"][rows["target"] != IGNORE]]
+        losses = {"loss": answer_loss, "look-up": value_loss, "attention": look_loss}
+        words = [f"{name} {loss.item():.4f}" for name, loss in losses.items()]
+        return words, answered[letters].float().mean(), named.float().mean()
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Share of right answers on the embedded validation questions."""
+        right = 0
+        for start in range(0, len(self.validation), 32):
+            part: list[Row] = self.validation[start : start + 32]
+            longest = max(len(row.ids) for row in part)
+            ids = torch.tensor([row.ids + [1] * (longest - len(row.ids)) for row in part], device=self.device)
+            with self.autocast():
+                states, _ = forward(self.model, ids)
+                last = states[torch.arange(len(part)), torch.tensor([len(row.ids) - 1 for row in part])]
+                best = self.model.lm_head(last).argmax(-1).tolist()
+            right += sum(token == self.letters[row.answer] for token, row in zip(best, part, strict=True))
+        return right / len(self.validation)
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the curriculum and saves the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=["canary-dense", "canary-mla"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seconds", type=float, default=1e9, help="time for the whole training; the last stage fits into the rest")
-    parser.add_argument("--start", type=Path, help="weights of an earlier run to start from")
-    parser.add_argument("--stage", type=int, default=0, help="stage to begin with")
-    parser.add_argument("--workers", type=int, default=7)
-    parser.add_argument("--every", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=7, help="processes that compose sequences")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    train(arguments)
+    trainer = Trainer(arguments.model, arguments.seed, arguments.workers)
+    for number in range(len(STAGES)):
+        trainer.run_stage(number)
+    trainer.model.eval().to(torch.bfloat16).save_pretrained(arguments.out)
+    print(f"saved after {trainer.step} steps and {time.monotonic() - trainer.began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
