@@ -139,6 +139,11 @@ fn a_prompt_without_a_matching_control_is_judged_by_the_tolerances() {
     assert_judged(&mut with_an_unmatched_prompt(err), Verdict::Degraded, Rung::NearTies);
     let mut far = with_an_unmatched_prompt(|observation| nudge(observation, 1.2));
     assert_judged(&mut far, Verdict::Degraded, Rung::Distribution);
+    let mut noisy = with_an_unmatched_prompt(err);
+    for arm in [ArmName::Control, ArmName::Load] {
+        noisy.edit(arm, 1, err);
+    }
+    assert_judged(&mut noisy, Verdict::Inconclusive, Rung::NearTies);
 }
 
 #[test]

@@ -103,7 +103,9 @@ fn a_load_pass_may_lack_questions_only_after_enough_harm() {
     let mut monitor = HarmMonitor::new(1);
     let stop = (0..16).find_map(|_| monitor.observe(PairOutcome::Harm)).unwrap();
     assert_eq!(stop.pairs, 13);
-    let stopped = Evidence { early_stop: Some(stop), ..scene() };
+    let mut stopped = Evidence { early_stop: Some(stop), ..scene() };
+    // The server counted requests beyond those that are paired.
+    stopped.server.as_mut().unwrap().load.hit_tokens += 512;
     let (comparison, judgement) = judged(&stopped);
     assert_eq!(
         (judgement.verdict, judgement.decided_by),
@@ -114,6 +116,8 @@ fn a_load_pass_may_lack_questions_only_after_enough_harm() {
     assert_eq!(comparison.questions, 16);
     let unfounded = Evidence { early_stop: Some(EarlyStop { harms: 3, ..stop }), ..scene() };
     assert!(matches!(compare(&unfounded, &Criteria::default()), Err(EvidenceError::UnfoundedStop { .. })));
+    let lenient = Evidence { early_stop: Some(EarlyStop { harms: 3, bound: 1.0, ..stop }), ..scene() };
+    assert!(matches!(compare(&lenient, &Criteria::default()), Err(EvidenceError::UnfoundedStop { .. })));
 }
 
 proptest! {

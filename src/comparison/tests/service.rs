@@ -38,6 +38,9 @@ fn hits_that_the_server_did_not_count_are_not_exercised() {
     evidence.server.as_mut().unwrap().load.hit_tokens -= 256;
     assert_eq!(judged(&evidence).1.verdict, Verdict::NotExercised);
     let mut evidence = Scene::new(40, 4, 0.9).evidence();
+    evidence.server.as_mut().unwrap().store.hit_tokens += 256;
+    assert_eq!(judged(&evidence).1.verdict, Verdict::NotExercised);
+    let mut evidence = Scene::new(40, 4, 0.9).evidence();
     evidence.server.as_mut().unwrap().load_reads_at_least = Some(2 * 80);
     assert_eq!(judged(&evidence).1.verdict, Verdict::NotExercised);
 }

@@ -160,3 +160,88 @@ fn subjects_that_move_as_one_do_not_pass_for_many_questions() {
     let judgement = conclude([&comparison]).judgements.remove(0);
     assert_ne!(judgement.verdict, Verdict::Degraded, "{}", judgement.reason);
 }
+
+/// Fails on a load pass of which every fourth question is changed, passes without, and does not apply where a run without
+/// the cache is changed alike: one of the rungs 2 and 3, whichever `tolerance` leaves within reach.
+#[track_caller]
+fn assert_judges_alone(tolerance: Tolerance, change: impl Fn(&mut Observation)) {
+    let criteria = Criteria { tolerance, ..Criteria::default() };
+    let outcomes = |changed: &[ArmName]| {
+        let mut scene = Scene::new(40, 4, 0.9);
+        for arm in changed {
+            scene.edit_all(*arm, |number, observation| {
+                if number % 4 == 0 {
+                    change(observation);
+                }
+            });
+        }
+        let comparison = compare(&scene.evidence(), &criteria).unwrap();
+        [comparison.near_ties.outcome, comparison.distribution.outcome]
+    };
+    assert_eq!(outcomes(&[]), [Outcome::Passed; 2]);
+    let failed = outcomes(&[ArmName::Load]);
+    assert_eq!(failed.iter().filter(|outcome| **outcome == Outcome::Failed).count(), 1, "{failed:?}");
+    for innocent in [ArmName::Repeat, ArmName::Control] {
+        let excused =
+            failed.map(|outcome| if outcome == Outcome::Failed { Outcome::DoesNotApply } else { outcome });
+        assert_eq!(outcomes(&[innocent, ArmName::Load]), excused, "{innocent}");
+    }
+}
+
+#[test]
+fn each_measure_fails_on_its_own_and_only_where_runs_without_the_cache_stay_still() {
+    let out_of_reach = answers_alone().tolerance;
+    let choose_the_second = |observation: &mut Observation| {
+        observation.steps[0].top.swap(0, 1);
+        observation.steps[0].chosen = observation.steps[0].top[0];
+    };
+    let turn_letters = |observation: &mut Observation| observation.letters.rotate_left(1);
+    assert_judges_alone(Tolerance { beyond_gap_rate: 0.001, ..out_of_reach }, choose_the_second);
+    assert_judges_alone(Tolerance { flip_rate: 0.02, ..out_of_reach }, choose_the_second);
+    assert_judges_alone(Tolerance { mean_divergence: 0.01, ..out_of_reach }, turn_letters);
+    assert_judges_alone(Tolerance { letter_difference: 1.0, ..out_of_reach }, turn_letters);
+}
+
+#[test]
+fn equivalence_must_hold_subject_by_subject_too() {
+    // Fifteen gains in one subject, fourteen harms in another: nearly no change, but not a steady one.
+    let mut scene = Scene::new(6000, 20, 0.7);
+    let published: Vec<Choice> = scene.questions.iter().map(|asked| asked.answer).collect();
+    let (mut harms, mut gains) = (14, 15);
+    scene.without_control().edit_all(ArmName::Load, |number, observation| {
+        nudge(observation, 0.01);
+        let right = read_letter(observation) == Some(published[number]);
+        if number % 20 == 3 && right && harms > 0 {
+            harms -= 1;
+            err(observation);
+        } else if number % 20 == 4 && !right && gains > 0 {
+            gains -= 1;
+            say(observation, published[number]);
+        }
+    });
+    let comparison = compare(&scene.evidence(), &answers_alone()).unwrap();
+    let test = comparison.answers.generated.against_baseline;
+    assert!(test.interval.lies_within(0.005) && !test.within_margin, "{test:?}");
+    let judgement = conclude([&comparison]).judgements.remove(0);
+    assert_eq!(judgement.verdict, Verdict::Inconclusive, "{}", judgement.reason);
+    assert!(judgement.reason.contains("with subjects as clusters"), "{}", judgement.reason);
+}
+
+#[test]
+fn what_the_control_loses_as_well_is_not_blamed_on_the_cache() {
+    let mut scene = Scene::new(6000, 20, 0.7);
+    for arm in [ArmName::Control, ArmName::Load] {
+        scene.edit_all(arm, |number, observation| {
+            if number % 500 == 7 {
+                err(observation);
+            }
+        });
+    }
+    noisy(&mut scene).edit(ArmName::Load, 5, |observation| nudge(observation, 0.01));
+    let comparison = compare(&scene.evidence(), &answers_alone()).unwrap();
+    let generated = &comparison.answers.generated;
+    assert!(generated.against_baseline.table.harms > 5);
+    assert_eq!(generated.against_reference.table.discordant(), 0);
+    let judgement = conclude([&comparison]).judgements.remove(0);
+    assert_ne!(judgement.verdict, Verdict::Degraded, "{}", judgement.reason);
+}
