@@ -90,7 +90,7 @@ pub struct PairedTest {
     pub loss_p_value: f64,
     /// Exact two-sided McNemar p-value.
     pub two_sided_p_value: f64,
-    /// Exact one-sided p-value for a loss that exchanges whole subjects; 1 for a single subject.
+    /// Exact one-sided p-value for a loss that exchanges whole subjects; says nothing for a single one.
     pub subject_loss_p_value: f64,
     /// Evidence for harm that may be read at any time.
     pub e_value: f64,

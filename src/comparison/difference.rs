@@ -21,7 +21,7 @@ pub struct Difference {
     /// is in a letter's log-probability or in the length.
     pub rank: Option<u32>,
     /// Largest difference of a log-probability at that token, nats, over the letters and the tokens that both list;
-    /// `None` when they list no token in common.
+    /// `None` when they list no token in common or one of them has no such token.
     pub largest: Option<f64>,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn first_difference(reference: &Observation, other: &Observation) -> 
         return difference(kind, index, rank, Some(largest));
     }
     let (left, right) = (reference.steps.len(), other.steps.len());
-    if left == right { None } else { difference(DifferenceKind::Length, left.min(right), None, Some(0.0)) }
+    if left == right { None } else { difference(DifferenceKind::Length, left.min(right), None, None) }
 }
 
 /// Largest change of a letter's log-probability, nats.
