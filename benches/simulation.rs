@@ -1,6 +1,7 @@
-//! The simulated study with many runs at full size: `cargo bench --bench simulation`.
+//! The simulated study at full size: `cargo bench --bench simulation`, with `RUNS=2000` before it for four times the runs.
 //!
-//! Prints how often each verdict is given where the truth is known. The test of the same name does the same with few.
+//! Prints, as the table of docs/statistics.md, how often each verdict is given where the truth is known. The test of
+//! the same name does the same with few questions.
 #![expect(clippy::print_stdout, reason = "a bench prints its results")]
 
 #[path = "../tests/simulation/study.rs"]
@@ -10,49 +11,55 @@ use kv_correctness::comparison::{Criteria, plan_questions};
 use kv_correctness::stats::clopper_pearson;
 use study::{Flips, Stopping, Study};
 
+const MMLU: Study = Study {
+    questions: 14_042,
+    subjects: 57,
+    accuracy: 0.68,
+    flip_rate: 0.01,
+    loss: 0.0,
+    flips: Flips::Independent,
+    margin: 0.005,
+    stopping: Stopping::Never,
+    runs: 500,
+    seed: 1,
+};
+
 fn main() {
-    let runs = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(500);
+    let runs = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(MMLU.runs);
     println!(
-        "{:<52} {:>16} {:>16} {:>7} {:>9}",
-        "14042 questions, 57 subjects, margin 0.5 points", "degraded %", "equivalent %", "stopped", "asked"
+        "| flips | change in points | flips within a subject | early stop | degraded | equivalent | stopped | asked |"
     );
-    for flip_rate in [0.005, 0.01, 0.02] {
+    println!("|---|---|---|---|---|---|---|---|");
+    for flip_rate in [0.01, 0.02] {
         let criteria = Criteria { assumed_flip_rate: flip_rate, ..Criteria::default() };
-        let detectable = plan_questions(14_042, 57, 1, &criteria).detectable_loss.expect("enough questions");
-        for (flips, hang_together) in [(Flips::Independent, "independent"), (Flips::BySubject, "by subject")]
-        {
-            for loss in [0.0, detectable, 0.005] {
+        let plan = plan_questions(MMLU.questions, MMLU.subjects, 1, &criteria);
+        let planned = plan.detectable_loss.expect("all of MMLU detects a loss");
+        for flips in [Flips::Independent, Flips::BySubject] {
+            for loss in [0.0, planned, MMLU.margin, -MMLU.margin] {
                 for stopping in [Stopping::Never, Stopping::OnHarm] {
-                    let study = Study {
-                        questions: 14_042,
-                        subjects: 57,
-                        accuracy: 0.68,
-                        flip_rate,
-                        loss: loss.min(flip_rate),
-                        flips,
-                        margin: 0.005,
-                        stopping,
-                        runs,
-                        seed: 1,
-                    };
-                    let endings = study.run();
-                    let percent = |count| {
-                        let limits = clopper_pearson(count, endings.runs, 0.95);
-                        let share = 100.0 * f64::from(count) / f64::from(endings.runs);
-                        format!("{share:.1} ({:.1}–{:.1})", 100.0 * limits.lower, 100.0 * limits.upper)
-                    };
-                    println!(
-                        "flips {:>4} %, loss {:>5.3} points, {hang_together:<12} {:<7} {:>16} {:>16} {:>7} {:>9}",
-                        100.0 * flip_rate,
-                        100.0 * study.loss,
-                        if stopping == Stopping::Never { "never" } else { "on harm" },
-                        percent(endings.degraded),
-                        percent(endings.equivalent),
-                        endings.stopped,
-                        endings.asked / u64::from(endings.runs),
-                    );
+                    print_row(&Study { flip_rate, loss, flips, stopping, runs, ..MMLU });
                 }
             }
         }
     }
+}
+
+fn print_row(study: &Study) {
+    let endings = study.run();
+    let percent = |count| {
+        let limits = clopper_pearson(count, endings.runs, 0.95);
+        let share = 100.0 * f64::from(count) / f64::from(endings.runs);
+        format!("{share:.1} ({:.1}–{:.1})", 100.0 * limits.lower, 100.0 * limits.upper)
+    };
+    println!(
+        "| {} % | {:.3} | {} | {} | {} | {} | {} | {} |",
+        100.0 * study.flip_rate,
+        -100.0 * study.loss,
+        if study.flips == Flips::Independent { "independent" } else { "correlated" },
+        if study.stopping == Stopping::Never { "off" } else { "on" },
+        percent(endings.degraded),
+        percent(endings.equivalent),
+        endings.stopped,
+        endings.asked / u64::from(endings.runs),
+    );
 }

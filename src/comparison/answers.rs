@@ -90,12 +90,14 @@ pub struct PairedTest {
     pub loss_p_value: f64,
     /// Exact two-sided McNemar p-value.
     pub two_sided_p_value: f64,
-    /// Exact one-sided p-value for a loss that exchanges whole subjects; 1 for a single subject.
+    /// Exact one-sided p-value for a loss that exchanges whole subjects; says nothing for a single one.
     pub subject_loss_p_value: f64,
     /// Evidence for harm that may be read at any time.
     pub e_value: f64,
     /// Whether both intervals lie within the margin.
     pub within_margin: bool,
+    /// Whether both intervals lie beyond the margin, on either side.
+    pub beyond_margin: bool,
 }
 
 /// A question whose letter changed between baseline and load pass.
@@ -213,7 +215,12 @@ impl PairedTest {
         let clusters = sum_by_cluster(subjects.zip(outcomes.iter().map(|outcome| outcome.change())));
         let interval = tango_interval(table, EQUIVALENCE_CONFIDENCE);
         let cluster_interval = cluster_interval(&clusters, EQUIVALENCE_CONFIDENCE);
-        let within = |interval: Interval| interval.lies_within(criteria.margin);
+        let both = |holds: fn(Interval, f64) -> bool| {
+            [Some(interval), cluster_interval]
+                .into_iter()
+                .flatten()
+                .all(|interval| holds(interval, criteria.margin))
+        };
         Self {
             table,
             difference: table.difference(),
@@ -226,7 +233,8 @@ impl PairedTest {
             two_sided_p_value: table.two_sided_p_value(),
             subject_loss_p_value: sign_flip_loss_p_value(&clusters),
             e_value: e_value(table.harms, table.gains),
-            within_margin: within(interval) && cluster_interval.is_none_or(within),
+            within_margin: both(Interval::lies_within),
+            beyond_margin: both(Interval::lies_outside),
         }
     }
 

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Outcome;
 use super::criteria::{Criteria, NAMED_OFFENDERS, PROVEN_SHARE};
-use super::difference::{Difference, Parting, count, first_difference, letter_difference, part};
+use super::difference::{
+    Difference, DifferenceKind, Parting, count, first_difference, letter_difference, part,
+};
 use super::evidence::Case;
 use super::noise_floor::NoiseFloor;
 
@@ -48,10 +50,8 @@ impl Tally {
         self.compared += 1;
         let Some(difference) = difference else { return };
         self.differing += 1;
-        match difference.largest {
-            Some(largest) => self.largest = self.largest.max(largest),
-            None => self.disjoint += 1,
-        }
+        self.disjoint += u32::from(difference.kind == DifferenceKind::Disjoint);
+        self.largest = self.largest.max(difference.largest.unwrap_or(0.0));
         if self.first.len() < NAMED_OFFENDERS {
             self.first.push(difference);
         }

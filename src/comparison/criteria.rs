@@ -80,3 +80,28 @@ impl Criteria {
         .find_map(|(field, sensible)| (!sensible).then_some(field))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suite_names_only_what_it_changes_and_nothing_unknown() {
+        let criteria: Criteria = toml::from_str("margin = 0.01\n[tolerance]\nflip_rate = 0.03").unwrap();
+        let tolerance = Tolerance { flip_rate: 0.03, ..Tolerance::default() };
+        assert_eq!(criteria, Criteria { margin: 0.01, tolerance, ..Criteria::default() });
+        assert!(toml::from_str::<Criteria>("margins = 0.01").is_err());
+    }
+
+    #[test]
+    fn the_defaults_make_sense_and_absurd_values_are_named() {
+        assert_eq!(Criteria::default().first_absurd_field(), None);
+        let negative = Criteria { near_tie_gap: -0.1, ..Criteria::default() };
+        assert_eq!(negative.first_absurd_field(), Some("near_tie_gap"));
+        let tolerance = Tolerance { mean_divergence: f64::NAN, ..Tolerance::default() };
+        assert_eq!(
+            Criteria { tolerance, ..Criteria::default() }.first_absurd_field(),
+            Some("tolerance.mean_divergence")
+        );
+    }
+}

@@ -21,7 +21,7 @@ pub struct Difference {
     /// is in a letter's log-probability or in the length.
     pub rank: Option<u32>,
     /// Largest difference of a log-probability at that token, nats, over the letters and the tokens that both list;
-    /// `None` when they list no token in common.
+    /// `None` when they list no token in common or one of them has no such token.
     pub largest: Option<f64>,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn first_difference(reference: &Observation, other: &Observation) -> 
         return difference(kind, index, rank, Some(largest));
     }
     let (left, right) = (reference.steps.len(), other.steps.len());
-    if left == right { None } else { difference(DifferenceKind::Length, left.min(right), None, Some(0.0)) }
+    if left == right { None } else { difference(DifferenceKind::Length, left.min(right), None, None) }
 }
 
 /// Largest change of a letter's log-probability, nats.
@@ -142,4 +142,62 @@ fn largest_shared_difference(left: &Step, right: &Step) -> Option<f64> {
 /// A position or number of questions, far below 2³².
 pub(super) fn count(number: usize) -> u32 {
     u32::try_from(number).expect("fewer than 2³² tokens and questions")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ArmName;
+    use super::super::scene::Scene;
+    use super::*;
+
+    /// An answer of one token: the first listed is chosen.
+    fn answer(top: &[(u32, f64)]) -> Observation {
+        let mut observation = Scene::new(1, 1, 1.0).arms[ArmName::Load as usize].remove(0);
+        let top: Vec<TokenLogprob> =
+            top.iter().map(|&(token, logprob)| TokenLogprob { token, logprob }).collect();
+        observation.steps = vec![Step { chosen: top[0], top }];
+        observation
+    }
+
+    #[test]
+    fn only_the_runner_up_within_the_gap_is_a_near_tie() {
+        let reference = answer(&[(1, -0.7), (2, -0.8), (3, -0.9), (4, -0.9)]);
+        let part_at = |token, gap| part(&reference, &answer(&[(token, -0.7)]), gap);
+        assert_eq!(part_at(1, 0.25), Parting::Nowhere);
+        assert_eq!(part_at(2, 0.25), Parting::NearTie);
+        assert!(
+            matches!(part_at(2, 0.05), Parting::BeyondGap { token: 0, gap: Some(gap) } if (gap - 0.1).abs() < 1e-12)
+        );
+        // Close behind, but not the runner-up.
+        assert!(matches!(part_at(3, 0.25), Parting::BeyondGap { gap: Some(_), .. }));
+        assert_eq!(part_at(9, 0.25), Parting::BeyondGap { token: 0, gap: None });
+    }
+
+    #[test]
+    fn tokens_that_share_second_place_are_both_runner_up() {
+        let reference = answer(&[(1, -0.7), (2, -0.8), (3, -0.8)]);
+        assert_eq!(part(&reference, &answer(&[(3, -0.7)]), 0.25), Parting::NearTie);
+    }
+
+    #[test]
+    fn the_largest_difference_is_over_shared_tokens_wherever_they_stand() {
+        let reference = answer(&[(1, -0.5), (2, -1.0), (3, -4.0)]);
+        let other = answer(&[(2, -0.75), (1, -0.875), (7, -2.0)]);
+        let difference = first_difference(&reference, &other).unwrap();
+        assert_eq!(
+            (difference.kind, difference.rank, difference.largest),
+            (DifferenceKind::Token, Some(0), Some(0.375))
+        );
+    }
+
+    #[test]
+    fn a_letter_alone_makes_a_difference() {
+        let reference = answer(&[(1, -0.5)]);
+        let mut other = reference.clone();
+        other.letters[2] -= 0.5;
+        let difference = first_difference(&reference, &other).unwrap();
+        assert_eq!((difference.kind, difference.rank), (DifferenceKind::Logprobs, None));
+        assert!(difference.largest.is_some_and(|largest| (largest - 0.5).abs() < 1e-12), "{difference:?}");
+        assert_eq!(first_difference(&reference, &reference), None);
+    }
 }

@@ -123,3 +123,23 @@ fn scaled(letters: &[f64; 4]) -> [f64; 4] {
     let total = largest + letters.iter().map(|letter| (letter - largest).exp()).sum::<f64>().ln();
     letters.map(|letter| letter - total)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergence_matches_a_value_by_hand() {
+        // ½·ln 2 + ¼·ln 1 + ⅛·ln ½ + ⅛·ln ½ = ¼·ln 2 for (½, ¼, ⅛, ⅛) against (¼, ¼, ¼, ¼), whatever the scale.
+        let reference = [0.5_f64, 0.25, 0.125, 0.125].map(|share| (0.3 * share).ln());
+        let even = [0.01_f64.ln(); 4];
+        assert!((letter_divergence(&reference, &even) - 0.25 * 2.0_f64.ln()).abs() < 1e-12);
+        assert!(letter_divergence(&reference, &reference).abs() < 1e-15);
+    }
+
+    #[test]
+    fn letters_too_unlikely_for_a_double_do_no_harm() {
+        let divergence = letter_divergence(&[-0.1, -900.0, -2.5, -1000.0], &[-0.1, -950.0, -2.5, -990.0]);
+        assert!(divergence.abs() < 1e-12, "{divergence}");
+    }
+}

@@ -18,7 +18,7 @@ fn judge_loss(comparison: &Comparison, adjusted_loss: f64) -> Option<Judgement> 
     let margin = comparison.criteria.margin;
     let shown = if adjusted_loss <= LOSS_ALPHA {
         format!("too many to be chance (p = {adjusted_loss:.2e}, adjusted for all comparisons)")
-    } else if test.interval.lies_outside(margin) {
+    } else if test.beyond_margin {
         format!("a change of more than the margin of {}", points(margin))
     } else {
         return None;

@@ -5,30 +5,32 @@
 
 mod study;
 
-use kv_correctness::comparison::{Criteria, plan_questions};
+use kv_correctness::comparison::{Criteria, Plan, plan_questions};
 use kv_correctness::stats::{lower_bound, upper_bound};
 use study::{Endings, Flips, Stopping, Study};
 
-const QUESTIONS: u32 = 700;
-const SUBJECTS: u32 = 20;
-const FLIP_RATE: f64 = 0.06;
-const MARGIN: f64 = 0.04;
+/// Many flips in few questions: a hard case for a test of loss.
+const RESTLESS: Study = Study {
+    questions: 250,
+    subjects: 10,
+    accuracy: 0.5,
+    flip_rate: 0.4,
+    loss: 0.0,
+    flips: Flips::Independent,
+    margin: 0.04,
+    stopping: Stopping::Never,
+    runs: 300,
+    seed: 11,
+};
 
-/// 120 runs of 700 questions: enough for a margin of four points at this flip rate.
-fn study(loss: f64, flips: Flips, stopping: Stopping) -> Endings {
-    let study = Study {
-        questions: QUESTIONS,
-        subjects: SUBJECTS,
-        accuracy: 0.85,
-        flip_rate: FLIP_RATE,
-        loss,
-        flips,
-        margin: MARGIN,
-        stopping,
-        runs: 120,
-        seed: 11,
-    };
-    study.run()
+/// Few flips, and enough questions for the margin.
+const STEADY: Study = Study { questions: 400, accuracy: 0.85, flip_rate: 0.03, ..RESTLESS };
+
+/// What is planned for such runs.
+fn plan(study: Study) -> Plan {
+    let criteria =
+        Criteria { margin: study.margin, assumed_flip_rate: study.flip_rate, ..Criteria::default() };
+    plan_questions(study.questions, study.subjects, 1, &criteria)
 }
 
 #[track_caller]
@@ -46,57 +48,55 @@ fn assert_at_least(share: f64, count: u32, endings: Endings) {
 
 #[test]
 fn without_an_effect_at_most_one_run_in_twenty_is_called_degraded() {
-    for flips in [Flips::Independent, Flips::BySubject] {
-        for stopping in [Stopping::Never, Stopping::OnHarm] {
-            let endings = study(0.0, flips, stopping);
-            assert_at_most(0.05, endings.degraded, endings);
-            assert_at_most(0.01, endings.stopped, endings);
-        }
+    for stopping in [Stopping::Never, Stopping::OnHarm] {
+        let endings = Study { stopping, ..RESTLESS }.run();
+        assert_at_most(0.05, endings.degraded, endings);
+        assert_at_most(0.01, endings.stopped, endings);
     }
 }
 
 #[test]
-fn without_an_effect_enough_questions_show_equivalence() {
-    let criteria = Criteria { margin: MARGIN, assumed_flip_rate: FLIP_RATE, ..Criteria::default() };
-    // The plan counts questions one by one; the interval by subjects costs a little more.
-    let plan = plan_questions(QUESTIONS, SUBJECTS, 1, &criteria);
-    assert!(plan.questions_needed < QUESTIONS - 100, "{}", plan.words);
-    let endings = study(0.0, Flips::Independent, Stopping::Never);
-    assert_at_least(0.95, endings.equivalent, endings);
+fn nor_where_the_flips_of_a_subject_go_the_same_way() {
+    // So many flips a subject that a test which takes them as independent would call one run in six degraded.
+    let endings = Study { flips: Flips::BySubject, stopping: Stopping::OnHarm, ..RESTLESS }.run();
+    assert_at_most(0.05, endings.degraded, endings);
 }
 
 #[test]
 fn the_planned_loss_is_found_as_often_as_promised() {
-    let criteria = Criteria { margin: MARGIN, assumed_flip_rate: FLIP_RATE, ..Criteria::default() };
-    let loss = plan_questions(QUESTIONS, SUBJECTS, 1, &criteria).detectable_loss.unwrap();
+    let loss = plan(RESTLESS).detectable_loss.unwrap();
     for stopping in [Stopping::Never, Stopping::OnHarm] {
-        let endings = study(loss, Flips::Independent, stopping);
+        let endings = Study { loss, stopping, ..RESTLESS }.run();
         assert_at_least(0.9, endings.degraded, endings);
     }
 }
 
 #[test]
-fn a_loss_as_large_as_the_margin_is_hardly_ever_called_equivalent() {
-    for flips in [Flips::Independent, Flips::BySubject] {
-        let endings = study(MARGIN, flips, Stopping::Never);
+fn without_an_effect_enough_questions_show_equivalence() {
+    // The plan counts questions one by one; the interval by ten subjects asks for a third more.
+    assert!(plan(STEADY).questions_needed < STEADY.questions * 3 / 4, "{}", plan(STEADY).words);
+    let endings = STEADY.run();
+    assert_at_least(0.95, endings.equivalent, endings);
+}
+
+#[test]
+fn a_change_as_large_as_the_margin_is_hardly_ever_called_equivalent() {
+    for change in [STEADY.margin, -STEADY.margin] {
+        let endings = Study { loss: change, flip_rate: 0.06, ..STEADY }.run();
         assert_at_most(0.05, endings.equivalent, endings);
     }
 }
 
 #[test]
 fn a_broken_connector_is_stopped_after_tens_of_questions() {
-    // Loading spoils half of the answers and mends a few by luck.
+    // Loading spoils half of the right answers and mends a few by luck.
     let broken = Study {
-        questions: QUESTIONS,
-        subjects: SUBJECTS,
         accuracy: 0.68,
         flip_rate: 0.5,
         loss: 0.35,
-        flips: Flips::Independent,
-        margin: MARGIN,
         stopping: Stopping::OnHarm,
         runs: 40,
-        seed: 3,
+        ..RESTLESS
     };
     let endings = broken.run();
     assert_eq!((endings.stopped, endings.degraded), (40, 40), "{endings:?}");

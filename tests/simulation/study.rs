@@ -142,10 +142,12 @@ impl Study {
         }
     }
 
-    /// Which answers are right after loading: each flips with its chance, so that harms and gains make up the flip rate
-    /// and their difference the loss.
+    /// Which answers are right after loading: each flips with its chance, so that on average harms and gains make up the
+    /// flip rate and their difference the loss, whatever the number of right answers happens to be.
     fn flip(&self, random: &mut fastrand::Rng, right: &[bool], asked: &[Asked]) -> Vec<bool> {
         let common = f64::midpoint(1.0, self.loss / self.flip_rate);
+        let rights: f64 = right.iter().map(|&right| f64::from(u8::from(right))).sum();
+        let accuracy = rights / f64::from(self.questions);
         let mut subject = None;
         let mut harm_share = common;
         right
@@ -160,7 +162,7 @@ impl Study {
                     harm_share = common + (2.0 * thirds[1] - 1.0) * common.min(1.0 - common);
                 }
                 let (share, of) =
-                    if right { (harm_share, self.accuracy) } else { (1.0 - harm_share, 1.0 - self.accuracy) };
+                    if right { (harm_share, accuracy) } else { (1.0 - harm_share, 1.0 - accuracy) };
                 right != (random.f64() < self.flip_rate * share / of)
             })
             .collect()

@@ -1,0 +1,64 @@
+//! Rung 0 on made-up evidence: what was served, and what that must be called.
+
+use super::*;
+
+#[test]
+fn no_hits_are_not_exercised_although_all_answers_agree() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit_all(ArmName::Load, |_, observation| observation.cached_tokens = 0);
+    let (_, judgement) = assert_judged(&mut scene, Verdict::NotExercised, Rung::Exercised);
+    assert!(judgement.reason.contains("not one of the 20480 tokens"), "{}", judgement.reason);
+}
+
+#[test]
+fn one_request_with_a_chunk_too_few_is_not_exercised_and_named() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = 256);
+    let (comparison, _) = assert_judged(&mut scene, Verdict::NotExercised, Rung::Exercised);
+    let offender = &comparison.exercised.offenders[0];
+    assert_eq!(
+        (offender.question.to_string().as_str(), offender.cached, offender.predicted),
+        ("subject_01/test/5", 256, 512)
+    );
+}
+
+#[test]
+fn hits_that_nothing_had_stored_are_degraded() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit(ArmName::Store, 3, |observation| observation.cached_tokens = 256);
+    assert_judged(&mut scene, Verdict::Degraded, Rung::Exercised);
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit(ArmName::Load, 3, |observation| observation.cached_tokens = 513);
+    assert_judged(&mut scene, Verdict::Degraded, Rung::Exercised);
+}
+
+#[test]
+fn hits_that_the_server_did_not_count_are_not_exercised() {
+    let mut evidence = Scene::new(40, 4, 0.9).evidence();
+    evidence.server.as_mut().unwrap().load.hit_tokens -= 256;
+    assert_eq!(judged(&evidence).1.verdict, Verdict::NotExercised);
+    let mut evidence = Scene::new(40, 4, 0.9).evidence();
+    evidence.server.as_mut().unwrap().store.hit_tokens += 256;
+    assert_eq!(judged(&evidence).1.verdict, Verdict::NotExercised);
+    let mut evidence = Scene::new(40, 4, 0.9).evidence();
+    evidence.server.as_mut().unwrap().load_reads_at_least = Some(2 * 80);
+    assert_eq!(judged(&evidence).1.verdict, Verdict::NotExercised);
+}
+
+#[test]
+fn a_prompt_served_whole_may_count_for_one_token_more_at_the_server() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.questions[0].expected = Expected { prompt_tokens: 512, store_at_most: 0, load: 511, control: 256 };
+    for arm in [ArmName::Baseline, ArmName::Repeat, ArmName::Control, ArmName::Store, ArmName::Load] {
+        scene.edit(arm, 0, |observation| observation.prompt_tokens = 512);
+    }
+    scene.edit(ArmName::Control, 0, |observation| observation.cached_tokens = 256);
+    scene.edit(ArmName::Load, 0, |observation| observation.cached_tokens = 511);
+    let mut evidence = scene.evidence();
+    evidence.server.as_mut().unwrap().load.hit_tokens += 1;
+    let (comparison, judgement) = judged(&evidence);
+    assert_eq!(judgement.verdict, Verdict::Equivalent, "{}", judgement.reason);
+    assert_eq!(comparison.noise_floor.control.unwrap().unmatched_by_rule, 1);
+    evidence.server.as_mut().unwrap().load.hit_tokens += 1;
+    assert_eq!(judged(&evidence).1.verdict, Verdict::NotExercised);
+}
