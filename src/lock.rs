@@ -77,7 +77,7 @@ pub enum LockError {
         path: Utf8PathBuf,
     },
     /// The lock file cannot be made, or its file system has no locks.
-    #[error("lock {what} by means of {path}: {source}")]
+    #[error("lock {what} by means of {path}")]
     Unusable {
         /// What the lock is for.
         what: String,

@@ -10,7 +10,7 @@ use crate::lock::LockError;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A file or folder of the store could not be read or written; the source names it.
-    #[error("use the store {store}: {source}")]
+    #[error("use the store {store}")]
     Io {
         /// The store's folder.
         store: Utf8PathBuf,

@@ -84,7 +84,7 @@ pub enum EnvironmentError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// A file or folder could not be read or written; the source names it.
-    #[error("prepare the Python environment {folder}: {source}")]
+    #[error("prepare the Python environment {folder}")]
     Io {
         /// The environment.
         folder: Utf8PathBuf,
