@@ -296,7 +296,8 @@ impl Suite {
 
     fn parse(text: &str, name: &str) -> Result<Self, SuiteError> {
         let malformed = |problem: String| SuiteError::Malformed { name: name.to_owned(), problem };
-        let suite: Self = toml::from_str(text).map_err(|error| malformed(error.to_string()))?;
+        let suite: Self =
+            toml::from_str(text).map_err(|error| malformed(error.to_string().trim_end().to_owned()))?;
         match suite.first_absurdity() {
             Some(problem) => Err(malformed(problem)),
             None => Ok(suite),
@@ -316,6 +317,8 @@ impl Suite {
         names.sort_unstable();
         if let Some((field, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             Some(format!("`{field}` must be at least 1"))
+        } else if let Some(field) = self.criteria.first_absurd_field() {
+            Some(format!("`criteria.{field}` is out of range"))
         } else if self.engine.max_model_len <= self.engine.max_tokens {
             Some("`engine.max_model_len` leaves no room for a prompt before `engine.max_tokens`".to_owned())
         } else if self.models.is_empty() || self.routes.is_empty() {

@@ -64,7 +64,7 @@ impl Default for Tolerance {
 
 impl Criteria {
     /// The name of the first field whose value makes no sense, if any.
-    pub(super) fn first_absurd_field(&self) -> Option<&'static str> {
+    pub(crate) fn first_absurd_field(&self) -> Option<&'static str> {
         let share = |value: f64| (0.0..1.0).contains(&value);
         let size = |value: f64| value.is_finite() && value >= 0.0;
         [
