@@ -7,6 +7,7 @@
 use std::process::{Command, ExitCode, ExitStatus};
 use std::time::Duration;
 
+use anyhow::Context;
 use rustix::process::{Pid, Signal, getpgrp, getppid, kill_process_group, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,15 +25,20 @@ pub fn guard(driver: u32, command: &[String]) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         set_parent_process_death_signal(Some(Signal::TERM))?;
-        if getppid().is_none_or(|parent| parent.as_raw_pid().cast_unsigned() != driver) {
-            return Ok(ExitCode::FAILURE); // the driver died before the kernel was asked to tell
+        let driver_is_gone = || getppid().is_none_or(|parent| parent.as_raw_pid().cast_unsigned() != driver);
+        if driver_is_gone() {
+            return Ok(ExitCode::FAILURE); // it died before the kernel was asked to tell
         }
-        let mut child = tokio::process::Command::from(Command::new(program)).args(arguments).spawn()?;
+        let mut command = tokio::process::Command::from(Command::new(program));
+        let mut child = command.args(arguments).spawn().with_context(|| format!("start {program}"))?;
         let ended = tokio::select! {
             status = child.wait() => Some(status?),
             _ = terminate.recv() => None,
         };
-        if let Some(status) = ended {
+        // A child that ends because its driver died can be noticed before the signal, and may leave others behind.
+        if let Some(status) = ended
+            && !driver_is_gone()
+        {
             return Ok(exit_code(status));
         }
         let group = getpgrp();
