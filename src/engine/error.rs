@@ -88,7 +88,9 @@ impl EngineError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Spawn { .. } => Some("run `kv-correctness doctor` to see what is missing here".to_owned()),
+            Self::Spawn { .. } => Some(
+                "can the cache folder be written, and was this program moved since it started?".to_owned(),
+            ),
             Self::Worker { .. } => Some("is the cache folder writable, and the disk not full?".to_owned()),
             Self::Died { status, log, .. } => {
                 use std::os::unix::process::ExitStatusExt;
@@ -98,7 +100,7 @@ impl EngineError {
                 Some(format!("{cause}its log is {log}"))
             }
             Self::Silent { log, .. } => Some(format!(
-                "its log is {log}; a slow machine may need a larger `patience_seconds` in the suite"
+                "its log is {log}; a slow machine may need larger values under `[patience]` in the suite"
             )),
             Self::Failed { log, .. } | Self::Garbled { log, .. } | Self::Http { log, .. } => {
                 Some(format!("its log is {log}"))
@@ -107,6 +109,7 @@ impl EngineError {
     }
 }
 
-fn quote(line: Option<&str>) -> String {
+/// What a process said, as a remark behind a message.
+pub(super) fn quote(line: Option<&str>) -> String {
     line.map_or_else(String::new, |line| format!("; it said: {line}"))
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
-use super::error::EngineError;
+use super::error::{EngineError, quote};
 use super::process::{Launch, OwnedProcess, Streams, telling_line};
 use super::protocol::Connector;
 
@@ -237,9 +237,15 @@ impl LmcacheServer {
         });
         match asked.await {
             Ok(Ok(text)) => Ok(text),
-            Ok(Err(error)) => Err(self.http_error(path, error.to_string())),
-            Err(error) => Err(self.http_error(path, error.to_string())),
+            Ok(Err(error)) => Err(self.unanswered(path, &error.to_string())),
+            Err(error) => Err(self.unanswered(path, &error.to_string())),
         }
+    }
+
+    /// An error with the server's last words: it may be gone.
+    fn unanswered(&self, path: &str, problem: &str) -> EngineError {
+        let said = telling_line(self.process.log());
+        self.http_error(path, format!("{problem}{}", quote(said.as_deref())))
     }
 
     fn http_error(&self, path: &str, problem: String) -> EngineError {
