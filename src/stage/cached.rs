@@ -142,7 +142,11 @@ async fn fill(
         let before = read_counters(server.as_ref()).await?;
         store.score(&mut worker, &prompts, PrefixCache::Read).await?;
         let between = match &server {
-            Some(server) => server.settle(before.written_chunks + round.chunks, SETTLE_PATIENCE).await?,
+            Some(server) => {
+                let patience =
+                    Duration::from_secs(run.bench.suite.patience.change_seconds).min(SETTLE_PATIENCE);
+                server.settle(before.written_chunks + round.chunks, patience).await?
+            }
             None => before,
         };
         let mut hit_tokens = 0;
