@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::dataset::SubjectSelection;
-use crate::engine::environment::{EnvironmentError, EnvironmentRequest, Stack};
+use crate::engine::environment::{Environment, EnvironmentError, EnvironmentRequest, Stack};
 use crate::engine::{Device, DeviceKind};
 use crate::event::Events;
 use crate::exit_code::{ERROR, exit_code};
@@ -156,7 +156,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 /// Drives the work on this thread alone, which its processes' guards watch. When the work is dropped, so are they.
 fn until_interrupted(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let code = tokio::select! {
@@ -167,11 +167,13 @@ fn until_interrupted(work: impl Future<Output = anyhow::Result<ExitCode>>) -> an
         let message = "interrupted: finished stages are kept, and the same command goes on from there";
         writeln!(std::io::stderr(), "{message}").ok();
         Ok(ExitCode::from(code))
-    })
+    });
+    runtime.shutdown_background(); // a thread may still wait for another run's lock
+    code
 }
 
 async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
-    let (bench, _store) = prepare(arguments)?;
+    let (bench, _store) = prepare(arguments).await?;
     let outcome = run(&bench).await?;
     let report = make_report(&bench, outcome)?;
     fs::create_dir_all(&arguments.out)?;
@@ -184,7 +186,7 @@ async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn export_stage(stage: StageName, arguments: &RunArguments) -> anyhow::Result<ExitCode> {
-    let (bench, _store) = prepare(arguments)?;
+    let (bench, _store) = prepare(arguments).await?;
     for (label, artifact) in run_stage(&bench, stage).await? {
         let folder = arguments.out.join(stage.as_str()).join(label.replace(' ', "-"));
         copy_folder(&artifact.path(""), &folder)?;
@@ -202,7 +204,7 @@ async fn explain_stages(stage: Option<StageName>, arguments: &RunArguments) -> a
     for &stage in &stages {
         before.extend(store.last_keys(stage)?.into_iter().map(|(label, key)| (stage, label, key)));
     }
-    let (bench, _store) = prepare(arguments)?;
+    let (bench, _store) = prepare(arguments).await?;
     let wanted = wanted_keys(bench).await?;
     for (label, key) in wanted {
         if !stages.contains(&key.stage()) {
@@ -228,7 +230,7 @@ async fn explain_stages(stage: Option<StageName>, arguments: &RunArguments) -> a
 }
 
 /// Everything that a run needs, and the temporary store of `--no-cache`, which lives as long as the run.
-fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<tempfile::TempDir>)> {
+async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<tempfile::TempDir>)> {
     let verbosity = match (arguments.quiet, arguments.verbose) {
         (true, _) => Verbosity::Quiet,
         (false, true) => Verbosity::Verbose,
@@ -257,7 +259,7 @@ fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<tempfile::
     };
     let bench = Bench {
         store: Store::open(&store_folder, events.clone())?,
-        environment: EnvironmentRequest::from_variables(stack(&device), cache.clone()).provide(&events)?,
+        environment: provide_environment(&device, &cache, &events).await?,
         events,
         cache,
         executable: Utf8PathBuf::try_from(std::env::current_exe()?)?,
@@ -267,6 +269,17 @@ fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<tempfile::
         mode: Mode::Run { force: arguments.force },
     };
     Ok((bench, temporary))
+}
+
+/// Finds or makes the environment, on a thread of its own: that can take minutes, and must not hold up an interrupt.
+async fn provide_environment(
+    device: &Device,
+    cache: &Utf8Path,
+    events: &Events,
+) -> anyhow::Result<Environment> {
+    let (request, events) =
+        (EnvironmentRequest::from_variables(stack(device), cache.to_owned()), events.clone());
+    Ok(tokio::task::spawn_blocking(move || request.provide(&events)).await??)
 }
 
 fn choose_device(choice: DeviceChoice) -> anyhow::Result<Device> {

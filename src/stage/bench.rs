@@ -10,7 +10,7 @@ use crate::engine::Device;
 use crate::engine::environment::Environment;
 use crate::event::{Event, Events};
 use crate::stage_name::StageName;
-use crate::store::{Artifact, Claim, Draft, Reuse, StageKey, Store};
+use crate::store::{Artifact, Claim, Draft, Reuse, StageKey, Store, StoreError};
 use crate::suite::Suite;
 
 /// The surroundings of a run: where things are kept, what computes, which stage is forced.
@@ -66,7 +66,7 @@ impl Bench {
                 return self.store.find(key)?.ok_or(StageError::NotRun { stage, label });
             }
         };
-        match self.store.claim(key, &label, reuse, self.suite.patience.other_run())? {
+        match self.claim(key.clone(), label.clone(), reuse).await? {
             Claim::Done(artifact) => {
                 self.events.emit(Event::StageReused { stage, label });
                 Ok(artifact)
@@ -80,5 +80,12 @@ impl Bench {
                 Ok(artifact)
             }
         }
+    }
+
+    /// Looks for the artifact on a thread of its own, since it may wait for another run, and that can be interrupted.
+    async fn claim(&self, key: StageKey, label: String, reuse: Reuse) -> Result<Claim, StoreError> {
+        let (store, patience) = (self.store.clone(), self.suite.patience.other_run());
+        let claim = tokio::task::spawn_blocking(move || store.claim(&key, &label, reuse, patience));
+        claim.await.expect("looking for an artifact does not panic")
     }
 }
