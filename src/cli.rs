@@ -173,10 +173,16 @@ fn until_interrupted(work: impl Future<Output = anyhow::Result<ExitCode>>) -> an
 }
 
 async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
-    let (bench, _store) = prepare(arguments).await?;
-    let outcome = run(&bench).await?;
-    let report = make_report(&bench, outcome)?;
-    fs::create_dir_all(&arguments.out)?;
+    let (bench, mut store) = prepare(arguments).await?;
+    // Said before hours of work rather than after them.
+    fs::create_dir_all(&arguments.out).map_err(|error| {
+        anyhow::anyhow!("write the report: {error}\n\nhint: name another folder with `--out DIR`")
+    })?;
+    let outcome = run(&bench).await.inspect_err(|_| keep_logs(store.as_mut()))?;
+    let mut report = make_report(&bench, outcome)?;
+    if store.is_some() {
+        report.findings.iter_mut().for_each(|finding| finding.logs.clear()); // they end with this run
+    }
     let json = serde_json::to_string_pretty(&report).context("write the report")? + "\n";
     let summary = summarise(&report);
     write_whole(&arguments.out.join("report.json"), &json)?;
@@ -186,13 +192,21 @@ async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn export_stage(stage: StageName, arguments: &RunArguments) -> anyhow::Result<ExitCode> {
-    let (bench, _store) = prepare(arguments).await?;
-    for (label, artifact) in run_stage(&bench, stage).await? {
+    let (bench, mut store) = prepare(arguments).await?;
+    let artifacts = run_stage(&bench, stage).await.inspect_err(|_| keep_logs(store.as_mut()))?;
+    for (label, artifact) in artifacts {
         let folder = arguments.out.join(stage.as_str()).join(label.replace(' ', "-"));
         copy_folder(&artifact.path(""), &folder)?;
         print(&format!("{folder} {}\n", artifact.output_digest()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps the store of `--no-cache` after a failure, since the error message names a log in it.
+fn keep_logs(store: Option<&mut tempfile::TempDir>) {
+    if let Some(store) = store {
+        store.disable_cleanup(true);
+    }
 }
 
 /// Compares the last keys with those that a run would look for now, by looking for them without running anything.
