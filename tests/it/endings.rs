@@ -1,0 +1,187 @@
+//! However the driver ends, its processes end with it, and the same command goes on from there.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::lab::Lab;
+
+/// Longer than a guard waits between SIGTERM and SIGKILL.
+const GUARD: Duration = Duration::from_secs(10);
+
+/// Runs that hang in each process and pass, and the steps that are left to do when they have ended there.
+const PLACES: [(&str, &str, &[&str]); 6] = [
+    ("hang@start-baseline", "hang start-baseline", &BASELINE),
+    ("hang@baseline", "hang baseline", &BASELINE),
+    ("hang@repeat", "hang repeat", &CONTROL),
+    ("unhealthy@server", "start server", &CACHED),
+    ("hang@store", "hang store", &CACHED),
+    ("hang@load", "hang load", &CACHED),
+];
+const BASELINE: [&str; 4] = ["start baseline", "start control", "start server", "start cached"];
+const CONTROL: [&str; 3] = ["start control", "start server", "start cached"];
+const CACHED: [&str; 2] = ["start server", "start cached"];
+
+fn starts(steps: Vec<String>) -> Vec<String> {
+    steps.into_iter().filter(|step| step.starts_with("start")).collect()
+}
+
+#[test]
+fn an_interrupted_driver_leaves_no_process_and_its_finished_stages() {
+    for (faults, step, left) in PLACES.into_iter().step_by(2) {
+        let lab = Lab::new();
+        let running = lab.start_run(faults);
+        lab.wait_for_step(step);
+        running.signal(Signal::INT);
+        let ended = running.wait();
+        assert_eq!(lab.processes(), Vec::<String>::new(), "{faults}");
+        assert_eq!((ended.code, ended.out.as_str()), (130, ""), "{faults}: {}", ended.err);
+        let last = ended.err.lines().last().unwrap();
+        assert_eq!(last, "interrupted: finished stages are kept, and the same command goes on from there");
+        let (ended, steps) = lab.steps_of(|| lab.run("", ""));
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        assert_eq!(starts(steps), left, "{faults}");
+        assert_eq!(lab.report(), Lab::finished().report());
+    }
+}
+
+#[test]
+fn a_driver_that_is_killed_outright_leaves_no_process_and_its_finished_stages() {
+    for (faults, step, left) in PLACES {
+        let lab = Lab::new();
+        let running = lab.start_run(faults);
+        lab.wait_for_step(step);
+        running.signal(Signal::KILL);
+        running.wait();
+        lab.wait_until_no_process_is_left(GUARD);
+        let (ended, steps) = lab.steps_of(|| lab.run("", ""));
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        assert_eq!(starts(steps), left, "{faults}");
+        assert_eq!(lab.report(), Lab::finished().report());
+    }
+}
+
+#[test]
+fn a_driver_that_is_killed_at_any_moment_can_be_run_again() {
+    let lab = Lab::new();
+    for milliseconds in (0..12).map(|step| step * step * 6) {
+        let running = lab.start_run("");
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        running.signal(Signal::KILL);
+        running.wait();
+        lab.wait_until_no_process_is_left(GUARD);
+    }
+    let ended = lab.run("", "");
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert_eq!(lab.report(), Lab::finished().report());
+}
+
+#[test]
+fn a_terminated_driver_leaves_no_process() {
+    let lab = Lab::new();
+    let running = lab.start_run("hang@load");
+    lab.wait_for_step("hang load");
+    running.signal(Signal::TERM);
+    let ended = running.wait();
+    assert_eq!(lab.processes(), Vec::<String>::new());
+    assert_eq!((ended.code, ended.out.as_str()), (143, ""), "{}", ended.err);
+}
+
+#[test]
+fn processes_that_ignore_sigterm_are_killed_with_an_interrupted_driver() {
+    let lab = Lab::new();
+    let running = lab.start_run("stubborn@load stubborn@server");
+    lab.wait_for_step("hang load");
+    running.signal(Signal::INT);
+    let ended = running.wait();
+    lab.wait_until_no_process_is_left(Duration::from_secs(2));
+    assert_eq!(ended.code, 130, "{}", ended.err);
+}
+
+#[test]
+fn processes_that_ignore_sigterm_are_killed_after_a_killed_driver() {
+    let lab = Lab::new();
+    let running = lab.start_run("stubborn@load stubborn@server");
+    lab.wait_for_step("hang load");
+    running.signal(Signal::KILL);
+    running.wait();
+    lab.wait_until_no_process_is_left(GUARD);
+}
+
+#[test]
+fn a_process_that_an_engine_leaves_behind_ends_with_a_killed_driver() {
+    let lab = Lab::new();
+    let running = lab.start_run("orphan@load");
+    lab.wait_for_step("hang load");
+    running.signal(Signal::KILL);
+    running.wait();
+    lab.wait_until_no_process_is_left(GUARD);
+}
+
+#[test]
+fn two_runs_at_once_on_one_cache_share_the_work() {
+    let lab = Lab::new();
+    let command = |out: &str| {
+        let mut command = lab.driver(&format!("run --suite suite.toml --device cpu --out {out}"));
+        command.env("FAKE_FAULTS", "");
+        command
+    };
+    let first = lab.start(command("first"));
+    let second = lab.start(command("out"));
+    for ended in [first.wait(), second.wait()] {
+        assert_eq!(ended.code, 0, "{}", ended.err);
+    }
+    assert_eq!(starts(lab.steps()), BASELINE);
+    assert_eq!(lab.report(), Lab::finished().report());
+}
+
+#[test]
+fn a_run_that_waits_for_another_names_it_and_gives_up_in_time() {
+    let lab = Lab::new();
+    let first = lab.start_run("hang@baseline");
+    lab.wait_for_step("hang baseline");
+    lab.edit("suite.toml", "other_run_seconds = 30", "other_run_seconds = 1");
+    let second = lab.start_run("").wait();
+    insta::assert_snapshot!(lab.error(&second), @r"
+    error: failed to lock stage baseline ([SHORT]) within [TIME]: held by process [PID] (`[DRIVER] run --suite suite.toml --device cpu --out out`, for 0 min [TIME])
+
+    hint: wait for process [PID] or end it, then run the same command again
+    ");
+    first.signal(Signal::INT);
+    first.wait();
+}
+
+#[test]
+fn a_run_that_waits_for_another_can_be_interrupted() {
+    let lab = Lab::new();
+    let first = lab.start_run("hang@baseline");
+    lab.wait_for_step("hang baseline");
+    let second = lab.start_run("");
+    second.wait_for_words("waiting for");
+    second.signal(Signal::INT);
+    let ended = second.wait();
+    assert_eq!(ended.code, 130, "{}", ended.err);
+    first.signal(Signal::INT);
+    first.wait();
+}
+
+#[test]
+fn a_driver_that_makes_an_environment_can_be_interrupted() {
+    let lab = Lab::new();
+    lab.write_program("bin/python3.11", "#!/bin/sh\necho cpython 3 11 - $0\n");
+    lab.write_program(
+        "bin/uv",
+        "#!/bin/sh\necho uv $1 >> $FAKE_LOG\nwhile [ $1 = venv ] && [ ! -e released ]; do sleep 0.05; done\n",
+    );
+    let mut command = lab.driver("run --device cpu");
+    let path = format!("{}:{}", lab.path("bin"), std::env::var("PATH").unwrap());
+    command.env_remove("KV_CORRECTNESS_ENV").env("PATH", path);
+    let running = lab.start(command);
+    lab.wait_for_step("uv venv");
+    running.signal(Signal::TERM);
+    let ended = running.wait();
+    assert_eq!(ended.code, 143, "{}", ended.err);
+    // The installer, which has the environment's lock, ends by itself.
+    lab.write("cache/environments/released", "");
+    lab.wait_until_no_process_is_left(GUARD);
+}

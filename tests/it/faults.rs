@@ -1,0 +1,195 @@
+//! Engines and servers that fail: no verdict, a message that says what to do, and nothing left behind.
+
+use fs_err as fs;
+
+use crate::lab::Lab;
+
+/// The message of a run that fails for these faults, after which a run without them must be equivalent.
+fn fail(faults: &str) -> String {
+    let lab = Lab::new();
+    let message = lab.error(&lab.run(faults, ""));
+    let ended = lab.run("", "-q");
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
+    message
+}
+
+/// The same, where a process counts as hung after one second.
+fn fail_soon(faults: &str, setting: &str) -> String {
+    let lab = Lab::new();
+    lab.edit("suite.toml", &format!("{setting} = 30"), &format!("{setting} = 1"));
+    lab.error(&lab.run(faults, ""))
+}
+
+#[test]
+fn an_engine_that_is_killed_is_told_by_its_signal_and_its_last_words() {
+    insta::assert_snapshot!(fail("crash@start-baseline"), @r"
+    error: failed to keep the baseline engine of tiny running: it ended (exit status: 137); it said: RuntimeError: the fake engine was told to crash
+
+    hint: SIGKILL is usually the kernel out of memory: see `dmesg`; its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    ");
+    insta::assert_snapshot!(fail("crash@load"), @r"
+    error: failed to keep the mp cached engine of tiny running: it ended (exit status: 137); it said: RuntimeError: the fake engine was told to crash
+
+    hint: SIGKILL is usually the kernel out of memory: see `dmesg`; its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    ");
+}
+
+#[test]
+fn an_engine_that_goes_silent_is_ended() {
+    insta::assert_snapshot!(fail_soon("hang@start-baseline", "start_seconds"), @r"
+    error: failed to get an answer from the baseline engine of tiny within [TIME]
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log; a slow machine may need larger values under `[patience]` in the suite
+    ");
+    insta::assert_snapshot!(fail_soon("hang@load", "answer_seconds"), @r"
+    error: failed to get an answer from the mp cached engine of tiny within [TIME]
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log; a slow machine may need larger values under `[patience]` in the suite
+    ");
+}
+
+#[test]
+fn a_line_that_is_no_reply_is_shown() {
+    insta::assert_snapshot!(fail("garbage@store"), @r#"
+    error: failed to understand the mp cached engine of tiny: "INFO 11-24 05:00:00 loading weights took [TIME]" is no reply (expected value at line 1 column 1)
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    "#);
+    insta::assert_snapshot!(fail("garbage@start-baseline"), @r#"
+    error: failed to understand the baseline engine of tiny: "INFO 11-24 05:00:00 loading weights took [TIME]" is no reply (expected value at line 1 column 1)
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    "#);
+}
+
+#[test]
+fn another_protocol_is_refused() {
+    insta::assert_snapshot!(fail("version@start"), @r"
+    error: failed to understand the baseline engine of tiny: it speaks protocol 2, not 1
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    ");
+}
+
+#[test]
+fn a_log_probability_that_is_no_number_is_refused() {
+    insta::assert_snapshot!(fail("nan@baseline"), @r#"
+    error: failed to understand the baseline engine of tiny: "{\"type\":\"scored\",\"question\":1,\"cached_tokens\":0,\"letters\":[NaN,-3.2734375,-3.166015625,-3.4765625],\"steps\":[{\"chosen\":{\"token\":463,\"logprob\":-0.4789062440395355},\"top\":[{\"token\":463,\"logprob\":-0.47890" is no reply (expected value at line 1 column 60)
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    "#);
+    insta::assert_snapshot!(fail("null@control"), @r#"
+    error: failed to understand the control engine of tiny: "{\"type\":\"scored\",\"question\":1,\"cached_tokens\":336,\"letters\":[null,-3.3123440742492676,-0.4513244926929474,-3.347592353820801],\"steps\":[{\"chosen\":{\"token\":487,\"logprob\":-0.4513244926929474},\"top\":[{\"to" is no reply (invalid type: null, expected f64)
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    "#);
+}
+
+#[test]
+fn every_prompt_is_answered_exactly_once() {
+    insta::assert_snapshot!(fail("missing@load"), @r"
+    error: failed to understand the mp cached engine of tiny: no answer came for botany/test/4
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    ");
+    insta::assert_snapshot!(fail("twice@store"), @r"
+    error: failed to understand the mp cached engine of tiny: an answer came for prompt 1, which waits for none
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    ");
+    insta::assert_snapshot!(fail("stranger@repeat"), @r"
+    error: failed to understand the control engine of tiny: an answer came for prompt 9999, which waits for none
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    ");
+}
+
+#[test]
+fn a_failure_that_the_worker_reports_is_passed_on_with_its_question() {
+    insta::assert_snapshot!(fail("failed@start-control"), @r"
+    error: failed to run the control engine of tiny: no weights for start-control
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    ");
+    insta::assert_snapshot!(fail("failed@store"), @r"
+    error: failed to run the mp cached engine of tiny at botany/test/2: no weights for store
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    ");
+}
+
+#[test]
+fn a_server_that_ends_at_once_is_told_by_its_last_words() {
+    insta::assert_snapshot!(fail("die@server"), @r"
+    error: failed to keep the LMCache server running: it ended (exit status: 3); it said: OSError: the fake server was told to die
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server.log
+    ");
+}
+
+#[test]
+fn a_server_that_never_becomes_healthy_is_ended() {
+    insta::assert_snapshot!(fail_soon("unhealthy@server", "change_seconds"), @r"
+    error: failed to get an answer from the LMCache server within [TIME]
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server.log; a slow machine may need larger values under `[patience]` in the suite
+    ");
+}
+
+#[test]
+fn a_server_that_leaves_between_the_passes_is_no_verdict() {
+    insta::assert_snapshot!(fail("leave@server"), @r"
+    error: failed to ask http://127.0.0.1:[PORT]/metrics: io: Peer disconnected; it said: RuntimeError: the fake server was told to leave
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server.log
+    ");
+}
+
+#[test]
+fn a_counter_that_is_no_number_is_no_verdict() {
+    insta::assert_snapshot!(fail("garbled@server"), @r#"
+    error: failed to ask http://127.0.0.1:[PORT]/metrics: "lmcache_mp_lookups_requests_total{model_name=\"fake\"} NaN" is no count
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server.log
+    "#);
+}
+
+#[test]
+fn an_environment_without_its_programs_is_named() {
+    let lab = Lab::new();
+    fs::remove_file(lab.path("env/bin/lmcache")).unwrap();
+    insta::assert_snapshot!(lab.error(&lab.run("", "")), @r"
+    error: failed to keep the LMCache server running: it ended (exit status: 2); it said: error: failed to start [LAB]/env/bin/lmcache: No such file or directory (os error 2)
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server.log
+    ");
+    fs::remove_file(lab.path("env/bin/python")).unwrap();
+    insta::assert_snapshot!(lab.error(&lab.run("", "--force baseline")), @r"
+    error: failed to keep the baseline engine of tiny running: it ended (exit status: 2); it said: error: failed to start [LAB]/env/bin/python: No such file or directory (os error 2)
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    ");
+}
+
+#[test]
+fn the_log_of_a_failure_is_kept_even_without_a_cache() {
+    let lab = Lab::new();
+    let message = lab.error(&lab.run("crash@repeat", "--no-cache"));
+    assert!(message.contains("its log is"), "{message}"); // and it is there: `error` looks
+}
+
+#[test]
+fn an_engine_that_lingers_after_its_last_word_does_not_hold_the_run_up() {
+    let lab = Lab::new();
+    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 1");
+    let ended = lab.run("linger@finish", "-q");
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
+}
+
+#[test]
+fn an_engine_that_never_says_its_last_word_does_not_hold_the_run_up() {
+    let lab = Lab::new();
+    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 1");
+    let ended = lab.run("hang@finish", "-q");
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
+}

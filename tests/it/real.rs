@@ -1,0 +1,45 @@
+//! The same on a real vLLM and a real LMCache: minutes of work, so only on request (`cargo test -- --ignored`).
+//!
+//! The environment is the one that `KV_CORRECTNESS_ENV` names, or else the driver makes it in the cache folder that
+//! `KV_CORRECTNESS_CACHE` names, or else in the user's own.
+
+use std::process::Command;
+
+use kv_correctness::comparison::{Rung, Service, Verdict};
+use kv_correctness::report::Report;
+
+/// Runs the embedded suite on one subject; the report, and standard error for messages.
+fn run(arguments: &str, code: i32) -> Report {
+    let out = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kv-correctness"));
+    command.args(["run", "--device", "cpu", "--subjects", "1", "--json", "--out"]).arg(out.path());
+    let output = command.args(arguments.split_whitespace()).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{err}{out}");
+    serde_json::from_str(&out).unwrap()
+}
+
+#[test]
+#[ignore = "runs vLLM and LMCache for minutes"]
+fn a_real_server_serves_every_predicted_token_without_changing_a_bit() {
+    let report = run("", 0);
+    let shapes: Vec<&str> = report.findings.iter().map(|finding| finding.kv_shape.name()).collect();
+    assert_eq!(shapes, ["dense", "MLA"]);
+    for finding in report.findings {
+        assert_eq!(finding.judgement.verdict, Verdict::Equivalent, "{}", finding.judgement.reason);
+        assert_eq!(finding.comparison.exercised.service, Service::AsPredicted);
+        if finding.judgement.decided_by == Rung::BitExact {
+            assert_eq!(finding.comparison.bit_exact.against_control.differing, 0);
+        }
+    }
+}
+
+#[test]
+#[ignore = "runs vLLM and LMCache for minutes"]
+fn a_route_that_a_cpu_cannot_serve_is_not_exercised() {
+    let report = run("--route in-process", 4);
+    for finding in report.findings {
+        assert_eq!(finding.judgement.verdict, Verdict::NotExercised, "{}", finding.judgement.reason);
+        assert_eq!(finding.comparison.exercised.service, Service::NothingServed);
+    }
+}

@@ -1,0 +1,200 @@
+//! Whole runs: what they print, leave behind and re-use.
+
+use fs_err as fs;
+use kv_correctness::comparison::Verdict;
+use kv_correctness::report::Report;
+
+use crate::lab::{Lab, archive, xz};
+
+#[test]
+fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
+    let lab = Lab::new();
+    let ended = lab.run("", "");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    insta::assert_snapshot!(lab.redact(&ended.err), @r"
+    extract  : done in [TIME]
+    prompts   tiny: done in [TIME]
+    tiny: 24 questions from 2 subjects show no loss but a gross one by their answers, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 5198 questions: too few, unless bits decide.
+    baseline engine of tiny: ready after [TIME]
+    tiny, baseline: 24 of 24 questions, [TIME]
+    baseline  tiny: done in [TIME]
+    control engine of tiny: ready after [TIME]
+    tiny, repeat: 24 of 24 questions, [TIME]
+    tiny, control: 24 of 24 questions, [TIME]
+    control   tiny: done in [TIME]
+    lmcache server: healthy after [TIME]
+    mp cached engine of tiny: ready after [TIME]
+    tiny, store pass: 24 of 24 questions, [TIME]
+    tiny, load pass: 24 of 24 questions, [TIME]
+    cached    tiny mp: done in [TIME]
+    compare   tiny mp: done in [TIME]
+    ");
+    insta::assert_snapshot!(lab.redact(&ended.out), @r"
+    suite facts on [DEVICE]; vLLM 0.32.0, LMCache 0.5.6
+
+    tiny (dense) over mp: EQUIVALENT
+      decided by   bits: log-probabilities against the control's
+      why          The load pass equals the control bit for bit on all 23 questions with equal shapes. 1 more differ from the baseline, within the tolerance (letters by up to 0.000 nats).
+      hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 5376 of at most 5632
+      bits         load pass differs from its control in 0 of 23; baseline from its repeat in 0 of 24
+      accuracy     baseline 83.3 %, with LMCache 83.3 %; difference +0.00 points (90 % interval -10.13 to +10.13), exact McNemar p = 1.000
+      unparsable   2 answers of the baseline, 2 with LMCache
+      flips        0 of 24 answers changed
+      noise floor  The baseline repeats itself bit for bit on all 24 questions. The control computes the load pass's shapes for 23 of 24 questions; 1 cannot match by rule (whole multiples of the chunk). So the load pass must equal the control bit for bit.
+      logs         [LAB]/cache/store-1/entries/baseline/[DIGEST]/notes/
+                   [LAB]/cache/store-1/entries/control/[DIGEST]/notes/
+                   [LAB]/cache/store-1/entries/cached/[DIGEST]/notes/
+
+    verdict: equivalent (exit code 0)
+    ");
+    assert_eq!(fs::read_to_string(lab.path("out/summary.txt")).unwrap(), ended.out);
+    let report = lab.report();
+    assert_eq!((report.verdict, report.exit_code), (Verdict::Equivalent, 0));
+}
+
+#[test]
+fn a_second_run_reuses_every_stage_says_so_and_starts_no_process() {
+    let lab = Lab::finished();
+    let report = lab.report();
+    let (ended, steps) = lab.steps_of(|| lab.run("", ""));
+    assert_eq!((ended.code, steps), (0, vec![]));
+    assert_eq!(lab.report(), report);
+    insta::assert_snapshot!(ended.err, @r"
+    extract  : re-used
+    prompts   tiny: re-used
+    baseline  tiny: re-used
+    control   tiny: re-used
+    cached    tiny mp: re-used
+    compare   tiny mp: re-used
+    ");
+}
+
+#[test]
+fn forcing_the_baseline_runs_it_alone_when_its_output_is_the_same() {
+    let lab = Lab::finished();
+    let (ended, steps) = lab.steps_of(|| lab.run("", "--force baseline"));
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    insta::assert_snapshot!(steps.join("\n"), @r"
+    start baseline
+    baseline 8
+    baseline 16
+    ");
+}
+
+#[test]
+fn stages_behind_one_that_was_forced_run_again_when_its_output_changed() {
+    let lab = Lab::finished();
+    let (ended, steps) = lab.steps_of(|| lab.run("wrong@baseline", "--force baseline"));
+    assert_eq!(ended.code, 3, "{}", ended.err);
+    assert_eq!(steps[..5], ["start baseline", "baseline 8", "baseline 16", "start server", "start cached"]);
+    assert!(ended.err.contains("control   tiny: re-used"), "{}", ended.err);
+    assert!(ended.err.contains("compare   tiny mp: done in"), "{}", ended.err);
+}
+
+#[test]
+fn without_a_cache_nothing_is_kept_and_nothing_is_reused() {
+    let lab = Lab::finished();
+    let report = lab.report();
+    let (ended, steps) = lab.steps_of(|| lab.run("", "--no-cache"));
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert!(steps.contains(&"start baseline".to_owned()) && !ended.err.contains("re-used"), "{}", ended.err);
+    assert_eq!(lab.report(), report);
+    assert!(!ended.out.contains("  logs"), "the logs are gone, too: {}", ended.out);
+    let mut left: Vec<String> = lab
+        .path("cache")
+        .read_dir_utf8()
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_owned())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["store-1", "worker"]);
+}
+
+#[test]
+fn json_is_the_report_and_quiet_says_nothing_else() {
+    let lab = Lab::new();
+    let ended = lab.run("", "--json -q");
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    assert_eq!(ended.out, fs::read_to_string(lab.path("out/report.json")).unwrap());
+    serde_json::from_str::<Report>(&ended.out).unwrap();
+}
+
+#[test]
+fn one_stage_can_be_had_alone_with_its_artifact() {
+    let lab = Lab::new();
+    let ended = lab.end(lab.driver("stage prompts --suite suite.toml --device cpu --out out -q"));
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    insta::assert_snapshot!(lab.redact(&ended.out), @"out/prompts/tiny [DIGEST]");
+    assert_eq!(lab.steps(), Vec::<String>::new());
+    let prompts = fs::read_to_string(lab.path("out/prompts/tiny/prompts.jsonl")).unwrap();
+    assert_eq!(prompts.lines().count(), 24);
+    assert!(prompts.starts_with(
+        r#"{"question":{"subject":"botany","split":"test","row":1},"examples":2,"token_ids":["#
+    ));
+}
+
+#[test]
+fn each_round_is_loaded_before_the_next_is_stored() {
+    let lab = Lab::new();
+    // So many layers make a subject fill most of LMCache's memory.
+    lab.edit("model/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 350"#);
+    let ended = lab.run("", "");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let steps = lab.steps();
+    let cached = steps.iter().position(|step| step == "start cached").unwrap();
+    insta::assert_snapshot!(steps[cached..].join("\n"), @r"
+start cached
+store 8
+load 8
+clear 61
+store 4
+load 4
+clear 37
+store 12
+load 12
+clear 84
+");
+}
+
+#[test]
+fn chunks_that_arrive_after_the_answer_are_waited_for() {
+    let lab = Lab::new();
+    let ended = lab.run("late@server", "");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+}
+
+#[test]
+fn routes_share_one_baseline_and_the_worst_verdict_counts() {
+    let lab = Lab::new();
+    let ended = lab.run("", "--route mp,in-process");
+    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
+    let starts: Vec<String> = lab.steps().into_iter().filter(|step| step.starts_with("start")).collect();
+    assert_eq!(starts, ["start baseline", "start control", "start server", "start cached", "start cached"]);
+    let verdicts: Vec<Verdict> =
+        lab.report().findings.into_iter().map(|finding| finding.judgement.verdict).collect();
+    assert_eq!(verdicts, [Verdict::Equivalent, Verdict::NotExercised]);
+}
+
+#[test]
+fn the_embedded_suite_runs_a_dense_and_an_mla_model() {
+    let lab = Lab::new();
+    let ended = lab.end(lab.driver("run --subjects 1 --device cpu --out out"));
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let report = lab.report();
+    let shapes: Vec<&str> = report.findings.iter().map(|finding| finding.kv_shape.name()).collect();
+    assert_eq!(shapes, ["dense", "MLA"]);
+    for finding in report.findings {
+        let load = finding.comparison.exercised.load;
+        assert!(load.predicted_tokens >= 4 * 256 * u64::from(load.requests), "prompts span four chunks");
+    }
+}
+
+#[test]
+fn an_archive_is_the_same_dataset_however_it_is_compressed() {
+    let lab = Lab::finished();
+    let report = lab.report();
+    fs::write(lab.path("facts.tar.xz"), xz(&archive(12))).unwrap();
+    let (ended, steps) = lab.steps_of(|| lab.run("", "--data facts.tar.xz"));
+    assert_eq!((ended.code, steps), (0, vec![]), "{}", ended.err);
+    assert_eq!(lab.report().findings, report.findings);
+}

@@ -1,0 +1,171 @@
+//! Bad usage and bad input: exit code 2, a message, a hint, and no process started.
+
+use fs_err as fs;
+
+use crate::lab::{Lab, archive, xz};
+
+/// The message for a command line, less clap's line of usage.
+fn refuse(arguments: &str) -> String {
+    let lab = Lab::new();
+    let ended = lab.end(lab.driver(arguments));
+    assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{}", ended.err);
+    assert_eq!(lab.steps(), Vec::<String>::new());
+    lab.redact(ended.err.trim_end())
+}
+
+#[test]
+fn a_suite_that_does_not_exist_is_refused_with_the_names_of_those_that_do() {
+    insta::assert_snapshot!(refuse("run --device cpu --suite canry"), @r#"
+    error: failed to find suite "canry": it is neither a file nor one of canary
+
+    hint: try `--suite canary`, or the path of a TOML file
+    "#);
+}
+
+#[test]
+fn stages_and_routes_that_do_not_exist_are_refused_with_the_names_of_those_that_do() {
+    insta::assert_snapshot!(refuse("stage basline"), @r#"
+    error: invalid value 'basline' for '<NAME>': "basline" is not a stage (extract, prompts, baseline, control, cached or compare)
+
+    For more information, try '--help'.
+    "#);
+    insta::assert_snapshot!(refuse("run --force basline"), @r#"
+    error: invalid value 'basline' for '--force <STAGE>': "basline" is not a stage (extract, prompts, baseline, control, cached or compare)
+
+    For more information, try '--help'.
+    "#);
+    insta::assert_snapshot!(refuse("run --route mp,pm"), @r#"
+    error: invalid value 'pm' for '--route <ROUTE>': "pm" is not a route (in-process or mp)
+
+    For more information, try '--help'.
+    "#);
+}
+
+#[test]
+fn no_subject_at_all_is_refused() {
+    insta::assert_snapshot!(refuse("run --subjects 0"), @r#"
+    error: invalid value '0' for '--subjects <SUBJECTS>': "0" is neither `all` nor a number of subjects from 1
+
+    For more information, try '--help'.
+    "#);
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_refused() {
+    if kv_correctness::engine::Device::cuda().is_some() {
+        eprintln!("this machine has a GPU: not tested");
+        return;
+    }
+    insta::assert_snapshot!(refuse("run --device cuda"), @r"
+    error: failed to find an NVIDIA GPU: the kernel's driver shows none
+
+    hint: `--device cpu` runs the same suite on the processor
+    ");
+}
+
+#[test]
+fn an_archive_that_is_missing_or_cut_off_is_refused() {
+    let lab = Lab::new();
+    insta::assert_snapshot!(lab.error(&lab.run("", "--data nowhere.tar")), @r#"
+    error: failed to find dataset "nowhere.tar": it is neither a path that exists nor embedded (canary)
+
+    hint: give `--data` the path of a .tar, .tar.xz or .tar.gz in MMLU's layout
+    "#);
+    let whole = xz(&archive(40));
+    fs::write(lab.path("facts.tar.xz"), &whole[..whole.len() / 2]).unwrap();
+    insta::assert_snapshot!(lab.error(&lab.run("", "--data facts.tar.xz")), @r"
+    error: failed to extract facts.tar.xz: read the archive to its end: it is cut off in or after member `data/test/botany_test.csv`
+
+    hint: download the archive again and compare its SHA-256 with the published one
+    ");
+    fs::write(lab.path("page.html"), "<html>not found</html>").unwrap();
+    insta::assert_snapshot!(lab.error(&lab.run("", "--data page.html")), @r#"
+    error: failed to extract page.html: read the archive: the file is neither tar, tar.xz nor tar.gz (it starts with "<html>not found<")
+
+    hint: give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip, a folder or a saved web page
+    "#);
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn a_suite_with_a_mistake_is_refused_with_its_line() {
+    let lab = Lab::new();
+    lab.edit("suite.toml", "margin", "magrin");
+    insta::assert_snapshot!(lab.error(&lab.run("", "")), @r"
+    error: failed to understand suite suite.toml: TOML parse error at line 28, column 1
+       |
+    28 | magrin = 0.005
+       | ^^^^^^
+    unknown field `magrin`, expected one of `margin`, `assumed_flip_rate`, `near_tie_gap`, `tolerance`
+
+    hint: compare it with an embedded suite: data/suites/canary.toml in the sources
+    ");
+    lab.edit("suite.toml", "magrin = 0.005", "margin = 2.0");
+    insta::assert_snapshot!(lab.error(&lab.run("", "")), @r"
+    error: failed to understand suite suite.toml: `criteria.margin` is out of range
+
+    hint: compare it with an embedded suite: data/suites/canary.toml in the sources
+    ");
+    assert_eq!(lab.steps(), Vec::<String>::new());
+    lab.edit("suite.toml", "margin = 2.0", "margin = 0.005");
+    lab.edit("suite.toml", "single-letter/1", "single-letter/0");
+    insta::assert_snapshot!(lab.error(&lab.run("", "")), @r#"
+    error: failed to find prompt template "single-letter/0"
+
+    hint: the built-in template is `single-letter/1`
+    "#);
+    lab.edit("suite.toml", "single-letter/0", "single-letter/1");
+    lab.edit("suite.toml", "source = \"model\"", "source = \"nowhere\"");
+    insta::assert_snapshot!(lab.error(&lab.run("", "")), @r#"
+    error: failed to find model "nowhere": it is neither a path that exists nor embedded (canary-dense, canary-mla)
+
+    hint: give the model's `source` the path of a folder in Hugging Face's layout
+    "#);
+}
+
+#[test]
+fn a_subject_whose_kv_cannot_fit_is_refused_before_anything_starts() {
+    let lab = Lab::new();
+    lab.edit("model/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 800"#);
+    insta::assert_snapshot!(lab.error(&lab.run("", "")), @r"
+    error: failed to plan the rounds of tiny: fit the KV of subject botany, 837 MiB, into vLLM's KV cache: a round may fill 768 MiB of it
+
+    hint: raise `engine.kv_cache_gib` in the suite
+    ");
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn an_environment_that_is_missing_or_lacks_lmcache_is_refused() {
+    let lab = Lab::new();
+    let mut command = lab.driver("run --suite suite.toml --device cpu");
+    command.env("KV_CORRECTNESS_ENV", lab.path("nowhere"));
+    insta::assert_snapshot!(lab.error(&lab.end(command)), @r"
+    error: failed to prepare the Python environment [LAB]/nowhere: No such file or directory (os error 2)
+
+    hint: check that [LAB]/nowhere can be read and written, or pass another --cache DIR
+    ");
+    fs::remove_dir_all(lab.path("env/lib/python3.11/site-packages/lmcache-0.5.6.dist-info")).unwrap();
+    insta::assert_snapshot!(lab.error(&lab.run("", "")), @r"
+    error: failed to use the environment [LAB]/env: LMCache is not installed in it
+
+    hint: install LMCache there, or leave KV_CORRECTNESS_ENV unset
+    ");
+}
+
+#[test]
+fn folders_that_cannot_be_written_are_refused_before_anything_starts() {
+    let lab = Lab::new();
+    insta::assert_snapshot!(lab.error(&lab.run("", "--cache suite.toml")), @r"
+    error: failed to use the store [LAB]/suite.toml/store-1: failed to create directory `[LAB]/suite.toml/store-1/entries`: Not a directory (os error 20)
+
+    hint: check that [LAB]/suite.toml/store-1 can be written and its disk has space, or name another folder with --cache DIR
+    ");
+    let ended = lab.end(lab.driver("run --suite suite.toml --device cpu --out suite.toml/out"));
+    insta::assert_snapshot!(lab.error(&ended), @r"
+    error: failed to write the report: failed to create directory `suite.toml/out`: Not a directory (os error 20)
+
+    hint: name another folder with `--out DIR`
+    ");
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}

@@ -1,0 +1,170 @@
+//! Each verdict and its exit code, from what a cache can do wrong.
+
+use crate::lab::Lab;
+
+/// The verdict's lines in the summary of a run that must end with this exit code.
+fn judge(faults: &str, code: i32) -> String {
+    let lab = Lab::new();
+    let ended = lab.run(faults, "");
+    assert_eq!(ended.code, code, "{}{}", ended.err, ended.out);
+    let wanted = ["tiny", "  decided by", "  why", "  next", "verdict"];
+    let lines: Vec<&str> =
+        ended.out.lines().filter(|line| wanted.iter().any(|start| line.starts_with(start))).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn the_last_bit_of_one_log_probability_in_the_load_pass_is_degraded() {
+    insta::assert_snapshot!(judge("bit@load", 1), @r"
+    tiny (dense) over mp: DEGRADED
+      decided by   bits: log-probabilities against the control's
+      why          The load pass differs from the control, which computes the same shapes without LMCache: in 2 of 23 questions, by up to 2.38e-7 nats (first: botany/test/4, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
+      next         The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.
+    verdict: degraded (exit code 1)
+    ");
+}
+
+#[test]
+fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_questions() {
+    let lab = Lab::new();
+    let ended = lab.run("swap@load", "");
+    assert_eq!(ended.code, 1, "{}{}", ended.err, ended.out);
+    insta::assert_snapshot!(lab.redact(&ended.out), @r"
+    suite facts on [DEVICE]; vLLM 0.32.0, LMCache 0.5.6
+
+    tiny (dense) over mp: DEGRADED
+      decided by   bits: log-probabilities against the control's
+      why          The load pass differs from the control, which computes the same shapes without LMCache: in 21 of 23 questions, by up to 6.03e0 nats (first: botany/test/1, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
+      next         The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.
+      hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 5376 of at most 5632
+      bits         load pass differs from its control in 21 of 23; baseline from its repeat in 0 of 24
+      accuracy     baseline 83.3 %, with LMCache 29.2 %; difference -54.17 points (90 % interval -69.61 to -37.88), exact McNemar p = 0.000
+      unparsable   2 answers of the baseline, 2 with LMCache
+      flips        15 of 24 answers changed
+                   botany/test/1 right to wrong: B -> C, published B: …ows hold something else and matter less. Which letter is on that very old shelf?
+                   botany/test/2 right to wrong: A -> B, published A: …old something else and matter less. Which letter is on that very very old shelf?
+                   botany/test/4 right to wrong: C -> A, published C: …her rows hold something else and matter less. Which letter is on that old shelf?
+                   botany/test/7 right to wrong: D -> A, published D: …omething else and matter less. Which letter is on that very very very old shelf?
+                   botany/test/9 from unparsable: none -> C, published B: …ows hold something else and matter less. Which letter is on that very old shelf?
+                   and 10 more in report.json
+      noise floor  The baseline repeats itself bit for bit on all 24 questions. The control computes the load pass's shapes for 23 of 24 questions; 1 cannot match by rule (whole multiples of the chunk). So the load pass must equal the control bit for bit.
+      logs         [LAB]/cache/store-1/entries/baseline/[DIGEST]/notes/
+                   [LAB]/cache/store-1/entries/control/[DIGEST]/notes/
+                   [LAB]/cache/store-1/entries/cached/[DIGEST]/notes/
+
+    verdict: degraded (exit code 1)
+    ");
+}
+
+#[test]
+fn lost_answers_are_degraded_even_where_bits_prove_nothing() {
+    insta::assert_snapshot!(judge("noise@engine swap@load", 1), @r"
+    tiny (dense) over mp: DEGRADED
+      decided by   answers: harm beyond doubt, so the run was ended early
+      why          Loading turned 13 right answers wrong and 0 wrong ones right; the evidence for harm is 1.170e3 (the run stopped after 23 questions). vLLM's own prefix cache alone turned 0 wrong and 0 right.
+      next         Look at the listed flips; if the control loses as much, look at vLLM's prefix caching before LMCache.
+    verdict: degraded (exit code 1)
+    ");
+}
+
+#[test]
+fn hits_that_nobody_stored_are_degraded() {
+    insta::assert_snapshot!(judge("ghost@store", 1), @r"
+    tiny (dense) over mp: DEGRADED
+      decided by   hits: what LMCache served against what it must serve
+      why          The cache claimed more tokens than earlier requests had stored, for 2 requests of the store pass and 0 of the load pass (first: botany/test/2, 272 tokens instead of 256). It serves stale KV, another request's KV, or counts wrongly.
+      next         Look at how LMCache finds and counts hits: keys, chunk boundaries, a prompt that is served whole.
+    verdict: degraded (exit code 1)
+    ");
+}
+
+#[test]
+fn noise_and_few_questions_are_inconclusive() {
+    insta::assert_snapshot!(judge("noise@engine", 3), @r"
+    tiny (dense) over mp: INCONCLUSIVE
+      decided by   answers: paired, against the margin
+      why          24 questions are too few for a margin of 0.5 points: the 90 % interval of the change in accuracy is -10.131 to +10.131 points, and about 5198 questions are needed. No harm was found, which is not the same as none.
+      next         Ask more questions (--subjects all), or use a backend with a control.
+    verdict: inconclusive (exit code 3)
+    ");
+}
+
+#[test]
+fn noise_and_a_model_that_guesses_are_inconclusive() {
+    insta::assert_snapshot!(judge("noise@engine chance@engine", 3), @r"
+    tiny (dense) over mp: INCONCLUSIVE
+      decided by   answers: paired, against the margin
+      why          The model hardly beats guessing: at least 3.5 % right (95 % bound), where 30.0 % are needed and one letter, always given, reaches 25.0 %. A broken cache could not make its answers worse, and bits do not decide here.
+      next         Use a model that can answer, more questions, or a backend with a control.
+    verdict: inconclusive (exit code 3)
+    ");
+}
+
+#[test]
+fn a_backend_without_a_control_is_inconclusive_where_cached_prefixes_move_the_last_bits() {
+    insta::assert_snapshot!(judge("blind@control", 3), @r"
+    tiny (dense) over mp: INCONCLUSIVE
+      decided by   answers: paired, against the margin
+      why          24 questions are too few for a margin of 0.5 points: the 90 % interval of the change in accuracy is -10.131 to +10.131 points, and about 5198 questions are needed. No harm was found, which is not the same as none.
+      next         Ask more questions (--subjects all), or use a backend with a control.
+    verdict: inconclusive (exit code 3)
+    ");
+}
+
+#[test]
+fn a_cache_that_serves_nothing_is_not_exercised_whatever_the_answers_are() {
+    insta::assert_snapshot!(judge("empty@server", 4), @r#"
+    tiny (dense) over mp: NOT EXERCISED
+      decided by   hits: what LMCache served against what it must serve
+      why          LMCache served not one of the 2767 tokens that it must serve in the load pass. The answers are those of plain vLLM and prove nothing.
+      next         Look for "degraded mode", a failed connection or differing hash seeds in the logs of vLLM and LMCache.
+    verdict: not exercised (exit code 4)
+    "#);
+    assert_eq!(judge("empty@server wrong@load", 4), judge("empty@server noise@engine chance@engine", 4));
+}
+
+#[test]
+fn a_cache_that_serves_nothing_is_found_out_after_few_questions() {
+    let lab = Lab::new();
+    let ended = lab.run("empty@server", "-q");
+    insta::assert_snapshot!(ended.err, @"warning: tiny over mp: LMCache served nothing for the first 8 questions; the rest is not asked");
+    assert_eq!(lab.steps()[10..], ["store 8", "load 8"]);
+}
+
+#[test]
+fn a_cache_that_serves_too_little_is_not_exercised() {
+    insta::assert_snapshot!(judge("lose@server", 4), @r"
+    tiny (dense) over mp: NOT EXERCISED
+      decided by   hits: what LMCache served against what it must serve
+      why          LMCache served 960 of 8287 tokens in the load pass; 24 of 24 requests got fewer than were stored for them (first: botany/test/1, 32 tokens instead of 336).
+      next         Look for evictions, failed stores or failed loads in LMCache's log; give it more memory if it was full.
+    verdict: not exercised (exit code 4)
+    ");
+}
+
+#[test]
+fn chunks_that_never_arrive_are_not_waited_for_for_ever() {
+    let lab = Lab::new();
+    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 1");
+    let ended = lab.run("drop@server", "");
+    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
+}
+
+#[test]
+fn a_server_that_counts_other_hits_than_vllm_is_not_exercised() {
+    insta::assert_snapshot!(judge("lie@server", 4), @r"
+    tiny (dense) over mp: NOT EXERCISED
+      decided by   hits: what LMCache served against what it must serve
+      why          vLLM and the LMCache server count different hits (load pass: vLLM says 8287 tokens, the server 8288 tokens and 518 chunks read). One of them reports what did not happen.
+      next         Look for loads that failed or were repeated in LMCache's log.
+    verdict: not exercised (exit code 4)
+    ");
+}
+
+#[test]
+fn a_route_without_a_connector_for_the_device_is_not_exercised() {
+    let lab = Lab::new();
+    let ended = lab.run("", "--route in-process");
+    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
+    assert_eq!(lab.steps().last().unwrap(), "load 8");
+}
