@@ -1,4 +1,4 @@
-//! What a suite's names stand for: datasets and models, inside the binary or on disk.
+//! What a suite's names stand for: datasets and models, inside the binary, fetched or on disk.
 //!
 //! Main types: [`Archive`], [`Model`]. Embedded models are written below the cache folder when an engine needs them.
 
@@ -11,6 +11,7 @@ use include_dir::{Dir, include_dir};
 
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
 use crate::engine::KvShape;
+use crate::fetch::{ArchivePin, ModelPin, Verified};
 use crate::suite::ModelSettings;
 
 static CANARY_ARCHIVE: &[u8] = include_bytes!("../data/canary.tar.xz");
@@ -20,7 +21,7 @@ static MODELS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/models");
 #[derive(Debug, thiserror::Error)]
 pub enum AssetError {
     /// There is no such thing.
-    #[error("find {kind} {name:?}: it is neither a path that exists nor embedded ({})", embedded.join(", "))]
+    #[error("find {kind} {name:?}: it is neither a path that exists nor known by name ({})", embedded.join(", "))]
     Unknown {
         /// `dataset` or `model`.
         kind: &'static str,
@@ -28,6 +29,14 @@ pub enum AssetError {
         name: String,
         /// What is embedded.
         embedded: Vec<String>,
+    },
+    /// It is pinned, and not here.
+    #[error("find {kind} {name}: it has not been fetched, or was touched since")]
+    NotFetched {
+        /// `dataset` or `model`.
+        kind: &'static str,
+        /// What was asked for.
+        name: String,
     },
     /// A file cannot be read or written.
     #[error("use {path}")]
@@ -59,6 +68,8 @@ impl AssetError {
             Self::Unknown { .. } => {
                 "give the model's `source` the path of a folder in Hugging Face's layout".to_owned()
             }
+            Self::NotFetched { kind: "dataset", name } => format!("run `kv-correctness fetch --data {name}`"),
+            Self::NotFetched { name, .. } => format!("run `kv-correctness fetch {name}`"),
             Self::Io { .. } => {
                 "check that it exists and may be read, and that the disk is not full".to_owned()
             }
@@ -76,16 +87,26 @@ pub enum Archive {
     Embedded(&'static [u8]),
     /// On disk.
     File(Utf8PathBuf),
+    /// Fetched, and known by digest.
+    Pinned(Utf8PathBuf, Digest),
 }
 
 impl Archive {
-    /// Finds a dataset by its embedded name or its path.
+    /// Finds a dataset by its embedded name, its pinned name or its path.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn find(name: &str) -> Result<Self, AssetError> {
+    /// When there is none, or it is pinned and not fetched into `cache`.
+    pub fn find(name: &str, cache: &Utf8Path) -> Result<Self, AssetError> {
         if name == "canary" {
             return Ok(Self::Embedded(CANARY_ARCHIVE));
+        }
+        if let Some(pin) = ArchivePin::find(name) {
+            let path = pin.path(cache);
+            return if Verified::read(cache).holds(&path, pin.sha256) {
+                Ok(Self::Pinned(path, pin.sha256))
+            } else {
+                Err(AssetError::NotFetched { kind: "dataset", name: name.to_owned() })
+            };
         }
         if Utf8Path::new(name).is_file() {
             return Ok(Self::File(name.into()));
@@ -93,7 +114,10 @@ impl Archive {
         Err(AssetError::Unknown {
             kind: "dataset",
             name: name.to_owned(),
-            embedded: vec!["canary".to_owned()],
+            embedded: std::iter::once("canary")
+                .chain(ArchivePin::all().iter().map(|pin| pin.name.as_str()))
+                .map(str::to_owned)
+                .collect(),
         })
     }
 
@@ -104,6 +128,7 @@ impl Archive {
     pub fn digest(&self) -> Result<Digest, AssetError> {
         match self {
             Self::Embedded(bytes) => Ok(digest_bytes(bytes)),
+            Self::Pinned(_, digest) => Ok(*digest),
             Self::File(path) => {
                 digest_file(path).map(|(digest, _)| digest).map_err(|source| io_error(path, source))
             }
@@ -117,7 +142,9 @@ impl Archive {
     pub fn open(&self) -> Result<Box<dyn Read + Send>, AssetError> {
         Ok(match self {
             Self::Embedded(bytes) => Box::new(*bytes),
-            Self::File(path) => Box::new(fs::File::open(path).map_err(|source| io_error(path, source))?),
+            Self::File(path) | Self::Pinned(path, _) => {
+                Box::new(fs::File::open(path).map_err(|source| io_error(path, source))?)
+            }
         })
     }
 }
@@ -137,20 +164,28 @@ enum ModelSource {
 }
 
 impl Model {
-    /// Finds a model by its embedded name or its folder, and takes the digest of its files.
+    /// Finds a model by its embedded name, its pinned name or its folder. The digest of its files is taken, or known.
     ///
     /// # Errors
-    /// When there is none, or a file cannot be read.
-    pub fn find(settings: &ModelSettings) -> Result<Self, AssetError> {
+    /// When there is none, it is pinned and not fetched into `cache`, or a file cannot be read.
+    pub fn find(settings: &ModelSettings, cache: &Utf8Path) -> Result<Self, AssetError> {
         let name = &settings.source;
         if let Some(folder) = MODELS.get_dir(name) {
             let files = folder.files().map(|file| (file_name(file.path()), digest_bytes(file.contents())));
             let digest = digest_json(&files.collect::<BTreeMap<_, _>>());
             return Ok(Self { settings: settings.clone(), source: ModelSource::Embedded(folder), digest });
         }
+        if let Some(pin) = ModelPin::find(name) {
+            if !pin.is_complete(cache, &Verified::read(cache)) {
+                return Err(AssetError::NotFetched { kind: "model", name: name.clone() });
+            }
+            let source = ModelSource::Folder(pin.folder(cache));
+            return Ok(Self { settings: settings.clone(), source, digest: pin.digest() });
+        }
         let folder = Utf8PathBuf::from(name);
         if !folder.is_dir() {
-            let embedded = MODELS.dirs().map(|folder| file_name(folder.path())).collect();
+            let embedded = MODELS.dirs().map(|folder| file_name(folder.path()));
+            let embedded = embedded.chain(ModelPin::all().iter().map(|pin| pin.name.clone())).collect();
             return Err(AssetError::Unknown { kind: "model", name: name.clone(), embedded });
         }
         let mut files = BTreeMap::new();
@@ -189,13 +224,17 @@ impl Model {
     /// # Errors
     /// When it has no such file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, AssetError> {
-        let path = Utf8Path::new(&self.settings.source).join(name);
         match &self.source {
             ModelSource::Embedded(folder) => folder
                 .get_file(folder.path().join(name))
                 .map(|file| file.contents().to_vec())
-                .ok_or_else(|| io_error(&path, io::ErrorKind::NotFound.into())),
-            ModelSource::Folder(_) => fs::read(&path).map_err(|source| io_error(&path, source)),
+                .ok_or_else(|| {
+                    io_error(&Utf8Path::new(&self.settings.source).join(name), io::ErrorKind::NotFound.into())
+                }),
+            ModelSource::Folder(folder) => {
+                let path = folder.join(name);
+                fs::read(&path).map_err(|source| io_error(&path, source))
+            }
         }
     }
 
@@ -249,4 +288,38 @@ fn file_name(path: &std::path::Path) -> String {
 
 fn io_error(path: &Utf8Path, source: io::Error) -> AssetError {
     AssetError::Io { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::Suite;
+
+    #[test]
+    fn what_is_pinned_and_not_fetched_is_refused_with_the_command_that_fetches_it() {
+        let cache = tempfile::tempdir().unwrap();
+        let cache = Utf8Path::from_path(cache.path()).unwrap();
+        let suite = Suite::load("smollm2").unwrap();
+        let model = Model::find(&suite.models[0], cache).unwrap_err();
+        assert_eq!(model.hint().unwrap(), "run `kv-correctness fetch smollm2-135m-instruct`");
+        let dataset = Archive::find(&suite.dataset, cache).unwrap_err();
+        assert_eq!(dataset.hint().unwrap(), "run `kv-correctness fetch --data mmlu`");
+    }
+
+    #[test]
+    fn a_fetched_model_has_the_digest_that_its_folder_would_have() {
+        let cache = tempfile::tempdir().unwrap();
+        let cache = Utf8Path::from_path(cache.path()).unwrap();
+        let mut settings = Suite::load("canary").unwrap().models.remove(0);
+        let folder = cache.join("folder");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("config.json"), "{}").unwrap();
+        settings.source = folder.into_string();
+        let found = Model::find(&settings, cache).unwrap().digest();
+        let mut pin = ModelPin::all()[0].clone();
+        pin.files.truncate(1);
+        pin.files[0].sha256 = digest_bytes(b"{}");
+        assert_eq!(pin.files[0].name, "config.json");
+        assert_eq!(pin.digest(), found);
+    }
 }

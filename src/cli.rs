@@ -15,8 +15,9 @@ use tracing_subscriber::EnvFilter;
 use crate::dataset::SubjectSelection;
 use crate::engine::environment::{Environment, EnvironmentError, EnvironmentRequest, Stack};
 use crate::engine::{Device, DeviceKind};
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::exit_code::{ERROR, exit_code};
+use crate::fetch::{ArchivePin, FetchError, FetchSettings, Fetcher, ModelPin, Needs};
 use crate::pipeline::{Outcome, run, run_stage, wanted_keys};
 use crate::progress::{Progress, Verbosity};
 use crate::report::{Finding, Report, SCHEMA, summarise};
@@ -56,6 +57,8 @@ enum Command {
         #[command(flatten)]
         arguments: RunArguments,
     },
+    /// Get pinned models and datasets, verified by digest, and say where each is
+    Fetch(FetchArguments),
     /// Make the Python environment of vLLM and LMCache, and say where it is
     Env {
         /// Folder of everything that is kept between runs
@@ -115,6 +118,29 @@ struct RunArguments {
     verbose: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+struct FetchArguments {
+    /// What this suite needs
+    #[arg(long, value_name = "NAME|FILE", group = "what")]
+    suite: Option<String>,
+    /// Models by their names in data/models.lock.toml
+    #[arg(value_name = "MODEL", group = "what")]
+    models: Vec<String>,
+    /// A dataset by its name in data/archive.lock.toml
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "mmlu", group = "what")]
+    data: Option<String>,
+    /// Only say what the suite needs and what of it is missing here; exit 2 if anything is
+    #[arg(long, requires = "suite")]
+    check: bool,
+    /// The device that --check is for: auto takes a GPU if there is one
+    #[arg(long, value_enum, default_value = "auto")]
+    device: DeviceChoice,
+    /// Folder of everything that is kept between runs
+    #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+    cache: Option<Utf8PathBuf>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum DeviceChoice {
     Auto,
@@ -142,6 +168,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(arguments) => until_interrupted(run_suite(&arguments)),
         Command::Stage { name, arguments } => until_interrupted(export_stage(name, &arguments)),
         Command::Explain { stage, arguments } => until_interrupted(explain_stages(stage, &arguments)),
+        Command::Fetch(arguments) => fetch_assets(&arguments),
         Command::Env { cache } => {
             let events = Progress::events(Verbosity::Normal);
             let environment =
@@ -209,6 +236,37 @@ fn keep_logs(store: Option<&mut tempfile::TempDir>) {
     }
 }
 
+/// Gets pinned models and datasets. A download goes on where an interrupted one ended, so nothing need be caught.
+fn fetch_assets(arguments: &FetchArguments) -> anyhow::Result<ExitCode> {
+    let cache = cache_folder(arguments.cache.clone())?;
+    let device = choose_device(arguments.device)?;
+    let (mut models, mut archives) = (Vec::new(), Vec::new());
+    if let Some(name) = &arguments.suite {
+        let suite = Suite::load(name)?;
+        let needs = Needs::of(&suite, &cache, &device);
+        if arguments.check {
+            print(&(needs.lines().join("\n") + "\n"))?;
+            return Ok(if needs.are_met() { ExitCode::SUCCESS } else { ExitCode::from(ERROR) });
+        }
+        Progress::events(Verbosity::Normal).emit(Event::SuiteNeeds { lines: needs.lines() });
+        models.extend(suite.models.iter().filter_map(|model| ModelPin::find(&model.source)));
+        archives.extend(ArchivePin::find(&suite.dataset));
+    }
+    for name in &arguments.models {
+        models.push(ModelPin::find(name).ok_or_else(|| FetchError::unknown(name))?);
+    }
+    if let Some(name) = &arguments.data {
+        archives.push(ArchivePin::find(name).ok_or_else(|| FetchError::unknown(name))?);
+    }
+    let events = Progress::events(Verbosity::Normal);
+    let fetcher = Fetcher::new(FetchSettings::from_variables(cache.clone()), events)?;
+    let environment = EnvironmentRequest::from_variables(stack(&device), cache);
+    for path in fetcher.fetch(&models, &archives, &environment)? {
+        print(&format!("{path}\n"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Compares the last keys with those that a run would look for now, by looking for them without running anything.
 async fn explain_stages(stage: Option<StageName>, arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let cache = cache_folder(arguments.cache.clone())?;
@@ -264,6 +322,11 @@ async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<temp
     }
     let device = choose_device(arguments.device)?;
     let cache = cache_folder(arguments.cache.clone())?;
+    let needs = Needs::of(&suite, &cache, &device);
+    if needs.names_pins() {
+        events.emit(Event::SuiteNeeds { lines: needs.lines() });
+    }
+    needs.require(&arguments.suite)?;
     let (store_folder, temporary) = if arguments.no_cache {
         fs::create_dir_all(&cache)?;
         let folder = tempfile::tempdir_in(&cache)?;
@@ -410,6 +473,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         (cause.downcast_ref::<StageError>().and_then(StageError::hint))
             .or_else(|| cause.downcast_ref::<SuiteError>().and_then(SuiteError::hint))
             .or_else(|| cause.downcast_ref::<StoreError>().and_then(StoreError::hint))
+            .or_else(|| cause.downcast_ref::<FetchError>().and_then(FetchError::hint))
             .or_else(|| cause.downcast_ref::<EnvironmentError>().and_then(EnvironmentError::hint))
     })
 }

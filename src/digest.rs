@@ -163,6 +163,22 @@ impl<W: Write> DigestWriter<W> {
         Self { inner, state: Sha256::new(), bytes: 0 }
     }
 
+    /// Digests what was written to `inner` before, and everything that will be.
+    ///
+    /// # Errors
+    /// When what was written cannot be read.
+    pub fn resume(inner: W, written: impl Read) -> io::Result<Self> {
+        let mut reader = DigestReader::new(written);
+        io::copy(&mut reader, &mut io::sink())?;
+        Ok(Self { inner, state: reader.state, bytes: reader.bytes })
+    }
+
+    /// How many bytes are digested so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Hands `inner` back, unflushed, with the digest and number of the bytes that it accepted.
     pub fn finish(self) -> (W, Digest, u64) {
         (self.inner, Digest(self.state.finalize().into()), self.bytes)

@@ -42,6 +42,53 @@ pub enum Event {
         /// How long it took.
         elapsed: Duration,
     },
+    /// What a suite needs of this machine, before anything is fetched or started.
+    SuiteNeeds {
+        /// A line for each: model, dataset, memory, disk.
+        lines: Vec<String>,
+    },
+    /// Files are about to be fetched.
+    FetchStarted {
+        /// How many.
+        files: usize,
+        /// Their size in bytes, as far as it is known.
+        bytes: u64,
+    },
+    /// Some bytes came.
+    FetchProgress {
+        /// Bytes that are there, of all files together.
+        done: u64,
+        /// As in [`FetchStarted`](Self::FetchStarted).
+        total: u64,
+    },
+    /// All files are there and verified.
+    FetchFinished {
+        /// How many.
+        files: usize,
+        /// Their size in bytes, as far as it is known.
+        bytes: u64,
+        /// How long it took.
+        elapsed: Duration,
+    },
+    /// A file in another program's cache has the right digest, and is linked to.
+    FileReused {
+        /// The link.
+        file: Utf8PathBuf,
+        /// The file.
+        from: Utf8PathBuf,
+    },
+    /// A model is about to be brought into Hugging Face's layout.
+    ConversionStarted {
+        /// The model.
+        model: String,
+    },
+    /// The model is converted, and as pinned.
+    ConversionFinished {
+        /// The model.
+        model: String,
+        /// How long it took.
+        elapsed: Duration,
+    },
     /// A stage has nothing to do: its artifact was found.
     StageReused {
         /// The stage.

@@ -11,6 +11,7 @@ pub mod digest;
 pub mod engine;
 pub mod event;
 pub mod exit_code;
+pub mod fetch;
 pub mod lock;
 pub mod pipeline;
 pub mod progress;

@@ -44,7 +44,7 @@ pub async fn run(bench: &Bench) -> Result<Outcome, StageError> {
     let mut compared = Vec::new();
     let questions = extract(bench).await?;
     for settings in &bench.suite.models {
-        let model = Model::find(settings)?;
+        let model = Model::find(settings, &bench.cache)?;
         let prompts = prompts(bench, &model, &questions).await?;
         let baseline = baseline(bench, &model, &prompts).await?;
         let control = control(bench, &model, &prompts).await?;
@@ -89,7 +89,7 @@ pub async fn run_stage(bench: &Bench, stage: StageName) -> Result<Vec<(String, A
     }
     let mut artifacts = Vec::new();
     for settings in &bench.suite.models {
-        let model = Model::find(settings)?;
+        let model = Model::find(settings, &bench.cache)?;
         let prompts = prompts(bench, &model, &questions).await?;
         let name = model.name().to_owned();
         match stage {

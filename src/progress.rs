@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::event::{Event, Events};
 
@@ -31,6 +31,8 @@ pub struct Progress {
     terminal: bool,
     bar: Option<ProgressBar>,
     pass: Option<PassProgress>,
+    /// When a fetch was last told of in a line.
+    fetch_line: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,8 @@ impl Progress {
     #[must_use]
     pub fn events(verbosity: Verbosity) -> Events {
         let terminal = std::io::stderr().is_terminal();
-        let progress = Arc::new(Mutex::new(Self { verbosity, terminal, bar: None, pass: None }));
+        let progress =
+            Arc::new(Mutex::new(Self { verbosity, terminal, bar: None, pass: None, fetch_line: None }));
         Events::new(move |event| progress.lock().unwrap_or_else(PoisonError::into_inner).show(&event))
     }
 
@@ -53,6 +56,12 @@ impl Progress {
         if let Event::QuestionsDone { pass, done, total } = event {
             if self.verbosity > Verbosity::Quiet {
                 self.show_questions(pass, *done, *total);
+            }
+            return;
+        }
+        if let Event::FetchProgress { done, total } = event {
+            if self.verbosity > Verbosity::Quiet {
+                self.show_fetch(*done, *total);
             }
             return;
         }
@@ -70,6 +79,7 @@ impl Progress {
             Event::EngineStarting { label, .. } => format!("starting the {label}"),
             Event::ServerStarting { server, .. } => format!("starting the {server}"),
             Event::EnvironmentStarted { .. } => "making the Python environment".to_owned(),
+            Event::ConversionStarted { model } => format!("converting {model}"),
             _ => return,
         };
         if self.terminal && self.verbosity > Verbosity::Quiet {
@@ -120,7 +130,26 @@ impl Progress {
             Event::EnvironmentReused { folder } => {
                 (Verbosity::Verbose, format!("environment: re-used, {folder}"))
             }
-            Event::EnvironmentStep { .. } | Event::QuestionsDone { .. } => return None,
+            Event::SuiteNeeds { lines } => (Verbosity::Normal, lines.join("\n")),
+            Event::FetchStarted { files, bytes } => {
+                (Verbosity::Normal, format!("fetching {files} files, {}", HumanBytes(*bytes)))
+            }
+            Event::FetchFinished { files, bytes, elapsed } => (
+                Verbosity::Normal,
+                format!(
+                    "fetched and verified {files} files, {}, in {}",
+                    HumanBytes(*bytes),
+                    seconds(elapsed)
+                ),
+            ),
+            Event::FileReused { file, from } => (Verbosity::Normal, format!("{file}: re-used, {from}")),
+            Event::ConversionStarted { .. } => return None,
+            Event::ConversionFinished { model, elapsed } => {
+                (Verbosity::Normal, format!("{model}: converted and verified in {}", seconds(elapsed)))
+            }
+            Event::EnvironmentStep { .. } | Event::QuestionsDone { .. } | Event::FetchProgress { .. } => {
+                return None;
+            }
         };
         (self.verbosity >= least).then_some(text)
     }
@@ -161,6 +190,20 @@ impl Progress {
         }
         if done == total {
             self.clear_bar();
+        }
+    }
+
+    fn show_fetch(&mut self, done: u64, total: u64) {
+        if self.terminal {
+            let bar = self.bar.get_or_insert_with(|| {
+                let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+                bar.set_style(style("{wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left"));
+                bar
+            });
+            bar.set_position(done);
+        } else if self.fetch_line.is_none_or(|last| last.elapsed() > LINE_INTERVAL) {
+            self.fetch_line = Some(Instant::now());
+            say(&format!("{} of {}", HumanBytes(done), HumanBytes(total)));
         }
     }
 

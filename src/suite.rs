@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::comparison::Criteria;
 use crate::dataset::SubjectSelection;
 
+/// vLLM's own name for the number of GPUs that a model is spread over.
+pub const TENSOR_PARALLEL_SIZE: &str = "tensor_parallel_size";
+
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/suites");
 
 /// A way for KV to travel from the store pass to the load pass.
@@ -69,7 +72,7 @@ pub struct Suite {
     pub name: String,
     /// One line for people.
     pub description: String,
-    /// The name of an embedded dataset, or the path of an archive in MMLU's layout.
+    /// The name of an embedded or pinned dataset, or the path of an archive in MMLU's layout.
     pub dataset: String,
     /// Which subjects are asked.
     pub subjects: SubjectSelection,
@@ -201,14 +204,21 @@ impl PatienceSettings {
 pub struct ModelSettings {
     /// Its name in reports.
     pub name: String,
-    /// The name of an embedded model, or the path of a folder in Hugging Face's layout.
+    /// The name of an embedded or pinned model, or the path of a folder in Hugging Face's layout.
     pub source: String,
+    /// Over how many GPUs it is spread. On a CPU it is not.
+    #[serde(default = "one")]
+    pub tensor_parallel_size: u32,
     /// Further keyword arguments of `vllm.LLM` for this model.
     #[serde(default)]
     pub arguments: BTreeMap<String, serde_json::Value>,
     /// The same, on a CPU only.
     #[serde(default)]
     pub cpu_arguments: BTreeMap<String, serde_json::Value>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// Why a suite cannot be used.
@@ -321,6 +331,12 @@ impl Suite {
             Some(format!("`criteria.{field}` is out of range"))
         } else if self.engine.max_model_len <= self.engine.max_tokens {
             Some("`engine.max_model_len` leaves no room for a prompt before `engine.max_tokens`".to_owned())
+        } else if let Some(model) = self.models.iter().find(|model| model.tensor_parallel_size == 0) {
+            Some(format!("`tensor_parallel_size` of {} must be at least 1", model.name))
+        } else if self.models.iter().any(|model| model.arguments.contains_key(TENSOR_PARALLEL_SIZE))
+            || self.engine.arguments.contains_key(TENSOR_PARALLEL_SIZE)
+        {
+            Some("`tensor_parallel_size` stands beside a model's `source`, not among `arguments`".to_owned())
         } else if self.models.is_empty() || self.routes.is_empty() {
             Some("it needs at least one model and one route".to_owned())
         } else {
@@ -370,5 +386,15 @@ mod tests {
             include_str!("../data/suites/canary.toml").replace("chunk_tokens = 256", "chunk_tokens = 0");
         insta::assert_snapshot!(Suite::parse(&text, "mine").unwrap_err(),
             @"understand suite mine: `lmcache.chunk_tokens` must be at least 1");
+    }
+
+    #[test]
+    fn the_number_of_gpus_is_said_once_and_is_not_zero() {
+        let text = include_str!("../data/suites/mmlu.toml");
+        let refused = |text: &str| Suite::parse(text, "mine").unwrap_err().to_string();
+        let none = text.replace("tensor_parallel_size = 2", "tensor_parallel_size = 0");
+        assert!(refused(&none).ends_with("`tensor_parallel_size` of deepseek-v2-lite must be at least 1"));
+        let twice = text.replace("[lmcache]", "arguments.tensor_parallel_size = 2\n[lmcache]");
+        assert!(refused(&twice).contains("beside a model's `source`"));
     }
 }

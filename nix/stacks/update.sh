@@ -69,4 +69,5 @@ update cuda cuda.lock 3.12
 serves cuda cuda.lock 3.13
 update uv uv.txt 3.11
 update lint lint.txt 3.11
+update convert convert.txt 3.11 --no-deps
 exit $stale

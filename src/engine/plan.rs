@@ -1,6 +1,6 @@
 //! What LMCache has to hold and must serve, worked out before anything starts. Main types: [`Plan`], [`Expectation`].
 //!
-//! Each round stores some subjects and loads them again before the next round starts, so that no hit is lost to
+//! Each round stores some prompts and loads them again before the next round starts, so that no hit is lost to
 //! eviction. Hits follow from token ids and chunk size alone.
 
 use std::collections::HashSet;
@@ -44,12 +44,12 @@ pub struct Expectation {
     pub control: u32,
 }
 
-/// Some consecutive subjects, stored and then loaded.
+/// Some consecutive prompts, stored and then loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Round {
     /// How many prompts.
     pub prompts: usize,
-    /// Distinct whole chunks of these prompts.
+    /// Whole chunks of these prompts that no earlier prompt had: so many are written at least.
     pub chunks: u64,
 }
 
@@ -62,15 +62,15 @@ pub struct Plan {
     pub expectations: Vec<Expectation>,
 }
 
-/// One subject's KV does not fit.
+/// A single prompt's KV does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("fit the KV of subject {subject}, {} MiB, into {tier}: a round may fill {} MiB of it", needed >> 20, usable >> 20)]
+#[error("fit the KV of a prompt of {subject}, {} MiB, into {tier}: a round may fill {} MiB of it", needed >> 20, usable >> 20)]
 pub struct TooLarge {
     /// The subject.
     pub subject: Subject,
     /// `LMCache's memory` or `vLLM's KV cache`.
     pub tier: &'static str,
-    /// Bytes that the subject takes.
+    /// Bytes that the prompt takes.
     pub needed: u64,
     /// Bytes that a round may fill.
     pub usable: u64,
@@ -94,11 +94,11 @@ pub fn full_hit(prompt_tokens: u32, chunk_tokens: u32) -> u32 {
 }
 
 impl Plan {
-    /// Groups prompts, which come subject by subject, into rounds that fit. The first round is short where it can be:
-    /// a cache that serves nothing is then found out at once.
+    /// Groups prompts into rounds that fit. The first round is short where it can be: a cache that serves nothing is then
+    /// found out at once. A round may end within a subject, since some subjects take more than a GPU's memory.
     ///
     /// # Errors
-    /// The outer result passes on an error of `prompts`; the inner one says that a single subject does not fit.
+    /// The outer result passes on an error of `prompts`; the inner one says that a single prompt does not fit.
     pub fn make<E>(
         prompts: impl IntoIterator<Item = Result<Prompt, E>>,
         capacity: Capacity,
@@ -113,36 +113,25 @@ impl Plan {
     }
 }
 
-/// What some prompts take.
-#[derive(Debug, Clone, Copy, Default)]
-struct Load {
+/// The round that is being filled.
+#[derive(Debug, Default)]
+struct OpenRound {
     prompts: usize,
-    /// Distinct whole chunks.
-    chunks: u64,
+    /// Its distinct whole chunks.
+    chunks: HashSet<Digest>,
+    /// Of these, how many no earlier prompt had.
+    new_chunks: u64,
     /// Tokens in vLLM's own blocks, tails included.
     tokens: u64,
-}
-
-impl Load {
-    fn plus(self, other: Self) -> Self {
-        Self {
-            prompts: self.prompts + other.prompts,
-            chunks: self.chunks + other.chunks,
-            tokens: self.tokens + other.tokens,
-        }
-    }
 }
 
 struct Planner {
     capacity: Capacity,
     expectations: Vec<Expectation>,
-    rounds: Vec<Load>,
-    /// Whole subjects that go into the next round.
-    round: Load,
-    subject: Option<Subject>,
-    /// What has been read of that subject.
-    own: Load,
-    chunks_of_subject: HashSet<Digest>,
+    rounds: Vec<Round>,
+    round: OpenRound,
+    /// Chunks of all prompts so far.
+    seen: HashSet<Digest>,
     chunks_of_probe: Option<u64>,
 }
 
@@ -152,24 +141,43 @@ impl Planner {
             capacity,
             expectations: Vec::new(),
             rounds: Vec::new(),
-            round: Load::default(),
-            subject: None,
-            own: Load::default(),
-            chunks_of_subject: HashSet::new(),
+            round: OpenRound::default(),
+            seen: HashSet::new(),
             chunks_of_probe: None,
         }
     }
 
     fn add(&mut self, prompt: &Prompt) -> Result<(), TooLarge> {
-        let subject = &prompt.question.subject;
-        if self.subject.as_ref() != Some(subject) {
-            self.close_subject();
-            self.subject = Some(subject.clone());
-        }
         let chunk_tokens = self.capacity.chunk_tokens;
         let prompt_tokens =
             u32::try_from(prompt.token_ids.len()).expect("a prompt is shorter than 2^32 tokens");
-        let shared = self.note_chunks(&prompt.token_ids) * chunk_tokens;
+        let chunks = chunk_digests(&prompt.token_ids, chunk_tokens);
+        let tokens = u64::from(prompt_tokens.next_multiple_of(chunk_tokens));
+
+        let more = chunks.iter().filter(|chunk| !self.round.chunks.contains(chunk)).count() as u64;
+        let joined = self.tiers(self.round.chunks.len() as u64 + more, self.round.tokens + tokens);
+        if self.round.prompts > 0 && joined.into_iter().any(|(_, needed, usable)| needed > usable) {
+            self.close_round();
+        }
+        let alone = self.tiers(chunks.len() as u64, tokens);
+        if let Some((tier, needed, usable)) = alone.into_iter().find(|(_, needed, usable)| needed > usable) {
+            return Err(TooLarge { subject: prompt.question.subject.clone(), tier, needed, usable });
+        }
+
+        let mut shared = 0;
+        for chunk in chunks {
+            if self.seen.insert(chunk) {
+                self.round.new_chunks += 1;
+            } else {
+                shared += chunk_tokens;
+            }
+            self.round.chunks.insert(chunk);
+        }
+        self.round.prompts += 1;
+        self.round.tokens += tokens;
+        if self.rounds.is_empty() && self.round.prompts == PROBE {
+            self.chunks_of_probe = Some(self.round.new_chunks);
+        }
         let load = full_hit(prompt_tokens, chunk_tokens);
         self.expectations.push(Expectation {
             question: prompt.question.clone(),
@@ -178,74 +186,50 @@ impl Planner {
             load,
             control: prompt_tokens.saturating_sub(1) / chunk_tokens * chunk_tokens,
         });
-        self.own.prompts += 1;
-        self.own.chunks = self.chunks_of_subject.len() as u64;
-        self.own.tokens += u64::from(prompt_tokens.next_multiple_of(chunk_tokens));
-        if self.rounds.is_empty() && self.round.prompts == 0 && self.own.prompts == PROBE {
-            self.chunks_of_probe = Some(self.own.chunks);
-        }
-        match self.tiers(self.own).into_iter().find(|(_, needed, usable)| needed > usable) {
-            Some((tier, needed, usable)) => Err(TooLarge { subject: subject.clone(), tier, needed, usable }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
-    /// Notes a prompt's whole chunks, and returns how many of them an earlier prompt of the subject had. A chunk is
-    /// known by its tokens and all before them, as in LMCache.
-    fn note_chunks(&mut self, token_ids: &[u32]) -> u32 {
-        let chunk = usize::try_from(self.capacity.chunk_tokens).expect("a chunk fits in memory");
-        let mut shared = 0;
-        let mut chain = Vec::new();
-        for tokens in token_ids.chunks_exact(chunk) {
-            chain.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
-            let digest = digest_bytes(&chain);
-            chain = digest.as_bytes().to_vec();
-            if !self.chunks_of_subject.insert(digest) {
-                shared += 1;
-            }
-        }
-        shared
+    fn close_round(&mut self) {
+        let round = std::mem::take(&mut self.round);
+        self.rounds.push(Round { prompts: round.prompts, chunks: round.new_chunks });
     }
 
-    /// Ends a subject: it joins the open round, or that round is done and the subject starts the next one.
-    fn close_subject(&mut self) {
-        let own = std::mem::take(&mut self.own);
-        self.chunks_of_subject.clear();
-        let joined = self.round.plus(own);
-        if self.tiers(joined).into_iter().all(|(_, needed, usable)| needed <= usable) {
-            self.round = joined;
-        } else {
-            self.rounds.push(self.round);
-            self.round = own;
-        }
-    }
-
-    /// What a load takes of each tier: name, bytes needed, bytes that a round may fill.
-    fn tiers(&self, load: Load) -> [(&'static str, u64, u64); 2] {
+    /// What chunks in LMCache and tokens in vLLM take: name of the tier, bytes needed, bytes that a round may fill.
+    fn tiers(&self, chunks: u64, tokens: u64) -> [(&'static str, u64, u64); 2] {
         let Capacity { chunk_tokens, bytes_per_token, lmcache_bytes, engine_bytes } = self.capacity;
-        let cached = load.chunks * u64::from(chunk_tokens) * bytes_per_token;
+        let cached = chunks * u64::from(chunk_tokens) * bytes_per_token;
         [
             ("LMCache's memory", cached, usable(lmcache_bytes)),
-            ("vLLM's KV cache", load.tokens * bytes_per_token, usable(engine_bytes)),
+            ("vLLM's KV cache", tokens * bytes_per_token, usable(engine_bytes)),
         ]
     }
 
     fn finish(mut self) -> Plan {
-        self.close_subject();
         if self.round.prompts > 0 {
-            self.rounds.push(self.round);
+            self.close_round();
         }
-        let mut rounds: Vec<Round> =
-            self.rounds.iter().map(|load| Round { prompts: load.prompts, chunks: load.chunks }).collect();
-        if let (Some(first), Some(chunks)) = (rounds.first_mut(), self.chunks_of_probe)
+        if let (Some(first), Some(chunks)) = (self.rounds.first_mut(), self.chunks_of_probe)
             && first.prompts > PROBE
         {
             first.prompts -= PROBE;
             first.chunks -= chunks;
-            rounds.insert(0, Round { prompts: PROBE, chunks });
+            self.rounds.insert(0, Round { prompts: PROBE, chunks });
         }
-        Plan { rounds, expectations: self.expectations }
+        Plan { rounds: self.rounds, expectations: self.expectations }
     }
+}
+
+/// A digest for each whole chunk: of its tokens and all before them, as in LMCache.
+fn chunk_digests(token_ids: &[u32], chunk_tokens: u32) -> Vec<Digest> {
+    let chunk = usize::try_from(chunk_tokens).expect("a chunk fits in memory");
+    let mut chain = Vec::new();
+    let digests = token_ids.chunks_exact(chunk).map(|tokens| {
+        chain.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+        let digest = digest_bytes(&chain);
+        chain = digest.as_bytes().to_vec();
+        digest
+    });
+    digests.collect()
 }
 
 /// Three quarters.
@@ -305,30 +289,41 @@ mod tests {
         assert_eq!((expectations[0].load, expectations[0].control), (7, 4));
     }
 
-    #[test]
-    fn subjects_share_a_round_until_the_memory_is_full_and_the_first_round_is_a_short_probe() {
-        // 80 bytes a prompt; a round may fill 3000 bytes.
-        let prompts =
-            ["anatomy", "biology", "chemistry", "law"].map(|subject| distinct(subject, 15)).concat();
-        let rounds: Vec<_> = plan(prompts, CAPACITY)
-            .unwrap()
-            .rounds
-            .iter()
-            .map(|round| (round.prompts, round.chunks))
-            .collect();
-        assert_eq!(rounds, [(8, 16), (22, 44), (30, 60)]);
+    fn rounds(prompts: Vec<Prompt>, capacity: Capacity) -> Vec<(usize, u64)> {
+        let plan = plan(prompts, capacity).unwrap();
+        plan.rounds.iter().map(|round| (round.prompts, round.chunks)).collect()
     }
 
     #[test]
-    fn a_subject_that_does_not_fit_is_refused_with_its_size() {
-        let error = plan(distinct("law", 40), CAPACITY).unwrap_err();
-        assert_eq!((error.tier, error.needed, error.usable), ("LMCache's memory", 3040, 3000));
+    fn a_round_takes_prompts_until_the_memory_is_full_and_the_first_round_is_a_short_probe() {
+        // 80 bytes a prompt; a round may fill 3000 bytes, so 37 prompts.
+        let prompts =
+            ["anatomy", "biology", "chemistry", "law"].map(|subject| distinct(subject, 15)).concat();
+        assert_eq!(rounds(prompts, CAPACITY), [(8, 16), (29, 58), (23, 46)]);
+    }
+
+    #[test]
+    fn a_subject_that_does_not_fit_is_split_and_its_shared_chunks_take_room_in_each_round() {
+        // One chunk shared by all, one of its own each: 40 + 40 bytes a prompt, in rounds of 400 * 3 / 4 bytes.
+        let with_prefix = |row: u32| prompt("law", row, &[1, 2, 3, 4, row, row, row, row, 9]);
+        let capacity = Capacity { lmcache_bytes: 400, ..CAPACITY };
+        let prompts: Vec<_> = (1..=20).map(with_prefix).collect();
+        assert_eq!(rounds(prompts.clone(), capacity), [(6, 7), (6, 6), (6, 6), (2, 2)]);
+        let expectations = plan(prompts, capacity).unwrap().expectations;
+        assert!(expectations[1..].iter().all(|one| (one.store_at_most, one.load) == (4, 8)));
+    }
+
+    #[test]
+    fn a_prompt_that_does_not_fit_is_refused_with_its_size() {
+        let error = plan(distinct("law", 1), Capacity { lmcache_bytes: 100, ..CAPACITY }).unwrap_err();
+        assert_eq!((error.tier, error.needed, error.usable), ("LMCache's memory", 80, 75));
         assert_eq!(error.hint(), "raise `lmcache.memory_gib` in the suite");
     }
 
     #[test]
     fn vllms_own_cache_limits_a_round_too() {
+        // 12 tokens in blocks: 120 bytes a prompt, 750 bytes a round.
         let capacity = Capacity { engine_bytes: 1000, ..CAPACITY };
-        assert_eq!(plan(distinct("law", 40), capacity).unwrap_err().tier, "vLLM's KV cache");
+        assert_eq!(rounds(distinct("law", 10), capacity), [(6, 12), (4, 8)]);
     }
 }

@@ -20,7 +20,7 @@ use crate::engine::{
 };
 use crate::event::Event;
 use crate::store::{Artifact, Draft};
-use crate::suite::EngineSettings;
+use crate::suite::{EngineSettings, TENSOR_PARALLEL_SIZE};
 
 const READY: &str = "engine.json";
 const GIB: u64 = 1 << 30;
@@ -31,7 +31,7 @@ pub(super) struct CommonKey<'a> {
     prompts: Digest,
     model: Digest,
     engine: &'a EngineSettings,
-    arguments: BTreeMap<&'a str, &'a Value>,
+    arguments: BTreeMap<String, Value>,
     variables: Vec<(&'a str, String)>,
     worker: Digest,
     device: &'a Device,
@@ -66,11 +66,17 @@ impl<'a> EngineRun<'a> {
     }
 
     /// The suite's arguments of `vllm.LLM`; those of the model win.
-    fn arguments(&self) -> BTreeMap<&'a str, &'a Value> {
+    fn arguments(&self) -> BTreeMap<String, Value> {
         let settings = self.model.settings();
-        let on_cpu = (self.bench.device.kind() == DeviceKind::Cpu).then_some(&settings.cpu_arguments);
-        let all = [Some(&self.bench.suite.engine.arguments), Some(&settings.arguments), on_cpu];
-        all.into_iter().flatten().flatten().map(|(name, value)| (name.as_str(), value)).collect()
+        let on_cpu = self.bench.device.kind() == DeviceKind::Cpu;
+        let for_device = on_cpu.then_some(&settings.cpu_arguments);
+        let all = [Some(&self.bench.suite.engine.arguments), Some(&settings.arguments), for_device];
+        let mut arguments: BTreeMap<String, Value> =
+            all.into_iter().flatten().flatten().map(|(name, value)| (name.clone(), value.clone())).collect();
+        if settings.tensor_parallel_size > 1 && !on_cpu {
+            arguments.insert(TENSOR_PARALLEL_SIZE.to_owned(), settings.tensor_parallel_size.into());
+        }
+        arguments
     }
 
     /// The variables that change what the engine computes, and so belong into its key.
@@ -150,8 +156,7 @@ impl<'a> EngineRun<'a> {
         let letters = load_tokenizer(self.model)?
             .letter_tokens()
             .map_err(|source| StageError::Tokenizer { model: self.model.name().to_owned(), source })?;
-        let mut arguments: BTreeMap<String, Value> =
-            self.arguments().into_iter().map(|(name, value)| (name.to_owned(), value.clone())).collect();
+        let mut arguments = self.arguments();
         arguments.extend([
             ("dtype".to_owned(), suite.engine.dtype.name().into()),
             ("max_model_len".to_owned(), suite.engine.max_model_len.into()),

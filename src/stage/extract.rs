@@ -26,7 +26,7 @@ struct Key {
 /// When the archive cannot be read or is refused.
 pub async fn extract(bench: &Bench) -> Result<Artifact, StageError> {
     let name = &bench.suite.dataset;
-    let archive = Archive::find(name)?;
+    let archive = Archive::find(name, &bench.cache)?;
     let key = StageKey::new(SCHEMA, StageName::Extract, &Key { archive: archive.digest()? });
     bench
         .make(&key, "", async |draft| {

