@@ -54,7 +54,7 @@ fn print_row(study: &Study) {
     println!(
         "| {} % | {:.3} | {} | {} | {} | {} | {} | {} |",
         100.0 * study.flip_rate,
-        -100.0 * study.loss,
+        0.0 - 100.0 * study.loss,
         if study.flips == Flips::Independent { "independent" } else { "correlated" },
         if study.stopping == Stopping::Never { "off" } else { "on" },
         percent(endings.degraded),
