@@ -27,8 +27,7 @@ const CHANGES_OF_LAYERS: [Operator; 20] = [
 ];
 
 /// A chunk of numbers between −4 and 4.
-fn chunk(layout: &Layout) -> impl Strategy<Value = Vec<u8>> {
-    let layout = *layout;
+fn chunk(layout: Layout) -> impl Strategy<Value = Vec<u8>> {
     let elements = layout.bytes() / layout.element_bytes();
     proptest::collection::vec(-4.0_f32..4.0, elements).prop_map(move |values| {
         let mut bytes = vec![0; layout.bytes()];
@@ -41,7 +40,7 @@ fn chunk(layout: &Layout) -> impl Strategy<Value = Vec<u8>> {
 
 fn case() -> impl Strategy<Value = (Layout, Vec<u8>, Vec<u8>)> {
     prop_oneof![Just(DENSE), Just(MLA)]
-        .prop_flat_map(|layout| (Just(layout), chunk(&layout), chunk(&layout)))
+        .prop_flat_map(|layout| (Just(layout), chunk(layout), chunk(layout)))
 }
 
 fn apply(operator: Operator, layout: &Layout, pristine: &[u8], donor: &[u8]) -> Vec<u8> {
@@ -76,19 +75,14 @@ proptest! {
 
     #[test]
     fn an_exchange_done_twice_is_undone((layout, pristine, donor) in case()) {
-        for operator in [
-            Operator::ExchangeLayers,
-            Operator::Flip { bit: Bit::Lowest, spread: Spread::Once },
-            Operator::FlipAtRandom { per_million: 500 },
-        ] {
-            let once = apply(operator, &layout, &pristine, &donor);
-            prop_assert_eq!(&apply(operator, &layout, &once, &donor), &pristine);
-        }
-        let once = apply(Operator::ExchangeParts, &DENSE, &pristine[..DENSE.bytes().min(pristine.len())], &donor);
+        let mut operators = vec![Operator::ExchangeLayers, Operator::FlipAtRandom { per_million: 500 }];
         if layout == DENSE {
-            prop_assert_eq!(&apply(Operator::ExchangeParts, &layout, &once, &donor), &pristine);
-            let once = apply(Operator::RotateHeads, &layout, &pristine, &donor);
-            prop_assert_eq!(&apply(Operator::RotateHeads, &layout, &once, &donor), &pristine);
+            operators.extend([Operator::ExchangeParts, Operator::RotateHeads]);
+        }
+        for operator in operators {
+            let once = apply(operator, &layout, &pristine, &donor);
+            prop_assert_ne!(&once, &pristine);
+            prop_assert_eq!(&apply(operator, &layout, &once, &donor), &pristine);
         }
     }
 
@@ -194,6 +188,6 @@ fn a_fault_is_the_same_on_every_machine() {
     let scrambled = apply(Operator::Scramble, &DENSE, &scrambled, &scrambled);
     assert_eq!(
         [random, scrambled].map(|bytes| digest_bytes(&bytes).short()),
-        ["", ""]
+        ["c2af36625b6b", "849e44926f8b"]
     );
 }
