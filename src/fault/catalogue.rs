@@ -179,9 +179,8 @@ impl Fault {
     #[must_use]
     pub fn variants(shape: KvShape, identity: u32) -> Vec<Variant> {
         let applicable = || CATALOGUE.iter().filter(|fault| fault.applies_to(shape));
-        let memory = applicable()
-            .filter(|fault| fault.in_memory)
-            .filter_map(|fault| fault.on(Tier::Memory).next());
+        let memory =
+            applicable().filter(|fault| fault.in_memory).filter_map(|fault| fault.on(Tier::Memory).next());
         let disk = applicable().flat_map(|fault| {
             let times = if fault.is_identity() { identity } else { 1 };
             (0..times).flat_map(|_| fault.on(Tier::Disk))
@@ -488,10 +487,7 @@ pub const CATALOGUE: &[Fault] = &[
         group: Group::Extent,
         what: "the last rows are zero: one, or a quarter",
         stands_for: "more tokens claimed than were stored (vLLM 52617); a short write",
-        doses: &[
-            ("one row", Operator::ZeroLastRow),
-            ("a quarter", Operator::ZeroLastRows { parts: 4 }),
-        ],
+        doses: &[("one row", Operator::ZeroLastRow), ("a quarter", Operator::ZeroLastRows { parts: 4 })],
         spots: LAST,
         ..PLAIN
     },

@@ -67,13 +67,23 @@ impl DiskTier {
         Ok(missing)
     }
 
-    /// Copies what was stored of the chunks that [`missing`](Self::missing) found.
+    /// How many of these chunks have no file at the moment.
+    #[must_use]
+    pub fn absent(&self, chunks: &BTreeSet<ChunkName>) -> usize {
+        let files = chunks.iter().filter_map(|chunk| self.files.get(chunk));
+        files.filter(|name| !self.folder.join(name).exists()).count()
+    }
+
+    /// Copies what was stored of the chunks that [`missing`](Self::missing) found, but for those that were copied before.
     ///
     /// # Errors
     /// When a file cannot be copied.
     pub fn keep_pristine(&self) -> Result<(), FaultError> {
         for name in self.files.values() {
             let (from, to) = (self.folder.join(name), self.pristine.join(name));
+            if to.exists() {
+                continue;
+            }
             fs::copy(&from, &to).map_err(|source| io_error(&from, source))?;
         }
         Ok(())

@@ -247,8 +247,7 @@ pub(super) mod tests {
     #[test]
     fn chunks_that_depend_on_prefix_and_position_as_the_layout_says_pass() {
         for layout in [DENSE, MLA] {
-            let (one, other, later) =
-                (chunk(&layout, 1, 1), chunk(&layout, 2, 1), chunk(&layout, 3, 2));
+            let (one, other, later) = (chunk(&layout, 1, 1), chunk(&layout, 2, 1), chunk(&layout, 3, 2));
             let probe = Probe { chunk: &one, other_prefix: &other, later: &later };
             assert_eq!(layout.check(probe), Ok(()));
         }

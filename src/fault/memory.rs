@@ -43,7 +43,8 @@ impl MemoryTier {
         let length = file.metadata().map_err(|source| io_error(&tier.path, source))?.len();
         let mut window = vec![0; 256 * ALIGNMENT];
         for start in (0..length).step_by(window.len()) {
-            let window = &mut window[..usize::try_from(length - start).unwrap_or(usize::MAX).min(256 * ALIGNMENT)];
+            let window =
+                &mut window[..usize::try_from(length - start).unwrap_or(usize::MAX).min(256 * ALIGNMENT)];
             file.file().read_exact_at(window, start).map_err(|source| io_error(&tier.path, source))?;
             for (page, bytes) in window.chunks(ALIGNMENT).enumerate() {
                 let Some(named) = bytes.get(..HEAD).and_then(|head| heads.get(head)) else { continue };
@@ -120,7 +121,8 @@ mod tests {
         let content = |chunk: &ChunkName| -> Vec<u8> {
             // The first two have the same head.
             let place = chunks.iter().position(|other| other == chunk).unwrap();
-            let byte = |index| u8::try_from((index + if index < 100 { place / 2 } else { place }) % 256).unwrap();
+            let byte =
+                |index| u8::try_from((index + if index < 100 { place / 2 } else { place }) % 256).unwrap();
             (0..6000).map(byte).collect()
         };
         let mut pool = vec![9; 1_200_000];

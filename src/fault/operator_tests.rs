@@ -39,8 +39,7 @@ fn chunk(layout: Layout) -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn case() -> impl Strategy<Value = (Layout, Vec<u8>, Vec<u8>)> {
-    prop_oneof![Just(DENSE), Just(MLA)]
-        .prop_flat_map(|layout| (Just(layout), chunk(layout), chunk(layout)))
+    prop_oneof![Just(DENSE), Just(MLA)].prop_flat_map(|layout| (Just(layout), chunk(layout), chunk(layout)))
 }
 
 fn apply(operator: Operator, layout: &Layout, pristine: &[u8], donor: &[u8]) -> Vec<u8> {
@@ -171,9 +170,8 @@ proptest! {
 #[test]
 fn faults_about_the_file_change_its_extent() {
     let pristine: Vec<u8> = (0..MLA.bytes()).map(|index| u8::try_from(index % 199).unwrap()).collect();
-    let length = |operator: Operator| {
-        operator.apply(&MLA, 0..3, &pristine, &pristine).map(|planted| planted.len())
-    };
+    let length =
+        |operator: Operator| operator.apply(&MLA, 0..3, &pristine, &pristine).map(|planted| planted.len());
     assert_eq!(length(Operator::Truncate), Some(MLA.bytes() / 4 * 3));
     assert_eq!(length(Operator::Empty), Some(0));
     assert_eq!(length(Operator::Append), Some(MLA.bytes() + 1000));
