@@ -10,6 +10,12 @@ use crate::engine::KvShape;
 
 use super::operator::{Bit, Operator, Spread};
 
+/// The chunk of each prompt and the layers in it that a dose is planted in, one spot at a time.
+pub type Spots = &'static [(Place, Layers)];
+
+/// Name (empty for an only dose), operator and spots.
+pub type Dose = (&'static str, Operator, Spots);
+
 /// A kind of damage, in one or more doses and places.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fault {
@@ -27,10 +33,8 @@ pub struct Fault {
     pub applies: Applies,
     /// Where foreign bytes come from.
     pub donor: Donor,
-    /// Name and operator of each dose, from the smallest.
-    pub doses: &'static [(&'static str, Operator)],
-    /// The chunk of each prompt and the layers that each dose is planted in.
-    pub spots: &'static [(Place, Layers)],
+    /// The doses, from the smallest.
+    pub doses: &'static [Dose],
     /// Whether its first variant is planted in LMCache's memory as well.
     pub in_memory: bool,
 }
@@ -200,33 +204,27 @@ impl Fault {
     }
 
     fn is_identity(&self) -> bool {
-        self.doses.iter().all(|(_, operator)| *operator == Operator::Rewrite)
+        self.doses.iter().all(|(_, operator, _)| *operator == Operator::Rewrite)
     }
 
     fn on(&'static self, tier: Tier) -> impl Iterator<Item = Variant> {
-        self.doses.iter().flat_map(move |&(dose, operator)| {
-            self.spots.iter().map(move |&(place, layers)| Variant {
-                fault: self,
-                dose,
-                operator,
-                place,
-                layers,
-                tier,
-            })
+        self.doses.iter().flat_map(move |&(dose, operator, spots)| {
+            let variant =
+                move |&(place, layers)| Variant { fault: self, dose, operator, place, layers, tier };
+            spots.iter().map(variant)
         })
     }
 }
 
-const EVERY: &[(Place, Layers)] = &[(Place::Every, Layers::All)];
-const MIDDLE: &[(Place, Layers)] = &[(Place::Middle, Layers::All)];
-const MIDDLE_AND_ONE_LAYER: &[(Place, Layers)] =
-    &[(Place::Middle, Layers::All), (Place::Middle, Layers::Middle)];
-const EACH_PLACE: &[(Place, Layers)] =
+const EVERY: Spots = &[(Place::Every, Layers::All)];
+const MIDDLE: Spots = &[(Place::Middle, Layers::All)];
+const MIDDLE_AND_ONE_LAYER: Spots = &[(Place::Middle, Layers::All), (Place::Middle, Layers::Middle)];
+const EACH_PLACE: Spots =
     &[(Place::First, Layers::All), (Place::Middle, Layers::All), (Place::Last, Layers::All)];
-const ENDS: &[(Place, Layers)] = &[(Place::First, Layers::All), (Place::Last, Layers::All)];
-const LAST: &[(Place, Layers)] = &[(Place::Last, Layers::All)];
-const OUTER_LAYERS: &[(Place, Layers)] = &[(Place::Middle, Layers::First), (Place::Middle, Layers::Last)];
-const SINGLE_LAYERS: &[(Place, Layers)] = &[(Place::First, Layers::Middle), (Place::Last, Layers::Middle)];
+const ENDS: Spots = &[(Place::First, Layers::All), (Place::Last, Layers::All)];
+const LAST: Spots = &[(Place::Last, Layers::All)];
+const OUTER_LAYERS: Spots = &[(Place::Middle, Layers::First), (Place::Middle, Layers::Last)];
+const ONE_LAYER_OF_EVERY: Spots = &[(Place::Every, Layers::Middle)];
 
 const BITS: Must = Must::BeSeen(Rung::BitExact);
 const HITS: Must = Must::BeSeen(Rung::Exercised);
@@ -241,7 +239,6 @@ const PLAIN: Fault = Fault {
     applies: Applies::Both,
     donor: Donor::Nobody,
     doses: &[],
-    spots: MIDDLE,
     in_memory: false,
 };
 
@@ -253,8 +250,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "writes the same bytes again",
         stands_for: "a cache without fault: any other verdict is a false alarm",
         must: Must::ChangeNothing,
-        doses: &[("", Operator::Rewrite)],
-        spots: EVERY,
+        doses: &[("", Operator::Rewrite, EVERY)],
         in_memory: true,
         ..PLAIN
     },
@@ -264,8 +260,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "appends bytes that no reader asks for",
         stands_for: "a fault without effect: it must not be counted as one",
         must: Must::ChangeNothing,
-        doses: &[("", Operator::Append)],
-        spots: EVERY,
+        doses: &[("", Operator::Append, EVERY)],
         ..PLAIN
     },
     Fault {
@@ -274,16 +269,14 @@ pub const CATALOGUE: &[Fault] = &[
         what: "deletes everything that was stored",
         stands_for: "a vacuous pass: differing hash seeds, degraded mode (LMCache 2136, 2511)",
         must: Must::ServeNothing,
-        doses: &[("", Operator::Delete)],
-        spots: EVERY,
+        doses: &[("", Operator::Delete, EVERY)],
         ..PLAIN
     },
     Fault {
         name: "zeros",
         what: "a chunk is zero",
         stands_for: "a read while it is being stored (LMCache 207)",
-        doses: &[("", Operator::Zero)],
-        spots: EACH_PLACE,
+        doses: &[("", Operator::Zero, EACH_PLACE)],
         in_memory: true,
         ..PLAIN
     },
@@ -292,8 +285,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "the first half of a chunk is its neighbour's",
         stands_for: "a partial chunk over vLLM's own prefix hits (LMCache 2206)",
         donor: Donor::Neighbour,
-        doses: &[("", Operator::TakeFirstHalf)],
-        spots: MIDDLE_AND_ONE_LAYER,
+        doses: &[("", Operator::TakeFirstHalf, MIDDLE_AND_ONE_LAYER)],
         ..PLAIN
     },
     Fault {
@@ -301,7 +293,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "two chunks of a prompt change places",
         stands_for: "the right blocks in the wrong order (Dynamo 8419)",
         donor: Donor::Exchange,
-        doses: &[("", Operator::TakeAll)],
+        doses: &[("", Operator::TakeAll, MIDDLE)],
         in_memory: true,
         ..PLAIN
     },
@@ -310,8 +302,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "a chunk is that of the next question",
         stands_for: "another request's KV from disk (LMCache 4385)",
         donor: Donor::NextQuestion,
-        doses: &[("", Operator::TakeAll)],
-        spots: ENDS,
+        doses: &[("", Operator::TakeAll, ENDS)],
         in_memory: true,
         ..PLAIN
     },
@@ -319,8 +310,7 @@ pub const CATALOGUE: &[Fault] = &[
         name: "rows shifted",
         what: "every row holds the one before it",
         stands_for: "off by one in a slot mapping (vLLM 52617)",
-        doses: &[("", Operator::ShiftRows)],
-        spots: MIDDLE_AND_ONE_LAYER,
+        doses: &[("", Operator::ShiftRows, MIDDLE_AND_ONE_LAYER)],
         ..PLAIN
     },
     Fault {
@@ -328,8 +318,7 @@ pub const CATALOGUE: &[Fault] = &[
         group: Group::Structure,
         what: "one layer of a chunk is zero",
         stands_for: "a layer-wise transfer that misses a layer",
-        doses: &[("", Operator::Zero)],
-        spots: OUTER_LAYERS,
+        doses: &[("", Operator::Zero, OUTER_LAYERS)],
         in_memory: true,
         ..PLAIN
     },
@@ -338,8 +327,7 @@ pub const CATALOGUE: &[Fault] = &[
         group: Group::Structure,
         what: "layers change places in pairs, or one with the next",
         stands_for: "layers stored under the wrong index",
-        doses: &[("", Operator::ExchangeLayers)],
-        spots: MIDDLE_AND_ONE_LAYER,
+        doses: &[("", Operator::ExchangeLayers, MIDDLE_AND_ONE_LAYER)],
         ..PLAIN
     },
     Fault {
@@ -348,8 +336,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "keys and values change places",
         stands_for: "a wrong KV layout (LMCache 4463)",
         applies: Applies::Dense,
-        doses: &[("", Operator::ExchangeParts)],
-        spots: MIDDLE_AND_ONE_LAYER,
+        doses: &[("", Operator::ExchangeParts, MIDDLE_AND_ONE_LAYER)],
         in_memory: true,
         ..PLAIN
     },
@@ -359,7 +346,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "each head has the next one's KV",
         stands_for: "shards of another tensor-parallel size read as one's own (vLLM 55191)",
         applies: Applies::Dense,
-        doses: &[("", Operator::RotateHeads)],
+        doses: &[("", Operator::RotateHeads, MIDDLE)],
         ..PLAIN
     },
     Fault {
@@ -368,7 +355,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "half of the heads are zero",
         stands_for: "a rank whose shard was not stored",
         applies: Applies::Dense,
-        doses: &[("", Operator::ZeroHalfOfHeads)],
+        doses: &[("", Operator::ZeroHalfOfHeads, MIDDLE)],
         ..PLAIN
     },
     Fault {
@@ -377,7 +364,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "the second half of the heads repeats the first",
         stands_for: "all ranks load rank 0's shard (LMCache 4219)",
         applies: Applies::Dense,
-        doses: &[("", Operator::RepeatHalfOfHeads)],
+        doses: &[("", Operator::RepeatHalfOfHeads, MIDDLE)],
         ..PLAIN
     },
     Fault {
@@ -386,8 +373,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "the rotary part stands before the latent vector",
         stands_for: "a wrong KV layout (LMCache 4463)",
         applies: Applies::Mla,
-        doses: &[("", Operator::ExchangeParts)],
-        spots: MIDDLE_AND_ONE_LAYER,
+        doses: &[("", Operator::ExchangeParts, MIDDLE_AND_ONE_LAYER)],
         in_memory: true,
         ..PLAIN
     },
@@ -397,8 +383,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "the rotary part is zero",
         stands_for: "a copy that takes the latent vector alone",
         applies: Applies::Mla,
-        doses: &[("", Operator::ZeroRotary)],
-        spots: MIDDLE_AND_ONE_LAYER,
+        doses: &[("", Operator::ZeroRotary, MIDDLE_AND_ONE_LAYER)],
         ..PLAIN
     },
     Fault {
@@ -406,8 +391,7 @@ pub const CATALOGUE: &[Fault] = &[
         group: Group::Structure,
         what: "the second half of each row's content is zero, of each head's in a dense model",
         stands_for: "packed keys and values taken for keys alone: half of each row lost (LMCache 4463)",
-        doses: &[("", Operator::ZeroHalfOfRows)],
-        spots: MIDDLE_AND_ONE_LAYER,
+        doses: &[("", Operator::ZeroHalfOfRows, MIDDLE_AND_ONE_LAYER)],
         ..PLAIN
     },
     Fault {
@@ -416,20 +400,25 @@ pub const CATALOGUE: &[Fault] = &[
         what: "flips the lowest bit of a chunk's largest element, or of each row's",
         stands_for: "the smallest fault that there is: a rounding too many",
         doses: &[
-            ("one", Operator::Flip { bit: Bit::Lowest, spread: Spread::Once }),
-            ("one a row", Operator::Flip { bit: Bit::Lowest, spread: Spread::EachRow }),
+            ("one", Operator::Flip { bit: Bit::Lowest, spread: Spread::Once }, EVERY),
+            ("one a row", Operator::Flip { bit: Bit::Lowest, spread: Spread::EachRow }, EACH_PLACE),
         ],
-        spots: EACH_PLACE,
         in_memory: true,
         ..PLAIN
     },
     Fault {
         name: "exponent bit",
         group: Group::Encoding,
-        what: "flips the lowest exponent bit of one layer's largest element",
+        what: "flips the lowest exponent bit of a chunk's largest element",
         stands_for: "a flipped bit in memory or on disk",
-        doses: &[("", Operator::Flip { bit: Bit::Exponent, spread: Spread::Once })],
-        spots: SINGLE_LAYERS,
+        doses: &[
+            ("one", Operator::Flip { bit: Bit::Exponent, spread: Spread::Once }, EVERY),
+            (
+                "one in a layer",
+                Operator::Flip { bit: Bit::Exponent, spread: Spread::Once },
+                ONE_LAYER_OF_EVERY,
+            ),
+        ],
         ..PLAIN
     },
     Fault {
@@ -438,8 +427,8 @@ pub const CATALOGUE: &[Fault] = &[
         what: "flips bits at random, but never an exponent's highest",
         stands_for: "a transport without a checksum",
         doses: &[
-            ("1 in a million", Operator::FlipAtRandom { per_million: 1 }),
-            ("100 in a million", Operator::FlipAtRandom { per_million: 100 }),
+            ("1 in a million", Operator::FlipAtRandom { per_million: 1 }, EVERY),
+            ("100 in a million", Operator::FlipAtRandom { per_million: 100 }, MIDDLE),
         ],
         ..PLAIN
     },
@@ -448,8 +437,7 @@ pub const CATALOGUE: &[Fault] = &[
         group: Group::Encoding,
         what: "bfloat16 is read as float16, or the other way round",
         stands_for: "keys that carry no data type: the same model in another type hits",
-        doses: &[("", Operator::Reinterpret)],
-        spots: MIDDLE_AND_ONE_LAYER,
+        doses: &[("", Operator::Reinterpret, MIDDLE_AND_ONE_LAYER)],
         ..PLAIN
     },
     Fault {
@@ -458,9 +446,9 @@ pub const CATALOGUE: &[Fault] = &[
         what: "multiplies by 1 + 1/128, by a half, by two",
         stands_for: "dropped scales of a quantised cache (SGLang 39942)",
         doses: &[
-            ("1 + 1/128", Operator::Scale(1.0 + 1.0 / 128.0)),
-            ("1/2", Operator::Scale(0.5)),
-            ("2", Operator::Scale(2.0)),
+            ("1 + 1/128", Operator::Scale(1.0 + 1.0 / 128.0), MIDDLE),
+            ("1/2", Operator::Scale(0.5), MIDDLE),
+            ("2", Operator::Scale(2.0), MIDDLE),
         ],
         in_memory: true,
         ..PLAIN
@@ -470,7 +458,7 @@ pub const CATALOGUE: &[Fault] = &[
         group: Group::Encoding,
         what: "quantises to 8-bit integers, one scale a row",
         stands_for: "a lossy serde (LMCache 717, 754)",
-        doses: &[("", Operator::QuantizeInt8)],
+        doses: &[("", Operator::QuantizeInt8, MIDDLE)],
         ..PLAIN
     },
     Fault {
@@ -478,8 +466,7 @@ pub const CATALOGUE: &[Fault] = &[
         group: Group::Encoding,
         what: "quantises to FP8 E4M3 without scale",
         stands_for: "a lossy serde (LMCache 717, 754)",
-        doses: &[("", Operator::QuantizeE4m3)],
-        spots: MIDDLE_AND_ONE_LAYER,
+        doses: &[("", Operator::QuantizeE4m3, MIDDLE_AND_ONE_LAYER)],
         ..PLAIN
     },
     Fault {
@@ -487,8 +474,10 @@ pub const CATALOGUE: &[Fault] = &[
         group: Group::Extent,
         what: "the last rows are zero: one, or a quarter",
         stands_for: "more tokens claimed than were stored (vLLM 52617); a short write",
-        doses: &[("one row", Operator::ZeroLastRow), ("a quarter", Operator::ZeroLastRows { parts: 4 })],
-        spots: LAST,
+        doses: &[
+            ("one row", Operator::ZeroLastRow, LAST),
+            ("a quarter", Operator::ZeroLastRows { parts: 4 }, LAST),
+        ],
         ..PLAIN
     },
     Fault {
@@ -497,8 +486,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "a quarter of the last chunk's file is missing",
         stands_for: "a write that a full disk or a crash cut short",
         must: HITS,
-        doses: &[("", Operator::Truncate)],
-        spots: LAST,
+        doses: &[("", Operator::Truncate, LAST)],
         ..PLAIN
     },
     Fault {
@@ -507,7 +495,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "a chunk's file is gone, so fewer tokens are served than were stored",
         stands_for: "an eviction between store and load",
         must: HITS,
-        doses: &[("", Operator::Delete)],
+        doses: &[("", Operator::Delete, MIDDLE)],
         ..PLAIN
     },
     Fault {
@@ -516,8 +504,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "the file of the last chunk is there and has no byte",
         stands_for: "a failed store left visible; a failed load reported as loaded (LMCache 3388)",
         must: HITS,
-        doses: &[("", Operator::Empty)],
-        spots: LAST,
+        doses: &[("", Operator::Empty, LAST)],
         ..PLAIN
     },
     Fault {
@@ -525,8 +512,7 @@ pub const CATALOGUE: &[Fault] = &[
         group: Group::State,
         what: "a chunk holds its own numbers in a random order",
         stands_for: "a buffer that was given back before it was written (LMCache 207)",
-        doses: &[("", Operator::Scramble)],
-        spots: LAST,
+        doses: &[("", Operator::Scramble, LAST)],
         ..PLAIN
     },
     Fault {
@@ -535,7 +521,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "all questions find the first question's chunk under their key",
         stands_for: "keys that do not tell two prompts apart (LMCache 4385)",
         donor: Donor::FirstQuestion,
-        doses: &[("", Operator::TakeAll)],
+        doses: &[("", Operator::TakeAll, MIDDLE)],
         ..PLAIN
     },
 ];

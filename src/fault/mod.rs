@@ -15,7 +15,9 @@ mod memory;
 mod operator;
 mod planting;
 
-pub use catalogue::{Applies, CATALOGUE, Donor, Fault, Group, Layers, Must, Place, Tier, Variant};
+pub use catalogue::{
+    Applies, CATALOGUE, Donor, Dose, Fault, Group, Layers, Must, Place, Spots, Tier, Variant,
+};
 pub use chunk_name::ChunkName;
 pub use disk::DiskTier;
 pub use error::FaultError;

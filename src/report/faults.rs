@@ -50,7 +50,7 @@ fn write_table(text: &mut String, findings: &FaultFindings) -> fmt::Result {
 pub fn describe_catalogue() -> String {
     let mut text = String::new();
     for fault in CATALOGUE {
-        let Fault { name, what, stands_for, applies, must, doses, spots, in_memory, .. } = fault;
+        let Fault { name, what, stands_for, applies, must, doses, in_memory, .. } = fault;
         let models = match applies {
             Applies::Both => "",
             Applies::Dense => ", dense models",
@@ -62,7 +62,7 @@ pub fn describe_catalogue() -> String {
             Must::ServeNothing => "must be not exercised".to_owned(),
         };
         let memory = if *in_memory { ", one of them also in memory" } else { "" };
-        let plantings = doses.len() * spots.len();
+        let plantings: usize = doses.iter().map(|(_, _, spots)| spots.len()).sum();
         writeln!(
             text,
             "{name}{models}\n  {what}\n  stands for: {stands_for}\n  {must}; {plantings} planted{memory}"
