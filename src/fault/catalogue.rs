@@ -562,6 +562,27 @@ mod tests {
     }
 
     #[test]
+    fn every_fault_changes_what_is_read_and_no_harmless_control_does() {
+        use super::super::layout::tests::{DENSE, MLA};
+        for layout in [DENSE, MLA] {
+            // Numbers between 1 and 2, no two rows alike.
+            let chunk = |salt: usize| -> Vec<u8> {
+                (0..layout.bytes() / 2)
+                    .flat_map(|at| [u8::try_from(at * salt % 127).unwrap(), 0x3f])
+                    .collect()
+            };
+            let (pristine, donor) = (chunk(3), chunk(5));
+            for variant in Fault::variants(layout.shape, 1) {
+                let layers = variant.layers.of(layout.layers());
+                let planted = variant.operator.apply(&layout, layers, &pristine, &donor);
+                let read = planted.as_deref().unwrap_or_default().get(..layout.bytes());
+                let changes = read != Some(&pristine[..]);
+                assert_eq!(changes, variant.fault.must != Must::ChangeNothing, "{variant:?}");
+            }
+        }
+    }
+
+    #[test]
     fn places_and_layers_are_where_their_names_say() {
         let places = [Place::First, Place::Middle, Place::Last, Place::Every].map(|place| place.of(5));
         assert_eq!(places, [0..1, 2..3, 4..5, 0..5]);

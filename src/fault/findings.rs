@@ -79,14 +79,19 @@ pub struct Damage {
 }
 
 impl Trial {
-    /// Judges the load pass after a fault was planted. `served` are the server's counts over it.
+    /// Judges the load pass after a fault was planted. `counted` are the server's counts over it.
     #[must_use]
-    pub fn judge(variant: &Variant, damage: Damage, comparison: &Comparison, served: ServerCounters) -> Self {
+    pub fn judge(
+        variant: &Variant,
+        damage: Damage,
+        comparison: &Comparison,
+        counted: ServerCounters,
+    ) -> Self {
         let judgement = conclude([comparison]).judgements.swap_remove(0);
         let Judgement { verdict, decided_by, .. } = judgement;
         let elsewhere = match variant.tier {
-            Tier::Memory => served.hit_tokens - served.hit_memory_tokens.min(served.hit_tokens),
-            Tier::Disk => served.hit_tokens - served.hit_second_tier_tokens.min(served.hit_tokens),
+            Tier::Memory => counted.hit_tokens - counted.hit_memory_tokens.min(counted.hit_tokens),
+            Tier::Disk => counted.hit_tokens - counted.hit_second_tier_tokens.min(counted.hit_tokens),
         };
         let must = if damage.changed_bits == 0 { Must::ChangeNothing } else { variant.fault.must };
         let seen = matches!(verdict, Verdict::Degraded | Verdict::NotExercised);
@@ -205,8 +210,8 @@ pub struct Score {
     pub survivors: Vec<String>,
     /// Plantings that change nothing.
     pub harmless: u32,
-    /// Those of them that the ladder took for a fault, and a no-op cache that passed.
-    pub false_alarms: Vec<String>,
+    /// Those of them that the ladder took for a fault or that were not read, and a no-op cache that passed.
+    pub misjudged: Vec<String>,
 }
 
 /// A small change that a rung saw.
@@ -235,9 +240,9 @@ impl FaultFindings {
         for trial in &trials {
             match trial.fate {
                 Fate::Harmless => score.harmless += 1,
-                Fate::FalseAlarm => score.false_alarms.push(trial.name()),
+                Fate::FalseAlarm => score.misjudged.push(trial.name()),
                 _ if trial.group == Group::Control && trial.fate != Fate::Killed => {
-                    score.false_alarms.push(trial.name());
+                    score.misjudged.push(trial.name());
                 }
                 _ if trial.group == Group::Control => {}
                 Fate::Killed => score.killed += 1,
@@ -259,16 +264,16 @@ impl FaultFindings {
         Self { layout, questions, chunks, chunks_in_memory, score, smallest, trials }
     }
 
-    /// Why the ladder's word cannot be taken, if so: a fault survived, or none was taken for one.
+    /// Why the ladder's word cannot be taken, if so: a fault survived, or a control was misjudged.
     #[must_use]
     pub fn doubt(&self) -> Option<Judgement> {
-        let Score { survivors, false_alarms, planted, killed, .. } = &self.score;
-        let (reason, next_step) = if let Some(first) = false_alarms.first() {
+        let Score { survivors, misjudged, planted, killed, .. } = &self.score;
+        let (reason, next_step) = if let Some(first) = misjudged.first() {
             (
                 format!(
-                    "{} plantings that change nothing were not judged as such (first: {first}), so the verdicts on \
-                     planted faults prove nothing.",
-                    false_alarms.len()
+                    "{} of the controls, which change nothing or leave nothing to serve, were not judged as such (first: \
+                     {first}), so the verdicts on planted faults prove nothing.",
+                    misjudged.len()
                 ),
                 "Find out what differs between two load passes of the same bytes.",
             )
@@ -288,3 +293,7 @@ impl FaultFindings {
         Some(Judgement { verdict, decided_by, reason, next_step: next_step.to_owned() })
     }
 }
+
+#[cfg(test)]
+#[path = "findings_tests.rs"]
+mod tests;

@@ -138,7 +138,7 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
         &format!(
             "{} plantings that change nothing; {} of them or of the no-op cache misjudged",
             score.harmless,
-            score.false_alarms.len()
+            score.misjudged.len()
         ),
     )?;
     for (place, (rung, smallest)) in findings.smallest.iter().enumerate() {
@@ -150,7 +150,7 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
         let found = findings.chunks_in_memory;
         line(text, "memory", &format!("{found} chunks were found there, so nothing was planted in it"))?;
     }
-    let missed = score.survivors.iter().chain(&score.false_alarms);
+    let missed = score.survivors.iter().chain(&score.misjudged);
     for (place, name) in missed.take(SHOWN_SURVIVORS).enumerate() {
         line(text, if place == 0 { "not seen" } else { "" }, name)?;
     }
