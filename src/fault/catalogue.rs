@@ -62,6 +62,9 @@ pub enum Group {
 pub enum Must {
     /// The ladder sees it; the named rung is expected to be the first.
     BeSeen(Rung),
+    /// It may be seen, by bits alone: keys change places together with their values, which attention does not tell apart but
+    /// for the order in which it sums.
+    ReorderAlone,
     /// The engine reads what it would have read: the verdict stays *equivalent*.
     ChangeNothing,
     /// Nothing is served: *not exercised*.
@@ -219,6 +222,7 @@ impl Fault {
 const EVERY: Spots = &[(Place::Every, Layers::All)];
 const MIDDLE: Spots = &[(Place::Middle, Layers::All)];
 const MIDDLE_AND_ONE_LAYER: Spots = &[(Place::Middle, Layers::All), (Place::Middle, Layers::Middle)];
+const MIDDLE_AND_EVERY: Spots = &[(Place::Middle, Layers::All), (Place::Every, Layers::All)];
 const EACH_PLACE: Spots =
     &[(Place::First, Layers::All), (Place::Middle, Layers::All), (Place::Last, Layers::All)];
 const ENDS: Spots = &[(Place::First, Layers::All), (Place::Last, Layers::All)];
@@ -291,7 +295,8 @@ pub const CATALOGUE: &[Fault] = &[
     Fault {
         name: "chunks swapped",
         what: "two chunks of a prompt change places",
-        stands_for: "the right blocks in the wrong order (Dynamo 8419)",
+        stands_for: "the right blocks in the wrong order; keys carry their positions, so no answer can change",
+        must: Must::ReorderAlone,
         donor: Donor::Exchange,
         doses: &[("", Operator::TakeAll, MIDDLE)],
         in_memory: true,
@@ -300,7 +305,7 @@ pub const CATALOGUE: &[Fault] = &[
     Fault {
         name: "another prompt",
         what: "a chunk is that of the next question",
-        stands_for: "another request's KV from disk (LMCache 4385)",
+        stands_for: "another request's KV from disk (LMCache 4385); KV of the wrong blocks (Dynamo 8419)",
         donor: Donor::NextQuestion,
         doses: &[("", Operator::TakeAll, ENDS)],
         in_memory: true,
@@ -308,9 +313,9 @@ pub const CATALOGUE: &[Fault] = &[
     },
     Fault {
         name: "rows shifted",
-        what: "every row holds the one before it",
+        what: "every row holds the one before it, and the last one is lost",
         stands_for: "off by one in a slot mapping (vLLM 52617)",
-        doses: &[("", Operator::ShiftRows, MIDDLE_AND_ONE_LAYER)],
+        doses: &[("", Operator::ShiftRows, MIDDLE_AND_EVERY)],
         ..PLAIN
     },
     Fault {

@@ -19,6 +19,8 @@ pub enum Fate {
     Killed,
     /// It changes what the engine reads, and the ladder did not see it.
     Survived,
+    /// It changes the order of what the engine reads, which no answer can show, and no bit moved either.
+    Neutral,
     /// The load pass was not served from where the fault was planted: nothing is shown.
     NotRead,
     /// The engine reads what it would have read, and the verdict is *equivalent*.
@@ -101,9 +103,10 @@ impl Trial {
             Must::ChangeNothing => Fate::FalseAlarm,
             Must::ServeNothing if verdict == Verdict::NotExercised => Fate::Killed,
             Must::BeSeen(Rung::Exercised) if seen => Fate::Killed,
-            Must::BeSeen(_) if elsewhere > 0 => Fate::NotRead,
-            Must::BeSeen(_) if seen => Fate::Killed,
-            Must::ServeNothing | Must::BeSeen(_) => Fate::Survived,
+            Must::BeSeen(_) | Must::ReorderAlone if elsewhere > 0 => Fate::NotRead,
+            Must::BeSeen(_) | Must::ReorderAlone if seen => Fate::Killed,
+            Must::ReorderAlone if verdict == Verdict::Equivalent => Fate::Neutral,
+            Must::ServeNothing | Must::ReorderAlone | Must::BeSeen(_) => Fate::Survived,
         };
         Self {
             fault: variant.fault.name.to_owned(),
@@ -157,7 +160,8 @@ impl Trial {
     /// Whether it was the fault's part to be seen.
     #[must_use]
     pub fn counts(&self) -> bool {
-        self.group != Group::Control && !matches!(self.fate, Fate::Harmless | Fate::FalseAlarm)
+        self.group != Group::Control
+            && !matches!(self.fate, Fate::Harmless | Fate::FalseAlarm | Fate::Neutral)
     }
 }
 
@@ -208,6 +212,8 @@ pub struct Score {
     pub kinds: u32,
     /// Those that it did not see, or that were not read.
     pub survivors: Vec<String>,
+    /// Plantings that reorder and moved no bit.
+    pub neutral: u32,
     /// Plantings that change nothing.
     pub harmless: u32,
     /// Those of them that the ladder took for a fault or that were not read, and a no-op cache that passed.
@@ -240,6 +246,7 @@ impl FaultFindings {
         for trial in &trials {
             match trial.fate {
                 Fate::Harmless => score.harmless += 1,
+                Fate::Neutral => score.neutral += 1,
                 Fate::FalseAlarm => score.misjudged.push(trial.name()),
                 _ if trial.group == Group::Control && trial.fate != Fate::Killed => {
                     score.misjudged.push(trial.name());

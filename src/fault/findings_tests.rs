@@ -121,6 +121,16 @@ fn what_lmcache_notices_itself_is_seen_in_the_hits() {
 }
 
 #[test]
+fn an_exchange_that_moves_no_bit_is_neutral_and_never_a_survivor() {
+    let unmoved = trial("chunks swapped", 9, &loaded(SERVED, -0.5), on_disk(SERVED));
+    let moved = trial("chunks swapped", 9, &loaded(SERVED, -0.500_000_1), on_disk(SERVED));
+    assert_eq!((unmoved.fate, moved.fate), (Fate::Neutral, Fate::Killed));
+    let findings = findings(vec![unmoved, moved]);
+    assert_eq!((findings.score.planted, findings.score.neutral), (1, 1));
+    assert_eq!(findings.doubt(), None);
+}
+
+#[test]
 fn a_survivor_makes_the_verdict_insensitive_and_is_named() {
     let killed = trial("zeros", 9, &loaded(SERVED, -0.6), on_disk(SERVED));
     let survived = trial("int8", 5, &loaded(SERVED, -0.5), on_disk(SERVED));

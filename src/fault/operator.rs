@@ -18,7 +18,7 @@ pub enum Operator {
     TakeFirstHalf,
     /// All rows are the donor's.
     TakeAll,
-    /// Every row holds what belongs into the row before it; the last one wraps around.
+    /// Every row holds what belongs into the row before it: the first is there twice, the last is lost.
     ShiftRows,
     /// Each pair of neighbouring layers changes places; where one layer is in scope, it and the next.
     ExchangeLayers,
@@ -126,7 +126,7 @@ impl Operator {
                 each_layer(chunk, &|layer, donor| layer[..half].copy_from_slice(&donor[..half]));
             }
             Self::TakeAll => each_layer(chunk, &|layer, donor| layer.copy_from_slice(donor)),
-            Self::ShiftRows => each_layer(chunk, &|layer, _| layer.rotate_right(row)),
+            Self::ShiftRows => each_layer(chunk, &|layer, _| layer.copy_within(..layer.len() - row, row)),
             Self::ExchangeLayers => exchange_layers(layout, &layers, chunk),
             Self::ExchangeParts => match layout.latent_bytes() {
                 Some(latent) => each_row(chunk, &|row| row.rotate_left(latent)),

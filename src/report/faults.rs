@@ -58,6 +58,7 @@ pub fn describe_catalogue() -> String {
         };
         let must = match must {
             Must::BeSeen(rung) => format!("must be seen, first by {}", short_rung(*rung)),
+            Must::ReorderAlone => "may be seen, by bits alone".to_owned(),
             Must::ChangeNothing => "must stay equivalent".to_owned(),
             Must::ServeNothing => "must be not exercised".to_owned(),
         };
@@ -89,6 +90,7 @@ fn fate(fate: Fate) -> &'static str {
     match fate {
         Fate::Killed => "seen",
         Fate::Survived => "**survived**",
+        Fate::Neutral => "neutral",
         Fate::NotRead => "**not read**",
         Fate::Harmless => "equivalent, as it must",
         Fate::FalseAlarm => "**false alarm**",
