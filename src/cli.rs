@@ -20,8 +20,8 @@ use crate::exit_code::{ERROR, exit_code};
 use crate::fetch::{ArchivePin, FetchError, FetchSettings, Fetcher, ModelPin, Needs};
 use crate::pipeline::{Outcome, run, run_stage, wanted_keys};
 use crate::progress::{Progress, Verbosity};
-use crate::report::{Finding, Report, SCHEMA, summarise};
-use crate::stage::{Bench, EarlyStopping, Mode, StageError, read_dataset, read_ready};
+use crate::report::{Finding, PlantedFaults, Report, SCHEMA, describe_catalogue, summarise, tabulate_faults};
+use crate::stage::{Bench, EarlyStopping, Mode, Planting, StageError, read_dataset, read_ready};
 use crate::stage_name::StageName;
 use crate::store::{Store, explain};
 use crate::suite::{Route, Suite};
@@ -45,7 +45,7 @@ enum Command {
     Run(RunArguments),
     /// Run a suite up to one stage, and put that stage's artifacts under --out
     Stage {
-        /// extract, prompts, baseline, control, cached or compare
+        /// extract, prompts, baseline, control, cached, compare or faults
         name: StageName,
         #[command(flatten)]
         arguments: RunArguments,
@@ -59,6 +59,8 @@ enum Command {
     },
     /// Get pinned models and datasets, verified by digest, and say where each is
     Fetch(FetchArguments),
+    /// List the faults that `run --faults` plants: what each does, stands for, and what must see it
+    Faults,
     /// Make the Python environment of vLLM and LMCache, and say where it is
     Env {
         /// Folder of everything that is kept between runs
@@ -107,6 +109,12 @@ struct RunArguments {
     /// Keep no stage between runs: everything runs in a store of its own that is removed afterwards
     #[arg(long)]
     no_cache: bool,
+    /// Plant faults in what LMCache stored: each must be seen, or the verdict is insensitive
+    #[arg(long)]
+    faults: bool,
+    /// With --faults: how many times bytes are written again unchanged. Left out: the suite's number
+    #[arg(long, value_name = "N", requires = "faults")]
+    identity: Option<u32>,
     /// Print the report as JSON instead of the summary
     #[arg(long)]
     json: bool,
@@ -169,6 +177,10 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Stage { name, arguments } => until_interrupted(export_stage(name, &arguments)),
         Command::Explain { stage, arguments } => until_interrupted(explain_stages(stage, &arguments)),
         Command::Fetch(arguments) => fetch_assets(&arguments),
+        Command::Faults => {
+            print(&describe_catalogue())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Env { cache } => {
             let events = Progress::events(Verbosity::Normal);
             let environment =
@@ -214,6 +226,10 @@ async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let summary = summarise(&report);
     write_whole(&arguments.out.join("report.json"), &json)?;
     write_whole(&arguments.out.join("summary.txt"), &summary)?;
+    for planted in &report.planted_faults {
+        let path = arguments.out.join(format!("faults-{}.md", planted.model));
+        write_whole(&path, &tabulate_faults(&planted.findings))?;
+    }
     print(if arguments.json { &json } else { &summary })?;
     Ok(ExitCode::from(exit_code(report.verdict)))
 }
@@ -320,6 +336,9 @@ async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<temp
         suite.routes.clone_from(&arguments.route);
         suite.routes.dedup();
     }
+    if let Some(identity) = arguments.identity {
+        suite.faults.identity = identity;
+    }
     let device = choose_device(arguments.device)?;
     let cache = cache_folder(arguments.cache.clone())?;
     let needs = Needs::of(&suite, &cache, &device);
@@ -343,6 +362,7 @@ async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<temp
         suite,
         device,
         early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
+        planting: if arguments.faults { Planting::Asked } else { Planting::NotAsked },
         mode: Mode::Run { force: arguments.force },
     };
     Ok((bench, temporary))
@@ -390,7 +410,17 @@ fn cache_folder(given: Option<Utf8PathBuf>) -> anyhow::Result<Utf8PathBuf> {
 }
 
 fn make_report(bench: &Bench, outcome: Outcome) -> anyhow::Result<Report> {
-    let Outcome { compared, conclusion } = outcome;
+    let Outcome { compared, conclusion, planted, verdict } = outcome;
+    let planted_faults = planted
+        .into_iter()
+        .map(|planted| PlantedFaults {
+            model: planted.model.name().to_owned(),
+            doubt: planted.findings.doubt(),
+            findings: planted.findings,
+            artifact: planted.artifact.output_digest(),
+            log: planted.artifact.note_path(""),
+        })
+        .collect();
     let mut findings = Vec::new();
     for (compared, judgement) in compared.into_iter().zip(conclusion.judgements) {
         let artifact =
@@ -426,12 +456,13 @@ fn make_report(bench: &Bench, outcome: Outcome) -> anyhow::Result<Report> {
     Ok(Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        verdict: conclusion.overall,
-        exit_code: exit_code(conclusion.overall),
+        verdict,
+        exit_code: exit_code(verdict),
         suite: bench.suite.clone(),
         device: bench.device.clone(),
         environment: bench.environment.identity().clone(),
         findings,
+        planted_faults,
     })
 }
 

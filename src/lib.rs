@@ -11,6 +11,7 @@ pub mod digest;
 pub mod engine;
 pub mod event;
 pub mod exit_code;
+pub mod fault;
 pub mod fetch;
 pub mod lock;
 pub mod pipeline;

@@ -1,14 +1,15 @@
-//! The whole flow: extract → prompts → baseline → control → cached → compare → conclude.
+//! The whole flow: extract → prompts → baseline → control → cached → compare → conclude, and planted faults if asked for.
 //!
 //! Data moves forward; every line below takes finished artifacts and returns one. Main function: [`run`].
 
 use std::cell::RefCell;
 
 use crate::assets::Model;
-use crate::comparison::{Comparison, Conclusion, conclude};
+use crate::comparison::{Comparison, Conclusion, Verdict, conclude};
+use crate::fault::FaultFindings;
 use crate::stage::{
-    Arms, Bench, Mode, StageError, Watched, baseline, cached, compare, control, extract, prompts,
-    read_comparison,
+    Arms, Bench, Mode, Planting, StageError, Undamaged, Watched, baseline, cached, compare, control, extract,
+    faults, prompts, read_comparison, read_faults,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
@@ -27,13 +28,28 @@ pub struct Compared {
     pub comparison: Comparison,
 }
 
+/// What planted faults show of one model.
+#[derive(Debug)]
+pub struct Planted {
+    /// The model.
+    pub model: Model,
+    /// Of the faults stage.
+    pub artifact: Artifact,
+    /// What the ladder said of each fault.
+    pub findings: FaultFindings,
+}
+
 /// What a run shows.
 #[derive(Debug)]
 pub struct Outcome {
     /// Each model on each route.
     pub compared: Vec<Compared>,
-    /// The judgements, in the same order, and the verdict.
+    /// The judgements, in the same order, and the worst of them.
     pub conclusion: Conclusion,
+    /// Each model with planted faults, if they were asked for.
+    pub planted: Vec<Planted>,
+    /// The verdict on all: the conclusion's, unless planted faults say that it cannot be relied on.
+    pub verdict: Verdict,
 }
 
 /// Runs the bench's suite; what is in the store already is not run again.
@@ -41,7 +57,7 @@ pub struct Outcome {
 /// # Errors
 /// When a stage does not finish: there is no verdict then.
 pub async fn run(bench: &Bench) -> Result<Outcome, StageError> {
-    let mut compared = Vec::new();
+    let (mut compared, mut planted) = (Vec::new(), Vec::new());
     let questions = extract(bench).await?;
     for settings in &bench.suite.models {
         let model = Model::find(settings, &bench.cache)?;
@@ -65,9 +81,21 @@ pub async fn run(bench: &Bench) -> Result<Outcome, StageError> {
             let artifacts = StageName::ALL.into_iter().zip(artifacts).collect();
             compared.push(Compared { model: model.clone(), route, artifacts, comparison });
         }
+        if bench.planting == Planting::Asked {
+            let undamaged = Undamaged {
+                questions: &questions,
+                prompts: &prompts,
+                baseline: &baseline,
+                control: &control,
+            };
+            let artifact = faults(bench, &model, undamaged).await?;
+            planted.push(Planted { findings: read_faults(&artifact)?, model, artifact });
+        }
     }
     let conclusion = conclude(compared.iter().map(|compared| &compared.comparison));
-    Ok(Outcome { compared, conclusion })
+    let doubts = planted.iter().filter_map(|planted| planted.findings.doubt());
+    let verdict = doubts.map(|doubt| doubt.verdict).fold(conclusion.overall, Verdict::min);
+    Ok(Outcome { compared, conclusion, planted, verdict })
 }
 
 /// Runs the bench's suite up to one stage, and returns that stage's artifacts with what each is of.
@@ -104,6 +132,17 @@ pub async fn run_stage(bench: &Bench, stage: StageName) -> Result<Vec<(String, A
                     artifacts.push((format!("{name} {route}"), cached));
                 }
             }
+            StageName::Faults => {
+                let baseline = baseline(bench, &model, &prompts).await?;
+                let control = control(bench, &model, &prompts).await?;
+                let undamaged = Undamaged {
+                    questions: &questions,
+                    prompts: &prompts,
+                    baseline: &baseline,
+                    control: &control,
+                };
+                artifacts.push((name, faults(bench, &model, undamaged).await?));
+            }
             StageName::Extract | StageName::Compare => {}
         }
     }
@@ -121,6 +160,9 @@ pub async fn wanted_keys(mut bench: Bench) -> Result<Vec<(String, StageKey)>, St
     for settings in bench.suite.models.clone() {
         bench.suite.models = vec![settings];
         for stage in StageName::ALL {
+            if stage == StageName::Faults && bench.planting == Planting::NotAsked {
+                continue;
+            }
             match run_stage(&bench, stage).await {
                 Ok(_) | Err(StageError::NotRun { .. }) => {}
                 Err(error) => return Err(error),

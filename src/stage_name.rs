@@ -21,12 +21,21 @@ pub enum StageName {
     Cached,
     /// What the arms' answers have in common.
     Compare,
+    /// What the comparison says of planted faults.
+    Faults,
 }
 
 impl StageName {
     /// All stages, in the order in which they run.
-    pub const ALL: [Self; 6] =
-        [Self::Extract, Self::Prompts, Self::Baseline, Self::Control, Self::Cached, Self::Compare];
+    pub const ALL: [Self; 7] = [
+        Self::Extract,
+        Self::Prompts,
+        Self::Baseline,
+        Self::Control,
+        Self::Cached,
+        Self::Compare,
+        Self::Faults,
+    ];
 
     /// The name on the command line, in keys and in folders.
     #[must_use]
@@ -38,6 +47,7 @@ impl StageName {
             Self::Control => "control",
             Self::Cached => "cached",
             Self::Compare => "compare",
+            Self::Faults => "faults",
         }
     }
 }
@@ -50,7 +60,7 @@ impl fmt::Display for StageName {
 
 /// A text that names no stage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a stage (extract, prompts, baseline, control, cached or compare)")]
+#[error("{0:?} is not a stage (extract, prompts, baseline, control, cached, compare or faults)")]
 pub struct NotAStage(pub String);
 
 impl FromStr for StageName {

@@ -87,6 +87,9 @@ pub struct Suite {
     /// What is fixed before the run to judge it by.
     #[serde(default)]
     pub criteria: Criteria,
+    /// What faults are planted in.
+    #[serde(default)]
+    pub faults: FaultSettings,
     /// When a process counts as hung.
     #[serde(default)]
     pub patience: PatienceSettings,
@@ -168,6 +171,22 @@ pub struct LmcacheSettings {
     pub chunk_tokens: u32,
     /// Size of the memory tier, in GiB.
     pub memory_gib: u32,
+}
+
+/// What faults are planted in, where they are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FaultSettings {
+    /// Questions that each fault is tried on, spread over the subjects.
+    pub questions: usize,
+    /// How many times bytes are written again unchanged, which no verdict may mind.
+    pub identity: u32,
+}
+
+impl Default for FaultSettings {
+    fn default() -> Self {
+        Self { questions: 8, identity: 20 }
+    }
 }
 
 /// When a process counts as hung, in seconds.

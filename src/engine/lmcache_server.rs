@@ -35,8 +35,19 @@ pub struct ServerSettings {
     pub chunk_tokens: u32,
     /// Size of the memory tier, in GiB.
     pub memory_gib: u32,
+    /// Where else than in private memory it keeps chunks.
+    pub tiers: Tiers,
     /// How long it may take to become healthy.
     pub patience: Duration,
+}
+
+/// Tiers beside the server's private memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tiers {
+    /// A folder for a second tier, one file a chunk.
+    pub disk: Option<Utf8PathBuf>,
+    /// The name of a segment of shared memory that takes the place of private memory, so that it can be reached.
+    pub segment: Option<String>,
 }
 
 /// A healthy server; its processes end with this value.
@@ -130,6 +141,13 @@ impl LmcacheServer {
         ];
         let mut command = vec![settings.program.to_string(), "server".to_owned()];
         command.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+        if let Some(folder) = &settings.tiers.disk {
+            let adapter = serde_json::json!({ "type": "fs", "base_path": folder });
+            command.extend(["--l2-adapter".to_owned(), adapter.to_string()]);
+        }
+        if let Some(segment) = &settings.tiers.segment {
+            command.extend(["--shm-name".to_owned(), segment.clone()]);
+        }
         let launch = Launch {
             guard: settings.guard.clone(),
             command,

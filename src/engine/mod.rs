@@ -17,7 +17,7 @@ pub use device::{Device, DeviceKind};
 pub use error::EngineError;
 pub use guard::guard;
 pub use kv_shape::KvShape;
-pub use lmcache_server::{LmcacheServer, ServerCounters, ServerSettings};
+pub use lmcache_server::{LmcacheServer, ServerCounters, ServerSettings, Tiers};
 pub use observation::{Observation, Step, TokenLogprob};
 pub use plan::{Capacity, Expectation, Plan, Round, TooLarge, full_hit};
 pub use process::{Launch, OwnedProcess, Streams};

@@ -10,6 +10,7 @@ use crate::dataset::Question;
 use crate::digest::Digest;
 use crate::engine::environment::EnvironmentIdentity;
 use crate::engine::{Device, KvShape, Ready};
+use crate::fault::FaultFindings;
 use crate::stage_name::StageName;
 use crate::suite::{Route, Suite};
 
@@ -36,6 +37,24 @@ pub struct Report {
     pub environment: EnvironmentIdentity,
     /// Each model on each route.
     pub findings: Vec<Finding>,
+    /// Each model with planted faults; empty if they were not asked for.
+    pub planted_faults: Vec<PlantedFaults>,
+}
+
+/// What planted faults showed about the verdicts on one model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlantedFaults {
+    /// The model's name.
+    pub model: String,
+    /// Why the verdicts cannot be relied on, if so.
+    pub doubt: Option<Judgement>,
+    /// Score, smallest doses and every planting.
+    pub findings: FaultFindings,
+    /// Output digest of the faults stage.
+    pub artifact: Digest,
+    /// Where vLLM's and LMCache's output is, on the machine that ran them.
+    pub log: Utf8PathBuf,
 }
 
 /// What was found out about one model on one route.

@@ -3,7 +3,9 @@
 //! `report.json` is a [`Report`]; `docs/artifact-format.md` describes its fields.
 
 mod document;
+mod faults;
 mod text;
 
-pub use document::{Finding, Report, SCHEMA};
+pub use document::{Finding, PlantedFaults, Report, SCHEMA};
+pub use faults::{describe_catalogue, tabulate_faults};
 pub use text::summarise;

@@ -2,10 +2,12 @@
 
 use std::fmt::{self, Write};
 
-use super::{Finding, Report};
+use super::faults::short_rung;
+use super::{Finding, PlantedFaults, Report};
 use crate::comparison::{Flip, FlipKind, Rung};
 use crate::dataset::Question;
 use crate::exit_code::exit_code;
+use crate::fault::SmallestDose;
 
 /// How many flips are shown with their question.
 const SHOWN_FLIPS: usize = 5;
@@ -27,6 +29,10 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     for finding in &report.findings {
         writeln!(text)?;
         write_finding(text, finding)?;
+    }
+    for planted in &report.planted_faults {
+        writeln!(text)?;
+        write_faults(text, planted)?;
     }
     writeln!(text)?;
     writeln!(text, "verdict: {} (exit code {})", report.verdict, exit_code(report.verdict))
@@ -104,6 +110,55 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
         line(text, if place == 0 { "logs" } else { "" }, log.as_str())?;
     }
     Ok(())
+}
+
+/// Names of survivors that are shown.
+const SHOWN_SURVIVORS: usize = 5;
+
+fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
+    let PlantedFaults { model, doubt, findings, .. } = planted;
+    let score = &findings.score;
+    let verdict = if doubt.is_some() { "INSENSITIVE" } else { "all seen" };
+    writeln!(text, "{model}, planted faults: {verdict}")?;
+    line(
+        text,
+        "seen",
+        &format!(
+            "{} of {} plantings of {} kinds, on {} questions with {} chunks",
+            score.killed,
+            score.planted,
+            score.kinds,
+            findings.questions.len(),
+            findings.chunks
+        ),
+    )?;
+    line(
+        text,
+        "harmless",
+        &format!(
+            "{} plantings that change nothing; {} of them or of the no-op cache misjudged",
+            score.harmless,
+            score.misjudged.len()
+        ),
+    )?;
+    for (place, (rung, smallest)) in findings.smallest.iter().enumerate() {
+        let name = if place == 0 { "smallest" } else { "" };
+        let SmallestDose { trial, changed_bits } = smallest;
+        line(text, name, &format!("{} see {changed_bits} bits of a chunk: {trial}", short_rung(*rung)))?;
+    }
+    if findings.chunks_in_memory < findings.chunks {
+        let found = findings.chunks_in_memory;
+        line(text, "memory", &format!("{found} chunks were found there, so nothing was planted in it"))?;
+    }
+    let missed = score.survivors.iter().chain(&score.misjudged);
+    for (place, name) in missed.take(SHOWN_SURVIVORS).enumerate() {
+        line(text, if place == 0 { "not seen" } else { "" }, name)?;
+    }
+    if let Some(doubt) = doubt {
+        line(text, "why", &doubt.reason)?;
+        line(text, "next", &doubt.next_step)?;
+    }
+    line(text, "logs", planted.log.as_str())
 }
 
 fn line(text: &mut String, name: &str, value: &str) -> fmt::Result {

@@ -32,8 +32,19 @@ pub struct Bench {
     pub environment: Environment,
     /// Whether load passes may end before their last question.
     pub early_stopping: EarlyStopping,
+    /// Whether faults are planted once the comparison is done.
+    pub planting: Planting,
     /// What to do about stages that are not there.
     pub mode: Mode,
+}
+
+/// Whether faults are planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planting {
+    /// All that apply, on every model.
+    Asked,
+    /// None.
+    NotAsked,
 }
 
 /// What a bench does about stages.

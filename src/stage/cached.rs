@@ -14,7 +14,7 @@ use super::{Bench, StageError};
 use crate::assets::Model;
 use crate::comparison::EarlyStop;
 use crate::digest::Digest;
-use crate::engine::{Capacity, Connector, LmcacheServer, PrefixCache, ServerCounters, ServerSettings};
+use crate::engine::{Capacity, Connector, LmcacheServer, PrefixCache, ServerCounters, ServerSettings, Tiers};
 use crate::event::Event;
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft, StageKey};
@@ -120,7 +120,7 @@ async fn fill(
     let total = plan.expectations.len();
     let (server, connector, variables) = match route {
         Route::Mp => {
-            let server = start_server(run, draft).await?;
+            let server = start_server(run, draft, Tiers::default()).await?;
             let connector = server.connector();
             (Some(server), connector, Vec::new())
         }
@@ -199,7 +199,12 @@ async fn read_counters(server: Option<&LmcacheServer>) -> Result<ServerCounters,
     }
 }
 
-async fn start_server(run: &EngineRun<'_>, draft: &Draft) -> Result<LmcacheServer, StageError> {
+/// Starts a server for this model.
+pub(super) async fn start_server(
+    run: &EngineRun<'_>,
+    draft: &Draft,
+    tiers: Tiers,
+) -> Result<LmcacheServer, StageError> {
     let bench = run.bench;
     let settings = ServerSettings {
         program: bench.environment.executable("lmcache"),
@@ -208,6 +213,7 @@ async fn start_server(run: &EngineRun<'_>, draft: &Draft) -> Result<LmcacheServe
         log: draft.note_path("lmcache-server.log"),
         chunk_tokens: bench.suite.lmcache.chunk_tokens,
         memory_gib: bench.suite.lmcache.memory_gib,
+        tiers,
         patience: Duration::from_secs(bench.suite.patience.change_seconds),
     };
     let name = || "lmcache server".to_owned();

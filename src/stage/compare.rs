@@ -14,7 +14,7 @@ use crate::comparison::{
     self, Arm, ArmName, Asked, Batching, Comparison, Criteria, Evidence, Expected, ServerEvidence,
 };
 use crate::digest::Digest;
-use crate::engine::{Capacity, Observation, ServerCounters};
+use crate::engine::{Capacity, Expectation, Observation, ServerCounters};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 use crate::suite::Route;
@@ -97,13 +97,7 @@ fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
         .into_iter()
         .filter_map(|expectation| {
             let answer = *published.get(&expectation.question)?;
-            let expected = Expected {
-                prompt_tokens: expectation.prompt_tokens,
-                store_at_most: expectation.store_at_most,
-                load: expectation.load,
-                control: expectation.control,
-            };
-            Some(Asked { id: expectation.question, answer, expected })
+            Some(Asked { expected: expected(&expectation), id: expectation.question, answer })
         })
         .collect();
     // Where the passes with LMCache ended early, the other arms are cut to the same questions.
@@ -116,10 +110,7 @@ fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
     };
     Ok(Evidence {
         questions,
-        batching: match run.bench.suite.engine.max_num_seqs {
-            1 => Batching::OneAtATime,
-            _ => Batching::Together,
-        },
+        batching: batching(run.bench),
         baseline: arm(ArmName::Baseline, arms.baseline, BASELINE)?,
         repeat: arm(ArmName::Repeat, arms.control, REPEAT)?,
         control: Some(arm(ArmName::Control, arms.control, CONTROL)?),
@@ -134,7 +125,26 @@ fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
     })
 }
 
-fn counters(counters: ServerCounters) -> comparison::ServerCounters {
+/// How the suite's engine computes.
+pub(super) fn batching(bench: &Bench) -> Batching {
+    match bench.suite.engine.max_num_seqs {
+        1 => Batching::OneAtATime,
+        _ => Batching::Together,
+    }
+}
+
+/// What a prompt leads one to expect, in the comparison's terms.
+pub(super) fn expected(expectation: &Expectation) -> Expected {
+    Expected {
+        prompt_tokens: expectation.prompt_tokens,
+        store_at_most: expectation.store_at_most,
+        load: expectation.load,
+        control: expectation.control,
+    }
+}
+
+/// The server's counts, in the comparison's terms.
+pub(super) fn counters(counters: ServerCounters) -> comparison::ServerCounters {
     comparison::ServerCounters {
         requested_tokens: counters.requested_tokens,
         hit_tokens: counters.hit_tokens,

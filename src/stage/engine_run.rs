@@ -22,7 +22,7 @@ use crate::event::Event;
 use crate::store::{Artifact, Draft};
 use crate::suite::{EngineSettings, TENSOR_PARALLEL_SIZE};
 
-const READY: &str = "engine.json";
+pub(super) const READY: &str = "engine.json";
 const GIB: u64 = 1 << 30;
 
 /// The part of an arm's key that all arms have.

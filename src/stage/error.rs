@@ -8,6 +8,7 @@ use crate::assets::AssetError;
 use crate::comparison::EvidenceError;
 use crate::dataset::{ExtractError, PromptError, ReadQuestionsError, TokenizerError};
 use crate::engine::{EngineError, TooLarge};
+use crate::fault::FaultError;
 use crate::stage_name::StageName;
 use crate::store::StoreError;
 
@@ -67,6 +68,9 @@ pub enum StageError {
     /// The arms do not fit together.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
+    /// Planting faults.
+    #[error(transparent)]
+    Fault(#[from] FaultError),
     /// An output cannot be written.
     #[error("write {path}")]
     Write {
@@ -112,6 +116,7 @@ impl StageError {
             Self::Engine(error) => error.hint(),
             Self::TooLarge { source, .. } => Some(source.hint()),
             Self::Evidence(error) => error.hint(),
+            Self::Fault(error) => error.hint(),
             Self::NotRun { .. } => Some("`kv-correctness run` runs it".to_owned()),
             Self::Write { .. } => Some("is the disk full? `df -h` tells".to_owned()),
             Self::Read { .. } | Self::Line { .. } => {

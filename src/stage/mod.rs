@@ -11,6 +11,7 @@
 //! | control | model | `repeat.jsonl`, `control.jsonl`, `engine.json` |
 //! | cached | model and route | `store.jsonl`, `load.jsonl`, `passes.json`, `engine.json` |
 //! | compare | model and route | `comparison.json` |
+//! | faults | model | `faults.json`, `engine.json` |
 
 mod answer;
 mod arms;
@@ -20,16 +21,19 @@ mod compare;
 mod engine_run;
 mod error;
 mod extract;
+mod faults;
 mod lines;
+mod planting_ground;
 mod prompts;
 mod watch;
 
 pub use arms::{baseline, control};
-pub use bench::{Bench, Mode};
+pub use bench::{Bench, Mode, Planting};
 pub use cached::{Passes, Watched, cached};
 pub use compare::{Arms, compare, read_comparison};
 pub use engine_run::read_ready;
 pub use error::StageError;
 pub use extract::{extract, read_dataset};
+pub use faults::{Undamaged, faults, read_faults};
 pub use prompts::prompts;
 pub use watch::EarlyStopping;

@@ -1,0 +1,56 @@
+//! Why faults cannot be planted. Main type: [`FaultError`].
+
+use std::io;
+
+use camino::Utf8PathBuf;
+
+use super::layout::LayoutError;
+
+/// Why faults cannot be planted. None of these is a verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum FaultError {
+    /// The chunks are not arranged as is known.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A file of a tier cannot be read or written.
+    #[error("plant faults in {path}")]
+    Io {
+        /// The file.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Files of the second tier are missing, or have other names.
+    #[error("find the stored chunks in {folder}: {missing} of {wanted} are not there under their names")]
+    Missing {
+        /// The tier's folder.
+        folder: Utf8PathBuf,
+        /// How many.
+        missing: usize,
+        /// Of how many.
+        wanted: usize,
+    },
+    /// Nothing to plant faults in.
+    #[error("find two questions whose prompts have two whole chunks of {chunk_tokens} tokens and a rest")]
+    TooShort {
+        /// Tokens of a chunk.
+        chunk_tokens: u32,
+    },
+}
+
+impl FaultError {
+    /// What to do next.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Layout(error) => error.hint(),
+            Self::Io { .. } => Some("is the disk full, or /dev/shm? `df -h` tells".to_owned()),
+            Self::Missing { .. } => Some(
+                "faults are known for LMCache 0.5.6 in MP mode with one rank; run without `--faults`"
+                    .to_owned(),
+            ),
+            Self::TooShort { .. } => Some("use longer prompts, more questions or a smaller chunk".to_owned()),
+        }
+    }
+}

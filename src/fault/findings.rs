@@ -1,0 +1,306 @@
+//! What planted faults show about the ladder. Main types: [`Trial`], [`FaultFindings`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::comparison::{Comparison, Judgement, LOSS_ALPHA, Outcome, Rung, Service, Verdict, conclude};
+use crate::dataset::QuestionId;
+use crate::engine::ServerCounters;
+
+use super::catalogue::{Group, Layers, Must, Place, Tier, Variant};
+use super::layout::Layout;
+
+/// What became of a planted fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// The ladder saw it.
+    Killed,
+    /// It changes what the engine reads, and the ladder did not see it.
+    Survived,
+    /// It changes the order of what the engine reads, which no answer can show, and no bit moved either.
+    Neutral,
+    /// The load pass was not served from where the fault was planted: nothing is shown.
+    NotRead,
+    /// The engine reads what it would have read, and the verdict is *equivalent*.
+    Harmless,
+    /// The engine reads what it would have read, and the verdict is another than *equivalent*.
+    FalseAlarm,
+}
+
+/// One fault, planted once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// The fault's name in the catalogue.
+    pub fault: String,
+    /// What kind of damage.
+    pub group: Group,
+    /// The dose; empty where there is one.
+    pub dose: String,
+    /// The chunk of each prompt.
+    pub place: Place,
+    /// The layers of that chunk.
+    pub layers: Layers,
+    /// The tier.
+    pub tier: Tier,
+    /// Chunks that were changed.
+    pub chunks: u32,
+    /// Bits that differ in what is read of the most changed chunk; missing bytes count whole.
+    pub changed_bits: u64,
+    /// What became of it.
+    pub fate: Fate,
+    /// The ladder's verdict.
+    pub verdict: Verdict,
+    /// The rung that decided.
+    pub decided_by: Rung,
+    /// Every rung that would have seen it on its own.
+    pub seen_by: Vec<Rung>,
+    /// Tokens served in the load pass: fewer than predicted where LMCache itself noticed.
+    pub served_tokens: u64,
+    /// Tokens that had to be served.
+    pub predicted_tokens: u64,
+    /// Questions whose bits differ from the control's.
+    pub differing: u32,
+    /// Questions whose first token differs from the control's.
+    pub token_flips: u32,
+    /// Questions compared.
+    pub questions: u32,
+    /// From planting to verdict; `None` where it was not kept.
+    pub seconds: Option<f64>,
+}
+
+/// What planting did to what the engine reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damage {
+    /// Chunks that were written or deleted.
+    pub chunks: u32,
+    /// Bits that differ in the most changed of them.
+    pub changed_bits: u64,
+}
+
+impl Trial {
+    /// Judges the load pass after a fault was planted. `counted` are the server's counts over it.
+    #[must_use]
+    pub fn judge(
+        variant: &Variant,
+        damage: Damage,
+        comparison: &Comparison,
+        counted: ServerCounters,
+    ) -> Self {
+        let judgement = conclude([comparison]).judgements.swap_remove(0);
+        let Judgement { verdict, decided_by, .. } = judgement;
+        let elsewhere = match variant.tier {
+            Tier::Memory => counted.hit_tokens - counted.hit_memory_tokens.min(counted.hit_tokens),
+            Tier::Disk => counted.hit_tokens - counted.hit_second_tier_tokens.min(counted.hit_tokens),
+        };
+        let must = if damage.changed_bits == 0 { Must::ChangeNothing } else { variant.fault.must };
+        let seen = matches!(verdict, Verdict::Degraded | Verdict::NotExercised);
+        let fate = match must {
+            Must::ChangeNothing if verdict == Verdict::Equivalent && elsewhere == 0 => Fate::Harmless,
+            Must::ChangeNothing if verdict == Verdict::Equivalent => Fate::NotRead,
+            Must::ChangeNothing => Fate::FalseAlarm,
+            Must::ServeNothing if verdict == Verdict::NotExercised => Fate::Killed,
+            Must::BeSeen(Rung::Exercised) if seen => Fate::Killed,
+            Must::BeSeen(_) | Must::ReorderAlone if elsewhere > 0 => Fate::NotRead,
+            Must::BeSeen(_) | Must::ReorderAlone if seen => Fate::Killed,
+            Must::ReorderAlone if verdict == Verdict::Equivalent => Fate::Neutral,
+            Must::ServeNothing | Must::ReorderAlone | Must::BeSeen(_) => Fate::Survived,
+        };
+        Self {
+            fault: variant.fault.name.to_owned(),
+            group: variant.fault.group,
+            dose: variant.dose.to_owned(),
+            place: variant.place,
+            layers: variant.layers,
+            tier: variant.tier,
+            chunks: damage.chunks,
+            changed_bits: damage.changed_bits,
+            fate,
+            verdict,
+            decided_by,
+            seen_by: seen_by(comparison),
+            served_tokens: comparison.exercised.load.cached_tokens,
+            predicted_tokens: comparison.exercised.load.predicted_tokens,
+            differing: comparison.bit_exact.against_control.differing
+                + comparison.bit_exact.against_baseline.differing,
+            token_flips: comparison.distribution.load.first_token_flips,
+            questions: comparison.questions,
+            seconds: None,
+        }
+    }
+
+    /// Fault, dose, place, layers and tier, as far as they say something.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let mut name = self.fault.clone();
+        if !self.dose.is_empty() {
+            name = format!("{name} {}", self.dose);
+        }
+        let place = match self.place {
+            Place::First => "first chunk",
+            Place::Middle => "middle chunk",
+            Place::Last => "last chunk",
+            Place::Every => "every chunk",
+        };
+        let layers = match self.layers {
+            Layers::All => "",
+            Layers::First => ", first layer",
+            Layers::Middle => ", middle layer",
+            Layers::Last => ", last layer",
+        };
+        let tier = match self.tier {
+            Tier::Memory => ", in memory",
+            Tier::Disk => "",
+        };
+        format!("{name} ({place}{layers}{tier})")
+    }
+
+    /// Whether it was the fault's part to be seen.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.group != Group::Control
+            && !matches!(self.fate, Fate::Harmless | Fate::FalseAlarm | Fate::Neutral)
+    }
+}
+
+/// What each rung says on its own.
+fn seen_by(comparison: &Comparison) -> Vec<Rung> {
+    let lost = comparison.answers.generated.against_reference.robust_loss_p_value() <= LOSS_ALPHA;
+    [
+        (Rung::Exercised, comparison.exercised.service != Service::AsPredicted),
+        (Rung::BitExact, comparison.bit_exact.outcome == Outcome::Failed),
+        (Rung::NearTies, comparison.near_ties.outcome == Outcome::Failed),
+        (Rung::Distribution, comparison.distribution.outcome == Outcome::Failed),
+        (Rung::Answers, lost),
+    ]
+    .into_iter()
+    .filter_map(|(rung, seen)| seen.then_some(rung))
+    .collect()
+}
+
+/// Everything that the planted faults of one model show.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultFindings {
+    /// How the chunks are arranged.
+    pub layout: Layout,
+    /// The questions that were asked.
+    pub questions: Vec<QuestionId>,
+    /// Distinct chunks of their prompts.
+    pub chunks: u32,
+    /// Chunks that were found in LMCache's memory. Faults are planted there if all were.
+    pub chunks_in_memory: u32,
+    /// How many faults were killed, and which were not.
+    pub score: Score,
+    /// For each rung the smallest change of a chunk that it saw.
+    pub smallest: BTreeMap<Rung, SmallestDose>,
+    /// Every planting, in order.
+    pub trials: Vec<Trial>,
+}
+
+/// The mutation score.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Score {
+    /// Faults that change what the engine reads, each in every dose and place.
+    pub planted: u32,
+    /// Those that the ladder saw.
+    pub killed: u32,
+    /// Kinds of faults among them.
+    pub kinds: u32,
+    /// Those that it did not see, or that were not read.
+    pub survivors: Vec<String>,
+    /// Plantings that reorder and moved no bit.
+    pub neutral: u32,
+    /// Plantings that change nothing.
+    pub harmless: u32,
+    /// Those of them that the ladder took for a fault or that were not read, and a no-op cache that passed.
+    pub misjudged: Vec<String>,
+}
+
+/// A small change that a rung saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmallestDose {
+    /// The planting.
+    pub trial: String,
+    /// Bits that it changed of a chunk.
+    pub changed_bits: u64,
+}
+
+impl FaultFindings {
+    /// Counts up the trials.
+    #[must_use]
+    pub fn new(
+        layout: Layout,
+        questions: Vec<QuestionId>,
+        chunks: u32,
+        chunks_in_memory: u32,
+        trials: Vec<Trial>,
+    ) -> Self {
+        let mut score = Score::default();
+        let mut kinds = std::collections::BTreeSet::new();
+        let mut smallest: BTreeMap<Rung, SmallestDose> = BTreeMap::new();
+        for trial in &trials {
+            match trial.fate {
+                Fate::Harmless => score.harmless += 1,
+                Fate::Neutral => score.neutral += 1,
+                Fate::FalseAlarm => score.misjudged.push(trial.name()),
+                _ if trial.group == Group::Control && trial.fate != Fate::Killed => {
+                    score.misjudged.push(trial.name());
+                }
+                _ if trial.group == Group::Control => {}
+                Fate::Killed => score.killed += 1,
+                Fate::Survived | Fate::NotRead => score.survivors.push(trial.name()),
+            }
+            if trial.counts() {
+                score.planted += 1;
+                kinds.insert(&trial.fault);
+                for rung in &trial.seen_by {
+                    let dose = SmallestDose { trial: trial.name(), changed_bits: trial.changed_bits };
+                    let known = smallest.entry(*rung).or_insert_with(|| dose.clone());
+                    if dose.changed_bits < known.changed_bits {
+                        *known = dose;
+                    }
+                }
+            }
+        }
+        score.kinds = u32::try_from(kinds.len()).expect("a catalogue is short");
+        Self { layout, questions, chunks, chunks_in_memory, score, smallest, trials }
+    }
+
+    /// Why the ladder's word cannot be taken, if so: a fault survived, or a control was misjudged.
+    #[must_use]
+    pub fn doubt(&self) -> Option<Judgement> {
+        let Score { survivors, misjudged, planted, killed, .. } = &self.score;
+        let (reason, next_step) = if let Some(first) = misjudged.first() {
+            (
+                format!(
+                    "{} of the controls, which change nothing or leave nothing to serve, were not judged as such (first: \
+                     {first}), so the verdicts on planted faults prove nothing.",
+                    misjudged.len()
+                ),
+                "Find out what differs between two load passes of the same bytes.",
+            )
+        } else if let Some(first) = survivors.first() {
+            (
+                format!(
+                    "{killed} of {planted} planted faults were seen; {} survived (first: {first}). A pass would not \
+                     show that the cache is sound.",
+                    survivors.len()
+                ),
+                "Make the engine repeatable so that bits decide, or ask more questions.",
+            )
+        } else {
+            return None;
+        };
+        let (verdict, decided_by) = (Verdict::Insensitive, Rung::Faults);
+        Some(Judgement { verdict, decided_by, reason, next_step: next_step.to_owned() })
+    }
+}
+
+#[cfg(test)]
+#[path = "findings_tests.rs"]
+mod tests;

@@ -1,0 +1,176 @@
+use super::*;
+use crate::comparison::{
+    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, ServerEvidence, compare,
+};
+use crate::dataset::{Choice, Split};
+use crate::engine::{KvShape, Observation, Step, TokenLogprob};
+use crate::fault::{CATALOGUE, Fault};
+use crate::suite::Dtype;
+
+const QUESTIONS: u32 = 4;
+const SERVED: u32 = 512;
+
+fn observation(row: u32, cached_tokens: u32, logprob: f64) -> Observation {
+    let top = vec![TokenLogprob { token: 0, logprob }, TokenLogprob { token: 1, logprob: -3.0 }];
+    Observation {
+        question: QuestionId { subject: "anatomy".parse().unwrap(), split: Split::Test, row },
+        prompt_tokens: 600,
+        cached_tokens,
+        letters: [logprob, -3.0, -4.0, -5.0],
+        steps: vec![Step { chosen: top[0], top }],
+    }
+}
+
+/// Four questions whose load pass is served so many tokens and gives the first question this log-probability.
+fn loaded(cached_tokens: u32, logprob: f64) -> Comparison {
+    let arm = |name, cached_tokens, logprob| {
+        let value = |row| if row == 1 { logprob } else { -0.5 };
+        let observations = (1..=QUESTIONS).map(|row| observation(row, cached_tokens, value(row))).collect();
+        Arm::new(name, observations, |_| Some(Choice::A)).unwrap()
+    };
+    let expected = Expected { prompt_tokens: 600, store_at_most: 0, load: SERVED, control: SERVED };
+    let asked = |row| Asked { id: observation(row, 0, 0.0).question, answer: Choice::A, expected };
+    let counted = |tokens: u32| crate::comparison::ServerCounters {
+        requested_tokens: 0,
+        hit_tokens: u64::from(tokens * QUESTIONS),
+        chunks_written: 0,
+        chunks_read: 0,
+    };
+    let evidence = Evidence {
+        questions: (1..=QUESTIONS).map(asked).collect(),
+        batching: Batching::OneAtATime,
+        baseline: arm(ArmName::Baseline, 0, -0.5),
+        repeat: arm(ArmName::Repeat, 0, -0.5),
+        control: Some(arm(ArmName::Control, SERVED, -0.5)),
+        store: arm(ArmName::Store, 0, -0.5),
+        load: arm(ArmName::Load, cached_tokens, logprob),
+        server: Some(ServerEvidence {
+            store: counted(0),
+            load: counted(cached_tokens),
+            load_reads_at_least: None,
+        }),
+        early_stop: None,
+    };
+    compare(&evidence, &Criteria::default()).unwrap()
+}
+
+fn on_disk(tokens: u32) -> ServerCounters {
+    let hit_tokens = u64::from(tokens * QUESTIONS);
+    ServerCounters { hit_tokens, hit_second_tier_tokens: hit_tokens, ..ServerCounters::default() }
+}
+
+fn variant(name: &str) -> Variant {
+    let shape = KvShape::Dense { layers: 2, kv_heads: 2, head_size: 64 };
+    let mut variants = Fault::variants(shape, 1).into_iter();
+    variants.find(|variant| variant.fault.name == name && variant.tier == Tier::Disk).unwrap()
+}
+
+fn trial(name: &str, changed_bits: u64, comparison: &Comparison, counted: ServerCounters) -> Trial {
+    Trial::judge(&variant(name), Damage { chunks: 1, changed_bits }, comparison, counted)
+}
+
+fn findings(trials: Vec<Trial>) -> FaultFindings {
+    let layout = Layout {
+        shape: KvShape::Dense { layers: 2, kv_heads: 2, head_size: 64 },
+        dtype: Dtype::Bfloat16,
+        rows: 256,
+        block_rows: 128,
+    };
+    FaultFindings::new(layout, Vec::new(), 8, 8, trials)
+}
+
+#[test]
+fn a_fault_that_moves_a_bit_is_killed_and_one_that_moves_none_survives() {
+    let seen = trial("zeros", 9, &loaded(SERVED, -0.500_000_1), on_disk(SERVED));
+    assert_eq!((seen.fate, seen.verdict, seen.decided_by), (Fate::Killed, Verdict::Degraded, Rung::BitExact));
+    assert_eq!(seen.seen_by, [Rung::BitExact]);
+    let unseen = trial("zeros", 9, &loaded(SERVED, -0.5), on_disk(SERVED));
+    assert_eq!((unseen.fate, unseen.verdict), (Fate::Survived, Verdict::Equivalent));
+}
+
+#[test]
+fn blunter_rungs_are_named_when_they_see_it_as_well() {
+    let seen = trial("zeros", 9, &loaded(SERVED, -2.5), on_disk(SERVED));
+    assert_eq!(seen.seen_by, [Rung::BitExact, Rung::Distribution]);
+}
+
+#[test]
+fn an_unchanged_read_must_stay_equivalent_whatever_the_fault() {
+    let harmless = trial("identity", 0, &loaded(SERVED, -0.5), on_disk(SERVED));
+    assert_eq!(harmless.fate, Fate::Harmless);
+    assert_eq!(trial("zeros", 0, &loaded(SERVED, -0.5), on_disk(SERVED)).fate, Fate::Harmless);
+    assert_eq!(trial("identity", 0, &loaded(SERVED, -0.6), on_disk(SERVED)).fate, Fate::FalseAlarm);
+    assert_eq!(trial("identity", 0, &loaded(0, -0.5), on_disk(0)).fate, Fate::FalseAlarm);
+}
+
+#[test]
+fn a_fault_that_was_not_read_from_its_tier_shows_nothing() {
+    let from_memory = ServerCounters { hit_second_tier_tokens: 0, ..on_disk(SERVED) };
+    assert_eq!(trial("zeros", 9, &loaded(SERVED, -0.6), from_memory).fate, Fate::NotRead);
+    assert_eq!(trial("identity", 0, &loaded(SERVED, -0.5), from_memory).fate, Fate::NotRead);
+}
+
+#[test]
+fn what_lmcache_notices_itself_is_seen_in_the_hits() {
+    let cut = trial("file cut", 9, &loaded(256, -0.5), on_disk(256));
+    assert_eq!((cut.fate, cut.decided_by), (Fate::Killed, Rung::Exercised));
+    assert!(cut.served_tokens < cut.predicted_tokens);
+    let unserved = trial("no-op cache", 9, &loaded(0, -0.5), on_disk(0));
+    assert_eq!((unserved.fate, unserved.verdict), (Fate::Killed, Verdict::NotExercised));
+    assert_eq!(trial("no-op cache", 9, &loaded(SERVED, -0.5), on_disk(SERVED)).fate, Fate::Survived);
+}
+
+#[test]
+fn an_exchange_that_moves_no_bit_is_neutral_and_never_a_survivor() {
+    let unmoved = trial("chunks swapped", 9, &loaded(SERVED, -0.5), on_disk(SERVED));
+    let moved = trial("chunks swapped", 9, &loaded(SERVED, -0.500_000_1), on_disk(SERVED));
+    assert_eq!((unmoved.fate, moved.fate), (Fate::Neutral, Fate::Killed));
+    let findings = findings(vec![unmoved, moved]);
+    assert_eq!((findings.score.planted, findings.score.neutral), (1, 1));
+    assert_eq!(findings.doubt(), None);
+}
+
+#[test]
+fn a_survivor_makes_the_verdict_insensitive_and_is_named() {
+    let killed = trial("zeros", 9, &loaded(SERVED, -0.6), on_disk(SERVED));
+    let survived = trial("int8", 5, &loaded(SERVED, -0.5), on_disk(SERVED));
+    assert_eq!(findings(vec![killed.clone()]).doubt(), None);
+    let findings = findings(vec![killed, survived]);
+    assert_eq!((findings.score.killed, findings.score.planted), (1, 2));
+    let doubt = findings.doubt().unwrap();
+    assert_eq!((doubt.verdict, doubt.decided_by), (Verdict::Insensitive, Rung::Faults));
+    insta::assert_snapshot!(
+        doubt.reason,
+        @"1 of 2 planted faults were seen; 1 survived (first: int8 (middle chunk)). A pass would not show that the cache is sound."
+    );
+}
+
+#[test]
+fn a_no_op_cache_that_passes_is_misjudged_and_never_a_planted_fault() {
+    let passed = trial("no-op cache", 9, &loaded(SERVED, -0.5), on_disk(SERVED));
+    let findings = findings(vec![passed]);
+    assert_eq!(findings.score.planted, 0);
+    assert_eq!(findings.score.misjudged, ["no-op cache (every chunk)"]);
+    assert_eq!(findings.doubt().unwrap().verdict, Verdict::Insensitive);
+}
+
+#[test]
+fn the_smallest_change_that_each_rung_saw_is_kept() {
+    let far = trial("zeros", 900, &loaded(SERVED, -2.5), on_disk(SERVED));
+    let near = trial("int8", 5, &loaded(SERVED, -0.6), on_disk(SERVED));
+    let smallest = findings(vec![far, near]).smallest;
+    let bits = |rung| smallest.get(&rung).map(|dose| dose.changed_bits);
+    assert_eq!(
+        (bits(Rung::BitExact), bits(Rung::Distribution), bits(Rung::Answers)),
+        (Some(5), Some(900), None)
+    );
+}
+
+#[test]
+fn names_say_what_was_planted_where() {
+    let trial = |name| trial(name, 1, &loaded(SERVED, -0.5), on_disk(SERVED)).name();
+    assert_eq!(trial("zeros"), "zeros (first chunk)");
+    assert_eq!(trial("layer lost"), "layer lost (middle chunk, first layer)");
+    assert_eq!(trial("wrong scale"), "wrong scale 1 + 1/128 (middle chunk)");
+    assert!(CATALOGUE.iter().all(|fault| !fault.what.is_empty() && !fault.stands_for.is_empty()));
+}

@@ -1,0 +1,145 @@
+//! LMCache's memory tier: one segment of shared memory that server and engine map. Main type: [`MemoryTier`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+
+use super::chunk_name::ChunkName;
+use super::disk::io_error;
+use super::error::FaultError;
+
+/// LMCache allocates chunks at multiples of this many bytes.
+const ALIGNMENT: usize = 4096;
+/// Bytes by which a chunk is first recognised.
+const HEAD: usize = 64;
+
+/// The segment, and where in it each chunk was found.
+#[derive(Debug)]
+pub struct MemoryTier {
+    path: Utf8PathBuf,
+    offsets: BTreeMap<ChunkName, u64>,
+    planted: BTreeSet<ChunkName>,
+}
+
+impl MemoryTier {
+    /// Looks for chunks by their content, which `pristine` gives.
+    ///
+    /// # Errors
+    /// When the segment or a chunk cannot be read.
+    pub fn search(
+        path: Utf8PathBuf,
+        chunks: &BTreeSet<ChunkName>,
+        pristine: impl Fn(&ChunkName) -> Result<Vec<u8>, FaultError>,
+    ) -> Result<Self, FaultError> {
+        let mut heads: BTreeMap<Vec<u8>, Vec<&ChunkName>> = BTreeMap::new();
+        for chunk in chunks {
+            heads.entry(pristine(chunk)?[..HEAD].to_vec()).or_default().push(chunk);
+        }
+        let mut tier = Self { path, offsets: BTreeMap::new(), planted: BTreeSet::new() };
+        let file = fs::File::open(&tier.path).map_err(|source| io_error(&tier.path, source))?;
+        let length = file.metadata().map_err(|source| io_error(&tier.path, source))?.len();
+        let mut window = vec![0; 256 * ALIGNMENT];
+        for start in (0..length).step_by(window.len()) {
+            let window =
+                &mut window[..usize::try_from(length - start).unwrap_or(usize::MAX).min(256 * ALIGNMENT)];
+            file.file().read_exact_at(window, start).map_err(|source| io_error(&tier.path, source))?;
+            for (page, bytes) in window.chunks(ALIGNMENT).enumerate() {
+                let Some(named) = bytes.get(..HEAD).and_then(|head| heads.get(head)) else { continue };
+                let offset = start + (page * ALIGNMENT) as u64;
+                for chunk in named {
+                    let wanted = pristine(chunk)?;
+                    let mut found = vec![0; wanted.len()];
+                    if file.file().read_exact_at(&mut found, offset).is_ok() && found == wanted {
+                        tier.offsets.insert((*chunk).clone(), offset);
+                    }
+                }
+            }
+            if tier.offsets.len() == chunks.len() {
+                break;
+            }
+        }
+        Ok(tier)
+    }
+
+    /// How many chunks were found.
+    #[must_use]
+    pub fn found(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// Writes other bytes over a chunk. Only as many as it has: what lies behind is another's.
+    ///
+    /// # Errors
+    /// When the segment cannot be written.
+    pub fn plant(&mut self, chunk: &ChunkName, bytes: &[u8]) -> Result<(), FaultError> {
+        self.planted.insert(chunk.clone());
+        self.put(chunk, bytes)
+    }
+
+    /// Writes back what was stored, over every chunk that was planted in since.
+    ///
+    /// # Errors
+    /// When the segment cannot be written.
+    pub fn restore(
+        &mut self,
+        pristine: impl Fn(&ChunkName) -> Result<Vec<u8>, FaultError>,
+    ) -> Result<(), FaultError> {
+        for chunk in std::mem::take(&mut self.planted) {
+            self.put(&chunk, &pristine(&chunk)?)?;
+        }
+        Ok(())
+    }
+
+    fn put(&self, chunk: &ChunkName, bytes: &[u8]) -> Result<(), FaultError> {
+        let write = || -> io::Result<()> {
+            let offset = self.offsets.get(chunk).ok_or(io::ErrorKind::NotFound)?;
+            let file = fs::OpenOptions::new().write(true).open(&self.path)?;
+            file.file().write_all_at(bytes, *offset)
+        };
+        write().map_err(|source| io_error(&self.path, source))
+    }
+}
+
+/// Where LMCache keeps the segment of this name.
+#[must_use]
+pub fn segment_path(name: &str) -> Utf8PathBuf {
+    Utf8Path::new("/dev/shm").join(format!("lmcache_l1_pool_{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_found_by_content_changed_in_place_and_put_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8Path::from_path(folder.path()).unwrap().join("pool");
+        let chunks = ChunkName::of_prompt(&[1, 2, 3, 4, 5, 6], 2);
+        let content = |chunk: &ChunkName| -> Vec<u8> {
+            // The first two have the same head.
+            let place = chunks.iter().position(|other| other == chunk).unwrap();
+            let byte =
+                |index| u8::try_from((index + if index < 100 { place / 2 } else { place }) % 256).unwrap();
+            (0..6000).map(byte).collect()
+        };
+        let mut pool = vec![9; 1_200_000];
+        for (chunk, offset) in chunks.iter().zip([4096 * 3, 4096 * 200, 4096 * 270]) {
+            pool[offset..offset + 6000].copy_from_slice(&content(chunk));
+        }
+        fs::write(&path, &pool).unwrap();
+        let wanted = chunks.iter().cloned().collect();
+        let mut tier = MemoryTier::search(path.clone(), &wanted, |chunk| Ok(content(chunk))).unwrap();
+        assert_eq!(tier.found(), 3);
+
+        tier.plant(&chunks[1], &[1; 6000]).unwrap();
+        let planted = fs::read(&path).unwrap();
+        let (start, end) = (4096 * 200, 4096 * 200 + 6000);
+        assert!(planted[start..end].iter().all(|byte| *byte == 1));
+        assert_eq!((&planted[..start], &planted[end..]), (&pool[..start], &pool[end..]));
+        tier.restore(|chunk| Ok(content(chunk))).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), pool);
+    }
+}

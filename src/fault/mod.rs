@@ -1,0 +1,28 @@
+//! Planted faults: damage done on purpose to what LMCache stored, which the ladder of oracles has to see.
+//!
+//! Owns the catalogue, what each fault does to a chunk's bytes, the two tiers that it is planted in, and what the verdicts
+//! on planted faults amount to; leaves engines, servers and the order of events to `stage`, and judging to `comparison`.
+//! LMCache and vLLM run unmodified. Main types: [`Fault`], [`Layout`], [`FaultFindings`].
+
+mod catalogue;
+mod chunk_name;
+mod disk;
+mod element;
+mod error;
+mod findings;
+mod layout;
+mod memory;
+mod operator;
+mod planting;
+
+pub use catalogue::{
+    Applies, CATALOGUE, Donor, Dose, Fault, Group, Layers, Must, Place, Spots, Tier, Variant,
+};
+pub use chunk_name::ChunkName;
+pub use disk::DiskTier;
+pub use error::FaultError;
+pub use findings::{Damage, Fate, FaultFindings, Score, SmallestDose, Trial};
+pub use layout::{Layout, LayoutError, Probe};
+pub use memory::{MemoryTier, segment_path};
+pub use operator::{Bit, Operator, Spread};
+pub use planting::{Planting, plantings};

@@ -1,0 +1,108 @@
+//! Which chunks a variant changes, and where foreign bytes come from. Main type: [`Planting`].
+
+use std::collections::BTreeMap;
+
+use super::catalogue::{Donor, Place};
+use super::chunk_name::ChunkName;
+
+/// A chunk to change, and the chunk that foreign bytes come from: itself where there is no donor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planting {
+    /// The chunk that is changed.
+    pub chunk: ChunkName,
+    /// The donor.
+    pub donor: ChunkName,
+}
+
+/// The plantings at one place of every prompt; `prompts` lists each one's whole chunks, at least one. A chunk that prompts
+/// share is changed once. Where a donor would be the chunk itself, the next question that has another one gives it.
+#[must_use]
+pub fn plantings(place: Place, donor: Donor, prompts: &[Vec<ChunkName>]) -> Vec<Planting> {
+    let mut planted = BTreeMap::new();
+    for (question, chunks) in prompts.iter().enumerate() {
+        for at in place.of(chunks.len()) {
+            let chunk = &chunks[at];
+            let neighbour = if at + 1 < chunks.len() { at + 1 } else { at.saturating_sub(1) };
+            let from = match donor {
+                Donor::Nobody => Some(chunk),
+                Donor::Neighbour => Some(&chunks[neighbour]),
+                Donor::Exchange => {
+                    planted.entry(chunks[neighbour].clone()).or_insert_with(|| chunk.clone());
+                    Some(&chunks[neighbour])
+                }
+                Donor::NextQuestion => {
+                    let others = prompts[question + 1..].iter().chain(&prompts[..question]);
+                    others.map(|other| at_place(other, place, at)).find(|other| *other != chunk)
+                }
+                Donor::FirstQuestion => {
+                    prompts.first().map(|first| at_place(first, place, at)).filter(|first| *first != chunk)
+                }
+            };
+            if let Some(from) = from {
+                planted.entry(chunk.clone()).or_insert_with(|| from.clone());
+            }
+        }
+    }
+    planted.into_iter().map(|(chunk, donor)| Planting { chunk, donor }).collect()
+}
+
+/// The chunk of another prompt at the same place: the same number where every chunk is meant.
+fn at_place(chunks: &[ChunkName], place: Place, at: usize) -> &ChunkName {
+    let places = place.of(chunks.len());
+    &chunks[if places.contains(&at) { at } else { places.end - 1 }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two questions of two and three chunks; their first chunks are equal where they are `shared`.
+    fn prompts(shared: bool) -> Vec<Vec<ChunkName>> {
+        let first: Vec<u32> = (0..8).collect();
+        let mut second: Vec<u32> = (0..12).collect();
+        second[if shared { 5 } else { 0 }] = 100;
+        [first, second].map(|tokens| ChunkName::of_prompt(&tokens, 4)).to_vec()
+    }
+
+    fn pairs(place: Place, donor: Donor, prompts: &[Vec<ChunkName>]) -> Vec<(String, String)> {
+        let label = |name: &ChunkName| {
+            let found = prompts.iter().enumerate().find_map(|(question, chunks)| {
+                let at = chunks.iter().position(|chunk| chunk == name)?;
+                Some(format!("{question}.{at}"))
+            });
+            found.unwrap()
+        };
+        let mut pairs: Vec<(String, String)> = plantings(place, donor, prompts)
+            .iter()
+            .map(|planting| (label(&planting.chunk), label(&planting.donor)))
+            .collect();
+        pairs.sort();
+        pairs
+    }
+
+    fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(chunk, donor)| ((*chunk).to_owned(), (*donor).to_owned())).collect()
+    }
+
+    #[test]
+    fn each_donor_is_the_one_that_it_says() {
+        let prompts = prompts(false);
+        let of = |place, donor| pairs(place, donor, &prompts);
+        assert_eq!(of(Place::Last, Donor::Nobody), owned(&[("0.1", "0.1"), ("1.2", "1.2")]));
+        assert_eq!(of(Place::Last, Donor::Neighbour), owned(&[("0.1", "0.0"), ("1.2", "1.1")]));
+        assert_eq!(
+            of(Place::First, Donor::Exchange),
+            owned(&[("0.0", "0.1"), ("0.1", "0.0"), ("1.0", "1.1"), ("1.1", "1.0")])
+        );
+        assert_eq!(of(Place::Last, Donor::NextQuestion), owned(&[("0.1", "1.2"), ("1.2", "0.1")]));
+        assert_eq!(of(Place::First, Donor::FirstQuestion), owned(&[("1.0", "0.0")]));
+        assert_eq!(of(Place::Every, Donor::Nobody).len(), 5);
+    }
+
+    #[test]
+    fn a_shared_chunk_is_changed_once_and_is_never_its_own_donor() {
+        let prompts = prompts(true);
+        assert_eq!(pairs(Place::First, Donor::Nobody, &prompts), owned(&[("0.0", "0.0")]));
+        assert_eq!(pairs(Place::First, Donor::NextQuestion, &prompts), []);
+    }
+}

@@ -1,0 +1,98 @@
+//! Planted faults as tables in Markdown. Main functions: [`tabulate_faults`], [`describe_catalogue`].
+
+use std::fmt::{self, Write};
+
+use crate::comparison::Rung;
+use crate::fault::{Applies, CATALOGUE, Fate, Fault, FaultFindings, Must};
+
+/// Every planting and what each rung said of it, one line each; the identity's are put together.
+#[must_use]
+pub fn tabulate_faults(findings: &FaultFindings) -> String {
+    let mut text = String::new();
+    write_table(&mut text, findings).expect("a string can be written to");
+    text
+}
+
+fn write_table(text: &mut String, findings: &FaultFindings) -> fmt::Result {
+    writeln!(
+        text,
+        "| planted | bits of a chunk | outcome | seen by | questions that differ | tokens served | s |"
+    )?;
+    writeln!(text, "|---|---|---|---|---|---|---|")?;
+    let mut trials = findings.trials.iter().peekable();
+    while let Some(trial) = trials.next() {
+        let mut times = 1;
+        let same = |other: &&crate::fault::Trial| other.name() == trial.name() && other.fate == trial.fate;
+        while trials.next_if(same).is_some() {
+            times += 1;
+        }
+        let times = if times == 1 { String::new() } else { format!(", {times} times") };
+        let seen_by: Vec<&str> = trial.seen_by.iter().map(|rung| short_rung(*rung)).collect();
+        writeln!(
+            text,
+            "| {}{times} | {} | {} | {} | {} of {} | {} of {} | {} |",
+            trial.name(),
+            trial.changed_bits,
+            fate(trial.fate),
+            if seen_by.is_empty() { "–".to_owned() } else { seen_by.join(", ") },
+            trial.differing,
+            trial.questions,
+            trial.served_tokens,
+            trial.predicted_tokens,
+            trial.seconds.map_or_else(|| "–".to_owned(), |seconds| format!("{seconds:.1}")),
+        )?;
+    }
+    Ok(())
+}
+
+/// The catalogue as plain text: each fault, what it does, what it stands for and what has to see it.
+#[must_use]
+pub fn describe_catalogue() -> String {
+    let mut text = String::new();
+    for fault in CATALOGUE {
+        let Fault { name, what, stands_for, applies, must, doses, in_memory, .. } = fault;
+        let models = match applies {
+            Applies::Both => "",
+            Applies::Dense => ", dense models",
+            Applies::Mla => ", MLA models",
+        };
+        let must = match must {
+            Must::BeSeen(rung) => format!("must be seen, first by {}", short_rung(*rung)),
+            Must::ReorderAlone => "may be seen, by bits alone".to_owned(),
+            Must::ChangeNothing => "must stay equivalent".to_owned(),
+            Must::ServeNothing => "must be not exercised".to_owned(),
+        };
+        let memory = if *in_memory { ", one of them also in memory" } else { "" };
+        let plantings: usize = doses.iter().map(|(_, _, spots)| spots.len()).sum();
+        writeln!(
+            text,
+            "{name}{models}\n  {what}\n  stands for: {stands_for}\n  {must}; {plantings} planted{memory}"
+        )
+        .expect("a string can be written to");
+    }
+    text
+}
+
+/// A rung in a word or two.
+pub(super) fn short_rung(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Exercised => "hits",
+        Rung::BitExact => "bits",
+        Rung::NearTies => "near ties",
+        Rung::Distribution => "distribution",
+        Rung::Answers => "answers",
+        Rung::EarlyStop => "early stop",
+        Rung::Faults => "faults",
+    }
+}
+
+fn fate(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Killed => "seen",
+        Fate::Survived => "**survived**",
+        Fate::Neutral => "neutral",
+        Fate::NotRead => "**not read**",
+        Fate::Harmless => "equivalent, as it must",
+        Fate::FalseAlarm => "**false alarm**",
+    }
+}

@@ -1,0 +1,234 @@
+//! Plants every fault of the catalogue in a real LMCache, and notes what the ladder says. Output: `faults.json`.
+//!
+//! One engine and one server with a disk tier: a few questions are stored once, then for each variant the chunks are
+//! damaged where LMCache keeps them, the questions are loaded again, and the load pass is judged like any other. The time
+//! that each took is in the note `seconds.json`.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use camino::Utf8Path;
+use serde::Serialize;
+
+use super::answer::{published_answers, read_answer};
+use super::arms::{BASELINE, CONTROL, REPEAT};
+use super::cached::start_server;
+use super::compare::{batching, counters, expected};
+use super::engine_run::{ArmKey, EngineRun, READY};
+use super::lines::{read_json, read_lines, write_json};
+use super::planting_ground::{Ground, choose_questions};
+use super::prompts::load_tokenizer;
+use super::{Bench, StageError};
+use crate::assets::Model;
+use crate::comparison::{Arm, ArmName, Asked, Criteria, Evidence, ServerEvidence, compare};
+use crate::dataset::{Prompt, QuestionId, Tokenizer};
+use crate::digest::{Digest, digest_bytes};
+use crate::engine::{
+    Capacity, LmcacheServer, Observation, Plan, PrefixCache, Ready, ServerCounters, Tiers, Worker,
+};
+use crate::event::Event;
+use crate::fault::{DiskTier, Fault, FaultFindings, Layout, Tier, Trial, Variant, segment_path};
+use crate::stage_name::StageName;
+use crate::store::{Artifact, Draft, StageKey};
+use crate::suite::FaultSettings;
+
+const SCHEMA: u32 = 1;
+const FAULTS: &str = "faults.json";
+const SECONDS: &str = "seconds.json";
+/// How long stored chunks may take to arrive on disk once a pass has its last answer.
+pub(super) const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Serialize)]
+struct FaultsArm<'a> {
+    questions: Digest,
+    baseline: Digest,
+    control: Digest,
+    capacity: Capacity,
+    criteria: &'a Criteria,
+    settings: FaultSettings,
+    variants: Digest,
+}
+
+/// What the load passes over damaged chunks are held against.
+#[derive(Debug, Clone, Copy)]
+pub struct Undamaged<'a> {
+    /// Of the extract stage.
+    pub questions: &'a Artifact,
+    /// Of the prompts stage.
+    pub prompts: &'a Artifact,
+    /// Of the baseline stage.
+    pub baseline: &'a Artifact,
+    /// Of the control stage.
+    pub control: &'a Artifact,
+}
+
+/// Plants the catalogue in what LMCache stored of one model.
+///
+/// # Errors
+/// When engine or server fail, or the stored chunks are not arranged as the catalogue takes them to be.
+pub async fn faults(bench: &Bench, model: &Model, undamaged: Undamaged<'_>) -> Result<Artifact, StageError> {
+    let run = EngineRun { bench, model, prompts: undamaged.prompts };
+    let variants = Fault::variants(model.kv_shape()?, bench.suite.faults.identity);
+    let arm = FaultsArm {
+        questions: undamaged.questions.output_digest(),
+        baseline: undamaged.baseline.output_digest(),
+        control: undamaged.control.output_digest(),
+        capacity: run.capacity()?,
+        criteria: &bench.suite.criteria,
+        settings: bench.suite.faults,
+        variants: digest_bytes(format!("{variants:?}").as_bytes()),
+    };
+    let key = ArmKey { common: run.common_key(), environment: bench.environment.identity(), arm };
+    let key = StageKey::new(SCHEMA, StageName::Faults, &key);
+    bench.make(&key, model.name(), async |draft| fill(&run, draft, undamaged, &variants).await).await
+}
+
+/// Reads what [`faults`] wrote.
+///
+/// # Errors
+/// When the artifact cannot be read.
+pub fn read_faults(faults: &Artifact) -> Result<FaultFindings, StageError> {
+    let mut findings: FaultFindings = read_json(&faults.path(FAULTS))?;
+    // A note is not verified and may be missing.
+    let seconds: Vec<f64> = read_json(&faults.note_path(SECONDS)).unwrap_or_default();
+    for (trial, seconds) in findings.trials.iter_mut().zip(seconds) {
+        trial.seconds = Some(seconds);
+    }
+    Ok(findings)
+}
+
+async fn fill(
+    run: &EngineRun<'_>,
+    draft: &Draft,
+    undamaged: Undamaged<'_>,
+    variants: &[Variant],
+) -> Result<(), StageError> {
+    let (bench, suite) = (run.bench, &run.bench.suite);
+    let chunk_tokens = suite.lmcache.chunk_tokens;
+    let prompts = choose_questions(run.prompts, chunk_tokens, suite.faults.questions)?;
+    let folder = tempfile::tempdir_in(&bench.cache)
+        .map_err(|source| StageError::Write { path: bench.cache.clone(), source })?;
+    let folder = Utf8Path::from_path(folder.path()).expect("a folder below the cache has its encoding");
+    let disk = DiskTier::create(folder)?;
+    let segment = format!("kv-correctness-{}", std::process::id());
+    let tiers = Tiers { disk: Some(disk.folder().to_owned()), segment: Some(segment.clone()) };
+    let server = start_server(run, draft, tiers).await?;
+    let mut worker = run.start(draft, "faults", Some(server.connector()), None, Vec::new()).await?;
+    let ready: Ready = read_json(&draft.path(READY))?;
+    let layout = Layout {
+        shape: run.model.kv_shape()?,
+        dtype: suite.engine.dtype,
+        rows: usize::try_from(chunk_tokens).expect("a chunk fits into memory"),
+        block_rows: usize::try_from(ready.block_size).expect("a block fits into memory"),
+    };
+
+    let before = server.counters().await?;
+    let stored = worker.score(&prompts, PrefixCache::Read, || {}).await?;
+    let mut ground = Ground::prepare(disk, layout, &prompts, chunk_tokens).await?;
+    let store_counters = server.counters().await?.since(before);
+    ground.check_layout(&mut worker, &prompts, chunk_tokens).await?;
+    ground.search_memory(segment_path(&segment))?;
+
+    let laboratory = Laboratory {
+        run,
+        prompts: &prompts,
+        evidence: gather(run, undamaged, &prompts, stored, store_counters)?,
+        tokenizer: load_tokenizer(run.model)?,
+        server: &server,
+    };
+    let reachable = |variant: &&Variant| variant.tier == Tier::Disk || ground.memory_is_reached();
+    let variants: Vec<&Variant> = variants.iter().filter(reachable).collect();
+    let mut trials = Vec::new();
+    let mut seconds = Vec::new();
+    for variant in &variants {
+        let started = Instant::now();
+        trials.push(laboratory.try_variant(&mut worker, &mut ground, variant).await?);
+        seconds.push(started.elapsed().as_secs_f64());
+        bench.events.emit(Event::QuestionsDone {
+            pass: format!("{}, planted faults", run.model.name()),
+            done: trials.len() * prompts.len(),
+            total: variants.len() * prompts.len(),
+        });
+    }
+    let questions = prompts.into_iter().map(|prompt| prompt.question).collect();
+    let (chunks, chunks_in_memory) = ground.counts();
+    let findings = FaultFindings::new(layout, questions, chunks, chunks_in_memory, trials);
+    write_json(draft.path(FAULTS), &findings)?;
+    write_json(draft.note_path(SECONDS), &seconds)?;
+    Ok(worker.finish().await?)
+}
+
+/// What stays the same from one variant to the next.
+struct Laboratory<'a> {
+    run: &'a EngineRun<'a>,
+    prompts: &'a [Prompt],
+    /// With the store pass in place of a load pass.
+    evidence: Evidence,
+    tokenizer: Tokenizer,
+    server: &'a LmcacheServer,
+}
+
+impl Laboratory<'_> {
+    async fn try_variant(
+        &self,
+        worker: &mut Worker,
+        ground: &mut Ground,
+        variant: &Variant,
+    ) -> Result<Trial, StageError> {
+        let damage = ground.plant(variant)?;
+        if variant.tier == Tier::Disk {
+            self.server.clear().await?;
+        }
+        let before = self.server.counters().await?;
+        let loaded = worker.score(self.prompts, PrefixCache::Read, || {}).await?;
+        let counted = self.server.counters().await?.since(before);
+        let load = Arm::new(ArmName::Load, loaded, |observation| read_answer(&self.tokenizer, observation))?;
+        let server = self.evidence.server.map(|server| ServerEvidence { load: counters(counted), ..server });
+        let evidence = Evidence { load, server, ..self.evidence.clone() };
+        let comparison = compare(&evidence, &self.run.bench.suite.criteria)?;
+        ground.restore().await?;
+        Ok(Trial::judge(variant, damage, &comparison, counted))
+    }
+}
+
+/// The evidence of the chosen questions, but for a load pass.
+fn gather(
+    run: &EngineRun<'_>,
+    undamaged: Undamaged<'_>,
+    prompts: &[Prompt],
+    stored: Vec<Observation>,
+    store_counters: ServerCounters,
+) -> Result<Evidence, StageError> {
+    let tokenizer = load_tokenizer(run.model)?;
+    let published = published_answers(undamaged.questions)?;
+    let chosen: BTreeSet<&QuestionId> = prompts.iter().map(|prompt| &prompt.question).collect();
+    let plan: Result<_, StageError> = Plan::make(prompts.iter().cloned().map(Ok), run.capacity()?);
+    let plan = plan?.map_err(|source| StageError::TooLarge { model: run.model.name().to_owned(), source })?;
+    let questions = plan
+        .expectations
+        .into_iter()
+        .filter_map(|expectation| {
+            let answer = *published.get(&expectation.question)?;
+            Some(Asked { expected: expected(&expectation), id: expectation.question, answer })
+        })
+        .collect();
+    let read = |name, observations| Arm::new(name, observations, |seen| read_answer(&tokenizer, seen));
+    let arm = |name, artifact: &Artifact, file| -> Result<Arm, StageError> {
+        let mut observations: Vec<Observation> =
+            read_lines(artifact.path(file))?.collect::<Result<_, _>>()?;
+        observations.retain(|observation| chosen.contains(&observation.question));
+        Ok(read(name, observations)?)
+    };
+    let store = counters(store_counters);
+    Ok(Evidence {
+        questions,
+        batching: batching(run.bench),
+        baseline: arm(ArmName::Baseline, undamaged.baseline, BASELINE)?,
+        repeat: arm(ArmName::Repeat, undamaged.control, REPEAT)?,
+        control: Some(arm(ArmName::Control, undamaged.control, CONTROL)?),
+        load: read(ArmName::Load, stored.clone())?,
+        store: read(ArmName::Store, stored)?,
+        server: Some(ServerEvidence { store, load: store, load_reads_at_least: None }),
+        early_stop: None,
+    })
+}

@@ -1,0 +1,187 @@
+//! The stored chunks of a few questions, to damage and to restore. Main type: [`Ground`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use camino::Utf8PathBuf;
+
+use super::StageError;
+use super::faults::SETTLE_PATIENCE;
+use super::prompts::read_prompts;
+use crate::dataset::{Prompt, QuestionId, Subject};
+use crate::engine::{PrefixCache, Worker};
+use crate::fault::{
+    ChunkName, Damage, DiskTier, FaultError, Layout, MemoryTier, Probe, Tier, Variant, plantings,
+};
+use crate::store::Artifact;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Tokens behind the last whole chunk of a probe.
+const PROBE_REST: usize = 8;
+
+/// Chunks in the tiers of a server.
+pub(super) struct Ground {
+    layout: Layout,
+    /// Whole chunks of each prompt.
+    prompts: Vec<Vec<ChunkName>>,
+    chunks: BTreeSet<ChunkName>,
+    disk: DiskTier,
+    memory: Option<MemoryTier>,
+    planted: BTreeSet<ChunkName>,
+}
+
+impl Ground {
+    /// Waits until all chunks of the prompts, which were just stored, are on disk, and keeps a copy of them.
+    pub(super) async fn prepare(
+        mut disk: DiskTier,
+        layout: Layout,
+        prompts: &[Prompt],
+        chunk_tokens: u32,
+    ) -> Result<Self, StageError> {
+        let prompts: Vec<Vec<ChunkName>> =
+            prompts.iter().map(|prompt| ChunkName::of_prompt(&prompt.token_ids, chunk_tokens)).collect();
+        let chunks: BTreeSet<ChunkName> = prompts.iter().flatten().cloned().collect();
+        await_chunks(&mut disk, &chunks, layout).await?;
+        disk.keep_pristine()?;
+        Ok(Self { layout, prompts, chunks, disk, memory: None, planted: BTreeSet::new() })
+    }
+
+    /// Has the engine store the second chunk of the first prompt behind two other prefixes, and holds the layout against
+    /// what comes out.
+    pub(super) async fn check_layout(
+        &mut self,
+        worker: &mut Worker,
+        prompts: &[Prompt],
+        chunk_tokens: u32,
+    ) -> Result<(), StageError> {
+        let rows = self.layout.rows;
+        let tokens =
+            |prompt: usize, chunk: usize| &prompts[prompt].token_ids[chunk * rows..(chunk + 1) * rows];
+        let other = (1..prompts.len()).find(|other| tokens(*other, 0) != tokens(0, 0));
+        let other = other.ok_or(FaultError::TooShort { chunk_tokens })?;
+        let rest = &prompts[0].token_ids[2 * rows..];
+        let rest = &rest[..rest.len().min(PROBE_REST)];
+        let probe = |chunks: &[&[u32]]| Prompt { token_ids: chunks.concat(), ..prompts[0].clone() };
+        let behind_other = probe(&[tokens(other, 0), tokens(0, 1), rest]);
+        let later = probe(&[tokens(0, 0), tokens(other, 0), tokens(0, 1), rest]);
+        let names = [&behind_other, &later].map(|prompt| {
+            let mut names = ChunkName::of_prompt(&prompt.token_ids, chunk_tokens);
+            names.truncate(prompt.token_ids.len() / rows);
+            names.pop().expect("a probe has whole chunks")
+        });
+        worker.score(&[behind_other, later], PrefixCache::Read, || {}).await?;
+        await_chunks(&mut self.disk, &names.clone().into(), self.layout).await?;
+        self.disk.keep_pristine()?;
+        let [other_prefix, later] = [self.disk.pristine(&names[0])?, self.disk.pristine(&names[1])?];
+        let chunk = self.disk.pristine(&self.prompts[0][1])?;
+        let probe = Probe { chunk: &chunk, other_prefix: &other_prefix, later: &later };
+        Ok(self.layout.check(probe).map_err(FaultError::from)?)
+    }
+
+    /// Looks for the chunks in the server's memory. Without all of them no fault is planted there.
+    pub(super) fn search_memory(&mut self, segment: Utf8PathBuf) -> Result<(), StageError> {
+        self.memory = Some(MemoryTier::search(segment, &self.chunks, |chunk| self.disk.pristine(chunk))?);
+        Ok(())
+    }
+
+    pub(super) fn memory_is_reached(&self) -> bool {
+        self.memory.as_ref().is_some_and(|memory| memory.found() == self.chunks.len())
+    }
+
+    /// Distinct chunks, and those of them that were found in memory.
+    pub(super) fn counts(&self) -> (u32, u32) {
+        let count = |number| u32::try_from(number).expect("a few questions have few chunks");
+        (count(self.chunks.len()), count(self.memory.as_ref().map_or(0, MemoryTier::found)))
+    }
+
+    /// Damages every chunk that the variant is about.
+    pub(super) fn plant(&mut self, variant: &Variant) -> Result<Damage, StageError> {
+        let mut damage = Damage { chunks: 0, changed_bits: 0 };
+        for planting in plantings(variant.place, variant.fault.donor, &self.prompts) {
+            let pristine = self.disk.pristine(&planting.chunk)?;
+            let donor = self.disk.pristine(&planting.donor)?;
+            let layers = variant.layers.of(self.layout.layers());
+            let bytes = variant.operator.apply(&self.layout, layers, &pristine, &donor);
+            damage.chunks += 1;
+            damage.changed_bits =
+                damage.changed_bits.max(changed_bits(&pristine, bytes.as_deref().unwrap_or_default()));
+            match (variant.tier, &mut self.memory) {
+                (Tier::Memory, Some(memory)) => {
+                    let bytes = bytes.filter(|bytes| bytes.len() == pristine.len());
+                    memory.plant(&planting.chunk, &bytes.unwrap_or(pristine))?;
+                }
+                _ => self.disk.plant(&planting.chunk, bytes.as_deref())?,
+            }
+            self.planted.insert(planting.chunk);
+        }
+        Ok(damage)
+    }
+
+    /// Puts back what was stored. Where files were deleted, the engine has stored the chunks again by now or will soon, and
+    /// that must not come later than what is put back.
+    pub(super) async fn restore(&mut self) -> Result<(), StageError> {
+        let planted = std::mem::take(&mut self.planted);
+        let deadline = Instant::now() + SETTLE_PATIENCE;
+        while self.disk.absent(&planted) > 0 && Instant::now() < deadline {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        if let Some(memory) = &mut self.memory {
+            memory.restore(|chunk| self.disk.pristine(chunk))?;
+        }
+        Ok(self.disk.restore()?)
+    }
+}
+
+/// Bits by which what is read of a chunk differs; a byte that is not there differs whole, and one too many is not read.
+fn changed_bits(pristine: &[u8], planted: &[u8]) -> u64 {
+    let differing = pristine.iter().zip(planted).map(|(one, other)| u64::from((one ^ other).count_ones()));
+    differing.sum::<u64>() + 8 * pristine.len().saturating_sub(planted.len()) as u64
+}
+
+async fn await_chunks(
+    disk: &mut DiskTier,
+    chunks: &BTreeSet<ChunkName>,
+    layout: Layout,
+) -> Result<(), StageError> {
+    let deadline = Instant::now() + SETTLE_PATIENCE;
+    loop {
+        let missing = disk.missing(chunks, layout.bytes())?;
+        if missing == 0 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let folder = disk.folder().to_owned();
+            return Err(FaultError::Missing { folder, missing, wanted: chunks.len() }.into());
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// So many questions, spread over the subjects, whose prompts have at least two whole chunks and a rest: whole multiples of
+/// a chunk have no matching control.
+pub(super) fn choose_questions(
+    prompts: &Artifact,
+    chunk_tokens: u32,
+    wanted: usize,
+) -> Result<Vec<Prompt>, StageError> {
+    let chunk = usize::try_from(chunk_tokens).expect("a chunk fits into memory");
+    let suits = |prompt: &Prompt| {
+        prompt.token_ids.len() / chunk >= 2 && !prompt.token_ids.len().is_multiple_of(chunk)
+    };
+    let mut by_subject: BTreeMap<Subject, Vec<QuestionId>> = BTreeMap::new();
+    for prompt in read_prompts(prompts)? {
+        let prompt = prompt?;
+        if suits(&prompt) {
+            by_subject.entry(prompt.question.subject.clone()).or_default().push(prompt.question);
+        }
+    }
+    let longest = by_subject.values().map(Vec::len).max().unwrap_or(0);
+    let in_turn = (0..longest).flat_map(|row| by_subject.values().filter_map(move |ids| ids.get(row)));
+    let chosen: BTreeSet<&QuestionId> = in_turn.take(wanted).collect();
+    if chosen.len() < 2 {
+        return Err(FaultError::TooShort { chunk_tokens }.into());
+    }
+    read_prompts(prompts)?
+        .filter(|prompt| prompt.as_ref().map_or(true, |prompt| chosen.contains(&prompt.question)))
+        .collect()
+}
