@@ -16,7 +16,7 @@ fn refuse(arguments: &str) -> String {
 #[test]
 fn a_suite_that_does_not_exist_is_refused_with_the_names_of_those_that_do() {
     insta::assert_snapshot!(refuse("run --device cpu --suite canry"), @r#"
-    error: failed to find suite "canry": it is neither a file nor one of canary
+    error: failed to find suite "canry": it is neither a file nor one of canary, mmlu, smollm2
 
     hint: try `--suite canary`, or the path of a TOML file
     "#);
@@ -25,12 +25,12 @@ fn a_suite_that_does_not_exist_is_refused_with_the_names_of_those_that_do() {
 #[test]
 fn stages_and_routes_that_do_not_exist_are_refused_with_the_names_of_those_that_do() {
     insta::assert_snapshot!(refuse("stage basline"), @r#"
-    error: invalid value 'basline' for '<NAME>': "basline" is not a stage (extract, prompts, baseline, control, cached or compare)
+    error: invalid value 'basline' for '<NAME>': "basline" is not a stage (extract, prompts, baseline, control, cached, compare or faults)
 
     For more information, try '--help'.
     "#);
     insta::assert_snapshot!(refuse("run --force basline"), @r#"
-    error: invalid value 'basline' for '--force <STAGE>': "basline" is not a stage (extract, prompts, baseline, control, cached or compare)
+    error: invalid value 'basline' for '--force <STAGE>': "basline" is not a stage (extract, prompts, baseline, control, cached, compare or faults)
 
     For more information, try '--help'.
     "#);
@@ -67,7 +67,7 @@ fn a_gpu_that_is_not_there_is_refused() {
 fn an_archive_that_is_missing_or_cut_off_is_refused() {
     let lab = Lab::new();
     insta::assert_snapshot!(lab.error(&lab.run("", "--data nowhere.tar")), @r#"
-    error: failed to find dataset "nowhere.tar": it is neither a path that exists nor embedded (canary)
+    error: failed to find dataset "nowhere.tar": it is neither a path that exists nor known by name (canary, mmlu)
 
     hint: give `--data` the path of a .tar, .tar.xz or .tar.gz in MMLU's layout
     "#);
@@ -117,20 +117,20 @@ fn a_suite_with_a_mistake_is_refused_with_its_line() {
     lab.edit("suite.toml", "single-letter/0", "single-letter/1");
     lab.edit("suite.toml", "source = \"model\"", "source = \"nowhere\"");
     insta::assert_snapshot!(lab.error(&lab.run("", "")), @r#"
-    error: failed to find model "nowhere": it is neither a path that exists nor embedded (canary-dense, canary-mla)
+    error: failed to find model "nowhere": it is neither a path that exists nor known by name (canary-dense, canary-mla, meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, smollm2-135m-instruct)
 
     hint: give the model's `source` the path of a folder in Hugging Face's layout
     "#);
 }
 
 #[test]
-fn a_subject_whose_kv_cannot_fit_is_refused_before_anything_starts() {
+fn a_question_whose_kv_cannot_fit_is_refused_before_anything_starts() {
     let lab = Lab::new();
-    lab.edit("model/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 800"#);
+    lab.edit("model/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 80000"#);
     insta::assert_snapshot!(lab.error(&lab.run("", "")), @r"
-    error: failed to plan the rounds of tiny: fit the KV of subject botany, 837 MiB, into vLLM's KV cache: a round may fill 768 MiB of it
+    error: failed to plan the rounds of tiny: fit the KV of a prompt of botany, 13125 MiB, into LMCache's memory: a round may fill 768 MiB of it
 
-    hint: raise `engine.kv_cache_gib` in the suite
+    hint: raise `lmcache.memory_gib` in the suite
     ");
     assert_eq!(lab.steps(), Vec::<String>::new());
 }
