@@ -132,6 +132,8 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
             findings.chunks
         ),
     )?;
+    let alone = |(rung, seen): (&Rung, &u32)| format!("{} {seen}", short_rung(*rung));
+    line(text, "rungs alone", &score.seen_by.iter().map(alone).collect::<Vec<_>>().join(", "))?;
     line(
         text,
         "harmless",
