@@ -47,7 +47,8 @@ impl FaultError {
             Self::Layout(error) => error.hint(),
             Self::Io { .. } => Some("is the disk full, or /dev/shm? `df -h` tells".to_owned()),
             Self::Missing { .. } => Some(
-                "faults are known for LMCache 0.5.6 in MP mode with one rank; run without `--faults`"
+                "faults are known for LMCache 0.5.6 in MP mode with one rank, and a very long cache folder makes file names \
+                 too long; use a shorter `--cache`, or run without `--faults`"
                     .to_owned(),
             ),
             Self::TooShort { .. } => Some("use longer prompts, more questions or a smaller chunk".to_owned()),

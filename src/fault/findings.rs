@@ -208,6 +208,8 @@ pub struct Score {
     pub planted: u32,
     /// Those that the ladder saw.
     pub killed: u32,
+    /// How many of them each rung would have seen on its own.
+    pub seen_by: BTreeMap<Rung, u32>,
     /// Kinds of faults among them.
     pub kinds: u32,
     /// Those that it did not see, or that were not read.
@@ -259,6 +261,7 @@ impl FaultFindings {
                 score.planted += 1;
                 kinds.insert(&trial.fault);
                 for rung in &trial.seen_by {
+                    *score.seen_by.entry(*rung).or_default() += 1;
                     let dose = SmallestDose { trial: trial.name(), changed_bits: trial.changed_bits };
                     let known = smallest.entry(*rung).or_insert_with(|| dose.clone());
                     if dose.changed_bits < known.changed_bits {

@@ -158,7 +158,9 @@ fn a_no_op_cache_that_passes_is_misjudged_and_never_a_planted_fault() {
 fn the_smallest_change_that_each_rung_saw_is_kept() {
     let far = trial("zeros", 900, &loaded(SERVED, -2.5), on_disk(SERVED));
     let near = trial("int8", 5, &loaded(SERVED, -0.6), on_disk(SERVED));
-    let smallest = findings(vec![far, near]).smallest;
+    let findings = findings(vec![far, near]);
+    assert_eq!(findings.score.seen_by, BTreeMap::from([(Rung::BitExact, 2), (Rung::Distribution, 1)]));
+    let smallest = findings.smallest;
     let bits = |rung| smallest.get(&rung).map(|dose| dose.changed_bits);
     assert_eq!(
         (bits(Rung::BitExact), bits(Rung::Distribution), bits(Rung::Answers)),

@@ -103,10 +103,21 @@ impl MemoryTier {
     }
 }
 
+/// Where Linux keeps segments of shared memory.
+const SEGMENTS: &str = "/dev/shm";
+
+/// Whether there is room for a segment of so many bytes. A process that writes where there is none is killed, and in
+/// containers there often is hardly any.
+#[must_use]
+pub fn segment_fits(bytes: u64) -> bool {
+    let free = rustix::fs::statvfs(SEGMENTS).map(|segments| segments.f_bavail * segments.f_frsize);
+    free.is_ok_and(|free| free >= bytes)
+}
+
 /// Where LMCache keeps the segment of this name.
 #[must_use]
 pub fn segment_path(name: &str) -> Utf8PathBuf {
-    Utf8Path::new("/dev/shm").join(format!("lmcache_l1_pool_{name}"))
+    Utf8Path::new(SEGMENTS).join(format!("lmcache_l1_pool_{name}"))
 }
 
 #[cfg(test)]

@@ -23,6 +23,6 @@ pub use disk::DiskTier;
 pub use error::FaultError;
 pub use findings::{Damage, Fate, FaultFindings, Score, SmallestDose, Trial};
 pub use layout::{Layout, LayoutError, Probe};
-pub use memory::{MemoryTier, segment_path};
+pub use memory::{MemoryTier, segment_fits, segment_path};
 pub use operator::{Bit, Operator, Spread};
 pub use planting::{Planting, plantings};

@@ -132,6 +132,8 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
             findings.chunks
         ),
     )?;
+    let alone = |(rung, seen): (&Rung, &u32)| format!("{} {seen}", short_rung(*rung));
+    line(text, "rungs alone", &score.seen_by.iter().map(alone).collect::<Vec<_>>().join(", "))?;
     line(
         text,
         "harmless",
@@ -148,7 +150,13 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
     }
     if findings.chunks_in_memory < findings.chunks {
         let found = findings.chunks_in_memory;
-        line(text, "memory", &format!("{found} chunks were found there, so nothing was planted in it"))?;
+        line(
+            text,
+            "memory",
+            &format!(
+                "{found} chunks were found there (is /dev/shm too small?), so nothing was planted in it"
+            ),
+        )?;
     }
     let missed = score.survivors.iter().chain(&score.misjudged);
     for (place, name) in missed.take(SHOWN_SURVIVORS).enumerate() {

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use camino::Utf8Path;
+use camino::Utf8PathBuf;
 use serde::Serialize;
 
 use super::answer::{published_answers, read_answer};
@@ -27,11 +27,14 @@ use crate::engine::{
     Capacity, LmcacheServer, Observation, Plan, PrefixCache, Ready, ServerCounters, Tiers, Worker,
 };
 use crate::event::Event;
-use crate::fault::{DiskTier, Fault, FaultFindings, Layout, Tier, Trial, Variant, segment_path};
+use crate::fault::{
+    DiskTier, Fault, FaultFindings, Layout, Tier, Trial, Variant, segment_fits, segment_path,
+};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft, StageKey};
 use crate::suite::FaultSettings;
 
+/// Also numbers what the catalogue's operators do to bytes.
 const SCHEMA: u32 = 1;
 const FAULTS: &str = "faults.json";
 const SECONDS: &str = "seconds.json";
@@ -106,12 +109,14 @@ async fn fill(
     let (bench, suite) = (run.bench, &run.bench.suite);
     let chunk_tokens = suite.lmcache.chunk_tokens;
     let prompts = choose_questions(run.prompts, chunk_tokens, suite.faults.questions)?;
-    let folder = tempfile::tempdir_in(&bench.cache)
-        .map_err(|source| StageError::Write { path: bench.cache.clone(), source })?;
-    let folder = Utf8Path::from_path(folder.path()).expect("a folder below the cache has its encoding");
-    let disk = DiskTier::create(folder)?;
-    let segment = format!("kv-correctness-{}", std::process::id());
-    let tiers = Tiers { disk: Some(disk.folder().to_owned()), segment: Some(segment.clone()) };
+    let notes = draft.note_path("");
+    let folder =
+        tempfile::tempdir_in(&notes).map_err(|source| StageError::Write { path: notes.clone(), source })?;
+    let disk =
+        DiskTier::create(&Utf8PathBuf::try_from(folder.path().to_owned()).expect("its parent is UTF-8"))?;
+    let segment = segment_fits(u64::from(suite.lmcache.memory_gib) << 30)
+        .then(|| format!("kv-correctness-{}", std::process::id()));
+    let tiers = Tiers { disk: Some(disk.folder().to_owned()), segment: segment.clone() };
     let server = start_server(run, draft, tiers).await?;
     let mut worker = run.start(draft, "faults", Some(server.connector()), None, Vec::new()).await?;
     let ready: Ready = read_json(&draft.path(READY))?;
@@ -127,7 +132,9 @@ async fn fill(
     let mut ground = Ground::prepare(disk, layout, &prompts, chunk_tokens).await?;
     let store_counters = server.counters().await?.since(before);
     ground.check_layout(&mut worker, &prompts, chunk_tokens).await?;
-    ground.search_memory(segment_path(&segment))?;
+    if let Some(segment) = segment {
+        ground.search_memory(segment_path(&segment))?;
+    }
 
     let laboratory = Laboratory {
         run,
