@@ -2,6 +2,7 @@
 //!
 //! Standard output carries data (the summary, or the report with `--json`), standard error everything else.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -333,8 +334,8 @@ async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<temp
         suite.subjects = subjects;
     }
     if !arguments.route.is_empty() {
-        suite.routes.clone_from(&arguments.route);
-        suite.routes.dedup();
+        let mut seen = BTreeSet::new();
+        suite.routes = arguments.route.iter().copied().filter(|route| seen.insert(*route)).collect();
     }
     if let Some(identity) = arguments.identity {
         suite.faults.identity = identity;

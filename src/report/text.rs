@@ -180,7 +180,7 @@ fn rung(rung: Rung) -> &'static str {
         Rung::NearTies => "near ties: tokens that differ and were not nearly tied",
         Rung::Distribution => "distribution of the four letters",
         Rung::Answers => "answers: paired, against the margin",
-        Rung::EarlyStop => "answers: harm beyond doubt, so the run was ended early",
+        Rung::EarlyStop => "answers: harm beyond doubt",
         Rung::Faults => "planted faults",
     }
 }

@@ -60,7 +60,7 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
 fn lost_answers_are_degraded_even_where_bits_prove_nothing() {
     insta::assert_snapshot!(judge("noise@engine swap@load", 1), @r"
     tiny (dense) over mp: DEGRADED
-      decided by   answers: harm beyond doubt, so the run was ended early
+      decided by   answers: harm beyond doubt
       why          Loading turned 13 right answers wrong and 0 wrong ones right; the evidence for harm is 1.170e3 (the run stopped after 23 questions). vLLM's own prefix cache alone turned 0 wrong and 0 right.
       next         Look at the listed flips; if the control loses as much, look at vLLM's prefix caching before LMCache.
     verdict: degraded (exit code 1)
