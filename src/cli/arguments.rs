@@ -1,0 +1,136 @@
+//! What can be asked for on the command line, as clap reads it.
+
+use camino::Utf8PathBuf;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::dataset::SubjectSelection;
+use crate::stage_name::StageName;
+use crate::suite::Route;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 equivalent, 1 degraded, 2 error (no verdict), 3 inconclusive, 4 not exercised, 5 insensitive";
+
+/// Proves that KV which passed through LMCache does not change what a transformer served by vLLM answers.
+#[derive(Debug, Parser)]
+#[command(name = "kv-correctness", version, after_help = EXIT_CODES)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a suite: baseline, control, LMCache twice, comparison, verdict
+    Run(RunArguments),
+    /// Run a suite up to one stage, and put that stage's artifacts under --out
+    Stage {
+        /// extract, prompts, baseline, control, cached, compare or faults
+        name: StageName,
+        #[command(flatten)]
+        arguments: RunArguments,
+    },
+    /// Say which field of a stage's key changed since the stage last ran, and so why it would run again
+    Explain {
+        /// The stage; all of them if it is left out
+        stage: Option<StageName>,
+        #[command(flatten)]
+        arguments: RunArguments,
+    },
+    /// Get pinned models and datasets, verified by digest, and say where each is
+    Fetch(FetchArguments),
+    /// List the faults that `run --faults` plants: what each does, stands for, and what must see it
+    Faults,
+    /// Make the Python environment of vLLM and LMCache, and say where it is
+    Env {
+        /// Folder of everything that is kept between runs
+        #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+        cache: Option<Utf8PathBuf>,
+    },
+    #[command(hide = true)]
+    InternalGuard {
+        #[arg(long)]
+        driver: u32,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(super) struct RunArguments {
+    /// An embedded suite's name, or the path of a suite's TOML file
+    #[arg(long, default_value = "canary")]
+    pub(super) suite: String,
+    /// What computes: auto takes a GPU if there is one
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(super) device: DeviceChoice,
+    /// How KV travels; may be repeated or separated by commas. Left out: the suite's routes
+    #[arg(long, value_delimiter = ',')]
+    pub(super) route: Vec<Route>,
+    /// How many subjects, by name, or `all`. Left out: the suite's number
+    #[arg(long)]
+    pub(super) subjects: Option<SubjectSelection>,
+    /// A .tar, .tar.xz or .tar.gz in MMLU's layout, instead of the suite's dataset
+    #[arg(long)]
+    pub(super) data: Option<Utf8PathBuf>,
+    /// Folder of everything that is kept between runs
+    #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+    pub(super) cache: Option<Utf8PathBuf>,
+    /// Folder for the report, or the stage's artifacts
+    #[arg(long, default_value = "kv-correctness-out")]
+    pub(super) out: Utf8PathBuf,
+    /// Run this stage even if its artifact is there; later stages run if its output changed
+    #[arg(long, value_name = "STAGE")]
+    pub(super) force: Option<StageName>,
+    /// Ask every question, even when harm is beyond doubt
+    #[arg(long)]
+    pub(super) no_early_stop: bool,
+    /// Keep no stage between runs: everything runs in a store of its own that is removed afterwards
+    #[arg(long)]
+    pub(super) no_cache: bool,
+    /// Plant faults in what LMCache stored: each must be seen, or the verdict is insensitive
+    #[arg(long)]
+    pub(super) faults: bool,
+    /// With --faults: how many times bytes are written again unchanged. Left out: the suite's number
+    #[arg(long, value_name = "N", requires = "faults")]
+    pub(super) identity: Option<u32>,
+    /// Print the report as JSON instead of the summary
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Show warnings only
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+    /// Show where logs go as well
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub(super) struct FetchArguments {
+    /// What this suite needs
+    #[arg(long, value_name = "NAME|FILE", group = "what")]
+    pub(super) suite: Option<String>,
+    /// Models by their names in data/models.lock.toml
+    #[arg(value_name = "MODEL", group = "what")]
+    pub(super) models: Vec<String>,
+    /// A dataset by its name in data/archive.lock.toml
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "mmlu", group = "what")]
+    pub(super) data: Option<String>,
+    /// Only say what the suite needs and what of it is missing here; exit 2 if anything is
+    #[arg(long, requires = "suite")]
+    pub(super) check: bool,
+    /// The device that --check is for: auto takes a GPU if there is one
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(super) device: DeviceChoice,
+    /// Folder of everything that is kept between runs
+    #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+    pub(super) cache: Option<Utf8PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum DeviceChoice {
+    Auto,
+    Cpu,
+    Cuda,
+}

@@ -1,0 +1,86 @@
+//! The command line: what can be asked for, and where errors become exit codes.
+//!
+//! Standard output carries data (the summary, or the report with `--json`), standard error everything else.
+
+mod arguments;
+mod explain;
+mod fetch;
+mod output;
+mod prepare;
+mod run;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use self::arguments::{Cli, Command};
+use self::explain::explain_stages;
+use self::fetch::fetch_assets;
+use self::output::{print, report_error};
+use self::prepare::cache_folder;
+use self::run::{export_stage, run_suite};
+use crate::engine::environment::{EnvironmentRequest, Stack};
+use crate::exit_code::ERROR;
+use crate::progress::{Progress, Verbosity};
+use crate::report::describe_catalogue;
+
+const INTERRUPTED: u8 = 130;
+const TERMINATED: u8 = 143;
+
+/// Runs the program with the process's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            report_error(&error);
+            ExitCode::from(ERROR)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(arguments) => until_interrupted(run_suite(&arguments)),
+        Command::Stage { name, arguments } => until_interrupted(export_stage(name, &arguments)),
+        Command::Explain { stage, arguments } => until_interrupted(explain_stages(stage, &arguments)),
+        Command::Fetch(arguments) => fetch_assets(&arguments),
+        Command::Faults => {
+            print(&describe_catalogue())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Env { cache } => {
+            let events = Progress::events(Verbosity::Normal);
+            let environment =
+                EnvironmentRequest::from_variables(Stack::Cpu, cache_folder(cache)?).provide(&events)?;
+            print(&format!("{}\n", environment.python()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::InternalGuard { driver, command } => crate::engine::guard(driver, &command),
+    }
+}
+
+/// Drives the work on this thread alone, which its processes' guards watch. When the work is dropped, so are they.
+fn until_interrupted(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let code = tokio::select! {
+            finished = work => return finished,
+            _ = interrupt.recv() => INTERRUPTED,
+            _ = terminate.recv() => TERMINATED,
+        };
+        let message = "interrupted: finished stages are kept, and the same command goes on from there";
+        writeln!(std::io::stderr(), "{message}").ok();
+        Ok(ExitCode::from(code))
+    });
+    runtime.shutdown_background(); // a thread may still wait for another run's lock
+    code
+}

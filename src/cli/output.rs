@@ -1,0 +1,54 @@
+//! What the program prints and writes, and how an error reads.
+
+use std::io::Write;
+
+use anyhow::Context;
+use camino::Utf8Path;
+use fs_err as fs;
+
+use crate::engine::environment::EnvironmentError;
+use crate::fetch::FetchError;
+use crate::stage::StageError;
+
+pub(super) fn copy_folder(from: &Utf8Path, to: &Utf8Path) -> anyhow::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in from.read_dir_utf8()? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+/// Writes a file so that no reader ever finds half of it.
+pub(super) fn write_whole(path: &Utf8Path, text: &str) -> anyhow::Result<()> {
+    let folder = path.parent().context("a report has a folder")?;
+    let mut draft = tempfile::NamedTempFile::new_in(folder)?;
+    draft.write_all(text.as_bytes())?;
+    draft.persist(path).with_context(|| format!("write {path}"))?;
+    Ok(())
+}
+
+/// Prints data. A reader that has seen enough is no error.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome.context("write to standard output"),
+    }
+}
+
+pub(super) fn report_error(error: &anyhow::Error) {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let hint = hint(error).map_or_else(String::new, |hint| format!("\n\nhint: {hint}"));
+    writeln!(std::io::stderr(), "error: failed to {}{hint}", causes.join(": ")).ok();
+}
+
+fn hint(error: &anyhow::Error) -> Option<String> {
+    use crate::{store::StoreError, suite::SuiteError};
+    error.chain().find_map(|cause| {
+        (cause.downcast_ref::<StageError>().and_then(StageError::hint))
+            .or_else(|| cause.downcast_ref::<SuiteError>().and_then(SuiteError::hint))
+            .or_else(|| cause.downcast_ref::<StoreError>().and_then(StoreError::hint))
+            .or_else(|| cause.downcast_ref::<FetchError>().and_then(FetchError::hint))
+            .or_else(|| cause.downcast_ref::<EnvironmentError>().and_then(EnvironmentError::hint))
+    })
+}

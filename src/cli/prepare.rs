@@ -1,0 +1,109 @@
+//! From arguments to a bench: the suite as changed by flags, the device, the environment and the store.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+
+use super::arguments::{DeviceChoice, RunArguments};
+use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
+use crate::engine::{Device, DeviceKind};
+use crate::event::{Event, Events};
+use crate::fetch::Needs;
+use crate::progress::{Progress, Verbosity};
+use crate::stage::{Bench, EarlyStopping, Mode, Planting};
+use crate::store::Store;
+use crate::suite::Suite;
+
+/// Everything that a run needs, and the temporary store of `--no-cache`, which lives as long as the run.
+pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<tempfile::TempDir>)> {
+    let verbosity = match (arguments.quiet, arguments.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (false, true) => Verbosity::Verbose,
+        (false, false) => Verbosity::Normal,
+    };
+    let events = Progress::events(verbosity);
+    let mut suite = Suite::load(&arguments.suite)?;
+    if let Some(data) = &arguments.data {
+        suite.dataset = data.to_string();
+    }
+    if let Some(subjects) = arguments.subjects {
+        suite.subjects = subjects;
+    }
+    if !arguments.route.is_empty() {
+        let mut seen = BTreeSet::new();
+        suite.routes = arguments.route.iter().copied().filter(|route| seen.insert(*route)).collect();
+    }
+    if let Some(identity) = arguments.identity {
+        suite.faults.identity = identity;
+    }
+    let device = choose_device(arguments.device)?;
+    let cache = cache_folder(arguments.cache.clone())?;
+    let needs = Needs::of(&suite, &cache, &device);
+    if needs.names_pins() {
+        events.emit(Event::SuiteNeeds { lines: needs.lines() });
+    }
+    needs.require(&arguments.suite)?;
+    let (store_folder, temporary) = if arguments.no_cache {
+        fs::create_dir_all(&cache)?;
+        let folder = tempfile::tempdir_in(&cache)?;
+        (Utf8PathBuf::try_from(folder.path().to_owned())?, Some(folder))
+    } else {
+        (cache.clone(), None)
+    };
+    let bench = Bench {
+        store: Store::open(&store_folder, events.clone())?,
+        environment: provide_environment(&device, &cache, &events).await?,
+        events,
+        cache,
+        executable: Utf8PathBuf::try_from(std::env::current_exe()?)?,
+        suite,
+        device,
+        early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
+        planting: if arguments.faults { Planting::Asked } else { Planting::NotAsked },
+        mode: Mode::Run { force: arguments.force },
+    };
+    Ok((bench, temporary))
+}
+
+/// Finds or makes the environment, on a thread of its own: that can take minutes, and must not hold up an interrupt.
+pub(super) async fn provide_environment(
+    device: &Device,
+    cache: &Utf8Path,
+    events: &Events,
+) -> anyhow::Result<Environment> {
+    let (request, events) =
+        (EnvironmentRequest::from_variables(stack(device), cache.to_owned()), events.clone());
+    Ok(tokio::task::spawn_blocking(move || request.provide(&events)).await??)
+}
+
+pub(super) fn choose_device(choice: DeviceChoice) -> anyhow::Result<Device> {
+    let cuda = Device::cuda();
+    match choice {
+        DeviceChoice::Cpu => Ok(Device::cpu()),
+        DeviceChoice::Auto => Ok(cuda.unwrap_or_else(Device::cpu)),
+        DeviceChoice::Cuda => cuda.context(
+            "find an NVIDIA GPU: the kernel's driver shows none\n\nhint: `--device cpu` runs the same suite on the processor",
+        ),
+    }
+}
+
+pub(super) fn stack(device: &Device) -> Stack {
+    match device.kind() {
+        DeviceKind::Cpu => Stack::Cpu,
+        DeviceKind::Cuda => Stack::Cuda,
+    }
+}
+
+pub(super) fn cache_folder(given: Option<Utf8PathBuf>) -> anyhow::Result<Utf8PathBuf> {
+    let folder = match given {
+        Some(folder) => folder,
+        None => match (std::env::var("XDG_CACHE_HOME"), std::env::var("HOME")) {
+            (Ok(cache), _) if !cache.is_empty() => Utf8PathBuf::from(cache).join("kv-correctness"),
+            (_, Ok(home)) if !home.is_empty() => Utf8PathBuf::from(home).join(".cache/kv-correctness"),
+            _ => anyhow::bail!("find a cache folder: HOME is not set\n\nhint: name one with `--cache DIR`"),
+        },
+    };
+    Ok(camino::absolute_utf8(&folder)?)
+}
