@@ -47,13 +47,16 @@ GUIDE_WEIGHT = 0.3
 LOOK_UP_LAYERS = 2
 """Layers that are given to the look-up; the rest choose the letter."""
 
-LOOKS: dict[tuple[int, int], int | str] = {(0, 0): -1, (0, 2): -2, (1, 0): "fact", (2, 0): "query", (3, 0): "option"}
-"""For (layer, head): the offset, or the row of `ROWS`, that a guided stage makes it look at."""
+
+
+def looks(heads: int) -> dict[tuple[int, int], int | str]:
+    """For (layer, head): the offset, or the row of `ROWS`, that a guided stage makes it look at."""
+    return {(0, 0): -1, (0, heads // 2): -2, (1, 0): "fact", (2, 0): "query", (3, 0): "option"}
+
 
 COMMON = {
     "vocab_size": 2048,
     "hidden_size": 128,
-    "num_attention_heads": 4,
     "max_position_embeddings": 8192,
     "rms_norm_eps": 1e-6,
     "initializer_range": 0.05,
@@ -66,13 +69,15 @@ COMMON = {
 def new_model(name: str) -> Any:
     """A model with random weights."""
     if name == "canary-dense":
-        shape = {"num_hidden_layers": 6, "intermediate_size": 256, "num_key_value_heads": 2, "head_dim": 64}
-        return LlamaForCausalLM(LlamaConfig(**COMMON, **shape, tie_word_embeddings=True))
-    shape = {"num_hidden_layers": 5, "intermediate_size": 192, "num_key_value_heads": 4, "head_dim": 64}
+        shape = {"num_hidden_layers": 6, "intermediate_size": 256, "head_dim": 64}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+        return LlamaForCausalLM(LlamaConfig(**COMMON, **shape, **heads, tie_word_embeddings=True))
+    shape = {"num_hidden_layers": 4, "intermediate_size": 256, "head_dim": 64}
     latent = {"kv_lora_rank": 512, "q_lora_rank": None, "qk_rope_head_dim": 64}
-    heads = {"qk_nope_head_dim": 32, "v_head_dim": 32}
+    # FlashAttention 3 wants values as wide as queries and keys, 32 + 64.
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "qk_nope_head_dim": 32, "v_head_dim": 96}
     # Experts are declared because vLLM wants a number, and never used: every layer is a dense one.
-    experts = {"first_k_dense_replace": 5, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2}
+    experts = {"first_k_dense_replace": 4, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2}
     routing = {"moe_intermediate_size": 64, "topk_method": "greedy", "n_group": 1, "topk_group": 1}
     # vLLM's DeepSeek-V2 has no tied output matrix.
     return DeepseekV2ForCausalLM(
@@ -111,11 +116,12 @@ class Guide:
     def __init__(self, model: Any, length: int, device: str) -> None:
         model.set_attn_implementation("eager")
         self.model = model
+        self.looks = looks(model.config.num_attention_heads)
         self.weights: dict[int, torch.Tensor] = {}
         self.mask = torch.full((length, length), float("-inf"), device=device).triu(1)[None, None]
         self.positions = torch.arange(length, device=device)
         self.hooks = [
-            model.model.layers[number].self_attn.register_forward_hook(self.reader(number)) for number, _ in LOOKS
+            model.model.layers[number].self_attn.register_forward_hook(self.reader(number)) for number, _ in self.looks
         ]
 
     def reader(self, number: int) -> Callable[..., None]:
@@ -127,9 +133,9 @@ class Guide:
         return keep
 
     def loss(self, rows: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Mean negative log of the weight at the wanted position, summed over `LOOKS`."""
+        """Mean negative log of the weight at the wanted position, summed over `looks`."""
         total = torch.zeros((), device=self.positions.device)
-        for (layer, head), wanted in LOOKS.items():
+        for (layer, head), wanted in self.looks.items():
             if isinstance(wanted, int):
                 place = (self.positions + wanted).expand_as(rows["token"])
             else:
