@@ -8,7 +8,7 @@ use super::prepare::{cache_folder, prepare};
 use crate::event::Events;
 use crate::pipeline::wanted_keys;
 use crate::stage_name::StageName;
-use crate::store::{Store, explain};
+use crate::store::{Durability, Store, explain};
 
 /// Compares the last keys with those that a run would look for now, by looking for them without running anything.
 pub(super) async fn explain_stages(
@@ -16,7 +16,7 @@ pub(super) async fn explain_stages(
     arguments: &RunArguments,
 ) -> anyhow::Result<ExitCode> {
     let cache = cache_folder(arguments.cache.clone())?;
-    let store = Store::open(&cache, Events::ignored())?;
+    let store = Store::open(&cache, Durability::Lasting, Events::ignored())?;
     let stages = stage.map_or_else(|| StageName::ALL.to_vec(), |stage| vec![stage]);
     let mut before = Vec::new();
     for &stage in &stages {

@@ -9,12 +9,18 @@ use fs_err as fs;
 use crate::engine::environment::EnvironmentError;
 use crate::fetch::FetchError;
 use crate::stage::StageError;
+use crate::store::Durability;
 
-pub(super) fn copy_folder(from: &Utf8Path, to: &Utf8Path) -> anyhow::Result<()> {
+/// Puts an artifact's files into a folder of the user's. Those of a store that ends with this run need not be copied,
+/// unless the folder lies on another file system.
+pub(super) fn export_folder(from: &Utf8Path, durability: Durability, to: &Utf8Path) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
     for entry in from.read_dir_utf8()? {
         let entry = entry?;
-        fs::copy(entry.path(), to.join(entry.file_name()))?;
+        let place = to.join(entry.file_name());
+        if durability == Durability::Lasting || fs::rename(entry.path(), &place).is_err() {
+            fs::copy(entry.path(), place)?;
+        }
     }
     Ok(())
 }

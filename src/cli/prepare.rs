@@ -13,7 +13,7 @@ use crate::event::{Event, Events};
 use crate::fetch::Needs;
 use crate::progress::{Progress, Verbosity};
 use crate::stage::{Bench, EarlyStopping, Mode, Planting};
-use crate::store::Store;
+use crate::store::{Durability, Store};
 use crate::suite::Suite;
 
 /// Everything that a run needs, and the temporary store of `--no-cache`, which lives as long as the run.
@@ -45,15 +45,15 @@ pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, 
         events.emit(Event::SuiteNeeds { lines: needs.lines() });
     }
     needs.require(&arguments.suite)?;
-    let (store_folder, temporary) = if arguments.no_cache {
+    let (store_folder, durability, temporary) = if arguments.no_cache {
         fs::create_dir_all(&cache)?;
         let folder = tempfile::tempdir_in(&cache)?;
-        (Utf8PathBuf::try_from(folder.path().to_owned())?, Some(folder))
+        (Utf8PathBuf::try_from(folder.path().to_owned())?, Durability::Temporary, Some(folder))
     } else {
-        (cache.clone(), None)
+        (cache.clone(), Durability::Lasting, None)
     };
     let bench = Bench {
-        store: Store::open(&store_folder, events.clone())?,
+        store: Store::open(&store_folder, durability, events.clone())?,
         environment: provide_environment(&device, &cache, &events).await?,
         events,
         cache,

@@ -6,7 +6,7 @@ use anyhow::Context;
 use fs_err as fs;
 
 use super::arguments::RunArguments;
-use super::output::{copy_folder, print, write_whole};
+use super::output::{export_folder, print, write_whole};
 use super::prepare::prepare;
 use crate::exit_code::exit_code;
 use crate::pipeline::{Outcome, run, run_stage};
@@ -42,7 +42,7 @@ pub(super) async fn export_stage(stage: StageName, arguments: &RunArguments) -> 
     let artifacts = run_stage(&bench, stage).await.inspect_err(|_| keep_logs(store.as_mut()))?;
     for (label, artifact) in artifacts {
         let folder = arguments.out.join(stage.as_str()).join(label.replace(' ', "-"));
-        copy_folder(&artifact.path(""), &folder)?;
+        export_folder(&artifact.path(""), bench.store.durability(), &folder)?;
         print(&format!("{folder} {}\n", artifact.output_digest()))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -14,6 +14,7 @@ use crate::store::{Artifact, StageKey};
 
 const SCHEMA: u32 = 1;
 const QUESTIONS: &str = "questions.jsonl";
+const WRITTEN_AT_ONCE: usize = 256 << 10;
 
 #[derive(Serialize)]
 struct Key {
@@ -35,7 +36,7 @@ pub async fn extract(bench: &Bench) -> Result<Artifact, StageError> {
                 .map_err(|error| StageError::Extract { archive: name.clone(), source: Box::new(error) })?;
             let path = draft.path(QUESTIONS);
             let write = || {
-                let mut file = BufWriter::new(fs::File::create(&path)?);
+                let mut file = BufWriter::with_capacity(WRITTEN_AT_ONCE, fs::File::create(&path)?);
                 write_questions(&dataset, &mut file)?;
                 file.flush()
             };

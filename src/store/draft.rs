@@ -6,7 +6,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::artifact::{Artifact, KEY, LAST_USED, MANIFEST, Manifest, NOTES, OUTPUT};
-use super::{StageKey, Store, StoreError};
+use super::{Durability, StageKey, Store, StoreError};
 use crate::digest::list_tree;
 use crate::lock::FileLock;
 
@@ -71,14 +71,19 @@ impl Draft {
         text.push(b'\n');
         fs::write(self.folder.join(MANIFEST), text)?;
         fs::write(self.folder.join(LAST_USED), "")?;
-        sync_tree(&self.folder)?;
+        let lasting = self.store.durability() == Durability::Lasting;
+        if lasting {
+            sync_tree(&self.folder)?;
+        }
 
         let place = self.store.entry_folder(self.key.stage(), self.key.digest());
         let stage_folder = place.parent().expect("an entry's folder lies in its stage's");
         fs::create_dir_all(stage_folder)?;
         let replaced = place.exists().then(|| self.store.move_aside(&place)).transpose()?;
         fs::rename(&self.folder, &place)?;
-        fs::File::open(stage_folder)?.sync_all()?;
+        if lasting {
+            fs::File::open(stage_folder)?.sync_all()?;
+        }
         if let Some(replaced) = replaced {
             fs::remove_dir_all(replaced)?;
         }

@@ -34,7 +34,7 @@ pub use error::StoreError;
 pub use explain::{FieldChange, explain};
 pub use garbage::Entry;
 pub use key::StageKey;
-pub use open::{Claim, Reuse, Store};
+pub use open::{Claim, Durability, Reuse, Store};
 
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,16 @@ const FOLDER: &str = "store-1";
 pub struct Store {
     root: Utf8PathBuf,
     events: Events,
+    durability: Durability,
+}
+
+/// What a store must survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// A crash of the machine: an artifact is on the disk before it is found.
+    Lasting,
+    /// Nothing: the store ends with this process.
+    Temporary,
 }
 
 /// Whether an artifact that is there may serve.
@@ -56,8 +66,8 @@ impl Store {
     ///
     /// # Errors
     /// When the folders cannot be made.
-    pub fn open(cache: &Utf8Path, events: Events) -> Result<Self, StoreError> {
-        let store = Self { root: cache.join(FOLDER), events };
+    pub fn open(cache: &Utf8Path, durability: Durability, events: Events) -> Result<Self, StoreError> {
+        let store = Self { root: cache.join(FOLDER), events, durability };
         for folder in ["entries", "drafts", "locks", "last", "aside"] {
             fs::create_dir_all(store.root.join(folder)).map_err(|source| store.io_error(source))?;
         }
@@ -174,6 +184,12 @@ impl Store {
 
     pub(super) fn io_error(&self, source: io::Error) -> StoreError {
         StoreError::Io { store: self.root.clone(), source }
+    }
+
+    /// What it must survive.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.durability
     }
 
     pub(super) fn root(&self) -> &Utf8Path {

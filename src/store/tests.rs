@@ -34,7 +34,12 @@ impl Fixture {
                 told.lock().unwrap().push(message);
             }
         });
-        Self { store: Store::open(&cache, events).unwrap(), warnings, cache, _keep: keep }
+        Self {
+            store: Store::open(&cache, Durability::Lasting, events).unwrap(),
+            warnings,
+            cache,
+            _keep: keep,
+        }
     }
 
     fn draft(&self, key: &StageKey) -> Draft {
