@@ -32,7 +32,7 @@ fn main() {
     println!("|---|---|---|---|---|---|---|---|");
     for flip_rate in [0.01, 0.02] {
         let criteria = Criteria { assumed_flip_rate: flip_rate, ..Criteria::default() };
-        let plan = plan_questions(MMLU.questions, MMLU.subjects, 1, &criteria);
+        let plan = plan_questions(&MMLU.subject_sizes(), 1, &criteria);
         let planned = plan.detectable_loss.expect("all of MMLU detects a loss");
         for flips in [Flips::Independent, Flips::BySubject] {
             for loss in [0.0, planned, MMLU.margin, -MMLU.margin] {

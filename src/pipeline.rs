@@ -8,8 +8,8 @@ use crate::assets::Model;
 use crate::comparison::{Comparison, Conclusion, Verdict, conclude};
 use crate::fault::FaultFindings;
 use crate::stage::{
-    Arms, Bench, Mode, Planting, StageError, Undamaged, Watched, baseline, cached, compare, control, extract,
-    faults, prompts, read_comparison, read_faults,
+    Arms, Bench, Mode, Planting, StageError, Undamaged, Watched, admit_prompts, baseline, cached, compare,
+    control, extract, faults, prompts, read_comparison, read_faults,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
@@ -59,9 +59,9 @@ pub struct Outcome {
 pub async fn run(bench: &Bench) -> Result<Outcome, StageError> {
     let (mut compared, mut planted) = (Vec::new(), Vec::new());
     let questions = extract(bench).await?;
-    for settings in &bench.suite.models {
-        let model = Model::find(settings, &bench.cache)?;
-        let prompts = prompts(bench, &model, &questions).await?;
+    // What a later model lacks is said before the first one's engines start.
+    let models = prepare_models(bench, &questions).await?;
+    for (model, prompts) in models {
         let baseline = baseline(bench, &model, &prompts).await?;
         let control = control(bench, &model, &prompts).await?;
         for &route in &bench.suite.routes {
@@ -98,6 +98,18 @@ pub async fn run(bench: &Bench) -> Result<Outcome, StageError> {
     Ok(Outcome { compared, conclusion, planted, verdict })
 }
 
+/// Finds each model and makes its prompts.
+async fn prepare_models(bench: &Bench, questions: &Artifact) -> Result<Vec<(Model, Artifact)>, StageError> {
+    let mut models = Vec::new();
+    for settings in &bench.suite.models {
+        let model = Model::find(settings, &bench.cache)?;
+        let prompts = prompts(bench, &model, questions).await?;
+        admit_prompts(bench, &model, &prompts)?;
+        models.push((model, prompts));
+    }
+    Ok(models)
+}
+
 /// Runs the bench's suite up to one stage, and returns that stage's artifacts with what each is of.
 ///
 /// # Errors
@@ -116,9 +128,7 @@ pub async fn run_stage(bench: &Bench, stage: StageName) -> Result<Vec<(String, A
         return Ok(compared.into_iter().filter_map(last).collect());
     }
     let mut artifacts = Vec::new();
-    for settings in &bench.suite.models {
-        let model = Model::find(settings, &bench.cache)?;
-        let prompts = prompts(bench, &model, &questions).await?;
+    for (model, prompts) in prepare_models(bench, &questions).await? {
         let name = model.name().to_owned();
         match stage {
             StageName::Prompts => artifacts.push((name, prompts)),

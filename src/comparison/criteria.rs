@@ -29,6 +29,9 @@ pub struct Criteria {
     pub margin: f64,
     /// Share of questions expected to flip between two innocent runs; plans the number of questions, judges nothing.
     pub assumed_flip_rate: f64,
+    /// Correlation expected between the directions of two flips of one subject, innocent or not: 0 if each flip is its
+    /// own, 1 if a subject's flips are all harms or all gains. Plans the number of questions, judges nothing.
+    pub assumed_flip_correlation: f64,
     /// Nats between the chosen token and the runner-up within which they may change places. The default is two steps
     /// of bfloat16 at logits from 16 to 32: each of the two may be rounded by one.
     pub near_tie_gap: f64,
@@ -52,7 +55,13 @@ pub struct Tolerance {
 
 impl Default for Criteria {
     fn default() -> Self {
-        Self { margin: 0.005, assumed_flip_rate: 0.01, near_tie_gap: 0.25, tolerance: Tolerance::default() }
+        Self {
+            margin: 0.005,
+            assumed_flip_rate: 0.01,
+            assumed_flip_correlation: 0.2,
+            near_tie_gap: 0.25,
+            tolerance: Tolerance::default(),
+        }
     }
 }
 
@@ -70,6 +79,7 @@ impl Criteria {
         [
             ("margin", share(self.margin) && self.margin > 0.0),
             ("assumed_flip_rate", share(self.assumed_flip_rate)),
+            ("assumed_flip_correlation", share(self.assumed_flip_correlation)),
             ("near_tie_gap", size(self.near_tie_gap)),
             ("tolerance.beyond_gap_rate", share(self.tolerance.beyond_gap_rate)),
             ("tolerance.mean_divergence", size(self.tolerance.mean_divergence)),

@@ -28,6 +28,30 @@ pub struct Capacity {
     pub engine_bytes: u64,
 }
 
+impl Capacity {
+    /// Whether a round has room for a prompt of this subject with so many tokens, alone.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn admit(&self, subject: &Subject, prompt_tokens: u32) -> Result<(), TooLarge> {
+        let chunks = u64::from(prompt_tokens / self.chunk_tokens);
+        let tokens = u64::from(prompt_tokens.next_multiple_of(self.chunk_tokens));
+        match self.tiers(chunks, tokens).into_iter().find(|(_, needed, usable)| needed > usable) {
+            Some((tier, needed, usable)) => Err(TooLarge { subject: subject.clone(), tier, needed, usable }),
+            None => Ok(()),
+        }
+    }
+
+    /// What chunks in LMCache and tokens in vLLM take: name of the tier, bytes needed, bytes that a round may fill.
+    fn tiers(&self, chunks: u64, tokens: u64) -> [(&'static str, u64, u64); 2] {
+        let cached = chunks * u64::from(self.chunk_tokens) * self.bytes_per_token;
+        [
+            ("LMCache's memory", cached, usable(self.lmcache_bytes)),
+            ("vLLM's KV cache", tokens * self.bytes_per_token, usable(self.engine_bytes)),
+        ]
+    }
+}
+
 /// What a prompt's length and predecessors predict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,14 +179,11 @@ impl Planner {
         let tokens = u64::from(prompt_tokens.next_multiple_of(chunk_tokens));
 
         let more = chunks.iter().filter(|chunk| !self.round.chunks.contains(chunk)).count() as u64;
-        let joined = self.tiers(self.round.chunks.len() as u64 + more, self.round.tokens + tokens);
+        let joined = self.capacity.tiers(self.round.chunks.len() as u64 + more, self.round.tokens + tokens);
         if self.round.prompts > 0 && joined.into_iter().any(|(_, needed, usable)| needed > usable) {
             self.close_round();
         }
-        let alone = self.tiers(chunks.len() as u64, tokens);
-        if let Some((tier, needed, usable)) = alone.into_iter().find(|(_, needed, usable)| needed > usable) {
-            return Err(TooLarge { subject: prompt.question.subject.clone(), tier, needed, usable });
-        }
+        self.capacity.admit(&prompt.question.subject, prompt_tokens)?;
 
         let mut shared = 0;
         for chunk in chunks {
@@ -192,16 +213,6 @@ impl Planner {
     fn close_round(&mut self) {
         let round = std::mem::take(&mut self.round);
         self.rounds.push(Round { prompts: round.prompts, chunks: round.new_chunks });
-    }
-
-    /// What chunks in LMCache and tokens in vLLM take: name of the tier, bytes needed, bytes that a round may fill.
-    fn tiers(&self, chunks: u64, tokens: u64) -> [(&'static str, u64, u64); 2] {
-        let Capacity { chunk_tokens, bytes_per_token, lmcache_bytes, engine_bytes } = self.capacity;
-        let cached = chunks * u64::from(chunk_tokens) * bytes_per_token;
-        [
-            ("LMCache's memory", cached, usable(lmcache_bytes)),
-            ("vLLM's KV cache", tokens * bytes_per_token, usable(engine_bytes)),
-        ]
     }
 
     fn finish(mut self) -> Plan {

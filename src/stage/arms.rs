@@ -1,6 +1,6 @@
 //! The arms without LMCache. Output: observations as JSON lines, one a question, in the order of asking.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -61,11 +61,13 @@ pub async fn baseline(bench: &Bench, model: &Model, prompts: &Artifact) -> Resul
 
 /// What the answers of the planned questions can show, in words.
 fn what_it_can_show(bench: &Bench, plan: &Plan) -> String {
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let subjects: BTreeSet<&Subject> = plan.expectations.iter().map(|one| &one.question.subject).collect();
-    let comparisons = bench.suite.models.len() * bench.suite.routes.len();
-    let criteria = &bench.suite.criteria;
-    plan_questions(count(plan.expectations.len()), count(subjects.len()), count(comparisons), criteria).words
+    let mut subjects = BTreeMap::<&Subject, u32>::new();
+    for one in &plan.expectations {
+        *subjects.entry(&one.question.subject).or_default() += 1;
+    }
+    let sizes: Vec<u32> = subjects.into_values().collect();
+    let comparisons = u32::try_from(bench.suite.models.len() * bench.suite.routes.len()).unwrap_or(u32::MAX);
+    plan_questions(&sizes, comparisons, &bench.suite.criteria).words
 }
 
 /// vLLM alone, with its own prefix caching: each round first fills the cache without reading it, which repeats the

@@ -35,5 +35,5 @@ pub use engine_run::read_ready;
 pub use error::StageError;
 pub use extract::{extract, read_dataset};
 pub use faults::{Undamaged, faults, read_faults};
-pub use prompts::prompts;
+pub use prompts::{admit_prompts, prompts};
 pub use watch::EarlyStopping;

@@ -1,17 +1,27 @@
-//! Questions to token ids, once for all arms of a model. Output: `prompts.jsonl`, one prompt a line, in the order of asking.
+//! Questions to token ids, once for all arms of a model. Outputs: `prompts.jsonl`, one prompt a line, in the order of
+//! asking, and `longest.json`, the subject and number of tokens of the longest.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::lines::{LineWriter, read_lines};
+use super::engine_run::EngineRun;
+use super::lines::{LineWriter, read_json, read_lines, write_json};
 use super::{Bench, StageError, read_dataset};
 use crate::assets::Model;
-use crate::dataset::{Prompt, PromptLimits, PromptTemplate, Prompter, SubjectSelection, Tokenizer};
+use crate::dataset::{Prompt, PromptLimits, PromptTemplate, Prompter, Subject, SubjectSelection, Tokenizer};
 use crate::digest::{Digest, digest_bytes};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 const PROMPTS: &str = "prompts.jsonl";
+const LONGEST: &str = "longest.json";
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Longest {
+    subject: Subject,
+    tokens: u32,
+}
 
 #[derive(Serialize)]
 struct Key<'a> {
@@ -51,12 +61,32 @@ pub async fn prompts(bench: &Bench, model: &Model, questions: &Artifact) -> Resu
             let dataset = read_dataset(questions)?;
             let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits };
             let mut lines = LineWriter::create(draft.path(PROMPTS))?;
+            let mut longest: Option<Longest> = None;
             for prompt in prompter.prompts(&dataset, suite.subjects) {
-                lines.write(&prompt?)?;
+                let prompt = prompt?;
+                let tokens = u32::try_from(prompt.token_ids.len()).expect("a prompt fits the model");
+                if longest.as_ref().is_none_or(|longest| longest.tokens < tokens) {
+                    longest = Some(Longest { subject: prompt.question.subject.clone(), tokens });
+                }
+                lines.write(&prompt)?;
             }
-            lines.finish()
+            lines.finish()?;
+            write_json(draft.path(LONGEST), &longest)
         })
         .await
+}
+
+/// Refuses prompts of which one does not fit where its KV must go, so that it is said before any engine starts.
+///
+/// # Errors
+/// When one does not fit.
+pub fn admit_prompts(bench: &Bench, model: &Model, prompts: &Artifact) -> Result<(), StageError> {
+    let longest: Option<Longest> = read_json(&prompts.path(LONGEST))?;
+    let Some(Longest { subject, tokens }) = longest else { return Ok(()) };
+    let capacity = EngineRun { bench, model, prompts }.capacity()?;
+    capacity
+        .admit(&subject, tokens)
+        .map_err(|source| StageError::TooLarge { model: model.name().to_owned(), source })
 }
 
 /// Reads what [`prompts`] wrote, one prompt at a time.

@@ -21,7 +21,9 @@ pub use e_process::e_value;
 pub use holm::holm_adjusted;
 pub use interval::Interval;
 pub use paired::{PairOutcome, PairedTable};
-pub use power::{cluster_factor, detectable_loss, loss_power, pairs_for_equivalence};
+pub use power::{
+    cluster_factor, design_effect, detectable_loss, loss_power, pairs_for_equivalence, pairs_in_clusters,
+};
 pub use tango::tango_interval;
 
 /// The quantile of the standard normal distribution below which lies the share `probability`, 0 < `probability` < 1.

@@ -61,6 +61,38 @@ pub fn cluster_factor(clusters: u32, alpha: f64, power: f64) -> f64 {
     few.map_or(1.0, |few| (few.inverse_cdf(1.0 - alpha) + reach) / (many + reach))
 }
 
+/// How many times larger the variance of harms minus gains is than with independent flips, if the share `flip_rate` of the
+/// pairs in each cluster is discordant and the directions of two discordant pairs of a cluster have this correlation: Kish's
+/// design effect, 1 + correlation · flip rate · Σn(n − 1)/Σn over the clusters' sizes n.
+#[must_use]
+pub fn design_effect(clusters: &[u32], flip_rate: f64, correlation: f64) -> f64 {
+    1.0 + correlation * flip_rate * mean_of_others(clusters)
+}
+
+/// The number of pairs, `independent` of which would do if flips were independent, that do where the flips of a cluster hang
+/// together as for [`design_effect`], with as many clusters of the same relative sizes; `None` when no number of pairs does
+/// without further clusters.
+#[must_use]
+pub fn pairs_in_clusters(
+    independent: u32,
+    clusters: &[u32],
+    flip_rate: f64,
+    correlation: f64,
+) -> Option<u32> {
+    let pairs: f64 = clusters.iter().map(|&size| f64::from(size)).sum();
+    // The effect grows with the clusters: n = independent · (1 + growth · n).
+    let growth = if pairs > 0.0 { correlation * flip_rate * mean_of_others(clusters) / pairs } else { 0.0 };
+    let left = 1.0 - f64::from(independent) * growth;
+    (left > 0.0).then(|| whole((f64::from(independent) / left).ceil()))
+}
+
+/// Other pairs in the cluster of a pair, on average over the pairs.
+fn mean_of_others(clusters: &[u32]) -> f64 {
+    let sizes = || clusters.iter().map(|&size| f64::from(size));
+    let pairs: f64 = sizes().sum();
+    if pairs > 0.0 { sizes().map(|size| size * (size - 1.0)).sum::<f64>() / pairs } else { 0.0 }
+}
+
 /// Pairs that two one-sided tests at 5 % need to show equivalence within `margin` with probability `power`, if there is
 /// no difference and the share `flip_rate` of pairs is discordant: flip rate · (z₀.₉₅ + z₁₋₍₁₋power₎/₂)² ÷ margin², and
 /// never fewer than the interval of [`tango_interval`](super::tango_interval) needs without a flip, z²(1 − margin)/margin.
@@ -104,6 +136,25 @@ mod tests {
                 assert!((loss - points).abs() < 1.1e-3, "{flip_rate} {power}: {loss} instead of {points}");
             }
         }
+    }
+
+    #[test]
+    fn the_design_effect_is_kishs() {
+        // Kish, Survey Sampling (1965): 1 + (m − 1)·ρ for clusters of m; here every pair of a cluster is discordant.
+        assert!((design_effect(&[11; 4], 1.0, 0.2) - 3.0).abs() < 1e-12);
+        assert!((design_effect(&[11, 1, 1], 0.5, 0.2) - (1.0 + 0.1 * 110.0 / 13.0)).abs() < 1e-12);
+        for sizes in [&[1, 1, 1][..], &[]] {
+            assert!((design_effect(sizes, 0.5, 0.9) - 1.0).abs() < 1e-12, "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn pairs_in_clusters_make_up_for_the_effect_of_their_own_clusters() {
+        let needed = pairs_in_clusters(5198, &[246; 57], 0.01, 0.2).unwrap();
+        let effect = design_effect(&[needed / 57; 57], 0.01, 0.2);
+        assert!((f64::from(needed) / effect - 5198.0).abs() < 60.0, "{needed} at {effect}");
+        assert_eq!(pairs_in_clusters(5198, &[40; 8], 0.01, 0.2), None);
+        assert_eq!(pairs_in_clusters(5198, &[40; 8], 0.01, 0.0), Some(5198));
     }
 
     #[test]

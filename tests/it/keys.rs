@@ -138,6 +138,7 @@ fn a_key_holds_these_fields_and_no_other() {
     /fields/capacity/engine_bytes
     /fields/capacity/lmcache_bytes
     /fields/control
+    /fields/criteria/assumed_flip_correlation
     /fields/criteria/assumed_flip_rate
     /fields/criteria/margin
     /fields/criteria/near_tie_gap

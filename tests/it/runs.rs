@@ -14,7 +14,7 @@ fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
     insta::assert_snapshot!(lab.redact(&ended.err), @r"
     extract  : done in [TIME]
     prompts   tiny: done in [TIME]
-    tiny: 24 questions from 2 subjects show no loss but a gross one by their answers, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 5198 questions: too few, unless bits decide.
+    tiny: 24 questions from 2 subjects show no loss but a gross one by their answers, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 5198 questions and more subjects: too few, unless bits decide.
     baseline engine of tiny: ready after [TIME]
     tiny, baseline: 24 of 24 questions, [TIME]
     baseline  tiny: done in [TIME]

@@ -96,7 +96,7 @@ fn a_suite_with_a_mistake_is_refused_with_its_line() {
        |
     28 | magrin = 0.005
        | ^^^^^^
-    unknown field `magrin`, expected one of `margin`, `assumed_flip_rate`, `near_tie_gap`, `tolerance`
+    unknown field `magrin`, expected one of `margin`, `assumed_flip_rate`, `assumed_flip_correlation`, `near_tie_gap`, `tolerance`
 
     hint: compare it with an embedded suite: data/suites/canary.toml in the sources
     ");
@@ -128,10 +128,28 @@ fn a_question_whose_kv_cannot_fit_is_refused_before_anything_starts() {
     let lab = Lab::new();
     lab.edit("model/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 80000"#);
     insta::assert_snapshot!(lab.error(&lab.run("", "")), @r"
-    error: failed to plan the rounds of tiny: fit the KV of a prompt of botany, 13125 MiB, into LMCache's memory: a round may fill 768 MiB of it
+    error: failed to plan the rounds of tiny: fit the KV of a prompt of zoology, 14375 MiB, into LMCache's memory: a round may fill 768 MiB of it
 
     hint: raise `lmcache.memory_gib` in the suite
     ");
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_second_model_lacks_is_said_before_the_first_ones_engine_starts() {
+    let second = "\n[[models]]\nname = \"second\"\nsource = \"";
+    let lab = Lab::new();
+    lab.edit("suite.toml", "source = \"model\"", &format!("source = \"model\"\n{second}nowhere\""));
+    let missing = lab.run("", "");
+    assert!(missing.err.contains("failed to find model \"nowhere\""), "{}", missing.err);
+    fs::create_dir(lab.path("large")).unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        fs::copy(lab.path("model").join(file), lab.path("large").join(file)).unwrap();
+    }
+    lab.edit("suite.toml", "nowhere", "large");
+    lab.edit("large/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 80000"#);
+    let too_large = lab.run("", "");
+    assert!(too_large.err.contains("failed to plan the rounds of second"), "{}", too_large.err);
     assert_eq!(lab.steps(), Vec::<String>::new());
 }
 

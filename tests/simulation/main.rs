@@ -28,9 +28,13 @@ const STEADY: Study = Study { questions: 400, accuracy: 0.85, flip_rate: 0.03, .
 
 /// What is planned for such runs.
 fn plan(study: Study) -> Plan {
-    let criteria =
-        Criteria { margin: study.margin, assumed_flip_rate: study.flip_rate, ..Criteria::default() };
-    plan_questions(study.questions, study.subjects, 1, &criteria)
+    let assumed_flip_correlation = match study.flips {
+        Flips::Independent => 0.0,
+        Flips::BySubject => Criteria::default().assumed_flip_correlation,
+    };
+    let (margin, assumed_flip_rate) = (study.margin, study.flip_rate);
+    let criteria = Criteria { margin, assumed_flip_rate, assumed_flip_correlation, ..Criteria::default() };
+    plan_questions(&study.subject_sizes(), 1, &criteria)
 }
 
 #[track_caller]
@@ -64,10 +68,12 @@ fn nor_where_the_flips_of_a_subject_go_the_same_way() {
 
 #[test]
 fn the_planned_loss_is_found_as_often_as_promised() {
-    let loss = plan(RESTLESS).detectable_loss.unwrap();
-    for stopping in [Stopping::Never, Stopping::OnHarm] {
-        let endings = Study { loss, stopping, ..RESTLESS }.run();
-        assert_at_least(0.9, endings.degraded, endings);
+    for flips in [Flips::Independent, Flips::BySubject] {
+        for stopping in [Stopping::Never, Stopping::OnHarm] {
+            let study = Study { flips, stopping, ..RESTLESS };
+            let endings = Study { loss: plan(study).detectable_loss.unwrap(), ..study }.run();
+            assert_at_least(0.9, endings.degraded, endings);
+        }
     }
 }
 

@@ -168,16 +168,23 @@ impl Study {
             .collect()
     }
 
-    /// The question with this number; later subjects are larger, up to twice the mean.
-    fn ask(&self, number: u32) -> Asked {
+    /// Questions of each subject.
+    pub(crate) fn subject_sizes(&self) -> Vec<u32> {
+        let mut sizes = vec![0; self.subjects as usize];
+        (0..self.questions).for_each(|number| sizes[self.subject(number)] += 1);
+        sizes
+    }
+
+    /// The subject of the question with this number; later ones are larger, up to twice the mean.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a small count")]
+    fn subject(&self, number: u32) -> usize {
         let place = (f64::from(number) + 0.5) / f64::from(self.questions);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a part of a small count"
-        )]
-        let subject = (place.sqrt() * f64::from(self.subjects)) as u32;
-        let subject = format!("subject_{subject:02}").parse().expect("a subject's name");
+        (place.sqrt() * f64::from(self.subjects)) as usize
+    }
+
+    /// The question with this number.
+    fn ask(&self, number: u32) -> Asked {
+        let subject = format!("subject_{:02}", self.subject(number)).parse().expect("a subject's name");
         let id = QuestionId { subject, split: Split::Test, row: number + 1 };
         let expected = Expected { prompt_tokens: 600, store_at_most: 0, load: 512, control: 512 };
         Asked { id, answer: Choice::ALL[number as usize % 4], expected }
