@@ -207,6 +207,12 @@ impl Model {
         &self.settings
     }
 
+    /// The same model under another name, for a run of its own.
+    #[must_use]
+    pub fn renamed(&self, name: String) -> Self {
+        Self { settings: ModelSettings { name, ..self.settings.clone() }, ..self.clone() }
+    }
+
     /// Its name in reports.
     #[must_use]
     pub fn name(&self) -> &str {

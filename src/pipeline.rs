@@ -5,11 +5,11 @@
 use std::cell::RefCell;
 
 use crate::assets::Model;
-use crate::comparison::{Comparison, Conclusion, Verdict, conclude};
+use crate::comparison::{Comparison, Conclusion, Location, Verdict, conclude};
 use crate::fault::FaultFindings;
 use crate::stage::{
     Arms, Bench, Mode, Planting, StageError, Undamaged, Watched, admit_prompts, baseline, cached, compare,
-    control, extract, faults, prompts, read_comparison, read_faults,
+    control, extract, faults, locate, prompts, read_comparison, read_faults,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
@@ -26,6 +26,8 @@ pub struct Compared {
     pub artifacts: Vec<(StageName, Artifact)>,
     /// What the load pass and the runs without LMCache have in common.
     pub comparison: Comparison,
+    /// Which chunk is the first that is served wrong, where bits decided that one is.
+    pub location: Option<Location>,
 }
 
 /// What planted faults show of one model.
@@ -41,7 +43,7 @@ pub struct Planted {
 
 /// What a run shows.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct Findings {
     /// Each model on each route.
     pub compared: Vec<Compared>,
     /// The judgements, in the same order, and the worst of them.
@@ -56,7 +58,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// When a stage does not finish: there is no verdict then.
-pub async fn run(bench: &Bench) -> Result<Outcome, StageError> {
+pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
     let (mut compared, mut planted) = (Vec::new(), Vec::new());
     let questions = extract(bench).await?;
     // What a later model lacks is said before the first one's engines start.
@@ -76,10 +78,11 @@ pub async fn run(bench: &Bench) -> Result<Outcome, StageError> {
             };
             let compare = compare(bench, &model, route, arms).await?;
             let comparison = read_comparison(&compare)?;
+            let location = locate(bench, &model, route, &prompts, watched, &comparison).await;
             let artifacts =
                 [&questions, &prompts, &baseline, &control, &cached, &compare].map(Artifact::clone);
             let artifacts = StageName::ALL.into_iter().zip(artifacts).collect();
-            compared.push(Compared { model: model.clone(), route, artifacts, comparison });
+            compared.push(Compared { model: model.clone(), route, artifacts, comparison, location });
         }
         if bench.planting == Planting::Asked {
             let undamaged = Undamaged {
@@ -95,7 +98,7 @@ pub async fn run(bench: &Bench) -> Result<Outcome, StageError> {
     let conclusion = conclude(compared.iter().map(|compared| &compared.comparison));
     let doubts = planted.iter().filter_map(|planted| planted.findings.doubt());
     let verdict = doubts.map(|doubt| doubt.verdict).fold(conclusion.overall, Verdict::min);
-    Ok(Outcome { compared, conclusion, planted, verdict })
+    Ok(Findings { compared, conclusion, planted, verdict })
 }
 
 /// Finds each model and makes its prompts.

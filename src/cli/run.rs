@@ -9,7 +9,7 @@ use super::arguments::RunArguments;
 use super::output::{export_folder, print, write_whole};
 use super::prepare::prepare;
 use crate::exit_code::exit_code;
-use crate::pipeline::{Outcome, run, run_stage};
+use crate::pipeline::{Findings, run, run_stage};
 use crate::report::{Finding, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults};
 use crate::stage::{Bench, read_dataset, read_ready};
 use crate::stage_name::StageName;
@@ -55,8 +55,8 @@ fn keep_logs(store: Option<&mut tempfile::TempDir>) {
     }
 }
 
-fn make_report(bench: &Bench, outcome: Outcome) -> anyhow::Result<Report> {
-    let Outcome { compared, conclusion, planted, verdict } = outcome;
+fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
+    let Findings { compared, conclusion, planted, verdict } = outcome;
     let planted_faults = planted
         .into_iter()
         .map(|planted| PlantedFaults {
@@ -97,6 +97,7 @@ fn make_report(bench: &Bench, outcome: Outcome) -> anyhow::Result<Report> {
                 .map(|(stage, artifact)| (*stage, artifact.output_digest()))
                 .collect(),
             comparison: compared.comparison,
+            location: compared.location,
         });
     }
     Ok(Report {

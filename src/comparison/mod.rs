@@ -16,6 +16,7 @@ mod evidence_error;
 mod exercised;
 mod ladder;
 mod last_rung;
+mod location;
 mod near_ties;
 mod noise_floor;
 mod plan;
@@ -39,6 +40,7 @@ pub use evidence::{
 };
 pub use evidence_error::EvidenceError;
 pub use exercised::{Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service};
+pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
 pub use plan::{Plan, plan_questions};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::comparison::{Comparison, Judgement, Verdict};
+use crate::comparison::{Comparison, Judgement, Location, Verdict};
 use crate::dataset::Question;
 use crate::digest::Digest;
 use crate::engine::environment::EnvironmentIdentity;
@@ -73,6 +73,8 @@ pub struct Finding {
     pub judgement: Judgement,
     /// What every rung saw.
     pub comparison: Comparison,
+    /// Which chunk is the first that is served wrong, where bits decided that one is.
+    pub location: Option<Location>,
     /// The questions that flipped, in full, in the order of `comparison.answers.flips`.
     pub flipped_questions: Vec<Question>,
     /// What the engine with LMCache said of itself.

@@ -73,6 +73,9 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
             comparison.noise_floor.repeat.compared
         ),
     )?;
+    if let Some(location) = &finding.location {
+        line(text, "located", &location.words())?;
+    }
     let answers = &comparison.answers.generated;
     let paired = &answers.against_baseline;
     line(

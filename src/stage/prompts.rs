@@ -10,7 +10,7 @@ use crate::assets::Model;
 use crate::dataset::{Prompt, PromptLimits, PromptTemplate, Prompter, Subject, SubjectSelection, Tokenizer};
 use crate::digest::{Digest, digest_bytes};
 use crate::stage_name::StageName;
-use crate::store::{Artifact, StageKey};
+use crate::store::{Artifact, Draft, StageKey};
 
 const SCHEMA: u32 = 2;
 const PROMPTS: &str = "prompts.jsonl";
@@ -60,20 +60,29 @@ pub async fn prompts(bench: &Bench, model: &Model, questions: &Artifact) -> Resu
             let tokenizer = load_tokenizer(model)?;
             let dataset = read_dataset(questions)?;
             let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits };
-            let mut lines = LineWriter::create(draft.path(PROMPTS))?;
-            let mut longest: Option<Longest> = None;
-            for prompt in prompter.prompts(&dataset, suite.subjects) {
-                let prompt = prompt?;
-                let tokens = u32::try_from(prompt.token_ids.len()).expect("a prompt fits the model");
-                if longest.as_ref().is_none_or(|longest| longest.tokens < tokens) {
-                    longest = Some(Longest { subject: prompt.question.subject.clone(), tokens });
-                }
-                lines.write(&prompt)?;
-            }
-            lines.finish()?;
-            write_json(draft.path(LONGEST), &longest)
+            let prompts = prompter.prompts(&dataset, suite.subjects);
+            write_prompts(draft, prompts.map(|prompt| Ok(prompt?)))
         })
         .await
+}
+
+/// Writes what the other stages read of prompts.
+pub(super) fn write_prompts(
+    draft: &Draft,
+    prompts: impl IntoIterator<Item = Result<Prompt, StageError>>,
+) -> Result<(), StageError> {
+    let mut lines = LineWriter::create(draft.path(PROMPTS))?;
+    let mut longest: Option<Longest> = None;
+    for prompt in prompts {
+        let prompt = prompt?;
+        let tokens = u32::try_from(prompt.token_ids.len()).expect("a prompt fits the model");
+        if longest.as_ref().is_none_or(|longest| longest.tokens < tokens) {
+            longest = Some(Longest { subject: prompt.question.subject.clone(), tokens });
+        }
+        lines.write(&prompt)?;
+    }
+    lines.finish()?;
+    write_json(draft.path(LONGEST), &longest)
 }
 
 /// Refuses prompts of which one does not fit where its KV must go, so that it is said before any engine starts.

@@ -25,6 +25,22 @@ fn the_last_bit_of_one_log_probability_in_the_load_pass_is_degraded() {
 }
 
 #[test]
+fn a_chunk_that_is_served_wrong_is_named() {
+    let lab = Lab::new();
+    let ended = lab.run("rot@load", "");
+    assert_eq!(ended.code, 1, "{}{}", ended.err, ended.out);
+    let located: Vec<&str> = ended.out.lines().filter(|line| line.starts_with("  located")).collect();
+    assert_eq!(
+        located,
+        [
+            "  located      Of the 21 chunks of botany/test/1, number 3 is the first that is served wrong (tokens 32 to 47)."
+        ]
+    );
+    let (again, steps) = lab.steps_of(|| lab.run("rot@load", ""));
+    assert_eq!((again.out, steps), (ended.out, Vec::new()));
+}
+
+#[test]
 fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_questions() {
     let lab = Lab::new();
     let ended = lab.run("swap@load", "");
@@ -38,6 +54,7 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
       next         The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 5376 of at most 5632
       bits         load pass differs from its control in 21 of 23; baseline from its repeat in 0 of 24
+      located      Of the 21 chunks of botany/test/1, number 1 is the first that is served wrong (tokens 0 to 15).
       accuracy     baseline 83.3 %, with LMCache 29.2 %; difference -54.17 points (90 % interval -69.61 to -37.88), exact McNemar p = 0.000
       unparsable   2 answers of the baseline, 2 with LMCache
       flips        15 of 24 answers changed

@@ -22,6 +22,7 @@ import time
 LOG = os.environ["FAKE_LOG"]
 FAULTS = os.environ.get("FAKE_FAULTS", "").split()
 END_OF_TEXT = 1
+CHUNK = 16
 OTHER_TOKENS = (40, 41, 42, 43)
 
 
@@ -125,6 +126,9 @@ class Engine:
             other = before if f"swap@{place}" in FAULTS and before and cached else None
             answer = self.answer(other or tokens, cached, place)
             before = tokens
+            # The third chunk of every prompt.
+            if f"rot@{place}" in FAULTS and cached >= 3 * CHUNK:
+                answer["letters"][3] = next_float32(answer["letters"][3])
             if index == 1:
                 strike(place, number)
                 if f"bit@{place}" in FAULTS:
