@@ -30,6 +30,7 @@ from evaluate import Row, read_rows, show
 from evaluate_vllm import spare_objects_without_dict
 from questions import CHUNK, LETTERS
 
+LOCAL = "127.0.0.1"
 PATIENCE = 120.0
 """Seconds until a server must be healthy, or chunks on disk."""
 
@@ -41,19 +42,19 @@ class Server:
         self.tier = folder / "tier"
         self.tier.mkdir()
         self.port, self.http, metrics = (free_port() for _ in range(3))
-        local = ["--host", "127.0.0.1", "--port", str(self.port), "--http-host", "127.0.0.1", "--http-port", str(self.http)]
+        ports = ["--port", str(self.port), "--http-port", str(self.http), "--prometheus-port", str(metrics)]
         memory = ["--chunk-size", str(CHUNK), "--l1-size-gb", "1", "--eviction-policy", "LRU"]
         adapter = f'{{"type": "fs", "base_path": "{self.tier}"}}'
-        tiers = ["--supported-transfer-mode", "auto", "--l2-adapter", adapter, "--prometheus-port", str(metrics)]
+        tiers = ["--supported-transfer-mode", "auto", "--l2-adapter", adapter]
         program = Path(sys.executable).parent / "lmcache"
         with (folder / "server.log").open("wb") as log:
-            command = [str(program), "server", *local, *memory, *tiers]
+            command = [str(program), "server", "--host", LOCAL, "--http-host", LOCAL, *ports, *memory, *tiers]
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         await_until("the server is healthy", lambda: self.request("/healthcheck") is not None)
 
     def request(self, path: str, method: str = "GET") -> bytes | None:
         """The answer's body, or None while nobody answers."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", method=method)
+        request = urllib.request.Request(f"http://{LOCAL}:{self.http}{path}", method=method)
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 body: bytes = answer.read()
@@ -72,14 +73,14 @@ class Server:
             "kv_connector": "LMCacheMPConnector",
             "kv_connector_module_path": "lmcache.integration.vllm.lmcache_mp_connector",
             "kv_role": "kv_both",
-            "kv_connector_extra_config": {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": self.port},
+            "kv_connector_extra_config": {"lmcache.mp.host": f"tcp://{LOCAL}", "lmcache.mp.port": self.port},
         }
 
 
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((LOCAL, 0))
         port: int = listener.getsockname()[1]
         return port
 
@@ -161,7 +162,7 @@ class Laboratory:
         results["zeroed"] = self.load(rows)
         for chunk in {row.chunk for row in rows}:
             ring = [file for file, row in zip(files, rows, strict=True) if file and row.chunk == chunk]
-            if len(set(ring)) < 2:
+            if len(set(ring)) == 1:
                 raise ValueError(f"no two questions of a subject have their facts in chunk {chunk}")
             for file, donor in zip(ring, ring[1:] + ring[:1], strict=True):
                 file.write_bytes(stored[donor])

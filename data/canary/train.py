@@ -48,7 +48,6 @@ LOOK_UP_LAYERS = 2
 """Layers that are given to the look-up; the rest choose the letter."""
 
 
-
 def looks(heads: int) -> dict[tuple[int, int], int | str]:
     """For (layer, head): the offset, or the row of `ROWS`, that a guided stage makes it look at."""
     return {(0, 0): -1, (0, heads // 2): -2, (1, 0): "fact", (2, 0): "query", (3, 0): "option"}

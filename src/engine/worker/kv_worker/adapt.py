@@ -24,20 +24,41 @@ def report_letters(letters: tuple[int, ...]) -> None:
     log-probabilities gets the k most likely ones and those of the n letters.
     """
     import torch
+    from vllm.platforms import current_platform
     from vllm.v1.sample.sampler import Sampler
 
-    gather = Sampler.gather_logprobs
     letter_ids = torch.tensor(letters, dtype=torch.int64)
 
-    def gather_with_letters(logprobs: Any, num_logprobs: int, token_ids: Any) -> Any:
-        gathered = gather(logprobs, num_logprobs - len(letters), token_ids)
-        columns = letter_ids.to(logprobs.device).expand(logprobs.shape[0], -1)
+    def append(gathered: Any, columns: Any, logprobs: Any) -> Any:
+        ids = columns.to(gathered.logprob_token_ids.dtype)
         return gathered._replace(
-            logprob_token_ids=torch.cat((gathered.logprob_token_ids, columns.to(torch.int32)), dim=1),
-            logprobs=torch.cat((gathered.logprobs, logprobs.gather(-1, columns)), dim=1),
+            logprob_token_ids=torch.cat((gathered.logprob_token_ids, ids), dim=1),
+            logprobs=torch.cat((gathered.logprobs, logprobs), dim=1),
         )
 
+    gather = Sampler.gather_logprobs
+
+    def gather_with_letters(logprobs: Any, num_logprobs: int, token_ids: Any) -> Any:
+        columns = letter_ids.to(logprobs.device).expand(logprobs.shape[0], -1)
+        gathered = gather(logprobs, num_logprobs - len(letters), token_ids)
+        return append(gathered, columns, logprobs.gather(-1, columns))
+
     Sampler.gather_logprobs = staticmethod(gather_with_letters)
+    if not current_platform.is_cuda():
+        return
+
+    # vLLM's second model runner, for GPUs alone, has a sampler of its own.
+    from vllm.v1.worker.gpu.sample import sampler
+    from vllm.v1.worker.gpu.sample.logprob import compute_token_logprobs
+
+    compute = sampler.compute_topk_logprobs
+
+    def compute_with_letters(logits: Any, num_logprobs: int, *arguments: Any, **named: Any) -> Any:
+        columns = letter_ids.to(logits.device).expand(logits.shape[0], -1).contiguous()
+        computed = compute(logits, num_logprobs - len(letters), *arguments, **named)
+        return append(computed, columns, compute_token_logprobs(logits, columns))
+
+    sampler.compute_topk_logprobs = compute_with_letters
 
 
 def round_prefix_hits(multiple: int) -> None:
