@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0 | equivalent |
 //! | 1 | degraded |
-//! | 2 | no verdict: bad usage, bad input, infrastructure |
+//! | 2 | no verdict: bad usage, bad input, infrastructure; or equivalent, but a route that was asked for cannot run here |
 //! | 3 | inconclusive |
 //! | 4 | not exercised |
 //! | 5 | insensitive |
@@ -14,6 +14,13 @@ use crate::comparison::Verdict;
 
 /// No verdict.
 pub const ERROR: u8 = 2;
+
+/// The status of a run: that of its verdict. Without some of the routes that were asked for, equivalence is not what was
+/// asked for, and there is no verdict.
+#[must_use]
+pub fn exit_code_of_run(verdict: Verdict, routes_not_run: usize) -> u8 {
+    if verdict == Verdict::Equivalent && routes_not_run > 0 { ERROR } else { exit_code(verdict) }
+}
 
 /// The status that tells a verdict.
 #[must_use]

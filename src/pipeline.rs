@@ -41,12 +41,25 @@ pub struct Planted {
     pub findings: FaultFindings,
 }
 
+/// A model on a route that cannot run on this machine.
+#[derive(Debug)]
+pub struct NotRun {
+    /// The model.
+    pub model: Model,
+    /// The route.
+    pub route: Route,
+    /// Why.
+    pub reason: StageError,
+}
+
 /// What a run shows.
 #[derive(Debug)]
 pub struct Findings {
     /// Each model on each route.
     pub compared: Vec<Compared>,
-    /// The judgements, in the same order, and the worst of them.
+    /// Those that cannot run here.
+    pub not_run: Vec<NotRun>,
+    /// The judgements of the compared ones, in the same order, and the worst of them.
     pub conclusion: Conclusion,
     /// Each model with planted faults, if they were asked for.
     pub planted: Vec<Planted>,
@@ -57,9 +70,10 @@ pub struct Findings {
 /// Runs the bench's suite; what is in the store already is not run again.
 ///
 /// # Errors
-/// When a stage does not finish: there is no verdict then.
+/// When a stage does not finish: there is no verdict then. A route that cannot run on this machine is none, as long as
+/// another one can.
 pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
-    let (mut compared, mut planted) = (Vec::new(), Vec::new());
+    let (mut compared, mut not_run, mut planted) = (Vec::new(), Vec::new(), Vec::new());
     let questions = extract(bench).await?;
     // What a later model lacks is said before the first one's engines start.
     let models = prepare_models(bench, &questions).await?;
@@ -68,7 +82,14 @@ pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
         let control = control(bench, &model, &prompts).await?;
         for &route in &bench.suite.routes {
             let watched = Watched { questions: &questions, baseline: &baseline };
-            let cached = cached(bench, &model, &prompts, route, watched).await?;
+            let cached = match cached(bench, &model, &prompts, route, watched).await {
+                Err(reason @ StageError::Route(_)) => {
+                    bench.events.warn(format!("{} over {route} is not run: {}", model.name(), reason.in_full()));
+                    not_run.push(NotRun { model: model.clone(), route, reason });
+                    continue;
+                }
+                cached => cached?,
+            };
             let arms = Arms {
                 questions: &questions,
                 prompts: &prompts,
@@ -95,10 +116,15 @@ pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
             planted.push(Planted { findings: read_faults(&artifact)?, model, artifact });
         }
     }
+    if compared.is_empty()
+        && let Some(first) = not_run.pop()
+    {
+        return Err(first.reason);
+    }
     let conclusion = conclude(compared.iter().map(|compared| &compared.comparison));
     let doubts = planted.iter().filter_map(|planted| planted.findings.doubt());
     let verdict = doubts.map(|doubt| doubt.verdict).fold(conclusion.overall, Verdict::min);
-    Ok(Findings { compared, conclusion, planted, verdict })
+    Ok(Findings { compared, not_run, conclusion, planted, verdict })
 }
 
 /// Finds each model and makes its prompts.

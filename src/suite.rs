@@ -29,11 +29,20 @@ pub enum Route {
     /// An `lmcache server` process, in its memory (`LMCacheMPConnector`).
     #[serde(rename = "mp")]
     Mp,
+    /// From one `lmcache server` through a folder on disk to another.
+    #[serde(rename = "mp+fs")]
+    MpFs,
+    /// From one `lmcache server` through a Redis server to another.
+    #[serde(rename = "mp+redis")]
+    MpRedis,
+    /// From one `lmcache server` straight to another, its peer.
+    #[serde(rename = "mp+p2p")]
+    MpP2p,
 }
 
 impl Route {
     /// All routes.
-    pub const ALL: [Self; 2] = [Self::InProcess, Self::Mp];
+    pub const ALL: [Self; 5] = [Self::InProcess, Self::Mp, Self::MpFs, Self::MpRedis, Self::MpP2p];
 
     /// The name on the command line, in suites and in reports.
     #[must_use]
@@ -41,6 +50,9 @@ impl Route {
         match self {
             Self::InProcess => "in-process",
             Self::Mp => "mp",
+            Self::MpFs => "mp+fs",
+            Self::MpRedis => "mp+redis",
+            Self::MpP2p => "mp+p2p",
         }
     }
 }
@@ -53,7 +65,7 @@ impl fmt::Display for Route {
 
 /// A text that names no route.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a route (in-process or mp)")]
+#[error("{0:?} is not a route (in-process, mp, mp+fs, mp+redis, mp+p2p)")]
 pub struct NotARoute(pub String);
 
 impl FromStr for Route {

@@ -1,11 +1,13 @@
 //! What can be asked for on the command line, as clap reads it.
 
+use std::str::FromStr;
+
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::dataset::SubjectSelection;
 use crate::stage_name::StageName;
-use crate::suite::Route;
+use crate::suite::{NotARoute, Route};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 equivalent, 1 degraded, 2 error (no verdict), 3 inconclusive, 4 not exercised, 5 insensitive";
@@ -64,9 +66,14 @@ pub(super) struct RunArguments {
     /// What computes: auto takes a GPU if there is one
     #[arg(long, value_enum, default_value = "auto")]
     pub(super) device: DeviceChoice,
-    /// How KV travels; may be repeated or separated by commas. Left out: the suite's routes
+    /// How KV travels: in-process, mp, mp+fs, mp+redis, mp+p2p, or all; may be repeated or separated by commas. Left
+    /// out: the suite's routes
     #[arg(long, value_delimiter = ',')]
-    pub(super) route: Vec<Route>,
+    pub(super) route: Vec<RouteChoice>,
+    /// For mp+redis: a server to use instead of one of our own, redis://[USER@]HOST[:PORT]. Its password comes from
+    /// `KV_CORRECTNESS_REDIS_PASSWORD`
+    #[arg(long, value_name = "URL", env = "KV_CORRECTNESS_REDIS_URL", hide_env_values = true)]
+    pub(super) redis_url: Option<String>,
     /// How many subjects, by name, or `all`. Left out: the suite's number
     #[arg(long)]
     pub(super) subjects: Option<SubjectSelection>,
@@ -126,6 +133,30 @@ pub(super) struct FetchArguments {
     /// Folder of everything that is kept between runs
     #[arg(long, env = "KV_CORRECTNESS_CACHE")]
     pub(super) cache: Option<Utf8PathBuf>,
+}
+
+/// One route, or all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RouteChoice {
+    All,
+    One(Route),
+}
+
+impl RouteChoice {
+    pub(super) fn routes(self) -> Vec<Route> {
+        match self {
+            Self::All => Route::ALL.to_vec(),
+            Self::One(route) => vec![route],
+        }
+    }
+}
+
+impl FromStr for RouteChoice {
+    type Err = NotARoute;
+
+    fn from_str(text: &str) -> Result<Self, NotARoute> {
+        if text == "all" { Ok(Self::All) } else { text.parse().map(Self::One) }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

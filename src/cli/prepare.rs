@@ -8,7 +8,7 @@ use fs_err as fs;
 
 use super::arguments::{DeviceChoice, RunArguments};
 use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
-use crate::engine::{Device, DeviceKind};
+use crate::engine::{Device, DeviceKind, RedisAddress, RedisUrlError};
 use crate::event::{Event, Events};
 use crate::fetch::Needs;
 use crate::progress::{Progress, Verbosity};
@@ -33,7 +33,7 @@ pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, 
     }
     if !arguments.route.is_empty() {
         let mut seen = BTreeSet::new();
-        suite.routes = arguments.route.iter().copied().filter(|route| seen.insert(*route)).collect();
+        suite.routes = arguments.route.iter().flat_map(|choice| choice.routes()).filter(|route| seen.insert(*route)).collect();
     }
     if let Some(identity) = arguments.identity {
         suite.faults.identity = identity;
@@ -60,11 +60,21 @@ pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, 
         executable: Utf8PathBuf::try_from(std::env::current_exe()?)?,
         suite,
         device,
+        redis: redis_address(arguments.redis_url.as_deref())?,
         early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
         planting: if arguments.faults { Planting::Asked } else { Planting::NotAsked },
         mode: Mode::Run { force: arguments.force },
     };
     Ok((bench, temporary))
+}
+
+/// The Redis server that was named, with its password from the environment.
+fn redis_address(url: Option<&str>) -> anyhow::Result<Option<RedisAddress>> {
+    let Some(url) = url.filter(|url| !url.is_empty()) else { return Ok(None) };
+    let mut address: RedisAddress =
+        url.parse().map_err(|error: RedisUrlError| anyhow::anyhow!("use the address of `--redis-url`: {error}\n\nhint: {}", error.hint()))?;
+    address.password = std::env::var("KV_CORRECTNESS_REDIS_PASSWORD").ok().filter(|password| !password.is_empty());
+    Ok(Some(address))
 }
 
 /// Finds or makes the environment, on a thread of its own: that can take minutes, and must not hold up an interrupt.

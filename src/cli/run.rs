@@ -8,9 +8,9 @@ use fs_err as fs;
 use super::arguments::RunArguments;
 use super::output::{export_folder, print, write_whole};
 use super::prepare::prepare;
-use crate::exit_code::exit_code;
+use crate::exit_code::exit_code_of_run;
 use crate::pipeline::{Findings, run, run_stage};
-use crate::report::{Finding, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults};
+use crate::report::{Finding, NotRun, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults};
 use crate::stage::{Bench, read_dataset, read_ready};
 use crate::stage_name::StageName;
 
@@ -34,7 +34,7 @@ pub(super) async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCo
         write_whole(&path, &tabulate_faults(&planted.findings))?;
     }
     print(if arguments.json { &json } else { &summary })?;
-    Ok(ExitCode::from(exit_code(report.verdict)))
+    Ok(ExitCode::from(report.exit_code))
 }
 
 pub(super) async fn export_stage(stage: StageName, arguments: &RunArguments) -> anyhow::Result<ExitCode> {
@@ -56,7 +56,16 @@ fn keep_logs(store: Option<&mut tempfile::TempDir>) {
 }
 
 fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
-    let Findings { compared, conclusion, planted, verdict } = outcome;
+    let Findings { compared, not_run, conclusion, planted, verdict } = outcome;
+    let not_run: Vec<NotRun> = not_run
+        .into_iter()
+        .map(|not_run| NotRun {
+            model: not_run.model.name().to_owned(),
+            route: not_run.route,
+            reason: format!("failed to {}", not_run.reason.in_full()),
+            next_step: not_run.reason.hint().unwrap_or_default(),
+        })
+        .collect();
     let planted_faults = planted
         .into_iter()
         .map(|planted| PlantedFaults {
@@ -104,11 +113,12 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         verdict,
-        exit_code: exit_code(verdict),
+        exit_code: exit_code_of_run(verdict, not_run.len()),
         suite: bench.suite.clone(),
         device: bench.device.clone(),
         environment: bench.environment.identity().clone(),
         findings,
+        not_run,
         planted_faults,
     })
 }

@@ -127,6 +127,10 @@ pub struct ServerCounters {
     pub requested_tokens: u64,
     /// Tokens that were found.
     pub hit_tokens: u64,
+    /// Of these, in a tier behind the server's memory.
+    pub second_tier_tokens: u64,
+    /// Loads that the second tier of the route finished; where it has none, those of any.
+    pub second_tier_loads: u64,
     /// Chunks written, each rank's shard counted.
     pub chunks_written: u64,
     /// Chunks read, each rank's shard counted.
@@ -142,6 +146,22 @@ pub struct ServerEvidence {
     pub load: ServerCounters,
     /// The fewest chunks that the load pass must read: hit chunks times the shards that each is stored in, if known.
     pub load_reads_at_least: Option<u64>,
+    /// The tier that the load pass must be served from, if it matters.
+    pub tier: Option<ServingTier>,
+}
+
+/// The tier that a route's load pass must be served from, and how much of it at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServingTier {
+    /// The memory of the server that stored it, and no other.
+    Memory,
+    /// The tier of this name behind another server's memory, which was empty.
+    Second {
+        /// LMCache's name for it: `fs`, `resp` or `p2p`.
+        name: &'static str,
+        /// Tokens of the distinct chunks that the questions have: each has to come from there once.
+        at_least: u64,
+    },
 }
 
 /// How many requests the engine computes together.

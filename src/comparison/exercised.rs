@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::QuestionId;
 
 use super::criteria::NAMED_OFFENDERS;
-use super::evidence::{Case, ServerCounters, ServerEvidence};
+use super::evidence::{Case, ServerCounters, ServerEvidence, ServingTier};
 
 /// What the two passes with `LMCache` were served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,8 @@ pub enum Service {
     UnderServed,
     /// vLLM's and `LMCache`'s counts of what was served differ.
     CountersDisagree,
+    /// It was served from another tier than the route's.
+    WrongTier,
 }
 
 /// One of the two passes with `LMCache`.
@@ -80,7 +82,7 @@ pub struct Offender {
 }
 
 /// vLLM's count of served tokens beside the server's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerAgreement {
     /// In the store pass.
@@ -89,6 +91,46 @@ pub struct ServerAgreement {
     pub load: HitTotals,
     /// The fewest chunks that the load pass had to read, shards counted, if known.
     pub load_reads_at_least: Option<u64>,
+    /// The tier that served the load pass, where it matters.
+    pub tier: Option<TierAgreement>,
+}
+
+/// The tier that had to serve the load pass beside what the server counted of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TierAgreement {
+    /// `memory`, or LMCache's name of the tier behind another server's memory: `fs`, `resp`, `p2p`.
+    pub name: String,
+    /// Tokens that had to come from behind the memory, at least; none where the memory serves.
+    pub second_tier_at_least: Option<u64>,
+    /// Tokens that came from behind the memory.
+    pub second_tier_tokens: u64,
+    /// Loads that the tier finished, told by its name; those of any tier where the memory serves.
+    pub second_tier_loads: u64,
+}
+
+impl TierAgreement {
+    fn new(tier: ServingTier, load: ServerCounters) -> Self {
+        let (name, second_tier_at_least) = match tier {
+            ServingTier::Memory => ("memory", None),
+            ServingTier::Second { name, at_least } => (name, Some(at_least)),
+        };
+        Self {
+            name: name.to_owned(),
+            second_tier_at_least,
+            second_tier_tokens: load.second_tier_tokens,
+            second_tier_loads: load.second_tier_loads,
+        }
+    }
+
+    /// Whether the right tier served.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        match self.second_tier_at_least {
+            None => self.second_tier_tokens == 0 && self.second_tier_loads == 0,
+            Some(at_least) => self.second_tier_tokens >= at_least && self.second_tier_loads > 0,
+        }
+    }
 }
 
 /// Totals of one pass.
@@ -162,6 +204,7 @@ pub(super) fn check_service(cases: &[Case<'_>], server: Option<&ServerEvidence>)
         store: totals(Pass::Store, server.store),
         load: totals(Pass::Load, server.load),
         load_reads_at_least: server.load_reads_at_least,
+        tier: server.tier.map(|tier| TierAgreement::new(tier, server.load)),
     });
     let service = if load.cached_tokens == 0 {
         Service::NothingServed
@@ -169,8 +212,10 @@ pub(super) fn check_service(cases: &[Case<'_>], server: Option<&ServerEvidence>)
         Service::OverServed
     } else if load.under_served > 0 {
         Service::UnderServed
-    } else if server.is_some_and(|server| !server.holds()) {
+    } else if server.as_ref().is_some_and(|server| !server.holds()) {
         Service::CountersDisagree
+    } else if server.as_ref().and_then(|server| server.tier.as_ref()).is_some_and(|tier| !tier.holds()) {
+        Service::WrongTier
     } else {
         Service::AsPredicted
     };

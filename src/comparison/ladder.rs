@@ -56,7 +56,7 @@ fn judge_service(comparison: &Comparison) -> Option<Judgement> {
             "Look for evictions, failed stores or failed loads in LMCache's log; give it more memory if it was full.",
         ),
         Service::CountersDisagree => {
-            let seen = note(exercised.server, |server| {
+            let seen = note(exercised.server.as_ref(), |server| {
                 format!(
                     "load pass: vLLM says {} tokens, the server {} tokens and {} chunks read",
                     server.load.engine_tokens, server.load.server_tokens, server.load.chunks_read
@@ -67,6 +67,23 @@ fn judge_service(comparison: &Comparison) -> Option<Judgement> {
                     "vLLM and the LMCache server count different hits{seen}. One of them reports what did not happen."
                 ),
                 "Look for loads that failed or were repeated in LMCache's log.",
+            )
+        }
+        Service::WrongTier => {
+            let tier = exercised.server.as_ref().and_then(|server| server.tier.as_ref());
+            let seen = note(tier, |tier| {
+                let wanted = tier.second_tier_at_least.map_or_else(
+                    || "none was to come from behind its memory".to_owned(),
+                    |at_least| format!("at least {at_least} tokens were to come from the tier `{}`", tier.name),
+                );
+                format!(
+                    "{wanted}; the server counts {} tokens from behind its memory, in {} loads",
+                    tier.second_tier_tokens, tier.second_tier_loads
+                )
+            });
+            not_exercised(
+                format!("The KV did not travel this route{seen}. The answers say nothing about it."),
+                "Look for the tier's name in LMCache's log, and for whether its counters have other names in this version.",
             )
         }
     }

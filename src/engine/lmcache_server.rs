@@ -4,14 +4,13 @@
 //! Its keys carry neither the data type nor the weights, so one server serves one model at one data type, ever.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::error::{EngineError, quote};
-use super::process::{Launch, OwnedProcess, Streams, telling_line};
+use super::process::{Launch, OwnedProcess, Streams, free_ports, telling_line};
 use super::protocol::Connector;
 
 const WHAT: &str = "the LMCache server";
@@ -44,10 +43,64 @@ pub struct ServerSettings {
 /// Tiers beside the server's private memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tiers {
-    /// A folder for a second tier, one file a chunk.
-    pub disk: Option<Utf8PathBuf>,
+    /// What it keeps chunks in besides, or gets them from.
+    pub second: Option<SecondTier>,
     /// The name of a segment of shared memory that takes the place of private memory, so that it can be reached.
     pub segment: Option<String>,
+}
+
+/// A tier behind the server's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecondTier {
+    /// A folder, one file a chunk.
+    Disk(Utf8PathBuf),
+    /// A Redis server, one value a chunk.
+    Redis {
+        /// Name or address.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// The memory of other servers that are registered with a coordinator.
+    Peers {
+        /// The coordinator's address.
+        coordinator: String,
+        /// This server's name among its peers.
+        name: String,
+    },
+}
+
+impl SecondTier {
+    /// LMCache's name for it, as in the server's counters.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Disk(_) => "fs",
+            Self::Redis { .. } => "resp",
+            Self::Peers { .. } => "p2p",
+        }
+    }
+
+    /// The server's options.
+    fn options(&self, transfer_port: u16) -> Vec<String> {
+        let adapter = |settings: serde_json::Value| vec!["--l2-adapter".to_owned(), settings.to_string()];
+        match self {
+            Self::Disk(folder) => adapter(serde_json::json!({ "type": "fs", "base_path": folder })),
+            Self::Redis { host, port } => {
+                adapter(serde_json::json!({ "type": "resp", "host": host, "port": port, "num_workers": 2 }))
+            }
+            Self::Peers { coordinator, name } => [
+                ("--coordinator-url", coordinator.clone()),
+                ("--coordinator-advertise-ip", "127.0.0.1".to_owned()),
+                ("--coordinator-heartbeat-interval", "1".to_owned()),
+                ("--instance-id", name.clone()),
+                ("--p2p-advertise-url", format!("127.0.0.1:{transfer_port}")),
+            ]
+            .into_iter()
+            .flat_map(|(option, value)| [option.to_owned(), value])
+            .collect(),
+        }
+    }
 }
 
 /// A healthy server; its processes end with this value.
@@ -56,6 +109,8 @@ pub struct LmcacheServer {
     process: OwnedProcess,
     port: u16,
     http_port: u16,
+    /// LMCache's name of its second tier, if it has one.
+    second_tier: Option<&'static str>,
 }
 
 /// The server's own counters of lookups and chunks, cumulative. Sources: `/metrics`, prefix `lmcache_mp_`.
@@ -72,6 +127,10 @@ pub struct ServerCounters {
     pub hit_memory_tokens: u64,
     /// Of these, found in a second tier.
     pub hit_second_tier_tokens: u64,
+    /// Loads that the second tier of the route finished, told by its name.
+    pub second_tier_loads: u64,
+    /// Chunks that a second tier took, counted for each rank.
+    pub second_tier_chunks: u64,
     /// Chunks written into the memory tier, counted for each rank.
     pub written_chunks: u64,
     /// Chunks read from the memory tier, counted for each rank.
@@ -89,6 +148,8 @@ impl ServerCounters {
             hit_tokens: less(self.hit_tokens, earlier.hit_tokens),
             hit_memory_tokens: less(self.hit_memory_tokens, earlier.hit_memory_tokens),
             hit_second_tier_tokens: less(self.hit_second_tier_tokens, earlier.hit_second_tier_tokens),
+            second_tier_loads: less(self.second_tier_loads, earlier.second_tier_loads),
+            second_tier_chunks: less(self.second_tier_chunks, earlier.second_tier_chunks),
             written_chunks: less(self.written_chunks, earlier.written_chunks),
             read_chunks: less(self.read_chunks, earlier.read_chunks),
         }
@@ -103,6 +164,8 @@ impl ServerCounters {
             hit_tokens: self.hit_tokens + other.hit_tokens,
             hit_memory_tokens: self.hit_memory_tokens + other.hit_memory_tokens,
             hit_second_tier_tokens: self.hit_second_tier_tokens + other.hit_second_tier_tokens,
+            second_tier_loads: self.second_tier_loads + other.second_tier_loads,
+            second_tier_chunks: self.second_tier_chunks + other.second_tier_chunks,
             written_chunks: self.written_chunks + other.written_chunks,
             read_chunks: self.read_chunks + other.read_chunks,
         }
@@ -125,7 +188,7 @@ impl LmcacheServer {
     }
 
     async fn try_start(settings: &ServerSettings) -> Result<Self, EngineError> {
-        let [port, http_port, metrics_port] = free_ports()
+        let [port, http_port, metrics_port, transfer_port] = free_ports()
             .map_err(|source| EngineError::Spawn { command: settings.program.to_string(), source })?;
         let options = [
             ("--host", "127.0.0.1".to_owned()),
@@ -141,9 +204,8 @@ impl LmcacheServer {
         ];
         let mut command = vec![settings.program.to_string(), "server".to_owned()];
         command.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
-        if let Some(folder) = &settings.tiers.disk {
-            let adapter = serde_json::json!({ "type": "fs", "base_path": folder });
-            command.extend(["--l2-adapter".to_owned(), adapter.to_string()]);
+        if let Some(second) = &settings.tiers.second {
+            command.extend(second.options(transfer_port));
         }
         if let Some(segment) = &settings.tiers.segment {
             command.extend(["--shm-name".to_owned(), segment.clone()]);
@@ -154,35 +216,16 @@ impl LmcacheServer {
             variables: settings.variables.clone(),
             log: settings.log.clone(),
         };
-        let mut server = Self { process: OwnedProcess::start(&launch, Streams::Logged)?, port, http_port };
-        let deadline = Instant::now() + settings.patience;
-        while server.get("/healthcheck").await.is_err() {
-            if let Some(status) = server.process.try_wait() {
-                let log = settings.log.clone();
-                return Err(EngineError::Died {
-                    what: WHAT.to_owned(),
-                    status,
-                    said: telling_line(&log),
-                    log,
-                });
-            }
-            if Instant::now() > deadline {
-                let (log, patience) = (settings.log.clone(), settings.patience);
-                return Err(EngineError::Silent {
-                    what: WHAT.to_owned(),
-                    patience,
-                    said: telling_line(&log),
-                    log,
-                });
-            }
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
-        Ok(server)
+        let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
+        let health = format!("http://127.0.0.1:{http_port}/healthcheck");
+        process.until_ready(WHAT, settings.patience, async || answers(health.clone()).await).await?;
+        let second_tier = settings.tiers.second.as_ref().map(SecondTier::name);
+        Ok(Self { process, port, http_port, second_tier })
     }
 
-    /// How vLLM reaches this server.
+    /// How vLLM reaches this server, with requests that carry this salt.
     #[must_use]
-    pub fn connector(&self) -> Connector {
+    pub fn connector(&self, cache_salt: Option<String>) -> Connector {
         Connector {
             name: "LMCacheMPConnector".to_owned(),
             module_path: Some("lmcache.integration.vllm.lmcache_mp_connector".to_owned()),
@@ -190,6 +233,7 @@ impl LmcacheServer {
                 ("lmcache.mp.host".to_owned(), "tcp://127.0.0.1".into()),
                 ("lmcache.mp.port".to_owned(), self.port.into()),
             ]),
+            cache_salt,
         }
     }
 
@@ -199,32 +243,58 @@ impl LmcacheServer {
     /// When the server does not answer, or a line of its answer cannot be read.
     pub async fn counters(&self) -> Result<ServerCounters, EngineError> {
         let text = self.get("/metrics").await?;
-        let sum =
-            |name: &str| sum_metric(&text, name).map_err(|problem| self.http_error("/metrics", problem));
+        let sum_of = |name: &str, label: &str| {
+            sum_metric(&text, name, label).map_err(|problem| self.http_error("/metrics", problem))
+        };
+        let sum = |name: &str| sum_of(name, "");
+        // Without a second tier any load from one counts, so that none goes unseen.
+        let named = self.second_tier.map_or_else(String::new, |name| format!("l2_name=\"{name}\""));
         Ok(ServerCounters {
             lookups: sum("lmcache_mp_lookups_requests_total")?,
             requested_tokens: sum("lmcache_mp_lookup_requested_tokens_total")?,
             hit_tokens: sum("lmcache_mp_lookup_hit_tokens_total")?,
             hit_memory_tokens: sum("lmcache_mp_lookup_hit_l1_tokens_total")?,
             hit_second_tier_tokens: sum("lmcache_mp_lookup_hit_l2_tokens_total")?,
+            second_tier_loads: sum_of("lmcache_mp_l2_load_completed_requests_total", &named)?,
+            second_tier_chunks: sum("lmcache_mp_l2_store_completed_objects_chunks_total")?,
             written_chunks: sum("lmcache_mp_l1_write_chunks_total")?,
             read_chunks: sum("lmcache_mp_l1_read_chunks_total")?,
         })
     }
 
-    /// Waits until so many chunks are in the memory tier, or no more arrive; storing goes on after a request's answer.
+    /// Waits until so many chunks are in the memory tier, and all of them in a second tier that stores; or until no more
+    /// arrive: storing goes on after a request's answer.
     ///
     /// # Errors
     /// When the server does not answer.
     pub async fn settle(&self, chunks: u64, patience: Duration) -> Result<ServerCounters, EngineError> {
         let deadline = Instant::now() + patience;
+        let stores = self.second_tier.is_some_and(|name| name != "p2p");
         loop {
             let counters = self.counters().await?;
-            if counters.written_chunks >= chunks || Instant::now() > deadline {
+            let arrived = counters.written_chunks >= chunks
+                && (!stores || counters.second_tier_chunks >= counters.written_chunks);
+            if arrived || Instant::now() > deadline {
                 return Ok(counters);
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
+    }
+
+    /// Waits until another server's memory can be asked.
+    ///
+    /// # Errors
+    /// When none is found in time, or the server does not answer.
+    pub async fn find_peer(&self, patience: Duration) -> Result<(), EngineError> {
+        let deadline = Instant::now() + patience;
+        while count_peers(&self.get("/status").await?) == 0 {
+            if Instant::now() > deadline {
+                let problem = format!("it found no peer within {} s", patience.as_secs());
+                return Err(self.http_error("/status", problem));
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
     }
 
     /// Empties the memory tier.
@@ -241,23 +311,7 @@ impl LmcacheServer {
 
     async fn ask(&self, method: Method, path: &'static str) -> Result<String, EngineError> {
         let url = format!("http://127.0.0.1:{}{path}", self.http_port);
-        let asked = tokio::task::spawn_blocking(move || {
-            let agent: ureq::Agent = ureq::Agent::config_builder()
-                .timeout_global(Some(ANSWER_PATIENCE))
-                .proxy(None)
-                .build()
-                .into();
-            let answer = match method {
-                Method::Get => agent.get(&url).call(),
-                Method::Post => agent.post(&url).send_empty(),
-            };
-            answer?.body_mut().read_to_string()
-        });
-        match asked.await {
-            Ok(Ok(text)) => Ok(text),
-            Ok(Err(error)) => Err(self.unanswered(path, &error.to_string())),
-            Err(error) => Err(self.unanswered(path, &error.to_string())),
-        }
+        ask(method, url).await.map_err(|problem| self.unanswered(path, &problem))
     }
 
     /// An error with the server's last words: it may be gone.
@@ -278,23 +332,49 @@ enum Method {
     Post,
 }
 
-/// Distinct ports that are free on loopback right now.
-fn free_ports() -> std::io::Result<[u16; 3]> {
-    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let listeners = [listen()?, listen()?, listen()?];
-    let mut ports = [0; 3];
-    for (port, listener) in ports.iter_mut().zip(&listeners) {
-        *port = listener.local_addr()?.port();
-    }
-    Ok(ports)
+/// Whether a server on this machine answers that all is well.
+pub(super) async fn answers(url: String) -> bool {
+    ask(Method::Get, url).await.is_ok()
 }
 
-/// The sum over all label sets of a counter in Prometheus' text format; 0 for one that has not been counted yet.
-fn sum_metric(text: &str, name: &str) -> Result<u64, String> {
+/// What a server on this machine answers.
+async fn ask(method: Method, url: String) -> Result<String, String> {
+    let asked = tokio::task::spawn_blocking(move || {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().timeout_global(Some(ANSWER_PATIENCE)).proxy(None).build().into();
+        let answer = match method {
+            Method::Get => agent.get(&url).call(),
+            Method::Post => agent.post(&url).send_empty(),
+        };
+        answer?.body_mut().read_to_string()
+    });
+    match asked.await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The peers that a server's status tells of, wherever in it.
+fn count_peers(status: &str) -> u64 {
+    fn find(value: &serde_json::Value) -> Option<u64> {
+        match value {
+            serde_json::Value::Object(fields) => fields
+                .get("p2p_peer_count")
+                .and_then(serde_json::Value::as_u64)
+                .or_else(|| fields.values().find_map(find)),
+            serde_json::Value::Array(values) => values.iter().find_map(find),
+            _ => None,
+        }
+    }
+    serde_json::from_str(status).ok().as_ref().and_then(find).unwrap_or(0)
+}
+
+/// The sum over all label sets with this label of a counter in Prometheus' text format; 0 for one not counted yet.
+fn sum_metric(text: &str, name: &str, label: &str) -> Result<u64, String> {
     let mut sum = 0.0;
     for line in text.lines() {
         let Some(rest) = line.strip_prefix(name) else { continue };
-        if !rest.starts_with(['{', ' ']) {
+        if !rest.starts_with(['{', ' ']) || !rest.contains(label) {
             continue;
         }
         let value = rest.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
@@ -317,20 +397,22 @@ mod tests {
     fn a_counter_is_summed_over_its_labels_and_absent_ones_are_zero() {
         let text =
             "# HELP a_total x\na_total{m=\"x\"} 3.0\na_total{m=\"y z\"} 1.0e2\na_total_more 7\nb_total 2\n";
-        assert_eq!(sum_metric(text, "a_total"), Ok(103));
-        assert_eq!(sum_metric(text, "b_total"), Ok(2));
-        assert_eq!(sum_metric(text, "c_total"), Ok(0));
+        assert_eq!(sum_metric(text, "a_total", ""), Ok(103));
+        assert_eq!(sum_metric(text, "a_total", "m=\"x\""), Ok(3));
+        assert_eq!(sum_metric(text, "b_total", ""), Ok(2));
+        assert_eq!(sum_metric(text, "c_total", ""), Ok(0));
     }
 
     #[test]
     fn a_counter_that_is_no_count_is_refused_with_its_line() {
-        assert_eq!(sum_metric("a_total NaN\n", "a_total"), Err("\"a_total NaN\" is no count".to_owned()));
-        assert_eq!(sum_metric("a_total -1\n", "a_total"), Err("\"a_total -1\" is no count".to_owned()));
+        assert_eq!(sum_metric("a_total NaN\n", "a_total", ""), Err("\"a_total NaN\" is no count".to_owned()));
+        assert_eq!(sum_metric("a_total -1\n", "a_total", ""), Err("\"a_total -1\" is no count".to_owned()));
     }
 
     #[test]
-    fn the_ports_of_one_server_differ() {
-        let [first, second, third] = free_ports().unwrap();
-        assert!(first != second && second != third && first != third);
+    fn peers_are_counted_wherever_the_status_tells_of_them() {
+        assert_eq!(count_peers(r#"{"modules":[{"name":"p2p","p2p_peer_count":2}]}"#), 2);
+        assert_eq!(count_peers("{}"), 0);
+        assert_eq!(count_peers("<html>"), 0);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod environment;
 
+mod coordinator;
 mod device;
 mod error;
 mod guard;
@@ -11,15 +12,18 @@ mod observation;
 mod plan;
 mod process;
 mod protocol;
+mod redis;
 mod worker;
 
+pub use coordinator::Coordinator;
 pub use device::{Device, DeviceKind};
 pub use error::EngineError;
 pub use guard::guard;
 pub use kv_shape::KvShape;
-pub use lmcache_server::{LmcacheServer, ServerCounters, ServerSettings, Tiers};
+pub use lmcache_server::{LmcacheServer, SecondTier, ServerCounters, ServerSettings, Tiers};
 pub use observation::{Observation, Step, TokenLogprob};
 pub use plan::{Capacity, Expectation, Plan, Round, TooLarge, full_hit};
 pub use process::{Launch, OwnedProcess, Streams};
 pub use protocol::{Connector, NumberedPrompt, PROTOCOL, Ready, Reply, Request, Scored, Start};
+pub use redis::{Redis, RedisAddress, RedisSettings, RedisUrlError};
 pub use worker::{Patience, PrefixCache, Worker};

@@ -118,6 +118,18 @@ pub fn full_hit(prompt_tokens: u32, chunk_tokens: u32) -> u32 {
 }
 
 impl Plan {
+    /// Distinct whole chunks of the first prompts, which are whole rounds or all.
+    #[must_use]
+    pub fn distinct_chunks(&self, prompts: usize) -> u64 {
+        let mut before = 0;
+        let rounds = self.rounds.iter().take_while(|round| {
+            let starts_before = before < prompts;
+            before += round.prompts;
+            starts_before
+        });
+        rounds.map(|round| round.chunks).sum()
+    }
+
     /// Groups prompts into rounds that fit. The first round is short where it can be: a cache that serves nothing is then
     /// found out at once. A round may end within a subject, since some subjects take more than a GPU's memory.
     ///

@@ -4,6 +4,7 @@
 //! dropped, whatever happened in between.
 
 use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,10 @@ use super::error::EngineError;
 use super::guard::{GRACE, signal_group};
 
 /// Variables that change what vLLM, LMCache or Python do and are not part of any key: none is passed on.
-const STRIPPED_PREFIXES: [&str; 7] = ["VLLM_", "LMCACHE_", "HF_", "PYTHON", "KV_WORKER_", "TORCH", "OMP_"];
+const STRIPPED_PREFIXES: [&str; 8] =
+    ["VLLM_", "LMCACHE_", "HF_", "PYTHON", "KV_WORKER_", "TORCH", "OMP_", "KV_CORRECTNESS_REDIS_"];
+/// Between two looks at whether a process is ready.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -92,6 +96,30 @@ impl OwnedProcess {
         self.child.try_wait().ok().flatten()
     }
 
+    /// Waits until it is ready, as `is_ready` finds. `what` names it in messages: `the LMCache server`.
+    ///
+    /// # Errors
+    /// When it ends before, or is not ready in time.
+    pub(super) async fn until_ready(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        is_ready: impl AsyncFn() -> bool,
+    ) -> Result<(), EngineError> {
+        let deadline = Instant::now() + patience;
+        while !is_ready().await {
+            let (what, log) = (what.to_owned(), self.log.clone());
+            if let Some(status) = self.try_wait() {
+                return Err(EngineError::Died { what, status, said: telling_line(&log), log });
+            }
+            if Instant::now() > deadline {
+                return Err(EngineError::Silent { what, patience, said: telling_line(&log), log });
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
     /// Waits until it ends by itself, at most so long.
     pub(super) async fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
         tokio::time::timeout(patience, self.child.wait()).await.ok()?.ok()
@@ -124,4 +152,27 @@ pub(super) fn telling_line(log: &Utf8Path) -> Option<String> {
     };
     let line = lines().rfind(names_error).or_else(|| lines().next_back())?;
     Some(line.chars().take(400).collect())
+}
+
+/// Distinct ports that are free on loopback right now.
+pub(super) fn free_ports<const COUNT: usize>() -> std::io::Result<[u16; COUNT]> {
+    let mut listeners = Vec::with_capacity(COUNT); // all at once, so that no port comes twice
+    let mut ports = [0; COUNT];
+    for port in &mut ports {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        *port = listener.local_addr()?.port();
+        listeners.push(listener);
+    }
+    Ok(ports)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ports_of_one_server_differ() {
+        let [first, second, third] = free_ports().unwrap();
+        assert!(first != second && second != third && first != third);
+    }
 }

@@ -62,6 +62,8 @@ pub struct Connector {
     pub module_path: Option<String>,
     /// Its own settings.
     pub extra: BTreeMap<String, serde_json::Value>,
+    /// What sets this run's requests apart in a cache that others use, too.
+    pub cache_salt: Option<String>,
 }
 
 /// A prompt under the number that its reply will bear.

@@ -47,6 +47,7 @@ fn loaded(cached_tokens: u32, logprob: f64) -> Comparison {
         server: Some(ServerEvidence {
             store: counted(0),
             load: counted(cached_tokens),
+            tier: None,
             load_reads_at_least: None,
         }),
         early_stop: None,

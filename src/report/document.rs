@@ -37,8 +37,25 @@ pub struct Report {
     pub environment: EnvironmentIdentity,
     /// Each model on each route.
     pub findings: Vec<Finding>,
+    /// Each model on each route that cannot run on this machine.
+    #[serde(default)]
+    pub not_run: Vec<NotRun>,
     /// Each model with planted faults; empty if they were not asked for.
     pub planted_faults: Vec<PlantedFaults>,
+}
+
+/// A model on a route that cannot run on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NotRun {
+    /// The model's name.
+    pub model: String,
+    /// The route.
+    pub route: Route,
+    /// Why.
+    pub reason: String,
+    /// What mends it.
+    pub next_step: String,
 }
 
 /// What planted faults showed about the verdicts on one model.

@@ -4,8 +4,9 @@
 
 mod document;
 mod faults;
+mod matrix;
 mod text;
 
-pub use document::{Finding, PlantedFaults, Report, SCHEMA};
+pub use document::{Finding, NotRun, PlantedFaults, Report, SCHEMA};
 pub use faults::{describe_catalogue, tabulate_faults};
 pub use text::summarise;

@@ -3,10 +3,10 @@
 use std::fmt::{self, Write};
 
 use super::faults::short_rung;
+use super::matrix::write_matrix;
 use super::{Finding, PlantedFaults, Report};
-use crate::comparison::{Flip, FlipKind, Rung};
+use crate::comparison::{Flip, FlipKind, Rung, TierAgreement};
 use crate::dataset::Question;
-use crate::exit_code::exit_code;
 use crate::fault::SmallestDose;
 
 /// How many flips are shown with their question.
@@ -34,8 +34,16 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
         writeln!(text)?;
         write_faults(text, planted)?;
     }
+    write_matrix(text, report)?;
     writeln!(text)?;
-    writeln!(text, "verdict: {} (exit code {})", report.verdict, exit_code(report.verdict))
+    let missing = match report.not_run.len() {
+        0 => String::new(),
+        missing => format!(
+            ", as far as it was run: {missing} of {} combinations of model and route cannot run here",
+            report.findings.len() + missing
+        ),
+    };
+    writeln!(text, "verdict: {}{missing} (exit code {})", report.verdict, report.exit_code)
 }
 
 fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
@@ -61,6 +69,15 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
             store.predicted_tokens
         ),
     )?;
+    if let Some(tier) = comparison.exercised.server.as_ref().and_then(|server| server.tier.as_ref())
+        && tier.second_tier_at_least.is_some()
+    {
+        let TierAgreement { name, second_tier_tokens, second_tier_loads, .. } = tier;
+        let served = format!(
+            "{second_tier_tokens} tokens came from `{name}` behind another server's memory, in {second_tier_loads} loads"
+        );
+        line(text, "tier", &served)?;
+    }
     let control = &comparison.bit_exact.against_control;
     line(
         text,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use camino::Utf8PathBuf;
 
 use super::{EarlyStopping, StageError};
-use crate::engine::Device;
+use crate::engine::{Device, RedisAddress};
 use crate::engine::environment::Environment;
 use crate::event::{Event, Events};
 use crate::stage_name::StageName;
@@ -30,6 +30,8 @@ pub struct Bench {
     pub device: Device,
     /// The Python environment of vLLM and LMCache.
     pub environment: Environment,
+    /// A Redis server to use on `mp+redis` instead of one of our own. It is in no key: only bytes pass through it.
+    pub redis: Option<RedisAddress>,
     /// Whether load passes may end before their last question.
     pub early_stopping: EarlyStopping,
     /// Whether faults are planted once the comparison is done.

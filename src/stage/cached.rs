@@ -2,25 +2,26 @@
 //!
 //! Output: `store.jsonl` and `load.jsonl` as in the other arms, and [`Passes`] in `passes.json`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::engine_run::{ArmKey, EngineRun, take_prompts};
+use super::backing::{Backing, Side, added_packages, launch_server, server_settings};
+use super::engine_run::{ArmKey, EngineRun, Pass, take_prompts};
 use super::lines::{read_json, write_json};
 use super::prompts::read_prompts;
 use super::watch::{EarlyStopping, Watch, shuffle};
 use super::{Bench, StageError};
 use crate::assets::Model;
 use crate::comparison::EarlyStop;
+use crate::dataset::Prompt;
 use crate::digest::Digest;
-use crate::engine::{Capacity, Connector, LmcacheServer, PrefixCache, ServerCounters, ServerSettings, Tiers};
-use crate::event::Event;
+use crate::engine::{Capacity, Connector, LmcacheServer, Plan, PrefixCache, ServerCounters, Worker};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft, StageKey};
 use crate::suite::Route;
 
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 pub(super) const STORE: &str = "store.jsonl";
 pub(super) const LOAD: &str = "load.jsonl";
 const PASSES: &str = "passes.json";
@@ -34,6 +35,8 @@ const SLICE: usize = 32;
 struct CachedArm {
     route: Route,
     capacity: Capacity,
+    /// The requirements of what the route adds to the environment.
+    added_packages: Option<Digest>,
     /// What the load pass is watched by, where it may end early.
     watched: Option<WatchedKey>,
 }
@@ -81,7 +84,7 @@ pub struct PassCounters {
 /// vLLM with LMCache, every question twice: stored, then loaded.
 ///
 /// # Errors
-/// When the KV of a subject does not fit, or engine or server fail.
+/// When the KV of a prompt does not fit, the route cannot run on this machine, or engine or server fail.
 pub async fn cached(
     bench: &Bench,
     model: &Model,
@@ -96,7 +99,12 @@ pub async fn cached(
         baseline: watched.baseline.output_digest(),
         comparisons: bench.suite.models.len() * bench.suite.routes.len(),
     };
-    let arm = CachedArm { route, capacity: run.capacity()?, watched: watched.map(watched_key) };
+    let arm = CachedArm {
+        route,
+        capacity: run.capacity()?,
+        added_packages: added_packages(bench, route),
+        watched: watched.map(watched_key),
+    };
     let key = ArmKey { common: run.common_key(), environment: bench.environment.identity(), arm };
     let key = StageKey::new(SCHEMA, StageName::Cached, &key);
     let label = format!("{} {route}", model.name());
@@ -115,71 +123,51 @@ async fn fill(
     watched: Option<Watched<'_>>,
 ) -> Result<(), StageError> {
     let plan = run.plan()?;
-    let mut watch =
-        watched.map(|watched| Watch::new(run, watched.questions, watched.baseline)).transpose()?;
+    let watch = watched.map(|watched| Watch::new(run, watched.questions, watched.baseline)).transpose()?;
     let total = plan.expectations.len();
+    let loading = Loading { run, route, total, watch, pass: run.pass(draft, "load pass", LOAD, total)? };
+    let store = run.pass(draft, "store pass", STORE, total)?;
+    let bytes = plan.rounds.iter().map(|round| round.chunks).sum::<u64>() * run.chunk_bytes()?;
+    let passes = match Backing::prepare(run, draft, route, bytes).await? {
+        Some(backing) => through_backing(run, draft, &backing, &plan, store, loading).await?,
+        None => in_one_engine(run, draft, &plan, store, loading).await?,
+    };
+    write_json(draft.path(PASSES), &passes)
+}
+
+/// Both passes in one engine, each round stored and loaded before the next.
+async fn in_one_engine(
+    run: &EngineRun<'_>,
+    draft: &Draft,
+    plan: &Plan,
+    mut store: Pass<'_>,
+    mut loading: Loading<'_>,
+) -> Result<Passes, StageError> {
+    let route = loading.route;
     let (server, connector, variables) = match route {
-        Route::Mp => {
-            let server = start_server(run, draft, Tiers::default()).await?;
-            let connector = server.connector();
+        Route::InProcess => (None, in_process_connector(), in_process_variables(run)),
+        _ => {
+            let settings = server_settings(run, draft, "lmcache-server.log");
+            let server = launch_server(run.bench, &settings, "lmcache server").await?;
+            let connector = server.connector(None);
             (Some(server), connector, Vec::new())
         }
-        Route::InProcess => (None, in_process_connector(), in_process_variables(run)),
     };
     let mut worker = run.start(draft, &format!("{route} cached"), Some(connector), None, variables).await?;
-    let mut store = run.pass(draft, "store pass", STORE, total)?;
-    let mut load = run.pass(draft, "load pass", LOAD, total)?;
     let mut prompts = read_prompts(run.prompts)?;
-    let batch = usize::try_from(run.bench.suite.engine.max_num_seqs).unwrap_or(1);
-    let mut passes = Passes {
-        asked: 0,
-        ended_unserved: false,
-        early_stop: None,
-        server: server.as_ref().map(|_| PassCounters::default()),
-    };
+    let mut passes = Passes::none(server.is_some());
     for round in &plan.rounds {
         let prompts = take_prompts(&mut prompts, round.prompts)?;
         let before = read_counters(server.as_ref()).await?;
         store.score(&mut worker, &prompts, PrefixCache::Read).await?;
         let between = match &server {
-            Some(server) => {
-                let patience =
-                    Duration::from_secs(run.bench.suite.patience.change_seconds).min(SETTLE_PATIENCE);
-                server.settle(before.written_chunks + round.chunks, patience).await?
-            }
+            Some(server) => settle(run, server, before, round.chunks).await?,
             None => before,
         };
-        let mut hit_tokens = 0;
-        for slice in shuffle(&prompts, run.bench.suite.engine.seed).chunks(SLICE * batch) {
-            let observations = load.score(&mut worker, slice, PrefixCache::Read).await?;
-            hit_tokens += observations.iter().map(|one| u64::from(one.cached_tokens)).sum::<u64>();
-            passes.early_stop = watch.as_mut().and_then(|watch| watch.observe(&observations));
-            if passes.early_stop.is_some() {
-                break;
-            }
-        }
-        let after = read_counters(server.as_ref()).await?;
-        if let Some(counters) = &mut passes.server {
-            counters.store = counters.store.plus(between.since(before));
-            counters.load = counters.load.plus(after.since(between));
-        }
-        passes.asked += prompts.len();
-        if let Some(stop) = passes.early_stop {
-            run.bench.events.warn(format!(
-                "{} over {route}: {} of {} answers turned wrong; harm is beyond doubt, and the rest is not asked",
-                run.model.name(),
-                stop.harms,
-                stop.pairs
-            ));
-            break;
-        }
-        if passes.asked == prompts.len() && hit_tokens == 0 && passes.asked < total {
-            run.bench.events.warn(format!(
-                "{} over {route}: LMCache served nothing for the first {} questions; the rest is not asked",
-                run.model.name(),
-                passes.asked
-            ));
-            passes.ended_unserved = true;
+        passes.count_store(between.since(before));
+        let go_on = loading.load(&mut worker, &prompts, &mut passes).await?;
+        passes.count_load(read_counters(server.as_ref()).await?.since(between));
+        if !go_on {
             break;
         }
         if let Some(server) = &server {
@@ -187,9 +175,132 @@ async fn fill(
         }
     }
     store.finish()?;
-    load.finish()?;
-    write_json(draft.path(PASSES), &passes)?;
-    Ok(worker.finish().await?)
+    loading.pass.finish()?;
+    worker.finish().await?;
+    Ok(passes)
+}
+
+/// One engine and server that store everything, then another engine, behind another server with empty memory, that loads.
+async fn through_backing(
+    run: &EngineRun<'_>,
+    draft: &Draft,
+    backing: &Backing,
+    plan: &Plan,
+    mut store: Pass<'_>,
+    mut loading: Loading<'_>,
+) -> Result<Passes, StageError> {
+    let route = loading.route;
+    let mut passes = Passes::none(true);
+    let first = backing.start_server(run, draft, Side::Store).await?;
+    let connector = first.connector(backing.salt());
+    let mut worker =
+        run.start(draft, &format!("{route} storing"), Some(connector), None, Vec::new()).await?;
+    let mut prompts = read_prompts(run.prompts)?;
+    for round in &plan.rounds {
+        let prompts = take_prompts(&mut prompts, round.prompts)?;
+        let before = first.counters().await?;
+        store.score(&mut worker, &prompts, PrefixCache::Read).await?;
+        passes.count_store(settle(run, &first, before, round.chunks).await?.since(before));
+        if !backing.is_memory_of_the_first_server() {
+            first.clear().await?;
+        }
+    }
+    store.finish()?;
+    worker.finish().await?;
+    let _first = backing.is_memory_of_the_first_server().then_some(first);
+
+    let second = backing.start_server(run, draft, Side::Load).await?;
+    let connector = second.connector(backing.salt());
+    let mut worker =
+        run.start(draft, &format!("{route} loading"), Some(connector), None, Vec::new()).await?;
+    let mut prompts = read_prompts(run.prompts)?;
+    for round in &plan.rounds {
+        let prompts = take_prompts(&mut prompts, round.prompts)?;
+        let before = second.counters().await?;
+        let go_on = loading.load(&mut worker, &prompts, &mut passes).await?;
+        passes.count_load(second.counters().await?.since(before));
+        if !go_on {
+            break;
+        }
+        second.clear().await?;
+    }
+    loading.pass.finish()?;
+    worker.finish().await?;
+    Ok(passes)
+}
+
+/// A load pass under way.
+struct Loading<'a> {
+    run: &'a EngineRun<'a>,
+    route: Route,
+    total: usize,
+    watch: Option<Watch>,
+    pass: Pass<'a>,
+}
+
+impl Loading<'_> {
+    /// Loads one round, and says whether to go on with the next.
+    async fn load(
+        &mut self,
+        worker: &mut Worker,
+        prompts: &[Prompt],
+        passes: &mut Passes,
+    ) -> Result<bool, StageError> {
+        let (bench, model) = (self.run.bench, self.run.model.name());
+        let batch = usize::try_from(bench.suite.engine.max_num_seqs).unwrap_or(1);
+        let mut hit_tokens = 0;
+        passes.asked += prompts.len();
+        for slice in shuffle(prompts, bench.suite.engine.seed).chunks(SLICE * batch) {
+            let observations = self.pass.score(worker, slice, PrefixCache::Read).await?;
+            hit_tokens += observations.iter().map(|one| u64::from(one.cached_tokens)).sum::<u64>();
+            passes.early_stop = self.watch.as_mut().and_then(|watch| watch.observe(&observations));
+            if let Some(stop) = passes.early_stop {
+                bench.events.warn(format!(
+                    "{model} over {}: {} of {} answers turned wrong; harm is beyond doubt, and the rest is not asked",
+                    self.route, stop.harms, stop.pairs
+                ));
+                return Ok(false);
+            }
+        }
+        passes.ended_unserved = passes.asked == prompts.len() && hit_tokens == 0 && passes.asked < self.total;
+        if passes.ended_unserved {
+            bench.events.warn(format!(
+                "{model} over {}: LMCache served nothing for the first {} questions; the rest is not asked",
+                self.route, passes.asked
+            ));
+        }
+        Ok(!passes.ended_unserved)
+    }
+}
+
+impl Passes {
+    fn none(has_server: bool) -> Self {
+        let server = has_server.then(PassCounters::default);
+        Self { asked: 0, ended_unserved: false, early_stop: None, server }
+    }
+
+    fn count_store(&mut self, counted: ServerCounters) {
+        if let Some(counters) = &mut self.server {
+            counters.store = counters.store.plus(counted);
+        }
+    }
+
+    fn count_load(&mut self, counted: ServerCounters) {
+        if let Some(counters) = &mut self.server {
+            counters.load = counters.load.plus(counted);
+        }
+    }
+}
+
+/// Waits for a round's chunks, which go on arriving after the last answer.
+async fn settle(
+    run: &EngineRun<'_>,
+    server: &LmcacheServer,
+    before: ServerCounters,
+    chunks: u64,
+) -> Result<ServerCounters, StageError> {
+    let patience = Duration::from_secs(run.bench.suite.patience.change_seconds).min(SETTLE_PATIENCE);
+    Ok(server.settle(before.written_chunks + chunks, patience).await?)
 }
 
 async fn read_counters(server: Option<&LmcacheServer>) -> Result<ServerCounters, StageError> {
@@ -199,36 +310,12 @@ async fn read_counters(server: Option<&LmcacheServer>) -> Result<ServerCounters,
     }
 }
 
-/// Starts a server for this model.
-pub(super) async fn start_server(
-    run: &EngineRun<'_>,
-    draft: &Draft,
-    tiers: Tiers,
-) -> Result<LmcacheServer, StageError> {
-    let bench = run.bench;
-    let settings = ServerSettings {
-        program: bench.environment.executable("lmcache"),
-        guard: bench.executable.clone(),
-        variables: run.variables(),
-        log: draft.note_path("lmcache-server.log"),
-        chunk_tokens: bench.suite.lmcache.chunk_tokens,
-        memory_gib: bench.suite.lmcache.memory_gib,
-        tiers,
-        patience: Duration::from_secs(bench.suite.patience.change_seconds),
-    };
-    let name = || "lmcache server".to_owned();
-    bench.events.emit(Event::ServerStarting { server: name(), log: settings.log.clone() });
-    let started = Instant::now();
-    let server = LmcacheServer::start(&settings).await?;
-    bench.events.emit(Event::ServerHealthy { server: name(), elapsed: started.elapsed() });
-    Ok(server)
-}
-
 fn in_process_connector() -> Connector {
     Connector {
         name: "LMCacheConnectorV1".to_owned(),
         module_path: None,
         extra: std::collections::BTreeMap::new(),
+        cache_salt: None,
     }
 }
 

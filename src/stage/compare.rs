@@ -12,6 +12,7 @@ use super::{Bench, StageError};
 use crate::assets::Model;
 use crate::comparison::{
     self, Arm, ArmName, Asked, Batching, Comparison, Criteria, Evidence, Expected, ServerEvidence,
+    ServingTier,
 };
 use crate::digest::Digest;
 use crate::engine::{Capacity, Expectation, Observation, ServerCounters};
@@ -19,7 +20,7 @@ use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 use crate::suite::Route;
 
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 const COMPARISON: &str = "comparison.json";
 
 #[derive(Serialize)]
@@ -30,6 +31,7 @@ struct Key<'a> {
     control: Digest,
     cached: Digest,
     capacity: Capacity,
+    route: Route,
     criteria: &'a Criteria,
 }
 
@@ -66,13 +68,14 @@ pub async fn compare(
         control: arms.control.output_digest(),
         cached: arms.cached.output_digest(),
         capacity: run.capacity()?,
+        route,
         criteria: &bench.suite.criteria,
     };
     let key = StageKey::new(SCHEMA, StageName::Compare, &key);
     let label = format!("{} {route}", model.name());
     bench
         .make(&key, &label, async |draft| {
-            let comparison = comparison::compare(&gather(&run, arms)?, &bench.suite.criteria)?;
+            let comparison = comparison::compare(&gather(&run, route, arms)?, &bench.suite.criteria)?;
             write_json(draft.path(COMPARISON), &comparison)
         })
         .await
@@ -86,10 +89,12 @@ pub fn read_comparison(compared: &Artifact) -> Result<Comparison, StageError> {
     read_json(&compared.path(COMPARISON))
 }
 
-fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
+fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence, StageError> {
     let tokenizer = load_tokenizer(run.model)?;
     let passes = read_passes(arms.cached)?;
-    let mut expectations = run.plan()?.expectations;
+    let plan = run.plan()?;
+    let tier = serving_tier(run, route, plan.distinct_chunks(passes.asked));
+    let mut expectations = plan.expectations;
     expectations.truncate(passes.asked);
     let asked_last = expectations.last().map(|last| last.question.clone());
     let published = published_answers(arms.questions)?;
@@ -120,6 +125,7 @@ fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
             store: counters(server.store),
             load: counters(server.load),
             load_reads_at_least: None,
+            tier: Some(tier),
         }),
         early_stop: passes.early_stop,
     })
@@ -143,11 +149,24 @@ pub(super) fn expected(expectation: &Expectation) -> Expected {
     }
 }
 
+/// The tier that a route's load pass must be served from, where its questions have so many distinct chunks.
+fn serving_tier(run: &EngineRun<'_>, route: Route, distinct_chunks: u64) -> ServingTier {
+    let at_least = distinct_chunks * u64::from(run.bench.suite.lmcache.chunk_tokens);
+    match route {
+        Route::InProcess | Route::Mp => ServingTier::Memory,
+        Route::MpFs => ServingTier::Second { name: "fs", at_least },
+        Route::MpRedis => ServingTier::Second { name: "resp", at_least },
+        Route::MpP2p => ServingTier::Second { name: "p2p", at_least },
+    }
+}
+
 /// The server's counts, in the comparison's terms.
 pub(super) fn counters(counters: ServerCounters) -> comparison::ServerCounters {
     comparison::ServerCounters {
         requested_tokens: counters.requested_tokens,
         hit_tokens: counters.hit_tokens,
+        second_tier_tokens: counters.hit_second_tier_tokens,
+        second_tier_loads: counters.second_tier_loads,
         chunks_written: counters.written_chunks,
         chunks_read: counters.read_chunks,
     }

@@ -137,6 +137,12 @@ impl<'a> EngineRun<'a> {
         })
     }
 
+    /// Bytes of one chunk.
+    pub(super) fn chunk_bytes(&self) -> Result<u64, StageError> {
+        let capacity = self.capacity()?;
+        Ok(u64::from(capacity.chunk_tokens) * capacity.bytes_per_token)
+    }
+
     /// Rounds and expected hits.
     pub(super) fn plan(&self) -> Result<Plan, StageError> {
         Plan::make(read_prompts(self.prompts)?, self.capacity()?)?

@@ -4,6 +4,7 @@ use std::io;
 
 use camino::Utf8PathBuf;
 
+use super::RouteError;
 use crate::assets::AssetError;
 use crate::comparison::EvidenceError;
 use crate::dataset::{ExtractError, PromptError, ReadQuestionsError, TokenizerError};
@@ -65,6 +66,9 @@ pub enum StageError {
         /// Why.
         source: TooLarge,
     },
+    /// A route that cannot run on this machine.
+    #[error("run this route")]
+    Route(#[from] RouteError),
     /// The arms do not fit together.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
@@ -102,6 +106,18 @@ pub enum StageError {
 }
 
 impl StageError {
+    /// The message with all its causes.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        let mut message = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            message.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        message
+    }
+
     /// What to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -115,6 +131,7 @@ impl StageError {
             Self::Store(error) => error.hint(),
             Self::Engine(error) => error.hint(),
             Self::TooLarge { source, .. } => Some(source.hint()),
+            Self::Route(error) => Some(error.hint()),
             Self::Evidence(error) => error.hint(),
             Self::Fault(error) => error.hint(),
             Self::NotRun { .. } => Some("`kv-correctness run` runs it".to_owned()),

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::answer::{published_answers, read_answer};
 use super::arms::{BASELINE, CONTROL, REPEAT};
-use super::cached::start_server;
+use super::backing::{launch_server, server_settings};
 use super::compare::{batching, counters, expected};
 use super::engine_run::{ArmKey, EngineRun, READY};
 use super::lines::{read_json, read_lines, write_json};
@@ -24,7 +24,7 @@ use crate::comparison::{Arm, ArmName, Asked, Criteria, Evidence, ServerEvidence,
 use crate::dataset::{Prompt, QuestionId, Tokenizer};
 use crate::digest::{Digest, digest_bytes};
 use crate::engine::{
-    Capacity, LmcacheServer, Observation, Plan, PrefixCache, Ready, ServerCounters, Tiers, Worker,
+    Capacity, LmcacheServer, Observation, Plan, PrefixCache, Ready, SecondTier, ServerCounters, Tiers, Worker,
 };
 use crate::event::Event;
 use crate::fault::{
@@ -116,9 +116,10 @@ async fn fill(
         DiskTier::create(&Utf8PathBuf::try_from(folder.path().to_owned()).expect("its parent is UTF-8"))?;
     let segment = segment_fits(u64::from(suite.lmcache.memory_gib) << 30)
         .then(|| format!("kv-correctness-{}", std::process::id()));
-    let tiers = Tiers { disk: Some(disk.folder().to_owned()), segment: segment.clone() };
-    let server = start_server(run, draft, tiers).await?;
-    let mut worker = run.start(draft, "faults", Some(server.connector()), None, Vec::new()).await?;
+    let mut settings = server_settings(run, draft, "lmcache-server.log");
+    settings.tiers = Tiers { second: Some(SecondTier::Disk(disk.folder().to_owned())), segment: segment.clone() };
+    let server = launch_server(bench, &settings, "lmcache server").await?;
+    let mut worker = run.start(draft, "faults", Some(server.connector(None)), None, Vec::new()).await?;
     let ready: Ready = read_json(&draft.path(READY))?;
     let layout = Layout {
         shape: run.model.kv_shape()?,
@@ -235,7 +236,7 @@ fn gather(
         control: Some(arm(ArmName::Control, undamaged.control, CONTROL)?),
         load: read(ArmName::Load, stored.clone())?,
         store: read(ArmName::Store, stored)?,
-        server: Some(ServerEvidence { store, load: store, load_reads_at_least: None }),
+        server: Some(ServerEvidence { store, load: store, load_reads_at_least: None, tier: None }),
         early_stop: None,
     })
 }

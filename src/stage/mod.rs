@@ -15,6 +15,7 @@
 
 mod answer;
 mod arms;
+mod backing;
 mod bench;
 mod cached;
 mod compare;
@@ -26,6 +27,7 @@ mod lines;
 mod locate;
 mod planting_ground;
 mod prompts;
+mod route_error;
 mod watch;
 
 pub use arms::{baseline, control};
@@ -38,4 +40,5 @@ pub use extract::{extract, read_dataset};
 pub use faults::{Undamaged, faults, read_faults};
 pub use locate::locate;
 pub use prompts::{admit_prompts, prompts};
+pub use route_error::RouteError;
 pub use watch::EarlyStopping;

@@ -65,7 +65,10 @@ class Engine:
             self._serial += 1
             name = f"{self._serial}"
             waiting[name] = prompt
-            engine.add_request(name, {"prompt_token_ids": prompt.token_ids}, parameters.clone())
+            request_prompt: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
+            if self._start.connector is not None and self._start.connector.cache_salt is not None:
+                request_prompt["cache_salt"] = self._start.connector.cache_salt
+            engine.add_request(name, request_prompt, parameters.clone())
         while engine.has_unfinished_requests():
             for output in engine.step():
                 if output.finished:

@@ -15,11 +15,15 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True)
 class Connector:
-    """A KV connector as vLLM's `KVTransferConfig` takes it."""
+    """A KV connector as vLLM's `KVTransferConfig` takes it.
+
+    `cache_salt` sets requests apart in a cache that others use, too.
+    """
 
     name: str
     module_path: str | None
     extra: dict[str, Any]
+    cache_salt: str | None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+//! Why a route cannot run on this machine. Main type: [`RouteError`].
+
+use crate::engine::environment::EnvironmentError;
+
+/// Why a route cannot run on this machine, found out before its engines start. Other routes can go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// There is no Redis server, and none to start.
+    #[error("find `redis-server` on PATH")]
+    NoRedis,
+    /// The Redis server that was named does not answer, or not to us.
+    #[error("reach {address}")]
+    RedisUnreachable {
+        /// Its address, without who asks.
+        address: String,
+        /// Why.
+        source: redis::RedisError,
+    },
+    /// What must lie between the two engines does not fit.
+    #[error("fit the KV of all questions into {tier}: it takes {} MiB, and {} MiB are free", needed >> 20, free >> 20)]
+    Space {
+        /// What it must fit into.
+        tier: String,
+        /// Bytes that it takes.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// The packages that peers transfer KV with cannot be had.
+    #[error("get the packages that LMCache's peers need (nixl)")]
+    NoPeerPackages(#[from] EnvironmentError),
+}
+
+impl RouteError {
+    /// What to do next.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NoRedis => "install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`".to_owned(),
+            Self::RedisUnreachable { .. } => {
+                "is it running, and is KV_CORRECTNESS_REDIS_PASSWORD its password?".to_owned()
+            }
+            Self::Space { .. } => "ask fewer questions with `--subjects`, or make room".to_owned(),
+            Self::NoPeerPackages(error) => error.hint().unwrap_or_else(|| {
+                "install them into an environment of yours (nix/stacks/p2p.txt) and name it by KV_CORRECTNESS_ENV".to_owned()
+            }),
+        }
+    }
+}
