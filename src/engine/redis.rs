@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use redis::{Client, Connection, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisError};
 
 use super::error::EngineError;
@@ -183,6 +183,17 @@ impl Redis {
             [("LMCACHE_RESP_USERNAME", &self.address.user), ("LMCACHE_RESP_PASSWORD", &self.address.password)];
         let given = secrets.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
         given.map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// Sees that it still answers.
+    ///
+    /// # Errors
+    /// When it does not; `log` is where its own last words are, if it is ours.
+    pub fn require_alive(&self, log: &Utf8Path) -> Result<(), EngineError> {
+        connect(&self.address).map(drop).map_err(|error| {
+            let log = self.process.as_ref().map_or(log, OwnedProcess::log).to_owned();
+            EngineError::Http { url: self.address.to_string(), problem: error.to_string(), log }
+        })
     }
 
     /// Bytes that values may still take, if the server has a limit.

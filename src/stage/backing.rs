@@ -129,6 +129,21 @@ impl Backing {
         Ok(server)
     }
 
+    /// Sees that what the load pass is served from is still there: `first` is the server of the storing side, if it must be.
+    pub(super) async fn require_alive(
+        &self,
+        first: Option<&LmcacheServer>,
+        draft: &Draft,
+    ) -> Result<(), StageError> {
+        if let Some(first) = first {
+            first.counters().await?;
+        }
+        match self {
+            Self::Redis(redis) => Ok(redis.require_alive(&draft.note_path("lmcache-server-load.log"))?),
+            Self::Disk(_) | Self::Peers { .. } => Ok(()),
+        }
+    }
+
     /// Whether the server of the storing side must go on, since its memory is what the other side loads from.
     pub(super) fn is_memory_of_the_first_server(&self) -> bool {
         matches!(self, Self::Peers { .. })

@@ -207,7 +207,7 @@ async fn through_backing(
     }
     store.finish()?;
     worker.finish().await?;
-    let _first = backing.is_memory_of_the_first_server().then_some(first);
+    let first = backing.is_memory_of_the_first_server().then_some(first);
 
     let second = backing.start_server(run, draft, Side::Load).await?;
     let connector = second.connector(backing.salt());
@@ -219,6 +219,7 @@ async fn through_backing(
         let before = second.counters().await?;
         let go_on = loading.load(&mut worker, &prompts, &mut passes).await?;
         passes.count_load(second.counters().await?.since(before));
+        backing.require_alive(first.as_ref(), draft).await?;
         if !go_on {
             break;
         }

@@ -8,6 +8,7 @@ mod faults;
 mod keys;
 mod lab;
 mod real;
+mod routes;
 mod runs;
 mod usage;
 mod verdicts;

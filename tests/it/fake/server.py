@@ -1,6 +1,7 @@
-"""A stand-in for `lmcache server`: keeps names of chunks instead of KV, counts like the real one, fails on demand.
+"""A stand-in for `lmcache`: keeps names of chunks instead of KV, counts like the real one, fails on demand.
 
 The worker's connection speaks JSON lines: {"lookup": tokens} and {"store": tokens}, answered with a number of tokens.
+As `lmcache coordinator` it does no more than be there; peers find each other by files beside FAKE_LOG.
 FAKE_LOG and FAKE_FAULTS are as in the fake worker; the place of this program's faults is `server`.
 """
 
@@ -8,6 +9,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import socketserver
 import struct
 import sys
@@ -16,12 +18,16 @@ import time
 
 FAULTS = {word.removesuffix("@server") for word in os.environ.get("FAKE_FAULTS", "").split()}
 OPTIONS = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))
-CHUNK = int(OPTIONS["--chunk-size"])
+CHUNK = int(OPTIONS.get("--chunk-size", 0))
+ADAPTER = json.loads(OPTIONS.get("--l2-adapter", "{}"))
+PEERS = os.environ["FAKE_LOG"] + ".peers"
 METRICS = (
     "lookups_requests",
     "lookup_requested_tokens",
     "lookup_hit_tokens",
     "lookup_hit_l1_tokens",
+    "lookup_hit_l2_tokens",
+    "l2_store_completed_objects_chunks",
     "l1_write_chunks",
     "l1_read_chunks",
 )
@@ -30,6 +36,68 @@ lock = threading.Lock()
 stored = set()
 arriving = []
 counts = dict.fromkeys(METRICS, 0)
+loads = 0
+salt = ""
+serves = False  # whether the second tier had something from the start
+
+
+def tier_name():
+    """The second tier's name in the counters, if there is one."""
+    return "p2p" if "--coordinator-url" in OPTIONS else ADAPTER.get("type")
+
+
+def redis(*words):
+    """One command to the Redis server: its answer's first byte and first line."""
+    with socket.create_connection((ADAPTER["host"], ADAPTER["port"]), timeout=5) as connection:
+        stream = connection.makefile("rb")
+        password = os.environ.get("LMCACHE_RESP_PASSWORD")
+        for command in [("AUTH", password)] * (password is not None) + [words]:
+            command = [word if isinstance(word, bytes) else word.encode() for word in command]
+            head = f"*{len(command)}\r\n".encode()
+            connection.sendall(head + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in command))
+            line = stream.readline()
+        return line
+
+
+def put_behind(name):
+    """Store a chunk in the second tier; whether that went well."""
+    if "full" in FAULTS:
+        return False
+    try:
+        if ADAPTER.get("type") == "fs":
+            with open(os.path.join(ADAPTER["base_path"], f"model@0@0@{name}.data"), "wb") as file:
+                file.write(b"kv")
+        elif ADAPTER.get("type") == "resp":
+            redis("SET", f"model@0@0@{name}{salt}", b"kv")
+        return True
+    except OSError:
+        return False
+
+
+def is_behind(name):
+    """Whether the second tier has a chunk."""
+    try:
+        if ADAPTER.get("type") == "fs":
+            return os.path.exists(os.path.join(ADAPTER["base_path"], f"model@0@0@{name}.data"))
+        if ADAPTER.get("type") == "resp":
+            return redis("EXISTS", f"model@0@0@{name}{salt}") == b":1\r\n"
+        return any(ask_peer(port, name) for port in peers())
+    except (OSError, ValueError):
+        return False
+
+
+def peers():
+    """Ports of the other servers of this coordinator."""
+    own = OPTIONS.get("--instance-id")
+    if own is None:
+        return []
+    return [int(open(os.path.join(PEERS, name)).read()) for name in sorted(os.listdir(PEERS)) if name != own]
+
+
+def ask_peer(port, name):
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(json.dumps({"has": name}).encode() + b"\n")
+        return json.loads(connection.makefile("rb").readline())
 
 
 def note(text):
@@ -44,16 +112,26 @@ def chunks(tokens):
 
 
 def look_up(tokens):
+    global loads
     names = chunks(tokens)
-    hits = 0
+    hits = found = 0
     for name in names:
-        if name not in stored or "empty" in FAULTS or ("lose" in FAULTS and name < "4"):
+        if "empty" in FAULTS or ("lose" in FAULTS and name < "4"):
             break
+        if name not in stored:
+            if tier_name() is None or not is_behind(name):
+                break
+            found += 1
+            stored.add(name)
         hits += 1
+    if "detour" in FAULTS:
+        found = 0
+    loads += found > 0
     counts["lookups_requests"] += 1
     counts["lookup_requested_tokens"] += len(names) * CHUNK
     counts["lookup_hit_tokens"] += hits * CHUNK
-    counts["lookup_hit_l1_tokens"] += hits * CHUNK
+    counts["lookup_hit_l1_tokens"] += (hits - found) * CHUNK
+    counts["lookup_hit_l2_tokens"] += found * CHUNK
     counts["l1_read_chunks"] += hits
     return hits * CHUNK
 
@@ -68,8 +146,15 @@ def store(tokens):
     return len(fresh) * CHUNK
 
 
+def set_salt(text):
+    global salt
+    salt = "@" + text
+
+
 def arrive():
     stored.update(arriving)
+    if tier_name() in ("fs", "resp"):
+        counts["l2_store_completed_objects_chunks"] += sum(put_behind(name) for name in arriving)
     counts["l1_write_chunks"] += len(arriving)
     arriving.clear()
 
@@ -85,6 +170,8 @@ def metrics():
         lines.append(f"# TYPE lmcache_mp_{name}_total counter")
         shown = "NaN" if "garbled" in FAULTS else f"{float(value)}"
         lines.append(f'lmcache_mp_{name}_total{{model_name="fake"}} {shown}')
+    if loads:
+        lines.append(f'lmcache_mp_l2_load_completed_requests_total{{l2_name="{tier_name()}"}} {loads}')
     arrive()
     return "\n".join(lines) + "\n"
 
@@ -96,6 +183,15 @@ class Worker(socketserver.StreamRequestHandler):
             with lock:
                 if "lookup" in request:
                     answer = look_up(request["lookup"])
+                elif "salt" in request:
+                    set_salt(request["salt"])
+                    answer = "null"
+                elif "serves" in request:
+                    answer = json.dumps(serves)
+                elif "has" in request and "leave-peer" in FAULTS:
+                    os._exit(1)
+                elif "has" in request:
+                    answer = json.dumps(request["has"] in stored)
                 else:
                     answer = store(request["store"])
             self.wfile.write(f"{answer}\n".encode())
@@ -114,6 +210,10 @@ class Http(socketserver.StreamRequestHandler):
     def answer(self, request):
         if request == ["GET", "/healthcheck"]:
             return ("503 Service Unavailable" if "unhealthy" in FAULTS else "200 OK"), "{}"
+        if request == ["GET", "/healthz"]:
+            return "200 OK", "{}"
+        if request == ["GET", "/status"]:
+            return "200 OK", json.dumps({"p2p": {"p2p_peer_count": len(peers())}})
         if request == ["GET", "/metrics"]:
             return "200 OK", metrics()
         if request == ["POST", "/cache/clear"]:
@@ -129,7 +229,24 @@ class Listener(socketserver.ThreadingTCPServer):
 
 
 def main():
+    if sys.argv[1] == "coordinator":
+        note("start coordinator")
+        os.makedirs(PEERS, exist_ok=True)
+        Listener((OPTIONS["--host"], int(OPTIONS["--port"])), Http).serve_forever()
+    global serves
     note("start server")
+    if ADAPTER.get("type") == "fs":
+        serves = bool(os.listdir(ADAPTER["base_path"]))
+    if ADAPTER.get("type") == "resp":
+        size = redis("DBSIZE")
+        if not size:
+            print("ConnectionError: the Redis server is gone", file=sys.stderr, flush=True)
+            sys.exit(1)
+        serves = size != b":0\r\n"
+    serves = serves or OPTIONS.get("--instance-id") == "load"
+    if "--instance-id" in OPTIONS:
+        with open(os.path.join(PEERS, OPTIONS["--instance-id"]), "w") as file:
+            file.write(OPTIONS["--port"])
     if "die" in FAULTS:
         print("OSError: the fake server was told to die", file=sys.stderr, flush=True)
         sys.exit(3)

@@ -100,6 +100,8 @@ class Engine:
             self.arm = "cached"
             if connector["name"] == "LMCacheMPConnector":
                 self.server = Server(connector["extra"]["lmcache.mp.port"])
+                if connector["cache_salt"] is not None:
+                    self.server.ask("salt", connector["cache_salt"])
             else:
                 print("WARNING: no CPU connector, degraded mode (recompute)", file=sys.stderr, flush=True)
         with open(os.path.join(start["model"], "tokenizer.json"), encoding="utf-8") as file:
@@ -111,7 +113,8 @@ class Engine:
             place = "control" if request["read_cache"] else "repeat"
         elif self.arm == "cached":
             first = digest(request["prompts"][0]["token_ids"])
-            place = "load" if first in self.seen else "store"
+            later = first in self.seen or (self.server is not None and self.server.ask("serves", None))
+            place = "load" if later else "store"
         else:
             place = self.arm
         note(f"{place} {len(request['prompts'])}")

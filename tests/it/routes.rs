@@ -1,0 +1,254 @@
+//! Routes by which KV reaches another engine: which tier must serve, and what happens where a route cannot run or breaks.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+use kv_correctness::comparison::{Service, Verdict};
+use kv_correctness::report::Report;
+
+use crate::lab::Lab;
+
+const ALL: &str = "--route mp,mp+fs,mp+redis,mp+p2p";
+
+/// A lab whose environment has the packages of peers.
+fn lab() -> Lab {
+    let lab = Lab::new();
+    lab.install("nixl-1.5.1", "package/__init__.py,sha256=0,1\n");
+    lab
+}
+
+/// Each finding's route, verdict, tier that served, tokens from it and tokens predicted.
+fn tiers(report: &Report) -> Vec<(&'static str, Verdict, String, u64, u64)> {
+    let tier = |finding: &kv_correctness::report::Finding| {
+        let exercised = &finding.comparison.exercised;
+        let tier = exercised.server.as_ref().unwrap().tier.clone().unwrap();
+        let judged = finding.judgement.verdict;
+        (finding.route.name(), judged, tier.name, tier.second_tier_tokens, exercised.load.predicted_tokens)
+    };
+    report.findings.iter().map(tier).collect()
+}
+
+#[test]
+fn on_each_remote_route_another_engine_is_served_from_the_routes_own_tier() {
+    let lab = lab();
+    let ended = lab.run("", ALL);
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let served = tiers(&lab.report());
+    let names: Vec<(&str, Verdict, &str)> =
+        served.iter().map(|(route, verdict, tier, ..)| (*route, *verdict, tier.as_str())).collect();
+    assert_eq!(
+        names,
+        [
+            ("mp", Verdict::Equivalent, "memory"),
+            ("mp+fs", Verdict::Equivalent, "fs"),
+            ("mp+redis", Verdict::Equivalent, "resp"),
+            ("mp+p2p", Verdict::Equivalent, "p2p"),
+        ]
+    );
+    assert_eq!(served[0].3, 0, "memory alone serves `mp`");
+    assert!(served[1..].iter().all(|(_, _, _, tokens, predicted)| (1..=*predicted).contains(tokens)));
+    let steps: Vec<String> = lab.steps().into_iter().filter(|step| !step.starts_with("clear")).collect();
+    let remote = steps.iter().position(|step| step == "start redis").unwrap();
+    insta::assert_snapshot!(steps[remote..].join("\n"), @r"
+    start redis
+    start server
+    start cached
+    store 8
+    store 16
+    start server
+    start cached
+    load 8
+    load 16
+    start coordinator
+    start server
+    start cached
+    store 8
+    store 16
+    start server
+    start cached
+    load 8
+    load 16
+    ");
+    insta::assert_snapshot!(ended.out[ended.out.find("\n      mp").unwrap()..], @r"
+
+          mp            mp+fs         mp+redis      mp+p2p
+    tiny  equivalent    equivalent    equivalent    equivalent
+
+    verdict: equivalent (exit code 0)
+    ");
+    let left = lab.path("cache/store-1/entries/cached").read_dir_utf8().unwrap();
+    let notes = left.flat_map(|entry| entry.unwrap().path().join("notes").read_dir_utf8().unwrap());
+    let names: Vec<String> = notes.map(|note| note.unwrap().file_name().to_owned()).collect();
+    assert!(names.iter().all(|name| name.ends_with(".log")), "a tier's folder is left: {names:?}");
+}
+
+#[test]
+fn a_route_served_from_another_tier_is_not_exercised() {
+    let lab = lab();
+    let ended = lab.run("detour@server", "--route mp+fs");
+    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
+    let report = lab.report();
+    assert_eq!(report.findings[0].comparison.exercised.service, Service::WrongTier);
+    insta::assert_snapshot!(report.findings[0].judgement.reason, @"The KV did not travel this route (at least 2656 tokens were to come from the tier `fs`; the server counts 0 tokens from behind its memory, in 0 loads). The answers say nothing about it.");
+}
+
+#[test]
+fn a_route_that_cannot_run_here_is_told_and_the_others_go_on() {
+    let lab = lab();
+    fs::remove_file(lab.path("bin/redis-server")).unwrap();
+    let mut command =
+        lab.driver(&format!("run --suite suite.toml --device cpu --out out {ALL},in-process"));
+    command.env("FAKE_FAULTS", "").env("PATH", lab.path("bin"));
+    let ended = lab.end(command);
+    assert_eq!(ended.code, 4, "the worst verdict counts: {}{}", ended.err, ended.out);
+    insta::assert_snapshot!(ended.out[ended.out.find("\n      mp").unwrap()..], @r"
+
+          mp            mp+fs         mp+redis      mp+p2p        in-process
+    tiny  equivalent    equivalent    not run       equivalent    not exercised
+
+    tiny over mp+redis: not run
+      why          failed to run this route: find `redis-server` on PATH
+      next         install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`
+
+    verdict: not exercised, as far as it was run: 1 of 5 combinations of model and route cannot run here (exit code 4)
+    ");
+
+    let mut command = lab.driver("run --suite suite.toml --device cpu --out out --route mp,mp+redis");
+    command.env("FAKE_FAULTS", "").env("PATH", lab.path("bin"));
+    let ended = lab.end(command);
+    assert_eq!(ended.code, 2, "equivalence on some routes is not what was asked for: {}", ended.out);
+    assert!(ended.out.ends_with(
+        "verdict: equivalent, as far as it was run: 1 of 2 combinations of model and route cannot run here (exit code 2)\n"
+    ), "{}", ended.out);
+    assert_eq!(lab.report().not_run.len(), 1);
+}
+
+#[test]
+fn a_single_route_that_cannot_run_here_is_an_error_with_what_mends_it() {
+    let lab = lab();
+    fs::remove_file(lab.path("bin/redis-server")).unwrap();
+    let mut command = lab.driver("run --suite suite.toml --device cpu --out out --route mp+redis");
+    command.env("FAKE_FAULTS", "").env("PATH", lab.path("bin"));
+    insta::assert_snapshot!(lab.error(&lab.end(command)), @r"
+    error: failed to run this route: find `redis-server` on PATH
+
+    hint: install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`
+    ");
+}
+
+#[test]
+fn a_redis_server_that_dies_between_the_passes_is_an_error_in_time() {
+    let lab = lab();
+    insta::assert_snapshot!(lab.error(&lab.run("die@redis", "--route mp+redis")), @r"
+    error: failed to keep the LMCache server running: it ended (exit status: 1); it said: ConnectionRefusedError: [Errno 111] Connection refused
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server-load.log
+    ");
+    assert!(lab.path("cache/store-1/entries").read_dir_utf8().unwrap().all(|stage| stage.unwrap().file_name() != "cached"));
+}
+
+#[test]
+fn a_redis_server_that_forgets_between_the_passes_is_not_exercised() {
+    let lab = lab();
+    let ended = lab.run("forget@redis", "--route mp+redis");
+    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
+    // The loading engine is served what it stored itself.
+    assert_eq!(lab.report().findings[0].comparison.exercised.service, Service::UnderServed);
+}
+
+#[test]
+fn a_tier_that_takes_nothing_is_not_exercised() {
+    let lab = lab();
+    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 1");
+    let ended = lab.run("full@server", "--route mp+fs");
+    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
+    assert_eq!(lab.report().findings[0].comparison.exercised.service, Service::UnderServed);
+}
+
+#[test]
+fn a_peer_that_leaves_between_the_passes_is_an_error_in_time() {
+    let lab = lab();
+    insta::assert_snapshot!(lab.error(&lab.run("leave-peer@server", "--route mp+p2p")), @r"
+    error: failed to ask http://127.0.0.1:[PORT]/metrics: io: Connection refused (os error 111)
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server-store.log
+    ");
+}
+
+/// A process that ends with this value.
+struct Foreign(std::process::Child);
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).ok();
+    }
+}
+
+/// A Redis server of somebody else's, which asks for a password.
+fn foreign_redis(lab: &Lab) -> (Foreign, String) {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = Command::new(lab.path("bin/redis-server"));
+    command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
+    command.env("FAKE_LOG", lab.path("foreign.log")).env("FAKE_REDIS_PASSWORD", "hunter2");
+    let child = Foreign(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    (child, format!("redis://127.0.0.1:{port}"))
+}
+
+fn connect(url: &str) -> redis::Connection {
+    let (_, place) = url.split_once("//").unwrap();
+    redis::Client::open(format!("redis://:hunter2@{place}")).unwrap().get_connection().unwrap()
+}
+
+fn set_value(url: &str, name: &str, value: &str) {
+    redis::cmd("SET").arg(name).arg(value).exec(&mut connect(url)).unwrap();
+}
+
+fn names(url: &str) -> Vec<String> {
+    let mut scan = redis::cmd("SCAN");
+    scan.cursor_arg(0).arg("MATCH").arg("*");
+    scan.iter(&mut connect(url)).unwrap().map(Result::unwrap).collect()
+}
+
+/// Every file below a folder, with its text.
+fn walk(folder: &Utf8Path) -> Vec<(Utf8PathBuf, String)> {
+    let mut files = Vec::new();
+    for entry in folder.read_dir_utf8().unwrap() {
+        let path = entry.unwrap().into_path();
+        if path.is_dir() {
+            files.extend(walk(&path));
+        } else if let Ok(bytes) = fs::read(&path) {
+            files.push((path, String::from_utf8_lossy(&bytes).into_owned()));
+        }
+    }
+    files
+}
+
+#[test]
+fn a_redis_server_by_address_is_used_with_a_password_that_is_shown_nowhere() {
+    let lab = lab();
+    let (_foreign, url) = foreign_redis(&lab);
+    let command = |password: &str| {
+        let arguments = format!("run --suite suite.toml --device cpu --out out --route mp+redis --redis-url {url}");
+        let mut command = lab.driver(&arguments);
+        command.env("FAKE_FAULTS", "").env("KV_CORRECTNESS_REDIS_PASSWORD", password);
+        command
+    };
+    let refused = lab.start(command("hunter1")).wait();
+    insta::assert_snapshot!(lab.error(&refused), @r"
+    error: failed to run this route: reach redis://127.0.0.1:[PORT]: Password authentication failed - AuthenticationFailed
+
+    hint: is it running, and is KV_CORRECTNESS_REDIS_PASSWORD its password?
+    ");
+    set_value(&url, "theirs", "kept");
+    let ended = lab.start(command("hunter2")).wait();
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    assert_eq!(names(&url), ["theirs"], "what the run stored is deleted, and nothing else");
+    let everything = walk(&lab.path(""));
+    let leaks: Vec<_> = everything.iter().filter(|(_, text)| text.contains("hunter2")).map(|(path, _)| path).collect();
+    assert!(leaks.is_empty() && !ended.err.contains("hunter2"), "{leaks:?}");
+}
