@@ -35,6 +35,8 @@ pub struct Compared {
 pub struct Planted {
     /// The model.
     pub model: Model,
+    /// The route whose tier they were planted in.
+    pub route: Route,
     /// Of the faults stage.
     pub artifact: Artifact,
     /// What the ladder said of each fault.
@@ -84,7 +86,11 @@ pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
             let watched = Watched { questions: &questions, baseline: &baseline };
             let cached = match cached(bench, &model, &prompts, route, watched).await {
                 Err(reason @ StageError::Route(_)) => {
-                    bench.events.warn(format!("{} over {route} is not run: {}", model.name(), reason.in_full()));
+                    bench.events.warn(format!(
+                        "{} over {route} is not run: {}",
+                        model.name(),
+                        reason.in_full()
+                    ));
                     not_run.push(NotRun { model: model.clone(), route, reason });
                     continue;
                 }
@@ -112,8 +118,12 @@ pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
                 baseline: &baseline,
                 control: &control,
             };
-            let artifact = faults(bench, &model, undamaged).await?;
-            planted.push(Planted { findings: read_faults(&artifact)?, model, artifact });
+            let missing = |route| not_run.iter().any(|not_run| not_run.route == route);
+            for route in grounds(&bench.suite.routes).into_iter().filter(|route| !missing(*route)) {
+                let artifact = faults(bench, &model, undamaged, route).await?;
+                let findings = read_faults(&artifact)?;
+                planted.push(Planted { findings, model: model.clone(), route, artifact });
+            }
         }
     }
     if compared.is_empty()
@@ -125,6 +135,12 @@ pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
     let doubts = planted.iter().filter_map(|planted| planted.findings.doubt());
     let verdict = doubts.map(|doubt| doubt.verdict).fold(conclusion.overall, Verdict::min);
     Ok(Findings { compared, not_run, conclusion, planted, verdict })
+}
+
+/// Where faults are planted: on disk in any case, and in Redis where that is tested.
+fn grounds(routes: &[Route]) -> Vec<Route> {
+    let redis = routes.contains(&Route::MpRedis).then_some(Route::MpRedis);
+    [Route::MpFs].into_iter().chain(redis).collect()
 }
 
 /// Finds each model and makes its prompts.
@@ -180,7 +196,10 @@ pub async fn run_stage(bench: &Bench, stage: StageName) -> Result<Vec<(String, A
                     baseline: &baseline,
                     control: &control,
                 };
-                artifacts.push((name, faults(bench, &model, undamaged).await?));
+                for route in grounds(&bench.suite.routes) {
+                    artifacts
+                        .push((format!("{name} {route}"), faults(bench, &model, undamaged, route).await?));
+                }
             }
             StageName::Extract | StageName::Compare => {}
         }

@@ -33,7 +33,12 @@ pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, 
     }
     if !arguments.route.is_empty() {
         let mut seen = BTreeSet::new();
-        suite.routes = arguments.route.iter().flat_map(|choice| choice.routes()).filter(|route| seen.insert(*route)).collect();
+        suite.routes = arguments
+            .route
+            .iter()
+            .flat_map(|choice| choice.routes())
+            .filter(|route| seen.insert(*route))
+            .collect();
     }
     if let Some(identity) = arguments.identity {
         suite.faults.identity = identity;
@@ -71,9 +76,11 @@ pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, 
 /// The Redis server that was named, with its password from the environment.
 fn redis_address(url: Option<&str>) -> anyhow::Result<Option<RedisAddress>> {
     let Some(url) = url.filter(|url| !url.is_empty()) else { return Ok(None) };
-    let mut address: RedisAddress =
-        url.parse().map_err(|error: RedisUrlError| anyhow::anyhow!("use the address of `--redis-url`: {error}\n\nhint: {}", error.hint()))?;
-    address.password = std::env::var("KV_CORRECTNESS_REDIS_PASSWORD").ok().filter(|password| !password.is_empty());
+    let mut address: RedisAddress = url.parse().map_err(|error: RedisUrlError| {
+        anyhow::anyhow!("use the address of `--redis-url`: {error}\n\nhint: {}", error.hint())
+    })?;
+    address.password =
+        std::env::var("KV_CORRECTNESS_REDIS_PASSWORD").ok().filter(|password| !password.is_empty());
     Ok(Some(address))
 }
 

@@ -13,6 +13,7 @@ use crate::pipeline::{Findings, run, run_stage};
 use crate::report::{Finding, NotRun, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults};
 use crate::stage::{Bench, read_dataset, read_ready};
 use crate::stage_name::StageName;
+use crate::suite::Route;
 
 pub(super) async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let (bench, mut store) = prepare(arguments).await?;
@@ -30,7 +31,11 @@ pub(super) async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCo
     write_whole(&arguments.out.join("report.json"), &json)?;
     write_whole(&arguments.out.join("summary.txt"), &summary)?;
     for planted in &report.planted_faults {
-        let path = arguments.out.join(format!("faults-{}.md", planted.model));
+        let name = match planted.route {
+            Route::MpRedis => format!("faults-{}-redis.md", planted.model),
+            _ => format!("faults-{}.md", planted.model),
+        };
+        let path = arguments.out.join(name);
         write_whole(&path, &tabulate_faults(&planted.findings))?;
     }
     print(if arguments.json { &json } else { &summary })?;
@@ -70,6 +75,7 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
         .into_iter()
         .map(|planted| PlantedFaults {
             model: planted.model.name().to_owned(),
+            route: planted.route,
             doubt: planted.findings.doubt(),
             findings: planted.findings,
             artifact: planted.artifact.output_digest(),

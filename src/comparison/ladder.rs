@@ -74,7 +74,9 @@ fn judge_service(comparison: &Comparison) -> Option<Judgement> {
             let seen = note(tier, |tier| {
                 let wanted = tier.second_tier_at_least.map_or_else(
                     || "none was to come from behind its memory".to_owned(),
-                    |at_least| format!("at least {at_least} tokens were to come from the tier `{}`", tier.name),
+                    |at_least| {
+                        format!("at least {at_least} tokens were to come from the tier `{}`", tier.name)
+                    },
                 );
                 format!(
                     "{wanted}; the server counts {} tokens from behind its memory, in {} loads",

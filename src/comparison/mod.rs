@@ -39,7 +39,9 @@ pub use evidence::{
     Answered, Arm, ArmName, Asked, Batching, Evidence, Expected, ServerCounters, ServerEvidence, ServingTier,
 };
 pub use evidence_error::EvidenceError;
-pub use exercised::{Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, TierAgreement};
+pub use exercised::{
+    Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, TierAgreement,
+};
 pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};

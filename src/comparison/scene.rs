@@ -146,6 +146,8 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
     let counters = |hit_tokens: u64| ServerCounters {
         requested_tokens: 0,
         hit_tokens,
+        second_tier_tokens: 0,
+        second_tier_loads: 0,
         chunks_written: 0,
         chunks_read: hit_tokens / 256,
     };

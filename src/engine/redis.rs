@@ -179,8 +179,10 @@ impl Redis {
     /// Variables by which LMCache's servers learn who asks: a command line would show them.
     #[must_use]
     pub fn variables(&self) -> Vec<(String, String)> {
-        let secrets =
-            [("LMCACHE_RESP_USERNAME", &self.address.user), ("LMCACHE_RESP_PASSWORD", &self.address.password)];
+        let secrets = [
+            ("LMCACHE_RESP_USERNAME", &self.address.user),
+            ("LMCACHE_RESP_PASSWORD", &self.address.password),
+        ];
         let given = secrets.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
         given.map(|(name, value)| (name.to_owned(), value)).collect()
     }
@@ -203,7 +205,9 @@ impl Redis {
     pub fn free_bytes(&self) -> Result<Option<u64>, RedisError> {
         let memory: String = redis::cmd("INFO").arg("memory").query(&mut connect(&self.address)?)?;
         let field = |name: &str| {
-            memory.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse::<u64>().ok())
+            memory
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse::<u64>().ok())
         };
         let limit = field("maxmemory").filter(|limit| *limit > 0);
         Ok(limit.map(|limit| limit.saturating_sub(field("used_memory").unwrap_or(0))))

@@ -159,7 +159,7 @@ impl Layers {
 pub enum Tier {
     /// The shared memory that the engine reads from.
     Memory,
-    /// The files of the second tier.
+    /// The second tier: the files of a folder, or on `mp+redis` the values of a Redis server.
     Disk,
 }
 

@@ -29,13 +29,12 @@ impl ChunkName {
             .collect()
     }
 
-    /// Whether a file of LMCache's `fs` tier holds this chunk: `MODEL@RANKS@GROUP@HASH.data`.
+    /// Whether this chunk is in a file of LMCache's `fs` tier, `MODEL@RANKS@GROUP@HASH.data`, or a value of its `resp` tier,
+    /// `MODEL@RANKS@GROUP@HASH`; a salt may stand behind the hash.
     #[must_use]
-    pub fn names_file(&self, file_name: &str) -> bool {
-        file_name
-            .strip_suffix(".data")
-            .and_then(|stem| stem.rsplit_once('@'))
-            .is_some_and(|(_, hash)| hash == self.0)
+    pub fn is_in(&self, name: &str) -> bool {
+        let stem = name.strip_suffix(".data").unwrap_or(name);
+        stem.split('@').nth(3).is_some_and(|hash| hash == self.0)
     }
 }
 
@@ -59,10 +58,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_named_by_its_last_field() {
+    fn a_file_or_value_is_named_by_its_fourth_field() {
         let name = &ChunkName::of_prompt(&[1, 2], 2)[0];
-        assert!(name.names_file(&format!("model@0x01000100@0@{name}.data")));
-        assert!(!name.names_file(&format!("model@0x01000100@0@{name}.tmp")));
-        assert!(!name.names_file(&format!("{name}@0x01000100@0@00.data")));
+        assert!(name.is_in(&format!("model@0x01000100@0@{name}.data")));
+        assert!(name.is_in(&format!("/models/one@01000100@0@{name}")));
+        assert!(name.is_in(&format!("model@01000100@0@{name}@salt")));
+        assert!(!name.is_in(&format!("model@0x01000100@0@{name}.tmp")));
+        assert!(!name.is_in(&format!("{name}@0x01000100@0@00.data")));
     }
 }

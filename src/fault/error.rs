@@ -21,10 +21,13 @@ pub enum FaultError {
         #[source]
         source: io::Error,
     },
-    /// Files of the second tier are missing, or have other names.
+    /// Values of a tier in Redis cannot be read or written.
+    #[error("plant faults in the Redis server")]
+    Redis(#[source] redis::RedisError),
+    /// Chunks of the second tier are missing, or have other names.
     #[error("find the stored chunks in {folder}: {missing} of {wanted} are not there under their names")]
     Missing {
-        /// The tier's folder.
+        /// The tier's folder or address.
         folder: Utf8PathBuf,
         /// How many.
         missing: usize,
@@ -45,6 +48,7 @@ impl FaultError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Layout(error) => error.hint(),
+            Self::Redis(_) => Some("its log is beside the artifact: redis.log".to_owned()),
             Self::Io { .. } => Some("is the disk full, or /dev/shm? `df -h` tells".to_owned()),
             Self::Missing { .. } => Some(
                 "faults are known for LMCache 0.5.6 in MP mode with one rank, and a very long cache folder makes file names \

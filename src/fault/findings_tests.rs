@@ -33,6 +33,8 @@ fn loaded(cached_tokens: u32, logprob: f64) -> Comparison {
     let counted = |tokens: u32| crate::comparison::ServerCounters {
         requested_tokens: 0,
         hit_tokens: u64::from(tokens * QUESTIONS),
+        second_tier_tokens: 0,
+        second_tier_loads: 0,
         chunks_written: 0,
         chunks_read: 0,
     };

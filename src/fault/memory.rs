@@ -8,8 +8,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::chunk_name::ChunkName;
-use super::disk::io_error;
 use super::error::FaultError;
+use super::second_tier::io_error;
 
 /// LMCache allocates chunks at multiples of this many bytes.
 const ALIGNMENT: usize = 4096;

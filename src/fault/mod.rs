@@ -6,7 +6,6 @@
 
 mod catalogue;
 mod chunk_name;
-mod disk;
 mod element;
 mod error;
 mod findings;
@@ -14,15 +13,16 @@ mod layout;
 mod memory;
 mod operator;
 mod planting;
+mod second_tier;
 
 pub use catalogue::{
     Applies, CATALOGUE, Donor, Dose, Fault, Group, Layers, Must, Place, Spots, Tier, Variant,
 };
 pub use chunk_name::ChunkName;
-pub use disk::DiskTier;
 pub use error::FaultError;
 pub use findings::{Damage, Fate, FaultFindings, Score, SmallestDose, Trial};
 pub use layout::{Layout, LayoutError, Probe};
 pub use memory::{MemoryTier, segment_fits, segment_path};
 pub use operator::{Bit, Operator, Spread};
 pub use planting::{Planting, plantings};
+pub use second_tier::PlantedTier;

@@ -64,6 +64,8 @@ pub struct NotRun {
 pub struct PlantedFaults {
     /// The model's name.
     pub model: String,
+    /// The route whose tier they were planted in.
+    pub route: Route,
     /// Why the verdicts cannot be relied on, if so.
     pub doubt: Option<Judgement>,
     /// Score, smallest doses and every planting.

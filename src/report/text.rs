@@ -136,10 +136,10 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
 const SHOWN_SURVIVORS: usize = 5;
 
 fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
-    let PlantedFaults { model, doubt, findings, .. } = planted;
+    let PlantedFaults { model, route, doubt, findings, .. } = planted;
     let score = &findings.score;
     let verdict = if doubt.is_some() { "INSENSITIVE" } else { "all seen" };
-    writeln!(text, "{model}, planted faults: {verdict}")?;
+    writeln!(text, "{model}, faults planted on {route}: {verdict}")?;
     line(
         text,
         "seen",

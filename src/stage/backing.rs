@@ -12,9 +12,7 @@ use super::route_error::RouteError;
 use super::{Bench, StageError};
 use crate::digest::{Digest, digest_bytes};
 use crate::engine::environment::install_beside;
-use crate::engine::{
-    Coordinator, LmcacheServer, Redis, RedisSettings, SecondTier, ServerSettings, Tiers,
-};
+use crate::engine::{Coordinator, LmcacheServer, Redis, RedisSettings, SecondTier, ServerSettings, Tiers};
 use crate::event::Event;
 use crate::store::Draft;
 use crate::suite::Route;
@@ -73,11 +71,7 @@ impl Backing {
         })
     }
 
-    async fn start_coordinator(
-        run: &EngineRun<'_>,
-        draft: &Draft,
-        bytes: u64,
-    ) -> Result<Self, StageError> {
+    async fn start_coordinator(run: &EngineRun<'_>, draft: &Draft, bytes: u64) -> Result<Self, StageError> {
         // LMCache begins to evict at four fifths.
         let memory_gib = u32::try_from((bytes / 3 * 4).div_ceil(GIB)).unwrap_or(u32::MAX);
         let memory_gib = memory_gib.max(run.bench.suite.lmcache.memory_gib);
@@ -122,7 +116,8 @@ impl Backing {
                 }
             }
         }
-        let server = launch_server(run.bench, &settings, &format!("lmcache server that {}s", side.name())).await?;
+        let server =
+            launch_server(run.bench, &settings, &format!("lmcache server that {}s", side.name())).await?;
         if let (Self::Peers { .. }, Side::Load) = (self, side) {
             server.find_peer(settings.patience).await?;
         }
@@ -205,7 +200,11 @@ fn make_folder(draft: &Draft, bytes: u64) -> Result<tempfile::TempDir, StageErro
 }
 
 /// The Redis server that was given, or else one of our own.
-async fn provide_redis(run: &EngineRun<'_>, draft: &Draft, bytes: u64) -> Result<Redis, StageError> {
+pub(super) async fn provide_redis(
+    run: &EngineRun<'_>,
+    draft: &Draft,
+    bytes: u64,
+) -> Result<Redis, StageError> {
     let bench = run.bench;
     // Its allocator rounds up by up to a quarter.
     let needed = bytes / 4 * 5 + (GIB >> 4);
@@ -251,8 +250,7 @@ async fn peer_variables(bench: &Bench) -> Result<Vec<(String, String)>, RouteErr
     if bench.environment.identity().version("nixl").is_some() {
         return Ok(variables);
     }
-    let (environment, cache, events) =
-        (bench.environment.clone(), bench.cache.clone(), bench.events.clone());
+    let (environment, cache, events) = (bench.environment.clone(), bench.cache.clone(), bench.events.clone());
     let installed = tokio::task::spawn_blocking(move || {
         install_beside(&environment, "p2p", PEER_PACKAGES, &cache, &events)
     });
@@ -263,7 +261,10 @@ async fn peer_variables(bench: &Bench) -> Result<Vec<(String, String)>, RouteErr
 
 fn find_on_path(name: &str) -> Option<Utf8PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
-    let found = path.split(':').filter(|folder| folder.starts_with('/')).map(|folder| Utf8Path::new(folder).join(name));
+    let found = path
+        .split(':')
+        .filter(|folder| folder.starts_with('/'))
+        .map(|folder| Utf8Path::new(folder).join(name));
     found.into_iter().find(|program| program.is_file())
 }
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 use camino::Utf8PathBuf;
 
 use super::{EarlyStopping, StageError};
-use crate::engine::{Device, RedisAddress};
 use crate::engine::environment::Environment;
+use crate::engine::{Device, RedisAddress};
 use crate::event::{Event, Events};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Claim, Draft, Reuse, StageKey, Store, StoreError};

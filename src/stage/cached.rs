@@ -193,8 +193,7 @@ async fn through_backing(
     let mut passes = Passes::none(true);
     let first = backing.start_server(run, draft, Side::Store).await?;
     let connector = first.connector(backing.salt());
-    let mut worker =
-        run.start(draft, &format!("{route} storing"), Some(connector), None, Vec::new()).await?;
+    let mut worker = run.start(draft, &format!("{route} storing"), Some(connector), None, Vec::new()).await?;
     let mut prompts = read_prompts(run.prompts)?;
     for round in &plan.rounds {
         let prompts = take_prompts(&mut prompts, round.prompts)?;
@@ -211,8 +210,7 @@ async fn through_backing(
 
     let second = backing.start_server(run, draft, Side::Load).await?;
     let connector = second.connector(backing.salt());
-    let mut worker =
-        run.start(draft, &format!("{route} loading"), Some(connector), None, Vec::new()).await?;
+    let mut worker = run.start(draft, &format!("{route} loading"), Some(connector), None, Vec::new()).await?;
     let mut prompts = read_prompts(run.prompts)?;
     for round in &plan.rounds {
         let prompts = take_prompts(&mut prompts, round.prompts)?;

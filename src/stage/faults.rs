@@ -1,6 +1,6 @@
 //! Plants every fault of the catalogue in a real LMCache, and notes what the ladder says. Output: `faults.json`.
 //!
-//! One engine and one server with a disk tier: a few questions are stored once, then for each variant the chunks are
+//! One engine and one server with a second tier, on disk or in Redis: a few questions are stored once, then for each variant the chunks are
 //! damaged where LMCache keeps them, the questions are loaded again, and the load pass is judged like any other. The time
 //! that each took is in the note `seconds.json`.
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::answer::{published_answers, read_answer};
 use super::arms::{BASELINE, CONTROL, REPEAT};
-use super::backing::{launch_server, server_settings};
+use super::backing::{launch_server, provide_redis, server_settings};
 use super::compare::{batching, counters, expected};
 use super::engine_run::{ArmKey, EngineRun, READY};
 use super::lines::{read_json, read_lines, write_json};
@@ -24,18 +24,18 @@ use crate::comparison::{Arm, ArmName, Asked, Criteria, Evidence, ServerEvidence,
 use crate::dataset::{Prompt, QuestionId, Tokenizer};
 use crate::digest::{Digest, digest_bytes};
 use crate::engine::{
-    Capacity, LmcacheServer, Observation, Plan, PrefixCache, Ready, SecondTier, ServerCounters, Tiers, Worker,
+    Capacity, LmcacheServer, Observation, Plan, PrefixCache, Ready, ServerCounters, Tiers, Worker,
 };
 use crate::event::Event;
 use crate::fault::{
-    DiskTier, Fault, FaultFindings, Layout, Tier, Trial, Variant, segment_fits, segment_path,
+    Fault, FaultFindings, Layout, PlantedTier, Tier, Trial, Variant, segment_fits, segment_path,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft, StageKey};
-use crate::suite::FaultSettings;
+use crate::suite::{FaultSettings, Route};
 
 /// Also numbers what the catalogue's operators do to bytes.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 const FAULTS: &str = "faults.json";
 const SECONDS: &str = "seconds.json";
 /// How long stored chunks may take to arrive on disk once a pass has its last answer.
@@ -47,6 +47,7 @@ struct FaultsArm<'a> {
     baseline: Digest,
     control: Digest,
     capacity: Capacity,
+    route: Route,
     criteria: &'a Criteria,
     settings: FaultSettings,
     variants: Digest,
@@ -65,11 +66,16 @@ pub struct Undamaged<'a> {
     pub control: &'a Artifact,
 }
 
-/// Plants the catalogue in what LMCache stored of one model.
+/// Plants the catalogue in what LMCache stored of one model, on the route `mp+fs` or `mp+redis`.
 ///
 /// # Errors
 /// When engine or server fail, or the stored chunks are not arranged as the catalogue takes them to be.
-pub async fn faults(bench: &Bench, model: &Model, undamaged: Undamaged<'_>) -> Result<Artifact, StageError> {
+pub async fn faults(
+    bench: &Bench,
+    model: &Model,
+    undamaged: Undamaged<'_>,
+    route: Route,
+) -> Result<Artifact, StageError> {
     let run = EngineRun { bench, model, prompts: undamaged.prompts };
     let variants = Fault::variants(model.kv_shape()?, bench.suite.faults.identity);
     let arm = FaultsArm {
@@ -77,13 +83,18 @@ pub async fn faults(bench: &Bench, model: &Model, undamaged: Undamaged<'_>) -> R
         baseline: undamaged.baseline.output_digest(),
         control: undamaged.control.output_digest(),
         capacity: run.capacity()?,
+        route,
         criteria: &bench.suite.criteria,
         settings: bench.suite.faults,
         variants: digest_bytes(format!("{variants:?}").as_bytes()),
     };
     let key = ArmKey { common: run.common_key(), environment: bench.environment.identity(), arm };
     let key = StageKey::new(SCHEMA, StageName::Faults, &key);
-    bench.make(&key, model.name(), async |draft| fill(&run, draft, undamaged, &variants).await).await
+    let label = match route {
+        Route::MpRedis => format!("{} {route}", model.name()),
+        _ => model.name().to_owned(),
+    };
+    bench.make(&key, &label, async |draft| fill(&run, draft, undamaged, route, &variants).await).await
 }
 
 /// Reads what [`faults`] wrote.
@@ -104,6 +115,7 @@ async fn fill(
     run: &EngineRun<'_>,
     draft: &Draft,
     undamaged: Undamaged<'_>,
+    route: Route,
     variants: &[Variant],
 ) -> Result<(), StageError> {
     let (bench, suite) = (run.bench, &run.bench.suite);
@@ -112,14 +124,23 @@ async fn fill(
     let notes = draft.note_path("");
     let folder =
         tempfile::tempdir_in(&notes).map_err(|source| StageError::Write { path: notes.clone(), source })?;
-    let disk =
-        DiskTier::create(&Utf8PathBuf::try_from(folder.path().to_owned()).expect("its parent is UTF-8"))?;
+    let parent = Utf8PathBuf::try_from(folder.path().to_owned()).expect("its parent is UTF-8");
+    let (tier, salt, secrets) = match route {
+        Route::MpRedis => {
+            let chunks = prompts.iter().map(|prompt| prompt.token_ids.len() as u64 / u64::from(chunk_tokens));
+            let redis = provide_redis(run, draft, 2 * chunks.sum::<u64>() * run.chunk_bytes()?).await?;
+            let (salt, secrets) = (redis.salt().map(str::to_owned), redis.variables());
+            (PlantedTier::in_redis(redis, &parent)?, salt, secrets)
+        }
+        _ => (PlantedTier::on_disk(&parent)?, None, Vec::new()),
+    };
     let segment = segment_fits(u64::from(suite.lmcache.memory_gib) << 30)
         .then(|| format!("kv-correctness-{}", std::process::id()));
     let mut settings = server_settings(run, draft, "lmcache-server.log");
-    settings.tiers = Tiers { second: Some(SecondTier::Disk(disk.folder().to_owned())), segment: segment.clone() };
+    settings.tiers = Tiers { second: Some(tier.settings()), segment: segment.clone() };
+    settings.variables.extend(secrets);
     let server = launch_server(bench, &settings, "lmcache server").await?;
-    let mut worker = run.start(draft, "faults", Some(server.connector(None)), None, Vec::new()).await?;
+    let mut worker = run.start(draft, "faults", Some(server.connector(salt)), None, Vec::new()).await?;
     let ready: Ready = read_json(&draft.path(READY))?;
     let layout = Layout {
         shape: run.model.kv_shape()?,
@@ -130,7 +151,7 @@ async fn fill(
 
     let before = server.counters().await?;
     let stored = worker.score(&prompts, PrefixCache::Read, || {}).await?;
-    let mut ground = Ground::prepare(disk, layout, &prompts, chunk_tokens).await?;
+    let mut ground = Ground::prepare(tier, layout, &prompts, chunk_tokens).await?;
     let store_counters = server.counters().await?.since(before);
     ground.check_layout(&mut worker, &prompts, chunk_tokens).await?;
     if let Some(segment) = segment {

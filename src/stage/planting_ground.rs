@@ -11,7 +11,7 @@ use super::prompts::read_prompts;
 use crate::dataset::{Prompt, QuestionId, Subject};
 use crate::engine::{PrefixCache, Worker};
 use crate::fault::{
-    ChunkName, Damage, DiskTier, FaultError, Layout, MemoryTier, Probe, Tier, Variant, plantings,
+    ChunkName, Damage, FaultError, Layout, MemoryTier, PlantedTier, Probe, Tier, Variant, plantings,
 };
 use crate::store::Artifact;
 
@@ -25,15 +25,15 @@ pub(super) struct Ground {
     /// Whole chunks of each prompt.
     prompts: Vec<Vec<ChunkName>>,
     chunks: BTreeSet<ChunkName>,
-    disk: DiskTier,
+    second: PlantedTier,
     memory: Option<MemoryTier>,
     planted: BTreeSet<ChunkName>,
 }
 
 impl Ground {
-    /// Waits until all chunks of the prompts, which were just stored, are on disk, and keeps a copy of them.
+    /// Waits until all chunks of the prompts, which were just stored, are in the second tier, and keeps a copy of them.
     pub(super) async fn prepare(
-        mut disk: DiskTier,
+        mut second: PlantedTier,
         layout: Layout,
         prompts: &[Prompt],
         chunk_tokens: u32,
@@ -41,9 +41,9 @@ impl Ground {
         let prompts: Vec<Vec<ChunkName>> =
             prompts.iter().map(|prompt| ChunkName::of_prompt(&prompt.token_ids, chunk_tokens)).collect();
         let chunks: BTreeSet<ChunkName> = prompts.iter().flatten().cloned().collect();
-        await_chunks(&mut disk, &chunks, layout).await?;
-        disk.keep_pristine()?;
-        Ok(Self { layout, prompts, chunks, disk, memory: None, planted: BTreeSet::new() })
+        await_chunks(&mut second, &chunks, layout).await?;
+        second.keep_pristine()?;
+        Ok(Self { layout, prompts, chunks, second, memory: None, planted: BTreeSet::new() })
     }
 
     /// Has the engine store the second chunk of the first prompt behind two other prefixes, and holds the layout against
@@ -70,17 +70,17 @@ impl Ground {
             names.pop().expect("a probe has whole chunks")
         });
         worker.score(&[behind_other, later], PrefixCache::Read, || {}).await?;
-        await_chunks(&mut self.disk, &names.clone().into(), self.layout).await?;
-        self.disk.keep_pristine()?;
-        let [other_prefix, later] = [self.disk.pristine(&names[0])?, self.disk.pristine(&names[1])?];
-        let chunk = self.disk.pristine(&self.prompts[0][1])?;
+        await_chunks(&mut self.second, &names.clone().into(), self.layout).await?;
+        self.second.keep_pristine()?;
+        let [other_prefix, later] = [self.second.pristine(&names[0])?, self.second.pristine(&names[1])?];
+        let chunk = self.second.pristine(&self.prompts[0][1])?;
         let probe = Probe { chunk: &chunk, other_prefix: &other_prefix, later: &later };
         Ok(self.layout.check(probe).map_err(FaultError::from)?)
     }
 
     /// Looks for the chunks in the server's memory. Without all of them no fault is planted there.
     pub(super) fn search_memory(&mut self, segment: Utf8PathBuf) -> Result<(), StageError> {
-        self.memory = Some(MemoryTier::search(segment, &self.chunks, |chunk| self.disk.pristine(chunk))?);
+        self.memory = Some(MemoryTier::search(segment, &self.chunks, |chunk| self.second.pristine(chunk))?);
         Ok(())
     }
 
@@ -98,8 +98,8 @@ impl Ground {
     pub(super) fn plant(&mut self, variant: &Variant) -> Result<Damage, StageError> {
         let mut damage = Damage { chunks: 0, changed_bits: 0 };
         for planting in plantings(variant.place, variant.fault.donor, &self.prompts) {
-            let pristine = self.disk.pristine(&planting.chunk)?;
-            let donor = self.disk.pristine(&planting.donor)?;
+            let pristine = self.second.pristine(&planting.chunk)?;
+            let donor = self.second.pristine(&planting.donor)?;
             let layers = variant.layers.of(self.layout.layers());
             let bytes = variant.operator.apply(&self.layout, layers, &pristine, &donor);
             damage.chunks += 1;
@@ -110,7 +110,7 @@ impl Ground {
                     let bytes = bytes.filter(|bytes| bytes.len() == pristine.len());
                     memory.plant(&planting.chunk, &bytes.unwrap_or(pristine))?;
                 }
-                _ => self.disk.plant(&planting.chunk, bytes.as_deref())?,
+                _ => self.second.plant(&planting.chunk, bytes.as_deref())?,
             }
             self.planted.insert(planting.chunk);
         }
@@ -122,13 +122,13 @@ impl Ground {
     pub(super) async fn restore(&mut self) -> Result<(), StageError> {
         let planted = std::mem::take(&mut self.planted);
         let deadline = Instant::now() + SETTLE_PATIENCE;
-        while self.disk.absent(&planted) > 0 && Instant::now() < deadline {
+        while self.second.absent(&planted) > 0 && Instant::now() < deadline {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         if let Some(memory) = &mut self.memory {
-            memory.restore(|chunk| self.disk.pristine(chunk))?;
+            memory.restore(|chunk| self.second.pristine(chunk))?;
         }
-        Ok(self.disk.restore()?)
+        Ok(self.second.restore()?)
     }
 }
 
@@ -139,18 +139,18 @@ fn changed_bits(pristine: &[u8], planted: &[u8]) -> u64 {
 }
 
 async fn await_chunks(
-    disk: &mut DiskTier,
+    second: &mut PlantedTier,
     chunks: &BTreeSet<ChunkName>,
     layout: Layout,
 ) -> Result<(), StageError> {
     let deadline = Instant::now() + SETTLE_PATIENCE;
     loop {
-        let missing = disk.missing(chunks, layout.bytes())?;
+        let missing = second.missing(chunks, layout.bytes())?;
         if missing == 0 {
             return Ok(());
         }
         if Instant::now() > deadline {
-            let folder = disk.folder().to_owned();
+            let folder = second.place();
             return Err(FaultError::Missing { folder, missing, wanted: chunks.len() }.into());
         }
         tokio::time::sleep(POLL_INTERVAL).await;

