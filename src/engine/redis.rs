@@ -79,8 +79,10 @@ impl FromStr for RedisAddress {
 
     fn from_str(text: &str) -> Result<Self, RedisUrlError> {
         let url = redis::parse_redis_url(text).ok_or(RedisUrlError::Malformed)?;
-        if url.scheme() == "rediss" {
-            return Err(RedisUrlError::Tls);
+        match url.scheme() {
+            "redis" => {}
+            "rediss" => return Err(RedisUrlError::Tls),
+            _ => return Err(RedisUrlError::Malformed),
         }
         if url.password().is_some() {
             return Err(RedisUrlError::Password);
@@ -88,7 +90,7 @@ impl FromStr for RedisAddress {
         if !matches!(url.path(), "" | "/" | "/0") || url.query().is_some() {
             return Err(RedisUrlError::Database);
         }
-        let host = url.host_str().filter(|host| url.scheme() == "redis" && !host.is_empty());
+        let host = url.host_str().filter(|host| !host.is_empty());
         Ok(Self {
             host: host.ok_or(RedisUrlError::Malformed)?.to_owned(),
             port: url.port().unwrap_or(DEFAULT_PORT),
