@@ -36,7 +36,7 @@ impl PlantedTier {
     /// # Errors
     /// When the folder for copies cannot be made.
     pub fn in_redis(redis: Redis, parent: &Utf8Path) -> Result<Self, FaultError> {
-        Self::new(Medium::Redis(redis), parent)
+        Self::new(Medium::Redis(Box::new(redis)), parent)
     }
 
     fn new(medium: Medium, parent: &Utf8Path) -> Result<Self, FaultError> {
@@ -152,7 +152,7 @@ fn copy_name(name: &str) -> String {
 #[derive(Debug)]
 enum Medium {
     Folder(Utf8PathBuf),
-    Redis(Redis),
+    Redis(Box<Redis>),
 }
 
 impl Medium {

@@ -144,14 +144,13 @@ async fn in_one_engine(
     mut loading: Loading<'_>,
 ) -> Result<Passes, StageError> {
     let route = loading.route;
-    let (server, connector, variables) = match route {
-        Route::InProcess => (None, in_process_connector(), in_process_variables(run)),
-        _ => {
-            let settings = server_settings(run, draft, "lmcache-server.log");
-            let server = launch_server(run.bench, &settings, "lmcache server").await?;
-            let connector = server.connector(None);
-            (Some(server), connector, Vec::new())
-        }
+    let (server, connector, variables) = if route == Route::InProcess {
+        (None, in_process_connector(), in_process_variables(run))
+    } else {
+        let settings = server_settings(run, draft, "lmcache-server.log");
+        let server = launch_server(run.bench, &settings, "lmcache server").await?;
+        let connector = server.connector(None);
+        (Some(server), connector, Vec::new())
     };
     let mut worker = run.start(draft, &format!("{route} cached"), Some(connector), None, variables).await?;
     let mut prompts = read_prompts(run.prompts)?;

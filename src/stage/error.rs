@@ -112,7 +112,7 @@ impl StageError {
         let mut message = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            message.push_str(&format!(": {error}"));
+            message = format!("{message}: {error}");
             cause = error.source();
         }
         message

@@ -2,6 +2,7 @@
 
 use fs_err as fs;
 
+use kv_correctness::digest::digest_bytes;
 use kv_correctness::stage_name::StageName;
 use serde_json::Value;
 
@@ -119,6 +120,7 @@ fn a_key_holds_these_fields_and_no_other() {
     /fields/arm/capacity/lmcache_bytes
     ");
     insta::assert_snapshot!(besides(StageName::Cached), @r"
+    /fields/arm/added_packages
     /fields/arm/capacity/bytes_per_token
     /fields/arm/capacity/chunk_tokens
     /fields/arm/capacity/engine_bytes
@@ -148,6 +150,7 @@ fn a_key_holds_these_fields_and_no_other() {
     /fields/criteria/tolerance/mean_divergence
     /fields/prompts
     /fields/questions
+    /fields/route
     ");
 }
 
@@ -261,6 +264,26 @@ fn each_setting_of_lmcache_is_an_ingredient_where_it_matters() {
     cached tiny mp: /arm/capacity/lmcache_bytes
     ");
     insta::assert_snapshot!(edit_suite(r#"routes = ["mp"]"#, r#"routes = ["in-process"]"#), @"cached tiny in-process: has never run here");
+}
+
+#[test]
+fn packages_that_a_route_adds_are_an_ingredient_by_the_digest_of_their_lock() {
+    let lab = Lab::finished();
+    lab.write_program("bin/uv", "#!/bin/sh\nfor word; do [ \"$last\" = --target ] && mkdir -p \"$word\"; last=$word; done; echo uv 1.0\n");
+    let mut command = lab.driver("run --suite suite.toml --device cpu --out out --route mp,mp+p2p -q");
+    command.env("FAKE_FAULTS", "");
+    let ended = lab.end(command);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let lock = include_bytes!("../../nix/stacks/p2p.txt");
+    for entry in lab.path("cache/store-1/entries/cached").read_dir_utf8().unwrap() {
+        let key = fs::read(entry.unwrap().path().join("key.json")).unwrap();
+        let arm = &serde_json::from_slice::<Value>(&key).unwrap()["fields"]["arm"];
+        let expected = match arm["route"].as_str() {
+            Some("mp+p2p") => Value::String(digest_bytes(lock).to_string()),
+            _ => Value::Null,
+        };
+        assert_eq!(arm["added_packages"], expected);
+    }
 }
 
 #[test]

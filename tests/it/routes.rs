@@ -81,7 +81,10 @@ fn on_each_remote_route_another_engine_is_served_from_the_routes_own_tier() {
     let left = lab.path("cache/store-1/entries/cached").read_dir_utf8().unwrap();
     let notes = left.flat_map(|entry| entry.unwrap().path().join("notes").read_dir_utf8().unwrap());
     let names: Vec<String> = notes.map(|note| note.unwrap().file_name().to_owned()).collect();
-    assert!(names.iter().all(|name| name.ends_with(".log")), "a tier's folder is left: {names:?}");
+    assert!(
+        names.iter().all(|name| Utf8Path::new(name).extension() == Some("log")),
+        "a tier's folder is left: {names:?}"
+    );
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn stages_and_routes_that_do_not_exist_are_refused_with_the_names_of_those_that_
     For more information, try '--help'.
     "#);
     insta::assert_snapshot!(refuse("run --route mp,pm"), @r#"
-    error: invalid value 'pm' for '--route <ROUTE>': "pm" is not a route (in-process or mp)
+    error: invalid value 'pm' for '--route <ROUTE>': "pm" is not a route (in-process, mp, mp+fs, mp+redis, mp+p2p)
 
     For more information, try '--help'.
     "#);
