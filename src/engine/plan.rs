@@ -306,6 +306,13 @@ mod tests {
     }
 
     #[test]
+    fn distinct_chunks_are_those_of_the_rounds_that_were_asked() {
+        let plan = plan(distinct("law", 60), CAPACITY).unwrap();
+        assert_eq!(plan.rounds.iter().map(|round| round.prompts).collect::<Vec<_>>(), [8, 29, 23]);
+        assert_eq!([0, 8, 37, 60].map(|prompts| plan.distinct_chunks(prompts)), [0, 16, 74, 120]);
+    }
+
+    #[test]
     fn an_exact_multiple_of_the_chunk_has_no_matching_control() {
         let expectations =
             plan(vec![prompt("law", 1, &[1, 2, 3, 4, 5, 6, 7, 8])], CAPACITY).unwrap().expectations;

@@ -35,6 +35,19 @@ fn a_real_server_serves_every_predicted_token_without_changing_a_bit() {
 }
 
 #[test]
+#[ignore = "runs vLLM and LMCache for minutes; needs redis-server"]
+fn another_engine_is_served_from_the_tier_of_each_remote_route_without_changing_a_bit() {
+    let report = run("--route mp+fs,mp+redis,mp+p2p", 0);
+    assert_eq!(report.findings.len(), 6);
+    for finding in report.findings {
+        let exercised = finding.comparison.exercised;
+        let tier = exercised.server.unwrap().tier.unwrap();
+        assert!(tier.second_tier_tokens >= tier.second_tier_at_least.unwrap() && tier.second_tier_loads > 0);
+        assert_eq!(exercised.load.cached_tokens, exercised.load.predicted_tokens);
+    }
+}
+
+#[test]
 #[ignore = "runs vLLM and LMCache for minutes"]
 fn a_route_that_a_cpu_cannot_serve_is_not_exercised() {
     let report = run("--route in-process", 4);

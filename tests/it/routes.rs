@@ -141,6 +141,24 @@ fn a_single_route_that_cannot_run_here_is_an_error_with_what_mends_it() {
 }
 
 #[test]
+fn kv_that_does_not_fit_between_the_engines_is_refused_before_the_routes_engines_start() {
+    for (route, tier) in
+        [("mp+fs", "the disk of"), ("mp+redis", "the memory of"), ("mp+p2p", "the memory of")]
+    {
+        let lab = lab();
+        // So many layers make two subjects take a terabyte, and so much memory admits each round of them.
+        lab.edit("model/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 350000"#);
+        lab.edit("suite.toml", "kv_cache_gib = 1", "kv_cache_gib = 100000");
+        lab.edit("suite.toml", "memory_gib = 1", "memory_gib = 100000");
+        let message = lab.error(&lab.run("", &format!("--route {route}")));
+        let start = format!("error: failed to run this route: fit the KV of all questions into {tier}");
+        assert!(message.starts_with(&start), "{message}");
+        assert!(message.ends_with("hint: ask fewer questions with `--subjects`, or make room"), "{message}");
+        assert!(!lab.steps().contains(&"start server".to_owned()));
+    }
+}
+
+#[test]
 fn a_redis_server_that_dies_between_the_passes_is_an_error_in_time() {
     let lab = lab();
     insta::assert_snapshot!(lab.error(&lab.run("die@redis", "--route mp+redis")), @r"
