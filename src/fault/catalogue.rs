@@ -195,6 +195,20 @@ impl Fault {
         memory.chain(disk).collect()
     }
 
+    /// The same for values of a Redis server. A value comes with its length, so one with bytes that no reader asks for is
+    /// refused, and no padding; and one value of another length makes LMCache 0.5.6 read nothing more from Redis ever after,
+    /// so these come last.
+    #[must_use]
+    pub fn variants_in_redis(shape: KvShape, identity: u32) -> Vec<Variant> {
+        let (lengths, bytes): (Vec<Variant>, Vec<Variant>) = Self::variants(shape, identity)
+            .into_iter()
+            .partition(|variant| variant.operator.changes_length());
+        bytes
+            .into_iter()
+            .chain(lengths.into_iter().filter(|variant| variant.operator != Operator::Append))
+            .collect()
+    }
+
     /// Whether the fault can be planted in a model of this shape.
     #[must_use]
     pub fn applies_to(&self, shape: KvShape) -> bool {
@@ -585,6 +599,16 @@ mod tests {
                 assert_eq!(changes, variant.fault.must != Must::ChangeNothing, "{variant:?}");
             }
         }
+    }
+
+    #[test]
+    fn in_redis_nothing_is_padded_and_what_changes_a_length_comes_last() {
+        let shape = KvShape::Mla { layers: 4, latent: 512, rotary: 64 };
+        let variants = Fault::variants_in_redis(shape, 2);
+        let first = variants.iter().position(|variant| variant.operator.changes_length()).unwrap();
+        assert!(variants[first..].iter().all(|variant| variant.operator.changes_length()));
+        assert!(variants.iter().all(|variant| variant.operator != Operator::Append));
+        assert_eq!(variants.len(), Fault::variants(shape, 2).len() - 1);
     }
 
     #[test]

@@ -103,7 +103,8 @@ impl Trial {
             Must::ChangeNothing => Fate::FalseAlarm,
             Must::ServeNothing if verdict == Verdict::NotExercised => Fate::Killed,
             Must::BeSeen(Rung::Exercised) if seen => Fate::Killed,
-            Must::BeSeen(_) | Must::ReorderAlone if elsewhere > 0 => Fate::NotRead,
+            // Where nothing was served, nothing of what was planted was read either.
+            Must::BeSeen(_) | Must::ReorderAlone if elsewhere > 0 || counted.hit_tokens == 0 => Fate::NotRead,
             Must::BeSeen(_) | Must::ReorderAlone if seen => Fate::Killed,
             Must::ReorderAlone if verdict == Verdict::Equivalent => Fate::Neutral,
             Must::ServeNothing | Must::ReorderAlone | Must::BeSeen(_) => Fate::Survived,

@@ -75,6 +75,14 @@ pub enum Operator {
     Delete,
 }
 
+impl Operator {
+    /// Whether what it leaves has another length.
+    #[must_use]
+    pub fn changes_length(self) -> bool {
+        matches!(self, Self::Truncate | Self::Empty | Self::Append)
+    }
+}
+
 /// Which bit of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bit {

@@ -35,7 +35,7 @@ use crate::store::{Artifact, Draft, StageKey};
 use crate::suite::{FaultSettings, Route};
 
 /// Also numbers what the catalogue's operators do to bytes.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 const FAULTS: &str = "faults.json";
 const SECONDS: &str = "seconds.json";
 /// How long stored chunks may take to arrive on disk once a pass has its last answer.
@@ -77,7 +77,11 @@ pub async fn faults(
     route: Route,
 ) -> Result<Artifact, StageError> {
     let run = EngineRun { bench, model, prompts: undamaged.prompts };
-    let variants = Fault::variants(model.kv_shape()?, bench.suite.faults.identity);
+    let (shape, identity) = (model.kv_shape()?, bench.suite.faults.identity);
+    let variants = match route {
+        Route::MpRedis => Fault::variants_in_redis(shape, identity),
+        _ => Fault::variants(shape, identity),
+    };
     let arm = FaultsArm {
         questions: undamaged.questions.output_digest(),
         baseline: undamaged.baseline.output_digest(),
