@@ -36,10 +36,11 @@ pub use difference::{Difference, DifferenceKind};
 pub use distribution::{Distribution, Shift};
 pub use early_stop::{EarlyStop, HarmMonitor, shuffle_questions};
 pub use evidence::{
-    Answered, Arm, ArmName, Asked, Batching, Evidence, Expected, ServerCounters, ServerEvidence,
+    Answered, Arm, ArmName, Asked, Batching, Bound, Evidence, Expected, ServerCounters, ServerEvidence,
+    Sharding,
 };
 pub use evidence_error::EvidenceError;
-pub use exercised::{Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service};
+pub use exercised::{Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, ShardCounts};
 pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};

@@ -160,7 +160,7 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
         server: Some(ServerEvidence {
             store: counters(hits(ArmName::Store)),
             load: counters(hits(ArmName::Load)),
-            load_reads_at_least: None,
+            sharding: None,
         }),
         early_stop: None,
     }

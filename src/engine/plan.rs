@@ -73,7 +73,7 @@ pub struct Expectation {
 pub struct Round {
     /// How many prompts.
     pub prompts: usize,
-    /// Whole chunks of these prompts that no earlier prompt had: so many are written at least.
+    /// Distinct whole chunks of these prompts: so many are written, since LMCache is emptied between rounds.
     pub chunks: u64,
 }
 
@@ -143,8 +143,6 @@ struct OpenRound {
     prompts: usize,
     /// Its distinct whole chunks.
     chunks: HashSet<Digest>,
-    /// Of these, how many no earlier prompt had.
-    new_chunks: u64,
     /// Tokens in vLLM's own blocks, tails included.
     tokens: u64,
 }
@@ -156,7 +154,6 @@ struct Planner {
     round: OpenRound,
     /// Chunks of all prompts so far.
     seen: HashSet<Digest>,
-    chunks_of_probe: Option<u64>,
 }
 
 impl Planner {
@@ -167,7 +164,6 @@ impl Planner {
             rounds: Vec::new(),
             round: OpenRound::default(),
             seen: HashSet::new(),
-            chunks_of_probe: None,
         }
     }
 
@@ -180,25 +176,22 @@ impl Planner {
 
         let more = chunks.iter().filter(|chunk| !self.round.chunks.contains(chunk)).count() as u64;
         let joined = self.capacity.tiers(self.round.chunks.len() as u64 + more, self.round.tokens + tokens);
-        if self.round.prompts > 0 && joined.into_iter().any(|(_, needed, usable)| needed > usable) {
+        let is_probe = self.rounds.is_empty() && self.round.prompts == PROBE;
+        let is_full = self.round.prompts > 0 && joined.into_iter().any(|(_, needed, usable)| needed > usable);
+        if is_probe || is_full {
             self.close_round();
         }
         self.capacity.admit(&prompt.question.subject, prompt_tokens)?;
 
         let mut shared = 0;
         for chunk in chunks {
-            if self.seen.insert(chunk) {
-                self.round.new_chunks += 1;
-            } else {
+            if !self.seen.insert(chunk) {
                 shared += chunk_tokens;
             }
             self.round.chunks.insert(chunk);
         }
         self.round.prompts += 1;
         self.round.tokens += tokens;
-        if self.rounds.is_empty() && self.round.prompts == PROBE {
-            self.chunks_of_probe = Some(self.round.new_chunks);
-        }
         let load = full_hit(prompt_tokens, chunk_tokens);
         self.expectations.push(Expectation {
             question: prompt.question.clone(),
@@ -212,19 +205,12 @@ impl Planner {
 
     fn close_round(&mut self) {
         let round = std::mem::take(&mut self.round);
-        self.rounds.push(Round { prompts: round.prompts, chunks: round.new_chunks });
+        self.rounds.push(Round { prompts: round.prompts, chunks: round.chunks.len() as u64 });
     }
 
     fn finish(mut self) -> Plan {
         if self.round.prompts > 0 {
             self.close_round();
-        }
-        if let (Some(first), Some(chunks)) = (self.rounds.first_mut(), self.chunks_of_probe)
-            && first.prompts > PROBE
-        {
-            first.prompts -= PROBE;
-            first.chunks -= chunks;
-            self.rounds.insert(0, Round { prompts: PROBE, chunks });
         }
         Plan { rounds: self.rounds, expectations: self.expectations }
     }
@@ -310,7 +296,7 @@ mod tests {
         // 80 bytes a prompt; a round may fill 3000 bytes, so 37 prompts.
         let prompts =
             ["anatomy", "biology", "chemistry", "law"].map(|subject| distinct(subject, 15)).concat();
-        assert_eq!(rounds(prompts, CAPACITY), [(8, 16), (29, 58), (23, 46)]);
+        assert_eq!(rounds(prompts, CAPACITY), [(8, 16), (37, 74), (15, 30)]);
     }
 
     #[test]
@@ -319,7 +305,7 @@ mod tests {
         let with_prefix = |row: u32| prompt("law", row, &[1, 2, 3, 4, row, row, row, row, 9]);
         let capacity = Capacity { lmcache_bytes: 400, ..CAPACITY };
         let prompts: Vec<_> = (1..=20).map(with_prefix).collect();
-        assert_eq!(rounds(prompts.clone(), capacity), [(6, 7), (6, 6), (6, 6), (2, 2)]);
+        assert_eq!(rounds(prompts.clone(), capacity), [(6, 7), (6, 7), (6, 7), (2, 3)]);
         let expectations = plan(prompts, capacity).unwrap().expectations;
         assert!(expectations[1..].iter().all(|one| (one.store_at_most, one.load) == (4, 8)));
     }

@@ -1,4 +1,4 @@
-//! What LMCache calls a chunk. Main type: [`ChunkName`].
+//! What LMCache calls a chunk and the shards that it is stored in. Main types: [`ChunkName`], [`Shard`].
 
 use std::fmt;
 
@@ -28,14 +28,32 @@ impl ChunkName {
             })
             .collect()
     }
+}
 
-    /// Whether a file of LMCache's `fs` tier holds this chunk: `MODEL@RANKS@GROUP@HASH.data`.
+/// One of the equally large parts that a chunk is stored in, each written by another rank; numbers count from 0.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shard {
+    /// The chunk.
+    pub chunk: ChunkName,
+    /// Number of the rank among those that store.
+    pub rank: u32,
+}
+
+impl Shard {
+    /// All shards of a chunk.
+    pub fn of_chunk(chunk: &ChunkName, shards: u32) -> impl Iterator<Item = Self> {
+        (0..shards).map(|rank| Self { chunk: chunk.clone(), rank })
+    }
+
+    /// Whether a file of LMCache's `fs` tier holds this shard: `MODEL@RANKS@GROUP@HASH.data`, where RANKS are four bytes in
+    /// hexadecimal: number of shards, rank, and both again for one host.
     #[must_use]
     pub fn names_file(&self, file_name: &str) -> bool {
-        file_name
-            .strip_suffix(".data")
-            .and_then(|stem| stem.rsplit_once('@'))
-            .is_some_and(|(_, hash)| hash == self.0)
+        let Some(stem) = file_name.strip_suffix(".data") else { return false };
+        let mut fields = stem.rsplit('@');
+        let (hash, _group, ranks) = (fields.next(), fields.next(), fields.next());
+        let ranks = ranks.and_then(|ranks| u32::from_str_radix(ranks.strip_prefix("0x")?, 16).ok());
+        hash == Some(&self.chunk.0) && ranks.is_some_and(|ranks| ranks >> 16 & 0xff == self.rank)
     }
 }
 
@@ -59,10 +77,15 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_named_by_its_last_field() {
+    fn a_file_is_named_by_its_last_field_and_by_its_rank() {
         let name = &ChunkName::of_prompt(&[1, 2], 2)[0];
-        assert!(name.names_file(&format!("model@0x01000100@0@{name}.data")));
-        assert!(!name.names_file(&format!("model@0x01000100@0@{name}.tmp")));
-        assert!(!name.names_file(&format!("{name}@0x01000100@0@00.data")));
+        let [first, second] = [0, 1].map(|rank| Shard { chunk: name.clone(), rank });
+        assert!(first.names_file(&format!("model@0x01000100@0@{name}.data")));
+        assert!(first.names_file(&format!("model@0x02000200@0@{name}.data")));
+        assert!(second.names_file(&format!("model@0x02010201@0@{name}.data")));
+        for stranger in ["model@0x02010201@0@{}.data", "model@0x01000100@0@{}.tmp", "{}@0x01000100@0@00.data"]
+        {
+            assert!(!first.names_file(&stranger.replace("{}", &name.to_string())), "{stranger}");
+        }
     }
 }

@@ -44,11 +44,7 @@ fn loaded(cached_tokens: u32, logprob: f64) -> Comparison {
         control: Some(arm(ArmName::Control, SERVED, -0.5)),
         store: arm(ArmName::Store, 0, -0.5),
         load: arm(ArmName::Load, cached_tokens, logprob),
-        server: Some(ServerEvidence {
-            store: counted(0),
-            load: counted(cached_tokens),
-            load_reads_at_least: None,
-        }),
+        server: Some(ServerEvidence { store: counted(0), load: counted(cached_tokens), sharding: None }),
         early_stop: None,
     };
     compare(&evidence, &Criteria::default()).unwrap()
@@ -61,7 +57,7 @@ fn on_disk(tokens: u32) -> ServerCounters {
 
 fn variant(name: &str) -> Variant {
     let shape = KvShape::Dense { layers: 2, kv_heads: 2, head_size: 64 };
-    let mut variants = Fault::variants(shape, 1).into_iter();
+    let mut variants = Fault::variants(shape, 1, 1).into_iter();
     variants.find(|variant| variant.fault.name == name && variant.tier == Tier::Disk).unwrap()
 }
 

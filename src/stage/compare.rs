@@ -11,15 +11,16 @@ use super::prompts::load_tokenizer;
 use super::{Bench, StageError};
 use crate::assets::Model;
 use crate::comparison::{
-    self, Arm, ArmName, Asked, Batching, Comparison, Criteria, Evidence, Expected, ServerEvidence,
+    self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, Evidence, Expected, ServerEvidence,
+    Sharding,
 };
 use crate::digest::Digest;
-use crate::engine::{Capacity, Expectation, Observation, ServerCounters};
+use crate::engine::{Capacity, Expectation, Observation, Plan, ServerCounters};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 use crate::suite::Route;
 
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 const COMPARISON: &str = "comparison.json";
 
 #[derive(Serialize)]
@@ -72,7 +73,7 @@ pub async fn compare(
     let label = format!("{} {route}", model.name());
     bench
         .make(&key, &label, async |draft| {
-            let comparison = comparison::compare(&gather(&run, arms)?, &bench.suite.criteria)?;
+            let comparison = comparison::compare(&gather(&run, route, arms)?, &bench.suite.criteria)?;
             write_json(draft.path(COMPARISON), &comparison)
         })
         .await
@@ -86,10 +87,12 @@ pub fn read_comparison(compared: &Artifact) -> Result<Comparison, StageError> {
     read_json(&compared.path(COMPARISON))
 }
 
-fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
+fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence, StageError> {
     let tokenizer = load_tokenizer(run.model)?;
     let passes = read_passes(arms.cached)?;
-    let mut expectations = run.plan()?.expectations;
+    let plan = run.plan()?;
+    let stored_chunks = chunks_of(&plan, passes.asked);
+    let mut expectations = plan.expectations;
     expectations.truncate(passes.asked);
     let asked_last = expectations.last().map(|last| last.question.clone());
     let published = published_answers(arms.questions)?;
@@ -108,6 +111,10 @@ fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
             .retain(|observation| asked_last.as_ref().is_some_and(|last| observation.question <= *last));
         Ok(Arm::new(name, observations, |observation| read_answer(&tokenizer, observation))?)
     };
+    let sharding = match route {
+        Route::Mp => Some(sharding(run, stored_chunks, Bound::Exactly)?),
+        Route::InProcess => None,
+    };
     Ok(Evidence {
         questions,
         batching: batching(run.bench),
@@ -119,9 +126,35 @@ fn gather(run: &EngineRun<'_>, arms: Arms<'_>) -> Result<Evidence, StageError> {
         server: passes.server.map(|server| ServerEvidence {
             store: counters(server.store),
             load: counters(server.load),
-            load_reads_at_least: None,
+            sharding,
         }),
         early_stop: passes.early_stop,
+    })
+}
+
+/// Distinct chunks of the rounds that so many questions were asked in.
+fn chunks_of(plan: &Plan, asked: usize) -> u64 {
+    let mut prompts = 0;
+    let rounds = plan.rounds.iter().take_while(|round| {
+        prompts += round.prompts;
+        prompts <= asked
+    });
+    rounds.map(|round| round.chunks).sum()
+}
+
+/// What the stack makes of a chunk of this model.
+pub(super) fn sharding(
+    run: &EngineRun<'_>,
+    stored_chunks: u64,
+    bound: Bound,
+) -> Result<Sharding, StageError> {
+    let ranks = run.parallelism();
+    Ok(Sharding {
+        chunk_tokens: run.bench.suite.lmcache.chunk_tokens,
+        stored_chunks,
+        written_shards: ranks.pieces(run.model.kv_shape()?),
+        read_shards: ranks.reads(),
+        bound,
     })
 }
 
