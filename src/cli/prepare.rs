@@ -7,7 +7,6 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::arguments::{DeviceChoice, RunArguments};
-use crate::assets::Model;
 use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
 use crate::engine::{Device, DeviceKind};
 use crate::event::{Event, Events};
@@ -53,14 +52,9 @@ pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, 
     } else {
         (cache.clone(), Durability::Lasting, None)
     };
-    let environment = provide_environment(&device, &cache, &events).await?;
-    let has_ray = environment.identity().version("ray").is_some();
-    for settings in &suite.models {
-        Model::find(settings, &cache)?.check_parallelism(&device, has_ray)?;
-    }
     let bench = Bench {
         store: Store::open(&store_folder, durability, events.clone())?,
-        environment,
+        environment: provide_environment(&device, &cache, &events).await?,
         events,
         cache,
         executable: Utf8PathBuf::try_from(std::env::current_exe()?)?,

@@ -61,6 +61,24 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
             store.predicted_tokens
         ),
     )?;
+    if let Some((server, shards)) =
+        comparison.exercised.server.and_then(|server| Some((server, server.shards?)))
+        && shards.read_shards > 1
+    {
+        line(
+            text,
+            "shards",
+            &format!(
+                "{} of {} written, {} of {} read: a chunk is written in {} and read by {} ranks",
+                server.store.chunks_written,
+                shards.written,
+                server.load.chunks_read,
+                shards.read,
+                shards.written_shards,
+                shards.read_shards
+            ),
+        )?;
+    }
     let control = &comparison.bit_exact.against_control;
     line(
         text,

@@ -1,6 +1,7 @@
 """A stand-in for `lmcache server`: keeps names of chunks instead of KV, counts like the real one, fails on demand.
 
-The worker's connection speaks JSON lines: {"lookup": tokens} and {"store": tokens}, answered with a number of tokens.
+The worker's connection speaks JSON lines: {"lookup": tokens, "ranks": n} and {"store": tokens, "ranks": n}, answered with
+a number of tokens; each rank has a shard of every chunk.
 FAKE_LOG and FAKE_FAULTS are as in the fake worker; the place of this program's faults is `server`.
 """
 
@@ -28,7 +29,7 @@ METRICS = (
 
 lock = threading.Lock()
 stored = set()
-arriving = []
+arriving = {}
 counts = dict.fromkeys(METRICS, 0)
 
 
@@ -43,7 +44,7 @@ def chunks(tokens):
     return [hashlib.sha256(struct.pack(f"<{end}I", *tokens[:end])).hexdigest() for end in ends]
 
 
-def look_up(tokens):
+def look_up(tokens, ranks):
     names = chunks(tokens)
     hits = 0
     for name in names:
@@ -54,15 +55,15 @@ def look_up(tokens):
     counts["lookup_requested_tokens"] += len(names) * CHUNK
     counts["lookup_hit_tokens"] += hits * CHUNK
     counts["lookup_hit_l1_tokens"] += hits * CHUNK
-    counts["l1_read_chunks"] += hits
+    counts["l1_read_chunks"] += hits * (1 if "unread" in FAULTS else ranks)
     return hits * CHUNK
 
 
-def store(tokens):
+def store(tokens, ranks):
     fresh = [name for name in chunks(tokens) if name not in stored and name not in arriving]
     if "drop" in FAULTS:
         return 0
-    arriving.extend(fresh)
+    arriving.update(dict.fromkeys(fresh, 1 if "unwritten" in FAULTS else ranks))
     if "late" not in FAULTS:
         arrive()
     return len(fresh) * CHUNK
@@ -70,7 +71,7 @@ def store(tokens):
 
 def arrive():
     stored.update(arriving)
-    counts["l1_write_chunks"] += len(arriving)
+    counts["l1_write_chunks"] += sum(arriving.values())
     arriving.clear()
 
 
@@ -95,9 +96,9 @@ class Worker(socketserver.StreamRequestHandler):
             request = json.loads(line)
             with lock:
                 if "lookup" in request:
-                    answer = look_up(request["lookup"])
+                    answer = look_up(request["lookup"], request["ranks"])
                 else:
-                    answer = store(request["store"])
+                    answer = store(request["store"], request["ranks"])
             self.wfile.write(f"{answer}\n".encode())
 
 
