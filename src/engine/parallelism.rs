@@ -1,8 +1,8 @@
 //! How a model and its KV are spread over an engine's ranks, and what LMCache makes of that. Main type: [`Parallelism`].
 //!
-//! The rules are those of vLLM 0.32.0 and LMCache 0.5.6 in MP mode. LMCache stores a chunk in one piece for each rank, under
-//! a key that holds the number of pieces and the rank. Where all attention is MLA, the ranks of a pipeline stage hold the
-//! same KV: then there is one piece for each stage, the first rank stores it, and every rank reads it.
+//! The rules are those of vLLM 0.32.0 and LMCache 0.5.6 in MP mode. LMCache stores a chunk in one shard for each rank, under
+//! a key that holds the number of shards and the rank. Where all attention is MLA, the ranks of a pipeline stage hold the
+//! same KV: then there is one shard for each stage, the first rank stores it, and every rank reads it.
 
 use serde::Deserialize;
 
@@ -122,7 +122,7 @@ impl Parallelism {
         }
     }
 
-    /// The KV that all pieces of a chunk hold together.
+    /// The KV that all shards of a chunk hold together.
     #[must_use]
     pub fn stored_shape(self, shape: KvShape) -> KvShape {
         match shape {
@@ -133,18 +133,18 @@ impl Parallelism {
         }
     }
 
-    /// Pieces that LMCache stores a chunk in.
+    /// Shards that LMCache writes a chunk in.
     #[must_use]
-    pub fn pieces(self, shape: KvShape) -> u32 {
+    pub fn written_shards(self, shape: KvShape) -> u32 {
         match shape {
             KvShape::Dense { .. } => self.ranks(),
             KvShape::Mla { .. } => self.pipeline,
         }
     }
 
-    /// Reads of pieces that serve a chunk: one a rank, whether the rank has a piece of its own or shares it.
+    /// Shards that are read to serve a chunk: one for each rank, whether the rank has a shard of its own or shares it.
     #[must_use]
-    pub fn reads(self) -> u32 {
+    pub fn read_shards(self) -> u32 {
         self.ranks()
     }
 
@@ -210,17 +210,17 @@ mod tests {
 
     // LMCache 0.5.6, `ParallelStrategy.kv_world_size` and `num_kv_readers` for the same sizes on one server.
     #[test]
-    fn a_dense_chunk_has_a_piece_a_rank_and_an_mla_chunk_one_a_stage_that_all_its_ranks_read() {
+    fn a_dense_chunk_has_a_shard_a_rank_and_an_mla_chunk_one_a_stage_that_all_its_ranks_read() {
         let counts = |shape, tensor, pipeline| {
             let ranks = Parallelism { tensor, pipeline };
-            (ranks.pieces(shape), ranks.reads())
+            (ranks.written_shards(shape), ranks.read_shards())
         };
         assert_eq!([counts(DENSE, 1, 1), counts(DENSE, 2, 1), counts(DENSE, 2, 3)], [(1, 1), (2, 2), (6, 6)]);
         assert_eq!([counts(MLA, 1, 1), counts(MLA, 2, 1), counts(MLA, 2, 3)], [(1, 1), (1, 2), (3, 6)]);
     }
 
     #[test]
-    fn pieces_hold_all_heads_and_some_twice_where_there_are_more_ranks_than_heads() {
+    fn shards_hold_all_heads_and_some_twice_where_there_are_more_ranks_than_heads() {
         let bytes = |tensor| {
             let ranks = Parallelism { tensor, pipeline: 1 };
             (ranks.shard(DENSE).bytes_per_token(2), ranks.stored_shape(DENSE).bytes_per_token(2))

@@ -118,7 +118,7 @@ async fn fill(
     let mut watch =
         watched.map(|watched| Watch::new(run, watched.questions, watched.baseline)).transpose()?;
     let total = plan.expectations.len();
-    let pieces = u64::from(run.parallelism().pieces(run.model.kv_shape()?));
+    let shards = u64::from(run.parallelism().written_shards(run.model.kv_shape()?));
     let (server, connector, variables) = match route {
         Route::Mp => {
             let server = start_server(run, draft, Tiers::default()).await?;
@@ -146,7 +146,7 @@ async fn fill(
             Some(server) => {
                 let patience =
                     Duration::from_secs(run.bench.suite.patience.change_seconds).min(SETTLE_PATIENCE);
-                server.settle(before.written_chunks + round.chunks * pieces, patience).await?
+                server.settle(before.written_chunks + round.chunks * shards, patience).await?
             }
             None => before,
         };

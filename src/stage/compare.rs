@@ -152,8 +152,8 @@ pub(super) fn sharding(
     Ok(Sharding {
         chunk_tokens: run.bench.suite.lmcache.chunk_tokens,
         stored_chunks,
-        written_shards: ranks.pieces(run.model.kv_shape()?),
-        read_shards: ranks.reads(),
+        written_shards: ranks.written_shards(run.model.kv_shape()?),
+        read_shards: ranks.read_shards(),
         bound,
     })
 }

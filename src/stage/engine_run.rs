@@ -135,7 +135,7 @@ impl<'a> EngineRun<'a> {
             lmcache_bytes: u64::from(suite.lmcache.memory_gib) * GIB,
             // Each rank has a cache of this size; those that hold the same KV are no more room.
             engine_bytes: (u64::from(suite.engine.kv_cache_gib) * GIB)
-                .saturating_mul(ranks.pieces(shape).into()),
+                .saturating_mul(ranks.written_shards(shape).into()),
         })
     }
 

@@ -76,7 +76,8 @@ pub async fn faults(bench: &Bench, model: &Model, undamaged: Undamaged<'_>) -> R
         return Err(FaultError::Stages { model: model.name().to_owned(), stages: ranks.pipeline }.into());
     }
     let shape = model.kv_shape()?;
-    let variants = Fault::variants(ranks.shard(shape), ranks.pieces(shape), bench.suite.faults.identity);
+    let variants =
+        Fault::variants(ranks.shard(shape), ranks.written_shards(shape), bench.suite.faults.identity);
     let arm = FaultsArm {
         questions: undamaged.questions.output_digest(),
         baseline: undamaged.baseline.output_digest(),
@@ -135,7 +136,8 @@ async fn fill(
 
     let before = server.counters().await?;
     let stored = worker.score(&prompts, PrefixCache::Read, || {}).await?;
-    let mut ground = Ground::prepare(disk, layout, ranks.pieces(shape), &prompts, chunk_tokens).await?;
+    let mut ground =
+        Ground::prepare(disk, layout, ranks.written_shards(shape), &prompts, chunk_tokens).await?;
     let store_counters = server.counters().await?.since(before);
     ground.check_layout(&mut worker, &prompts, chunk_tokens).await?;
     if let Some(segment) = segment {
