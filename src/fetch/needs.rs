@@ -253,6 +253,28 @@ mod tests {
     }
 
     #[test]
+    fn gpus_of_other_hosts_are_not_missed_where_ray_places_the_ranks() {
+        let mut suite = Suite::load("mmlu").unwrap();
+        suite.models[1].distributed_executor_backend = Some(ExecutorBackend::Ray);
+        let machine = Machine { memory: None, gpu_memory: vec![80 * GIB], gpus: 1 };
+        let cache = tempfile::tempdir().unwrap();
+        let cache = Utf8Path::from_path(cache.path()).unwrap();
+        let mut needs = Needs::on(&suite, cache, DeviceKind::Cuda, &machine);
+        needs.not_fetched.clear();
+        assert!(needs.require("mmlu").is_ok());
+    }
+
+    #[test]
+    fn each_rank_on_a_processor_needs_a_kv_cache_of_its_own() {
+        let machine = Machine { memory: Some(3 * GIB), gpu_memory: Vec::new(), gpus: 0 };
+        let needs = needs("canary-tp2", DeviceKind::Cpu, &machine);
+        insta::assert_snapshot!(needs.lines().join("\n"), @r"
+        here     canary-dense: weights and both KV caches: 3.2 GB of memory
+        here     canary-mla: weights and both KV caches: 3.2 GB of memory
+        ");
+    }
+
+    #[test]
     fn the_embedded_suite_needs_nothing_that_must_be_fetched() {
         let machine = Machine { memory: Some(8 * GIB), gpu_memory: Vec::new(), gpus: 0 };
         let needs = needs("canary", DeviceKind::Cpu, &machine);
