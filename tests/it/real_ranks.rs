@@ -30,6 +30,8 @@ struct Loaded {
     differing: usize,
     /// The largest difference of a letter's log-probability.
     largest: f64,
+    /// What the engine answers over KV that it stored itself.
+    own: Vec<Observation>,
 }
 
 struct Bench {
@@ -147,16 +149,26 @@ async fn load(reader: &mut Worker, server: &LmcacheServer, shards: u64) -> Loade
     ask(reader, server, shards).await;
     let own = ask(reader, server, shards).await;
     assert_eq!(served(&own), WHOLE_TOKENS);
-    let differences = |(foreign, own): (&Observation, &Observation)| {
-        let pairs = foreign.letters.into_iter().zip(own.letters);
-        pairs.map(|(foreign, own)| (foreign - own).abs()).fold(0.0, f64::max)
-    };
-    let differences: Vec<f64> = foreign.iter().zip(&own).map(differences).collect();
+    let differences = differences(&foreign, &own);
     Loaded {
         served: served(&foreign),
         differing: differences.iter().filter(|difference| **difference > 0.0).count(),
-        largest: differences.into_iter().fold(0.0, f64::max),
+        largest: largest(&differences),
+        own,
     }
+}
+
+/// For each prompt the largest difference of a letter's log-probability.
+fn differences(one: &[Observation], other: &[Observation]) -> Vec<f64> {
+    let of = |(one, other): (&Observation, &Observation)| {
+        let pairs = one.letters.into_iter().zip(other.letters);
+        largest(&pairs.map(|(one, other)| (one - other).abs()).collect::<Vec<_>>())
+    };
+    one.iter().zip(other).map(of).collect()
+}
+
+fn largest(differences: &[f64]) -> f64 {
+    differences.iter().copied().fold(0.0, f64::max)
 }
 
 /// What two ranks load of what one stored, and one of what two stored. `shards` are those of a chunk stored by two ranks.
@@ -173,7 +185,7 @@ fn exchange(model: &str, cpu_arguments: Value, shards: u64) -> [Loaded; 2] {
         two.finish().await.unwrap();
         [by_two, by_one]
     });
-    for (what, Loaded { served, differing, largest }) in
+    for (what, Loaded { served, differing, largest, .. }) in
         ["two ranks load what one", "one loads what two"].iter().zip(&loaded)
     {
         println!(
@@ -181,7 +193,13 @@ fn exchange(model: &str, cpu_arguments: Value, shards: u64) -> [Loaded; 2] {
              differ from those over KV of its own, by at most {largest:.1e}"
         );
     }
+    println!("{model}: each over KV of its own, by at most {:.1e}", between_ranks(&loaded));
     loaded
+}
+
+/// The largest difference between what one rank and two answer, each over KV of its own.
+fn between_ranks([by_two, by_one]: &[Loaded; 2]) -> f64 {
+    largest(&differences(&by_two.own, &by_one.own))
 }
 
 #[test]
@@ -193,14 +211,16 @@ fn sharded_kv_of_another_number_of_ranks_is_never_served() {
 }
 
 /// A finding: keys of a model whose KV is replicated hold no number of ranks. LMCache 0.5.6 counts the ranks of such a model
-/// as one, so KV that another number of ranks computed is served. It is of the right shape and position, and equal but for
-/// rounding, since ranks sum in another order.
+/// as one, so KV that another number of ranks computed is served. It has the right shape, and moves an answer no more than
+/// the numbers of ranks differ by themselves: ranks round in another order.
 #[test]
 #[ignore = "runs vLLM and LMCache for minutes"]
-fn replicated_kv_of_another_number_of_ranks_is_served_and_differs_in_rounding_alone() {
+fn replicated_kv_of_another_number_of_ranks_is_served_and_moves_answers_as_ranks_do_by_themselves() {
     let cpu_arguments = json!({"compilation_config": {"custom_ops": ["-rotary_embedding"]}});
-    for loaded in exchange("canary-mla", cpu_arguments, 1) {
+    let exchanged = exchange("canary-mla", cpu_arguments, 1);
+    let of_ranks = between_ranks(&exchanged);
+    for loaded in exchanged {
         assert_eq!(loaded.served, WHOLE_TOKENS);
-        assert!(loaded.largest < 0.5, "{loaded:?}");
+        assert!(loaded.largest < 4.0 * of_ranks, "{} against {of_ranks}", loaded.largest);
     }
 }

@@ -19,8 +19,11 @@ class WorkerExtension:
     model_runner: Any
 
     def attention_backend(self) -> str:
-        """Name the attention backend of this rank's first group of layers."""
-        return str(self.model_runner.attn_groups[0][0].backend.get_name())
+        """Name the attention backend of the first layers; `unknown` where the model runner keeps it elsewhere."""
+        try:
+            return str(self.model_runner.attn_groups[0][0].backend.get_name())
+        except (AttributeError, IndexError, TypeError):
+            return "unknown"
 
 
 def report_letters(letters: tuple[int, ...]) -> None:

@@ -118,11 +118,8 @@ class Engine:
         return Step(chosen=TokenLogprob(token, logprobs[token]), top=top)
 
     def _attention_backend(self) -> str:
-        """Name the attention backend, all of them where ranks differ; `unknown` where they cannot tell."""
-        try:
-            return " and ".join(sorted(set(self._llm.collective_rpc("attention_backend"))))
-        except (AttributeError, IndexError, TypeError):
-            return "unknown"
+        """Name the attention backend; all of them where ranks differ."""
+        return " and ".join(sorted(set(self._llm.collective_rpc("attention_backend"))))
 
 
 def _make_llm(start: Start) -> Any:
