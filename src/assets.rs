@@ -10,7 +10,7 @@ use fs_err as fs;
 use include_dir::{Dir, include_dir};
 
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
-use crate::engine::KvShape;
+use crate::engine::{Device, KvShape, Parallelism, ParallelismError};
 use crate::fetch::{ArchivePin, ModelPin, Verified};
 use crate::suite::ModelSettings;
 
@@ -55,6 +55,9 @@ pub enum AssetError {
         /// In serde's words.
         problem: String,
     },
+    /// A model cannot be spread as its suite wants it.
+    #[error(transparent)]
+    Parallelism(#[from] ParallelismError),
 }
 
 impl AssetError {
@@ -76,6 +79,7 @@ impl AssetError {
             Self::Config { .. } => {
                 "a model folder needs config.json, tokenizer.json and *.safetensors of one model".to_owned()
             }
+            Self::Parallelism(error) => return error.hint(),
         })
     }
 }
@@ -254,6 +258,15 @@ impl Model {
             path: format!("{}/config.json", self.settings.source),
             problem: error.to_string(),
         })
+    }
+
+    /// Fails where the suite spreads it in a way that cannot be. GPUs are counted elsewhere.
+    ///
+    /// # Errors
+    /// When heads, layers, processors or packages do not suffice, or its `config.json` cannot be read.
+    pub fn check_parallelism(&self, device: &Device, has_ray: bool) -> Result<(), AssetError> {
+        let text = String::from_utf8_lossy(&self.read("config.json")?).into_owned();
+        Ok(Parallelism::check(&self.settings, &text, self.kv_shape()?, device, has_ray)?)
     }
 
     /// The folder for vLLM; an embedded model is written below `cache` first, unless it is there.

@@ -148,6 +148,7 @@ async fn prepare_models(bench: &Bench, questions: &Artifact) -> Result<Vec<(Mode
     let mut models = Vec::new();
     for settings in &bench.suite.models {
         let model = Model::find(settings, &bench.cache)?;
+        model.check_parallelism(&bench.device, bench.environment.identity().version("ray").is_some())?;
         let prompts = prompts(bench, &model, questions).await?;
         admit_prompts(bench, &model, &prompts)?;
         models.push((model, prompts));

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::comparison::Criteria;
 use crate::dataset::SubjectSelection;
 
-/// vLLM's own name for the number of GPUs that a model is spread over.
-pub const TENSOR_PARALLEL_SIZE: &str = "tensor_parallel_size";
+/// vLLM's own names of the settings that spread a model over ranks; a suite sets them beside a model's `source`.
+const PARALLEL_ARGUMENTS: [&str; 4] =
+    ["tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"];
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/suites");
 
@@ -237,9 +238,18 @@ pub struct ModelSettings {
     pub name: String,
     /// The name of an embedded or pinned model, or the path of a folder in Hugging Face's layout.
     pub source: String,
-    /// Over how many GPUs it is spread. On a CPU it is not.
+    /// Ranks that share each layer: a GPU each, or a process each on a CPU.
     #[serde(default = "one")]
     pub tensor_parallel_size: u32,
+    /// Stages that the layers are divided over, each with ranks of its own.
+    #[serde(default = "one")]
+    pub pipeline_parallel_size: u32,
+    /// Copies of all that.
+    #[serde(default = "one")]
+    pub data_parallel_size: u32,
+    /// What starts the ranks; vLLM chooses where it is not said.
+    #[serde(default)]
+    pub distributed_executor_backend: Option<ExecutorBackend>,
     /// Further keyword arguments of `vllm.LLM` for this model.
     #[serde(default)]
     pub arguments: BTreeMap<String, serde_json::Value>,
@@ -250,6 +260,32 @@ pub struct ModelSettings {
 
 fn one() -> u32 {
     1
+}
+
+/// What starts an engine's ranks; vLLM's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExecutorBackend {
+    /// Processes on this host.
+    Mp,
+    /// A Ray cluster, for ranks that outgrow one host.
+    Ray,
+}
+
+impl ModelSettings {
+    /// The settings that spread it over ranks, as keyword arguments of `vllm.LLM`; those that vLLM defaults to are left
+    /// out.
+    #[must_use]
+    pub fn parallel_arguments(&self) -> BTreeMap<String, serde_json::Value> {
+        let sizes = [self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size];
+        let sizes = sizes.map(|size| (size > 1).then(|| size.into()));
+        let backend = self.distributed_executor_backend.map(|backend| match backend {
+            ExecutorBackend::Mp => "mp".into(),
+            ExecutorBackend::Ray => "ray".into(),
+        });
+        let named = PARALLEL_ARGUMENTS.into_iter().zip(sizes.into_iter().chain([backend]));
+        named.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
 }
 
 /// Why a suite cannot be used.
@@ -362,12 +398,8 @@ impl Suite {
             Some(format!("`criteria.{field}` is out of range"))
         } else if self.engine.max_model_len <= self.engine.max_tokens {
             Some("`engine.max_model_len` leaves no room for a prompt before `engine.max_tokens`".to_owned())
-        } else if let Some(model) = self.models.iter().find(|model| model.tensor_parallel_size == 0) {
-            Some(format!("`tensor_parallel_size` of {} must be at least 1", model.name))
-        } else if self.models.iter().any(|model| model.arguments.contains_key(TENSOR_PARALLEL_SIZE))
-            || self.engine.arguments.contains_key(TENSOR_PARALLEL_SIZE)
-        {
-            Some("`tensor_parallel_size` stands beside a model's `source`, not among `arguments`".to_owned())
+        } else if let Some(problem) = self.absurd_parallelism() {
+            Some(problem)
         } else if self.models.is_empty() || self.routes.is_empty() {
             Some("it needs at least one model and one route".to_owned())
         } else {
@@ -376,6 +408,19 @@ impl Suite {
                 .find(|pair| pair[0] == pair[1])
                 .map(|pair| format!("two models are named {}", pair[0]))
         }
+    }
+
+    fn absurd_parallelism(&self) -> Option<String> {
+        for model in &self.models {
+            let sizes = [model.tensor_parallel_size, model.pipeline_parallel_size, model.data_parallel_size];
+            if let Some((name, _)) = PARALLEL_ARGUMENTS.into_iter().zip(sizes).find(|(_, size)| *size == 0) {
+                return Some(format!("`{name}` of {} must be at least 1", model.name));
+            }
+        }
+        let of_models = self.models.iter().flat_map(|model| [&model.arguments, &model.cpu_arguments]);
+        let mut names = of_models.chain([&self.engine.arguments]).flat_map(BTreeMap::keys);
+        let misplaced = names.find(|name| PARALLEL_ARGUMENTS.contains(&name.as_str()))?;
+        Some(format!("`{misplaced}` stands beside a model's `source`, not among `arguments`"))
     }
 }
 
@@ -420,12 +465,28 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_gpus_is_said_once_and_is_not_zero() {
+    fn the_number_of_ranks_is_said_once_and_is_not_zero() {
         let text = include_str!("../data/suites/mmlu.toml");
         let refused = |text: &str| Suite::parse(text, "mine").unwrap_err().to_string();
         let none = text.replace("tensor_parallel_size = 2", "tensor_parallel_size = 0");
         assert!(refused(&none).ends_with("`tensor_parallel_size` of deepseek-v2-lite must be at least 1"));
         let twice = text.replace("[lmcache]", "arguments.tensor_parallel_size = 2\n[lmcache]");
         assert!(refused(&twice).contains("beside a model's `source`"));
+    }
+
+    #[test]
+    fn what_spreads_a_model_is_told_to_vllm_under_its_own_names() {
+        let arguments = |settings: &str| {
+            let text = include_str!("../data/suites/canary.toml");
+            let text = text.replacen("source =", &format!("{settings}\nsource ="), 1);
+            let suite = Suite::parse(&text, "mine").unwrap();
+            serde_json::to_string(&suite.models[0].parallel_arguments()).unwrap()
+        };
+        assert_eq!(arguments(""), "{}");
+        assert_eq!(arguments("tensor_parallel_size = 2"), r#"{"tensor_parallel_size":2}"#);
+        assert_eq!(arguments("pipeline_parallel_size = 3"), r#"{"pipeline_parallel_size":3}"#);
+        assert_eq!(arguments("data_parallel_size = 4"), r#"{"data_parallel_size":4}"#);
+        let backend = arguments("distributed_executor_backend = \"ray\"");
+        assert_eq!(backend, r#"{"distributed_executor_backend":"ray"}"#);
     }
 }

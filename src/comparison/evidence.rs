@@ -144,8 +144,8 @@ pub struct ServerEvidence {
     pub store: ServerCounters,
     /// Over the load pass.
     pub load: ServerCounters,
-    /// The fewest chunks that the load pass must read: hit chunks times the shards that each is stored in, if known.
-    pub load_reads_at_least: Option<u64>,
+    /// What the stack makes of a chunk, if known.
+    pub sharding: Option<Sharding>,
     /// The tier that the load pass must be served from, if it matters.
     pub tier: Option<ServingTier>,
 }
@@ -162,6 +162,31 @@ pub enum ServingTier {
         /// Tokens of the distinct chunks that the questions have: each has to come from there once.
         at_least: u64,
     },
+}
+
+/// In how many shards a chunk is stored and read, by the rules of the stack and the engine's ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sharding {
+    /// Tokens of one chunk.
+    pub chunk_tokens: u32,
+    /// Chunks that the store pass must write.
+    pub stored_chunks: u64,
+    /// Shards that a chunk is written in.
+    pub written_shards: u32,
+    /// Shards that are read to serve a chunk: one for each rank.
+    pub read_shards: u32,
+    /// How the server's counts relate to these.
+    pub bound: Bound,
+}
+
+/// How a count relates to its prediction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// It is equal.
+    Exactly,
+    /// It is no less: traffic with a second tier counts, too.
+    AtLeast,
 }
 
 /// How many requests the engine computes together.

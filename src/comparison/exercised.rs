@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::QuestionId;
 
 use super::criteria::NAMED_OFFENDERS;
-use super::evidence::{Case, ServerCounters, ServerEvidence, ServingTier};
+use super::evidence::{Bound, Case, ServerCounters, ServerEvidence, ServingTier};
 
 /// What the two passes with `LMCache` were served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -89,8 +89,8 @@ pub struct ServerAgreement {
     pub store: HitTotals,
     /// In the load pass.
     pub load: HitTotals,
-    /// The fewest chunks that the load pass had to read, shards counted, if known.
-    pub load_reads_at_least: Option<u64>,
+    /// What the server had to write and read, shard by shard, if known.
+    pub shards: Option<ShardCounts>,
     /// The tier that served the load pass, where it matters.
     pub tier: Option<TierAgreement>,
 }
@@ -133,6 +133,22 @@ impl TierAgreement {
     }
 }
 
+/// Shards that the server had to write and read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardCounts {
+    /// Shards that a chunk is written in.
+    pub written_shards: u32,
+    /// Shards that are read to serve a chunk: one for each rank.
+    pub read_shards: u32,
+    /// How the server's counts must relate to the next two.
+    pub bound: Bound,
+    /// In the store pass.
+    pub written: u64,
+    /// In the load pass, for what vLLM says that it was served.
+    pub read: u64,
+}
+
 /// Totals of one pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,12 +174,24 @@ impl HitTotals {
 }
 
 impl ServerAgreement {
-    /// Whether both count the same hits, and every hit chunk was read.
+    /// Whether both count the same hits, and every shard of what was stored and hit was written and read.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.store.agree()
-            && self.load.agree()
-            && self.load.chunks_read >= self.load_reads_at_least.unwrap_or(0)
+        let shards_agree = self.shards.is_none_or(|shards| {
+            // Of a prompt that is served whole, the server may leave the last chunk alone or not.
+            let least = shards.read;
+            let most = least + self.load.whole_prompts * u64::from(shards.read_shards);
+            match shards.bound {
+                Bound::Exactly => {
+                    self.store.chunks_written == shards.written
+                        && (least..=most).contains(&self.load.chunks_read)
+                }
+                Bound::AtLeast => {
+                    self.store.chunks_written >= shards.written && self.load.chunks_read >= least
+                }
+            }
+        });
+        self.store.agree() && self.load.agree() && shards_agree
     }
 }
 
@@ -172,8 +200,11 @@ pub(super) fn check_service(cases: &[Case<'_>], server: Option<&ServerEvidence>)
     let mut offenders = Vec::new();
     let mut hits = [PassHits::default(); 2];
     let mut whole_prompts = [0_u64; 2];
+    let chunk_tokens = server.and_then(|server| server.sharding).map_or(1, |rule| rule.chunk_tokens.max(1));
+    let mut load_chunks = 0;
     for case in cases {
         let expected = case.asked.expected;
+        load_chunks += u64::from(case.load.observation.cached_tokens / chunk_tokens);
         let store = (Pass::Store, case.store.observation.cached_tokens, expected.store_at_most);
         let load = (Pass::Load, case.load.observation.cached_tokens, expected.load);
         for (pass, cached, predicted) in [store, load] {
@@ -203,8 +234,14 @@ pub(super) fn check_service(cases: &[Case<'_>], server: Option<&ServerEvidence>)
     let server = server.map(|server| ServerAgreement {
         store: totals(Pass::Store, server.store),
         load: totals(Pass::Load, server.load),
-        load_reads_at_least: server.load_reads_at_least,
         tier: server.tier.map(|tier| TierAgreement::new(tier, server.load)),
+        shards: server.sharding.map(|rule| ShardCounts {
+            written_shards: rule.written_shards,
+            read_shards: rule.read_shards,
+            bound: rule.bound,
+            written: rule.stored_chunks * u64::from(rule.written_shards),
+            read: load_chunks * u64::from(rule.read_shards),
+        }),
     });
     let service = if load.cached_tokens == 0 {
         Service::NothingServed

@@ -36,11 +36,12 @@ pub use difference::{Difference, DifferenceKind};
 pub use distribution::{Distribution, Shift};
 pub use early_stop::{EarlyStop, HarmMonitor, shuffle_questions};
 pub use evidence::{
-    Answered, Arm, ArmName, Asked, Batching, Evidence, Expected, ServerCounters, ServerEvidence, ServingTier,
+    Answered, Arm, ArmName, Asked, Batching, Bound, Evidence, Expected, ServerCounters, ServerEvidence,
+    ServingTier, Sharding,
 };
 pub use evidence_error::EvidenceError;
 pub use exercised::{
-    Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, TierAgreement,
+    Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, ShardCounts, TierAgreement,
 };
 pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};

@@ -163,7 +163,7 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
             store: counters(hits(ArmName::Store)),
             load: counters(hits(ArmName::Load)),
             tier: None,
-            load_reads_at_least: None,
+            sharding: None,
         }),
         early_stop: None,
     }

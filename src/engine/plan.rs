@@ -73,8 +73,11 @@ pub struct Expectation {
 pub struct Round {
     /// How many prompts.
     pub prompts: usize,
-    /// Whole chunks of these prompts that no earlier prompt had: so many are written at least.
+    /// Distinct whole chunks of these prompts: so many are written, since LMCache is emptied between rounds.
     pub chunks: u64,
+    /// Those of them that no earlier round has: at least so many are written where LMCache is not emptied in between, or
+    /// finds the others in a second tier.
+    pub new_chunks: u64,
 }
 
 /// The rounds, and what to expect of each question.
@@ -127,7 +130,7 @@ impl Plan {
             before += round.prompts;
             starts_before
         });
-        rounds.map(|round| round.chunks).sum()
+        rounds.map(|round| round.new_chunks).sum()
     }
 
     /// Groups prompts into rounds that fit. The first round is short where it can be: a cache that serves nothing is then
@@ -155,7 +158,7 @@ struct OpenRound {
     prompts: usize,
     /// Its distinct whole chunks.
     chunks: HashSet<Digest>,
-    /// Of these, how many no earlier prompt had.
+    /// How many of them no earlier round has.
     new_chunks: u64,
     /// Tokens in vLLM's own blocks, tails included.
     tokens: u64,
@@ -168,7 +171,6 @@ struct Planner {
     round: OpenRound,
     /// Chunks of all prompts so far.
     seen: HashSet<Digest>,
-    chunks_of_probe: Option<u64>,
 }
 
 impl Planner {
@@ -179,7 +181,6 @@ impl Planner {
             rounds: Vec::new(),
             round: OpenRound::default(),
             seen: HashSet::new(),
-            chunks_of_probe: None,
         }
     }
 
@@ -192,7 +193,9 @@ impl Planner {
 
         let more = chunks.iter().filter(|chunk| !self.round.chunks.contains(chunk)).count() as u64;
         let joined = self.capacity.tiers(self.round.chunks.len() as u64 + more, self.round.tokens + tokens);
-        if self.round.prompts > 0 && joined.into_iter().any(|(_, needed, usable)| needed > usable) {
+        let is_probe = self.rounds.is_empty() && self.round.prompts == PROBE;
+        let is_full = self.round.prompts > 0 && joined.into_iter().any(|(_, needed, usable)| needed > usable);
+        if is_probe || is_full {
             self.close_round();
         }
         self.capacity.admit(&prompt.question.subject, prompt_tokens)?;
@@ -208,9 +211,6 @@ impl Planner {
         }
         self.round.prompts += 1;
         self.round.tokens += tokens;
-        if self.rounds.is_empty() && self.round.prompts == PROBE {
-            self.chunks_of_probe = Some(self.round.new_chunks);
-        }
         let load = full_hit(prompt_tokens, chunk_tokens);
         self.expectations.push(Expectation {
             question: prompt.question.clone(),
@@ -224,19 +224,13 @@ impl Planner {
 
     fn close_round(&mut self) {
         let round = std::mem::take(&mut self.round);
-        self.rounds.push(Round { prompts: round.prompts, chunks: round.new_chunks });
+        let chunks = round.chunks.len() as u64;
+        self.rounds.push(Round { prompts: round.prompts, chunks, new_chunks: round.new_chunks });
     }
 
     fn finish(mut self) -> Plan {
         if self.round.prompts > 0 {
             self.close_round();
-        }
-        if let (Some(first), Some(chunks)) = (self.rounds.first_mut(), self.chunks_of_probe)
-            && first.prompts > PROBE
-        {
-            first.prompts -= PROBE;
-            first.chunks -= chunks;
-            self.rounds.insert(0, Round { prompts: PROBE, chunks });
         }
         Plan { rounds: self.rounds, expectations: self.expectations }
     }
@@ -308,8 +302,8 @@ mod tests {
     #[test]
     fn distinct_chunks_are_those_of_the_rounds_that_were_asked() {
         let plan = plan(distinct("law", 60), CAPACITY).unwrap();
-        assert_eq!(plan.rounds.iter().map(|round| round.prompts).collect::<Vec<_>>(), [8, 29, 23]);
-        assert_eq!([0, 8, 37, 60].map(|prompts| plan.distinct_chunks(prompts)), [0, 16, 74, 120]);
+        assert_eq!(plan.rounds.iter().map(|round| round.prompts).collect::<Vec<_>>(), [8, 37, 15]);
+        assert_eq!([0, 8, 45, 60].map(|prompts| plan.distinct_chunks(prompts)), [0, 16, 90, 120]);
     }
 
     #[test]
@@ -329,7 +323,7 @@ mod tests {
         // 80 bytes a prompt; a round may fill 3000 bytes, so 37 prompts.
         let prompts =
             ["anatomy", "biology", "chemistry", "law"].map(|subject| distinct(subject, 15)).concat();
-        assert_eq!(rounds(prompts, CAPACITY), [(8, 16), (29, 58), (23, 46)]);
+        assert_eq!(rounds(prompts, CAPACITY), [(8, 16), (37, 74), (15, 30)]);
     }
 
     #[test]
@@ -338,7 +332,7 @@ mod tests {
         let with_prefix = |row: u32| prompt("law", row, &[1, 2, 3, 4, row, row, row, row, 9]);
         let capacity = Capacity { lmcache_bytes: 400, ..CAPACITY };
         let prompts: Vec<_> = (1..=20).map(with_prefix).collect();
-        assert_eq!(rounds(prompts.clone(), capacity), [(6, 7), (6, 6), (6, 6), (2, 2)]);
+        assert_eq!(rounds(prompts.clone(), capacity), [(6, 7), (6, 7), (6, 7), (2, 3)]);
         let expectations = plan(prompts, capacity).unwrap().expectations;
         assert!(expectations[1..].iter().all(|one| (one.store_at_most, one.load) == (4, 8)));
     }

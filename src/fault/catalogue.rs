@@ -33,6 +33,8 @@ pub struct Fault {
     pub applies: Applies,
     /// Where foreign bytes come from.
     pub donor: Donor,
+    /// The ranks whose shards are damaged.
+    pub ranks: Ranks,
     /// The doses, from the smallest.
     pub doses: &'static [Dose],
     /// Whether its first variant is planted in LMCache's memory as well.
@@ -80,6 +82,30 @@ pub enum Applies {
     Dense,
     /// Those with a latent vector.
     Mla,
+    /// Those with several KV heads in one shard.
+    SeveralHeads,
+    /// Those whose chunks are stored in several shards.
+    SeveralShards,
+}
+
+/// Shards of a chunk, by the ranks that stored them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ranks {
+    /// All.
+    All,
+    /// That of the last rank.
+    Last,
+}
+
+impl Ranks {
+    /// The ranks among those of so many shards, at least one.
+    #[must_use]
+    pub fn of(self, shards: u32) -> Range<u32> {
+        match self {
+            Self::All => 0..shards,
+            Self::Last => shards.saturating_sub(1)..shards,
+        }
+    }
 }
 
 /// The chunk that foreign bytes come from.
@@ -95,6 +121,10 @@ pub enum Donor {
     NextQuestion,
     /// The chunk at the same place of the first question, for all of them.
     FirstQuestion,
+    /// The first rank's shard of the same chunk.
+    FirstRank,
+    /// The next rank's shard of the same chunk, and the first one's for the last.
+    NextRank,
 }
 
 /// A whole chunk of a prompt.
@@ -181,11 +211,11 @@ pub struct Variant {
 }
 
 impl Fault {
-    /// All variants for a model of this shape: first those in memory, then those on disk. The identity is planted so
-    /// many times.
+    /// All variants for a model that has shards of this shape, so many a chunk: first those in memory, then those on disk.
+    /// The identity is planted so many times.
     #[must_use]
-    pub fn variants(shape: KvShape, identity: u32) -> Vec<Variant> {
-        let applicable = || CATALOGUE.iter().filter(|fault| fault.applies_to(shape));
+    pub fn variants(shape: KvShape, shards: u32, identity: u32) -> Vec<Variant> {
+        let applicable = || CATALOGUE.iter().filter(|fault| fault.applies_to(shape, shards));
         let memory =
             applicable().filter(|fault| fault.in_memory).filter_map(|fault| fault.on(Tier::Memory).next());
         let disk = applicable().flat_map(|fault| {
@@ -199,8 +229,8 @@ impl Fault {
     /// refused, and no padding; and one value of another length makes LMCache 0.5.6 read nothing more from Redis ever after,
     /// so these come last.
     #[must_use]
-    pub fn variants_in_redis(shape: KvShape, identity: u32) -> Vec<Variant> {
-        let (lengths, bytes): (Vec<Variant>, Vec<Variant>) = Self::variants(shape, identity)
+    pub fn variants_in_redis(shape: KvShape, shards: u32, identity: u32) -> Vec<Variant> {
+        let (lengths, bytes): (Vec<Variant>, Vec<Variant>) = Self::variants(shape, shards, identity)
             .into_iter()
             .partition(|variant| variant.operator.changes_length());
         bytes
@@ -209,14 +239,17 @@ impl Fault {
             .collect()
     }
 
-    /// Whether the fault can be planted in a model of this shape.
+    /// Whether the fault can be planted in a model that has shards of this shape, so many a chunk.
     #[must_use]
-    pub fn applies_to(&self, shape: KvShape) -> bool {
+    pub fn applies_to(&self, shape: KvShape, shards: u32) -> bool {
         match (self.applies, shape) {
+            (Applies::SeveralShards, _) => shards > 1,
+            (Applies::SeveralHeads, KvShape::Dense { kv_heads, .. }) => kv_heads > 1,
             (Applies::Both, _)
             | (Applies::Dense, KvShape::Dense { .. })
             | (Applies::Mla, KvShape::Mla { .. }) => true,
-            (Applies::Dense, KvShape::Mla { .. }) | (Applies::Mla, KvShape::Dense { .. }) => false,
+            (Applies::Dense | Applies::SeveralHeads, KvShape::Mla { .. })
+            | (Applies::Mla, KvShape::Dense { .. }) => false,
         }
     }
 
@@ -256,6 +289,7 @@ const PLAIN: Fault = Fault {
     must: BITS,
     applies: Applies::Both,
     donor: Donor::Nobody,
+    ranks: Ranks::All,
     doses: &[],
     in_memory: false,
 };
@@ -364,7 +398,7 @@ pub const CATALOGUE: &[Fault] = &[
         group: Group::Structure,
         what: "each head has the next one's KV",
         stands_for: "shards of another tensor-parallel size read as one's own (vLLM 55191)",
-        applies: Applies::Dense,
+        applies: Applies::SeveralHeads,
         doses: &[("", Operator::RotateHeads, MIDDLE)],
         ..PLAIN
     },
@@ -373,7 +407,7 @@ pub const CATALOGUE: &[Fault] = &[
         group: Group::Structure,
         what: "half of the heads are zero",
         stands_for: "a rank whose shard was not stored",
-        applies: Applies::Dense,
+        applies: Applies::SeveralHeads,
         doses: &[("", Operator::ZeroHalfOfHeads, MIDDLE)],
         ..PLAIN
     },
@@ -382,8 +416,41 @@ pub const CATALOGUE: &[Fault] = &[
         group: Group::Structure,
         what: "the second half of the heads repeats the first",
         stands_for: "all ranks load rank 0's shard (LMCache 4219)",
-        applies: Applies::Dense,
+        applies: Applies::SeveralHeads,
         doses: &[("", Operator::RepeatHalfOfHeads, MIDDLE)],
+        ..PLAIN
+    },
+    Fault {
+        name: "rank's shard zero",
+        group: Group::Structure,
+        what: "the last rank's shard of a chunk is zero",
+        stands_for: "a rank whose store or load was lost, while the others' went through",
+        applies: Applies::SeveralShards,
+        ranks: Ranks::Last,
+        doses: &[("", Operator::Zero, EACH_PLACE)],
+        in_memory: true,
+        ..PLAIN
+    },
+    Fault {
+        name: "first rank's shard for all",
+        group: Group::Structure,
+        what: "every rank finds the first rank's shard of a chunk",
+        stands_for: "all ranks load rank 0's shard (LMCache 4219)",
+        applies: Applies::SeveralShards,
+        donor: Donor::FirstRank,
+        doses: &[("", Operator::TakeAll, MIDDLE_AND_EVERY)],
+        in_memory: true,
+        ..PLAIN
+    },
+    Fault {
+        name: "shards exchanged",
+        group: Group::Structure,
+        what: "each rank finds the next rank's shard of a chunk",
+        stands_for: "shards read by another rank than the one that stored them (vLLM 55191)",
+        applies: Applies::SeveralShards,
+        donor: Donor::NextRank,
+        doses: &[("", Operator::TakeAll, MIDDLE_AND_EVERY)],
+        in_memory: true,
         ..PLAIN
     },
     Fault {
@@ -553,19 +620,20 @@ mod tests {
 
     const DENSE: KvShape = KvShape::Dense { layers: 4, kv_heads: 2, head_size: 64 };
     const MLA: KvShape = KvShape::Mla { layers: 4, latent: 512, rotary: 64 };
+    const ONE_HEAD: KvShape = KvShape::Dense { layers: 4, kv_heads: 1, head_size: 64 };
 
     #[test]
     fn each_architecture_has_at_least_sixteen_faults_besides_the_controls() {
-        for shape in [DENSE, MLA] {
-            let faults = CATALOGUE.iter().filter(|fault| fault.applies_to(shape));
+        for (shape, shards) in [(DENSE, 1), (MLA, 1), (ONE_HEAD, 2)] {
+            let faults = CATALOGUE.iter().filter(|fault| fault.applies_to(shape, shards));
             assert!(faults.filter(|fault| fault.group != Group::Control).count() >= 16);
         }
     }
 
     #[test]
     fn variants_differ_and_the_identity_is_planted_as_often_as_asked() {
-        for shape in [DENSE, MLA] {
-            let variants = Fault::variants(shape, 20);
+        for (shape, shards) in [(DENSE, 1), (MLA, 1), (DENSE, 2)] {
+            let variants = Fault::variants(shape, shards, 20);
             let identities =
                 variants.iter().filter(|variant| variant.fault.is_identity() && variant.tier == Tier::Disk);
             assert_eq!(identities.count(), 20);
@@ -591,7 +659,7 @@ mod tests {
                     .collect()
             };
             let (pristine, donor) = (chunk(3), chunk(5));
-            for variant in Fault::variants(layout.shape, 1) {
+            for variant in Fault::variants(layout.shape, 2, 1) {
                 let layers = variant.layers.of(layout.layers());
                 let planted = variant.operator.apply(&layout, layers, &pristine, &donor);
                 let read = planted.as_deref().unwrap_or_default().get(..layout.bytes());
@@ -604,11 +672,27 @@ mod tests {
     #[test]
     fn in_redis_nothing_is_padded_and_what_changes_a_length_comes_last() {
         let shape = KvShape::Mla { layers: 4, latent: 512, rotary: 64 };
-        let variants = Fault::variants_in_redis(shape, 2);
+        let variants = Fault::variants_in_redis(shape, 1, 2);
         let first = variants.iter().position(|variant| variant.operator.changes_length()).unwrap();
         assert!(variants[first..].iter().all(|variant| variant.operator.changes_length()));
         assert!(variants.iter().all(|variant| variant.operator != Operator::Append));
-        assert_eq!(variants.len(), Fault::variants(shape, 2).len() - 1);
+        assert_eq!(variants.len(), Fault::variants(shape, 1, 2).len() - 1);
+    }
+
+    #[test]
+    fn faults_of_shards_need_shards_and_faults_of_heads_need_heads() {
+        let names = |shape, shards| -> BTreeSet<&str> {
+            let faults = CATALOGUE.iter().filter(|fault| fault.applies_to(shape, shards));
+            faults.map(|fault| fault.name).collect()
+        };
+        let (whole, sharded) = (names(DENSE, 1), names(ONE_HEAD, 2));
+        let of_heads = BTreeSet::from(["heads rotated", "shard missing", "shard repeated"]);
+        let of_shards =
+            BTreeSet::from(["rank's shard zero", "first rank's shard for all", "shards exchanged"]);
+        assert_eq!(&whole - &sharded, of_heads);
+        assert_eq!(&sharded - &whole, of_shards);
+        assert!(of_shards.is_disjoint(&names(MLA, 1)));
+        assert_eq!([Ranks::All, Ranks::Last].map(|ranks| ranks.of(3)), [0..3, 2..3]);
     }
 
     #[test]

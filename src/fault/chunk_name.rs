@@ -1,4 +1,4 @@
-//! What LMCache calls a chunk. Main type: [`ChunkName`].
+//! What LMCache calls a chunk and the shards that it is stored in. Main types: [`ChunkName`], [`Shard`].
 
 use std::fmt;
 
@@ -28,13 +28,34 @@ impl ChunkName {
             })
             .collect()
     }
+}
 
-    /// Whether this chunk is in a file of LMCache's `fs` tier, `MODEL@RANKS@GROUP@HASH.data`, or a value of its `resp` tier,
-    /// `MODEL@RANKS@GROUP@HASH`; a salt may stand behind the hash.
+/// One of the equally large parts that a chunk is stored in, each written by another rank; numbers count from 0.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shard {
+    /// The chunk.
+    pub chunk: ChunkName,
+    /// Number of the rank among those that store.
+    pub rank: u32,
+}
+
+impl Shard {
+    /// All shards of a chunk.
+    pub fn of_chunk(chunk: &ChunkName, shards: u32) -> impl Iterator<Item = Self> {
+        (0..shards).map(|rank| Self { chunk: chunk.clone(), rank })
+    }
+
+    /// Whether this shard is in a file of LMCache's `fs` tier, `MODEL@RANKS@GROUP@HASH.data`, or a value of its `resp` tier,
+    /// `MODEL@RANKS@GROUP@HASH`; a salt may stand behind the hash. RANKS are four bytes in hexadecimal: number of shards,
+    /// rank, and both again for one host.
     #[must_use]
     pub fn is_in(&self, name: &str) -> bool {
         let stem = name.strip_suffix(".data").unwrap_or(name);
-        stem.split('@').nth(3).is_some_and(|hash| hash == self.0)
+        let mut fields = stem.split('@').skip(1);
+        let (ranks, _group, hash) = (fields.next(), fields.next(), fields.next());
+        let ranks = ranks.map(|ranks| ranks.strip_prefix("0x").unwrap_or(ranks));
+        let ranks = ranks.and_then(|ranks| u32::from_str_radix(ranks, 16).ok());
+        hash == Some(&self.chunk.0) && ranks.is_some_and(|ranks| ranks >> 16 & 0xff == self.rank)
     }
 }
 
@@ -58,12 +79,21 @@ mod tests {
     }
 
     #[test]
-    fn a_file_or_value_is_named_by_its_fourth_field() {
+    fn a_file_or_value_is_named_by_its_fourth_field_and_by_its_rank() {
         let name = &ChunkName::of_prompt(&[1, 2], 2)[0];
-        assert!(name.is_in(&format!("model@0x01000100@0@{name}.data")));
-        assert!(name.is_in(&format!("/models/one@01000100@0@{name}")));
-        assert!(name.is_in(&format!("model@01000100@0@{name}@salt")));
-        assert!(!name.is_in(&format!("model@0x01000100@0@{name}.tmp")));
-        assert!(!name.is_in(&format!("{name}@0x01000100@0@00.data")));
+        let [first, second] = [0, 1].map(|rank| Shard { chunk: name.clone(), rank });
+        assert!(first.is_in(&format!("model@0x01000100@0@{name}.data")));
+        assert!(first.is_in(&format!("model@0x02000200@0@{name}.data")));
+        assert!(second.is_in(&format!("model@0x02010201@0@{name}.data")));
+        assert!(first.is_in(&format!("/models/one@01000100@0@{name}")));
+        assert!(second.is_in(&format!("model@02010201@0@{name}@salt")));
+        for stranger in [
+            "model@0x02010201@0@{}.data",
+            "model@02010201@0@{}@salt",
+            "model@0x01000100@0@{}.tmp",
+            "{}@0x01000100@0@00.data",
+        ] {
+            assert!(!first.is_in(&stranger.replace("{}", &name.to_string())), "{stranger}");
+        }
     }
 }

@@ -34,6 +34,14 @@ pub enum FaultError {
         /// Of how many.
         wanted: usize,
     },
+    /// Ranks that hold different layers.
+    #[error("plant faults in {model}: its layers are divided over {stages} pipeline stages")]
+    Stages {
+        /// The model.
+        model: String,
+        /// How many.
+        stages: u32,
+    },
     /// Nothing to plant faults in.
     #[error("find two questions whose prompts have two whole chunks of {chunk_tokens} tokens and a rest")]
     TooShort {
@@ -51,10 +59,13 @@ impl FaultError {
             Self::Redis(_) => Some("its log is beside the artifact: redis.log".to_owned()),
             Self::Io { .. } => Some("is the disk full, or /dev/shm? `df -h` tells".to_owned()),
             Self::Missing { .. } => Some(
-                "faults are known for LMCache 0.5.6 in MP mode with one rank, and a very long cache folder makes file names \
+                "faults are known for LMCache 0.5.6 in MP mode, and a very long cache folder makes file names \
                  too long; use a shorter `--cache`, or run without `--faults`"
                     .to_owned(),
             ),
+            Self::Stages { .. } => {
+                Some("faults are known for tensor parallelism alone; run without `--faults`".to_owned())
+            }
             Self::TooShort { .. } => Some("use longer prompts, more questions or a smaller chunk".to_owned()),
         }
     }

@@ -45,9 +45,9 @@ pub struct Trial {
     pub layers: Layers,
     /// The tier.
     pub tier: Tier,
-    /// Chunks that were changed.
+    /// Chunks that were changed, each rank's shard counted.
     pub chunks: u32,
-    /// Bits that differ in what is read of the most changed chunk; missing bytes count whole.
+    /// Bits that differ in what is read of the most changed chunk or shard; missing bytes count whole.
     pub changed_bits: u64,
     /// What became of it.
     pub fate: Fate,
@@ -185,11 +185,11 @@ fn seen_by(comparison: &Comparison) -> Vec<Rung> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultFindings {
-    /// How the chunks are arranged.
+    /// How the chunks are arranged, or the shards that they are stored in.
     pub layout: Layout,
     /// The questions that were asked.
     pub questions: Vec<QuestionId>,
-    /// Distinct chunks of their prompts.
+    /// Distinct chunks of their prompts, each rank's shard counted.
     pub chunks: u32,
     /// Chunks that were found in LMCache's memory. Faults are planted there if all were.
     pub chunks_in_memory: u32,

@@ -50,7 +50,7 @@ fn loaded(cached_tokens: u32, logprob: f64) -> Comparison {
             store: counted(0),
             load: counted(cached_tokens),
             tier: None,
-            load_reads_at_least: None,
+            sharding: None,
         }),
         early_stop: None,
     };
@@ -64,7 +64,7 @@ fn on_disk(tokens: u32) -> ServerCounters {
 
 fn variant(name: &str) -> Variant {
     let shape = KvShape::Dense { layers: 2, kv_heads: 2, head_size: 64 };
-    let mut variants = Fault::variants(shape, 1).into_iter();
+    let mut variants = Fault::variants(shape, 1, 1).into_iter();
     variants.find(|variant| variant.fault.name == name && variant.tier == Tier::Disk).unwrap()
 }
 

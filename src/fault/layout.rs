@@ -171,7 +171,9 @@ impl Layout {
         }
     }
 
-    /// All elements of the region agree, and at most half of the others in each layer: some agree by chance (7 % were seen).
+    /// All elements of the region agree, and not too many of the others: in the first layer at most half, since some agree by
+    /// chance (7 % were seen), and in each later one at most nine tenths, since where attention adds little much behind it
+    /// rounds to the same numbers (76 % were seen).
     fn agree_exactly(
         &self,
         one: &[u8],
@@ -193,7 +195,8 @@ impl Layout {
                     agreeing += usize::from(same);
                 }
             }
-            let problem = match (differing, agreeing * 2 > outside) {
+            let tenths = if layer == 0 { 5 } else { 9 };
+            let problem = match (differing, agreeing * 10 > outside * tenths) {
                 (0, false) => continue,
                 (0, true) => format!("{agreeing} of {outside} elements agree"),
                 _ => format!("{differing} of {inside} elements differ"),
@@ -249,6 +252,20 @@ pub(super) mod tests {
             let probe = Probe { chunk: &one, other_prefix: &other, later: &later };
             assert_eq!(layout.check(probe), Ok(()));
         }
+    }
+
+    #[test]
+    fn a_later_layer_may_change_little_behind_another_prefix_but_not_nothing() {
+        let (one, later) = (chunk(&MLA, 1, 1), chunk(&MLA, 3, 2));
+        let differing_in = |tenths: usize| {
+            let mut other = chunk(&MLA, 2, 1);
+            for index in (MLA.layer(1).start..MLA.bytes()).filter(|index| index / 2 % 10 >= tenths) {
+                other[index] = one[index];
+            }
+            MLA.check(Probe { chunk: &one, other_prefix: &other, later: &later })
+        };
+        assert_eq!(differing_in(2), Ok(()));
+        assert!(matches!(differing_in(0), Err(LayoutError::Probe(_))));
     }
 
     #[test]

@@ -7,36 +7,36 @@ use std::os::unix::fs::FileExt;
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
-use super::chunk_name::ChunkName;
+use super::chunk_name::Shard;
 use super::error::FaultError;
 use super::second_tier::io_error;
 
-/// LMCache allocates chunks at multiples of this many bytes.
+/// LMCache allocates shards at multiples of this many bytes.
 const ALIGNMENT: usize = 4096;
-/// Bytes by which a chunk is first recognised.
+/// Bytes by which a shard is first recognised.
 const HEAD: usize = 64;
 
-/// The segment, and where in it each chunk was found.
+/// The segment, and where in it each shard was found.
 #[derive(Debug)]
 pub struct MemoryTier {
     path: Utf8PathBuf,
-    offsets: BTreeMap<ChunkName, u64>,
-    planted: BTreeSet<ChunkName>,
+    offsets: BTreeMap<Shard, u64>,
+    planted: BTreeSet<Shard>,
 }
 
 impl MemoryTier {
-    /// Looks for chunks by their content, which `pristine` gives.
+    /// Looks for shards by their content, which `pristine` gives.
     ///
     /// # Errors
     /// When the segment or a chunk cannot be read.
     pub fn search(
         path: Utf8PathBuf,
-        chunks: &BTreeSet<ChunkName>,
-        pristine: impl Fn(&ChunkName) -> Result<Vec<u8>, FaultError>,
+        shards: &BTreeSet<Shard>,
+        pristine: impl Fn(&Shard) -> Result<Vec<u8>, FaultError>,
     ) -> Result<Self, FaultError> {
-        let mut heads: BTreeMap<Vec<u8>, Vec<&ChunkName>> = BTreeMap::new();
-        for chunk in chunks {
-            heads.entry(pristine(chunk)?[..HEAD].to_vec()).or_default().push(chunk);
+        let mut heads: BTreeMap<Vec<u8>, Vec<&Shard>> = BTreeMap::new();
+        for shard in shards {
+            heads.entry(pristine(shard)?[..HEAD].to_vec()).or_default().push(shard);
         }
         let mut tier = Self { path, offsets: BTreeMap::new(), planted: BTreeSet::new() };
         let file = fs::File::open(&tier.path).map_err(|source| io_error(&tier.path, source))?;
@@ -49,53 +49,53 @@ impl MemoryTier {
             for (page, bytes) in window.chunks(ALIGNMENT).enumerate() {
                 let Some(named) = bytes.get(..HEAD).and_then(|head| heads.get(head)) else { continue };
                 let offset = start + (page * ALIGNMENT) as u64;
-                for chunk in named {
-                    let wanted = pristine(chunk)?;
+                for shard in named {
+                    let wanted = pristine(shard)?;
                     let mut found = vec![0; wanted.len()];
                     if file.file().read_exact_at(&mut found, offset).is_ok() && found == wanted {
-                        tier.offsets.insert((*chunk).clone(), offset);
+                        tier.offsets.insert((*shard).clone(), offset);
                     }
                 }
             }
-            if tier.offsets.len() == chunks.len() {
+            if tier.offsets.len() == shards.len() {
                 break;
             }
         }
         Ok(tier)
     }
 
-    /// How many chunks were found.
+    /// How many shards were found.
     #[must_use]
     pub fn found(&self) -> usize {
         self.offsets.len()
     }
 
-    /// Writes other bytes over a chunk. Only as many as it has: what lies behind is another's.
+    /// Writes other bytes over a shard. Only as many as it has: what lies behind is another's.
     ///
     /// # Errors
     /// When the segment cannot be written.
-    pub fn plant(&mut self, chunk: &ChunkName, bytes: &[u8]) -> Result<(), FaultError> {
-        self.planted.insert(chunk.clone());
-        self.put(chunk, bytes)
+    pub fn plant(&mut self, shard: &Shard, bytes: &[u8]) -> Result<(), FaultError> {
+        self.planted.insert(shard.clone());
+        self.put(shard, bytes)
     }
 
-    /// Writes back what was stored, over every chunk that was planted in since.
+    /// Writes back what was stored, over every shard that was planted in since.
     ///
     /// # Errors
     /// When the segment cannot be written.
     pub fn restore(
         &mut self,
-        pristine: impl Fn(&ChunkName) -> Result<Vec<u8>, FaultError>,
+        pristine: impl Fn(&Shard) -> Result<Vec<u8>, FaultError>,
     ) -> Result<(), FaultError> {
-        for chunk in std::mem::take(&mut self.planted) {
-            self.put(&chunk, &pristine(&chunk)?)?;
+        for shard in std::mem::take(&mut self.planted) {
+            self.put(&shard, &pristine(&shard)?)?;
         }
         Ok(())
     }
 
-    fn put(&self, chunk: &ChunkName, bytes: &[u8]) -> Result<(), FaultError> {
+    fn put(&self, shard: &Shard, bytes: &[u8]) -> Result<(), FaultError> {
         let write = || -> io::Result<()> {
-            let offset = self.offsets.get(chunk).ok_or(io::ErrorKind::NotFound)?;
+            let offset = self.offsets.get(shard).ok_or(io::ErrorKind::NotFound)?;
             let file = fs::OpenOptions::new().write(true).open(&self.path)?;
             file.file().write_all_at(bytes, *offset)
         };
@@ -123,13 +123,15 @@ pub fn segment_path(name: &str) -> Utf8PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::ChunkName;
 
     #[test]
-    fn chunks_are_found_by_content_changed_in_place_and_put_back() {
+    fn shards_are_found_by_content_changed_in_place_and_put_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8Path::from_path(folder.path()).unwrap().join("pool");
         let chunks = ChunkName::of_prompt(&[1, 2, 3, 4, 5, 6], 2);
-        let content = |chunk: &ChunkName| -> Vec<u8> {
+        let chunks: Vec<Shard> = chunks.iter().flat_map(|chunk| Shard::of_chunk(chunk, 1)).collect();
+        let content = |chunk: &Shard| -> Vec<u8> {
             // The first two have the same head.
             let place = chunks.iter().position(|other| other == chunk).unwrap();
             let byte =

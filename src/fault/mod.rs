@@ -16,9 +16,9 @@ mod planting;
 mod second_tier;
 
 pub use catalogue::{
-    Applies, CATALOGUE, Donor, Dose, Fault, Group, Layers, Must, Place, Spots, Tier, Variant,
+    Applies, CATALOGUE, Donor, Dose, Fault, Group, Layers, Must, Place, Ranks, Spots, Tier, Variant,
 };
-pub use chunk_name::ChunkName;
+pub use chunk_name::{ChunkName, Shard};
 pub use error::FaultError;
 pub use findings::{Damage, Fate, FaultFindings, Score, SmallestDose, Trial};
 pub use layout::{Layout, LayoutError, Probe};

@@ -1,30 +1,58 @@
-//! Which chunks a variant changes, and where foreign bytes come from. Main type: [`Planting`].
+//! Which shards a variant changes, and where foreign bytes come from. Main type: [`Planting`].
 
 use std::collections::BTreeMap;
 
-use super::catalogue::{Donor, Place};
-use super::chunk_name::ChunkName;
+use super::catalogue::{Donor, Place, Ranks};
+use super::chunk_name::{ChunkName, Shard};
 
-/// A chunk to change, and the chunk that foreign bytes come from: itself where there is no donor.
+/// A shard to change, and the shard that foreign bytes come from: itself where there is no donor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planting {
-    /// The chunk that is changed.
-    pub chunk: ChunkName,
+    /// The shard that is changed.
+    pub shard: Shard,
     /// The donor.
-    pub donor: ChunkName,
+    pub donor: Shard,
 }
 
-/// The plantings at one place of every prompt; `prompts` lists each one's whole chunks, at least one. A chunk that prompts
-/// share is changed once. Where a donor would be the chunk itself, the next question that has another one gives it.
+/// The plantings at one place of every prompt, in each shard that is meant; `prompts` lists each one's whole chunks, at least
+/// one. A chunk that prompts share is changed once. Where a donor would be the chunk itself, the next question that has
+/// another one gives it.
 #[must_use]
-pub fn plantings(place: Place, donor: Donor, prompts: &[Vec<ChunkName>]) -> Vec<Planting> {
+pub fn plantings(
+    place: Place,
+    ranks: Ranks,
+    donor: Donor,
+    prompts: &[Vec<ChunkName>],
+    shards: u32,
+) -> Vec<Planting> {
+    let mut planted = Vec::new();
+    for (chunk, from) in pair_chunks(place, donor, prompts) {
+        for rank in ranks.of(shards) {
+            let donor_rank = match donor {
+                Donor::FirstRank => 0,
+                Donor::NextRank => (rank + 1) % shards.max(1),
+                Donor::Nobody
+                | Donor::Neighbour
+                | Donor::Exchange
+                | Donor::NextQuestion
+                | Donor::FirstQuestion => rank,
+            };
+            let donor = Shard { chunk: from.clone(), rank: donor_rank };
+            planted.push(Planting { shard: Shard { chunk: chunk.clone(), rank }, donor });
+        }
+    }
+    planted
+}
+
+/// Each chunk that is changed, and the one that foreign bytes come from.
+fn pair_chunks(place: Place, donor: Donor, prompts: &[Vec<ChunkName>]) -> BTreeMap<ChunkName, ChunkName> {
     let mut planted = BTreeMap::new();
     for (question, chunks) in prompts.iter().enumerate() {
         for at in place.of(chunks.len()) {
             let chunk = &chunks[at];
             let neighbour = if at + 1 < chunks.len() { at + 1 } else { at.saturating_sub(1) };
             let from = match donor {
-                Donor::Nobody => Some(chunk),
+                Donor::Nobody | Donor::FirstRank | Donor::NextRank => Some(chunk),
                 Donor::Neighbour => Some(&chunks[neighbour]),
                 Donor::Exchange => {
                     planted.entry(chunks[neighbour].clone()).or_insert_with(|| chunk.clone());
@@ -43,7 +71,7 @@ pub fn plantings(place: Place, donor: Donor, prompts: &[Vec<ChunkName>]) -> Vec<
             }
         }
     }
-    planted.into_iter().map(|(chunk, donor)| Planting { chunk, donor }).collect()
+    planted
 }
 
 /// The chunk of another prompt at the same place: the same number where every chunk is meant.
@@ -72,9 +100,9 @@ mod tests {
             });
             found.unwrap()
         };
-        let mut pairs: Vec<(String, String)> = plantings(place, donor, prompts)
+        let mut pairs: Vec<(String, String)> = plantings(place, Ranks::All, donor, prompts, 1)
             .iter()
-            .map(|planting| (label(&planting.chunk), label(&planting.donor)))
+            .map(|planting| (label(&planting.shard.chunk), label(&planting.donor.chunk)))
             .collect();
         pairs.sort();
         pairs
@@ -97,6 +125,20 @@ mod tests {
         assert_eq!(of(Place::Last, Donor::NextQuestion), owned(&[("0.1", "1.2"), ("1.2", "0.1")]));
         assert_eq!(of(Place::First, Donor::FirstQuestion), owned(&[("1.0", "0.0")]));
         assert_eq!(of(Place::Every, Donor::Nobody).len(), 5);
+    }
+
+    #[test]
+    fn shards_are_planted_in_by_rank() {
+        let ranks = |ranks, donor, shards| -> Vec<(u32, u32)> {
+            let planted = plantings(Place::First, ranks, donor, &prompts(true), shards);
+            assert!(planted.iter().all(|planting| planting.shard.chunk == planting.donor.chunk));
+            planted.iter().map(|planting| (planting.shard.rank, planting.donor.rank)).collect()
+        };
+        assert_eq!(ranks(Ranks::All, Donor::Nobody, 2), [(0, 0), (1, 1)]);
+        assert_eq!(ranks(Ranks::Last, Donor::Nobody, 2), [(1, 1)]);
+        assert_eq!(ranks(Ranks::All, Donor::FirstRank, 3), [(0, 0), (1, 0), (2, 0)]);
+        assert_eq!(ranks(Ranks::All, Donor::NextRank, 2), [(0, 1), (1, 0)]);
+        assert_eq!(ranks(Ranks::All, Donor::NextRank, 1), [(0, 0)]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! LMCache's second tier: a folder with one file a chunk, or a Redis server with one value a chunk. Main type:
+//! LMCache's second tier: a folder with one file a shard, or a Redis server with one value a shard. Main type:
 //! [`PlantedTier`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
-use super::chunk_name::ChunkName;
+use super::chunk_name::Shard;
 use super::error::FaultError;
 use crate::engine::{Redis, SecondTier};
 
@@ -16,8 +16,8 @@ use crate::engine::{Redis, SecondTier};
 pub struct PlantedTier {
     medium: Medium,
     pristine: Utf8PathBuf,
-    files: BTreeMap<ChunkName, String>,
-    planted: BTreeSet<ChunkName>,
+    files: BTreeMap<Shard, String>,
+    planted: BTreeSet<Shard>,
 }
 
 impl PlantedTier {
@@ -65,19 +65,19 @@ impl PlantedTier {
         }
     }
 
-    /// Notes the files of these chunks, and returns how many are not there yet or have not this size. A chunk in more than
-    /// one file, as of several ranks, counts as not there.
+    /// Notes the files of these shards, and returns how many are not there yet or have not this size. A shard in more than
+    /// one file, as of engines with other numbers of ranks, counts as not there.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn missing(&mut self, chunks: &BTreeSet<ChunkName>, bytes: usize) -> Result<usize, FaultError> {
+    pub fn missing(&mut self, shards: &BTreeSet<Shard>, bytes: usize) -> Result<usize, FaultError> {
         let files = self.medium.list()?;
         let mut missing = 0;
-        for chunk in chunks {
-            let mut named = files.iter().filter(|(name, _)| chunk.is_in(name));
+        for shard in shards {
+            let mut named = files.iter().filter(|(name, _)| shard.is_in(name));
             match (named.next(), named.next()) {
                 (Some((name, length)), None) if *length == bytes as u64 => {
-                    self.files.insert(chunk.clone(), name.clone());
+                    self.files.insert(shard.clone(), name.clone());
                 }
                 _ => missing += 1,
             }
@@ -85,14 +85,14 @@ impl PlantedTier {
         Ok(missing)
     }
 
-    /// How many of these chunks have no file at the moment.
+    /// How many of these shards have no file at the moment.
     #[must_use]
-    pub fn absent(&self, chunks: &BTreeSet<ChunkName>) -> usize {
-        let files = chunks.iter().filter_map(|chunk| self.files.get(chunk));
+    pub fn absent(&self, shards: &BTreeSet<Shard>) -> usize {
+        let files = shards.iter().filter_map(|shard| self.files.get(shard));
         files.filter(|name| !self.medium.has(name)).count()
     }
 
-    /// Copies what was stored of the chunks that [`missing`](Self::missing) found, but for those that were copied before.
+    /// Copies what was stored of the shards that [`missing`](Self::missing) found, but for those that were copied before.
     ///
     /// # Errors
     /// When a file cannot be copied.
@@ -107,39 +107,39 @@ impl PlantedTier {
         Ok(())
     }
 
-    /// A chunk as it was stored.
+    /// A shard as it was stored.
     ///
     /// # Errors
     /// When it was not, or its copy cannot be read.
-    pub fn pristine(&self, chunk: &ChunkName) -> Result<Vec<u8>, FaultError> {
+    pub fn pristine(&self, shard: &Shard) -> Result<Vec<u8>, FaultError> {
         let path =
-            self.pristine.join(self.files.get(chunk).map_or("unknown".to_owned(), |name| copy_name(name)));
+            self.pristine.join(self.files.get(shard).map_or("unknown".to_owned(), |name| copy_name(name)));
         fs::read(&path).map_err(|source| io_error(&path, source))
     }
 
-    /// Puts something else in a chunk's place: bytes, or nothing. A reader finds the old bytes or the new ones.
+    /// Puts something else in a shard's place: bytes, or nothing. A reader finds the old bytes or the new ones.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn plant(&mut self, chunk: &ChunkName, bytes: Option<&[u8]>) -> Result<(), FaultError> {
-        self.planted.insert(chunk.clone());
-        self.put(chunk, bytes)
+    pub fn plant(&mut self, shard: &Shard, bytes: Option<&[u8]>) -> Result<(), FaultError> {
+        self.planted.insert(shard.clone());
+        self.put(shard, bytes)
     }
 
-    /// Puts back what was stored, in every chunk that was planted in since.
+    /// Puts back what was stored, in every shard that was planted in since.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn restore(&mut self) -> Result<(), FaultError> {
-        for chunk in std::mem::take(&mut self.planted) {
-            let bytes = self.pristine(&chunk)?;
-            self.put(&chunk, Some(&bytes))?;
+        for shard in std::mem::take(&mut self.planted) {
+            let bytes = self.pristine(&shard)?;
+            self.put(&shard, Some(&bytes))?;
         }
         Ok(())
     }
 
-    fn put(&self, chunk: &ChunkName, bytes: Option<&[u8]>) -> Result<(), FaultError> {
-        self.medium.put(self.files.get(chunk).map_or("unknown", String::as_str), bytes)
+    fn put(&self, shard: &Shard, bytes: Option<&[u8]>) -> Result<(), FaultError> {
+        self.medium.put(self.files.get(shard).map_or("unknown", String::as_str), bytes)
     }
 }
 
@@ -228,15 +228,17 @@ pub(super) fn io_error(path: &Utf8Path, source: io::Error) -> FaultError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::ChunkName;
 
-    fn tier() -> (tempfile::TempDir, PlantedTier, Vec<ChunkName>) {
+    fn tier() -> (tempfile::TempDir, PlantedTier, Vec<Shard>) {
         let folder = tempfile::tempdir().unwrap();
         let tier = PlantedTier::on_disk(Utf8Path::from_path(folder.path()).unwrap()).unwrap();
         let chunks = ChunkName::of_prompt(&[1, 2, 3, 4], 2);
-        for (chunk, byte) in chunks.iter().zip([7, 8]) {
+        let shards: Vec<Shard> = chunks.iter().flat_map(|chunk| Shard::of_chunk(chunk, 1)).collect();
+        for (Shard { chunk, .. }, byte) in shards.iter().zip([7, 8]) {
             fs::write(tier.place().join(format!("m@0x01000100@0@{chunk}.data")), [byte; 4]).unwrap();
         }
-        (folder, tier, chunks)
+        (folder, tier, shards)
     }
 
     #[test]
@@ -249,16 +251,28 @@ mod tests {
         assert_eq!(tier.missing(&chunks.iter().cloned().collect(), 4).unwrap(), 2);
         tier.restore().unwrap();
         assert_eq!(tier.missing(&chunks.iter().cloned().collect(), 4).unwrap(), 0);
-        let stored = fs::read(tier.place().join(format!("m@0x01000100@0@{}.data", chunks[1]))).unwrap();
+        let stored = fs::read(tier.place().join(format!("m@0x01000100@0@{}.data", chunks[1].chunk))).unwrap();
         assert_eq!(stored, [8; 4]);
     }
 
     #[test]
-    fn a_chunk_of_two_ranks_or_of_another_size_counts_as_missing() {
+    fn a_shard_in_two_files_or_of_another_size_counts_as_missing() {
         let (_folder, mut tier, chunks) = tier();
-        let wanted: BTreeSet<ChunkName> = chunks.iter().cloned().collect();
+        let wanted: BTreeSet<Shard> = chunks.iter().cloned().collect();
         assert_eq!(tier.missing(&wanted, 5).unwrap(), 2);
-        fs::write(tier.place().join(format!("m@0x02000201@0@{}.data", chunks[0])), [7; 4]).unwrap();
+        fs::write(tier.place().join(format!("m@0x02000200@0@{}.data", chunks[0].chunk)), [7; 4]).unwrap();
         assert_eq!(tier.missing(&wanted, 4).unwrap(), 1);
+    }
+
+    #[test]
+    fn each_rank_has_a_shard_of_its_own() {
+        let (_folder, mut tier, chunks) = tier();
+        let both: BTreeSet<Shard> = Shard::of_chunk(&chunks[0].chunk, 2).collect();
+        assert_eq!(tier.missing(&both, 4).unwrap(), 1);
+        fs::write(tier.place().join(format!("m@0x02010201@0@{}.data", chunks[0].chunk)), [9; 4]).unwrap();
+        assert_eq!(tier.missing(&both, 4).unwrap(), 0);
+        tier.keep_pristine().unwrap();
+        let stored: Vec<Vec<u8>> = both.iter().map(|shard| tier.pristine(shard).unwrap()).collect();
+        assert_eq!(stored, [[7; 4], [9; 4]]);
     }
 }

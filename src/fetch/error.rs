@@ -117,7 +117,7 @@ pub enum FetchError {
     TooFewGpus {
         /// The model.
         model: String,
-        /// Its `tensor_parallel_size`.
+        /// Its ranks.
         wanted: u32,
         /// GPUs of this machine.
         found: usize,

@@ -8,8 +8,8 @@ use camino::Utf8Path;
 use super::error::gigabytes;
 use super::fetcher::free_bytes;
 use super::{ArchivePin, FetchError, ModelPin, Origin, Verified};
-use crate::engine::{Device, DeviceKind};
-use crate::suite::{ModelSettings, Suite};
+use crate::engine::{Device, DeviceKind, Parallelism};
+use crate::suite::{ExecutorBackend, ModelSettings, Suite};
 
 const GIB: u64 = 1 << 30;
 /// What vLLM takes on a GPU besides weights and KV: context, workspaces, activations of one batch. An estimate.
@@ -106,11 +106,13 @@ impl Needs {
     }
 
     fn add_gpus(&mut self, suite: &Suite, settings: &ModelSettings, machine: &Machine) {
-        let wanted = settings.tensor_parallel_size;
+        let wanted = Parallelism::of(settings).ranks();
+        let elsewhere = settings.distributed_executor_backend == Some(ExecutorBackend::Ray);
         let weights = weight_bytes(settings) / u64::from(wanted.max(1));
         let kv = u64::from(suite.engine.kv_cache_gib) * GIB;
         let each = weights + kv + GPU_OVERHEAD;
-        let enough = usize::try_from(wanted).is_ok_and(|wanted| wanted <= machine.gpus);
+        // Ray's other hosts are not seen from here.
+        let enough = elsewhere || usize::try_from(wanted).is_ok_and(|wanted| wanted <= machine.gpus);
         let missing = if enough {
             lacks(each, machine.gpu_memory.iter().min().copied())
         } else {
@@ -136,9 +138,11 @@ impl Needs {
     }
 
     fn add_processor(&mut self, suite: &Suite, settings: &ModelSettings, machine: &Machine) {
-        let caches = u64::from(suite.engine.kv_cache_gib + suite.lmcache.memory_gib) * GIB;
+        let ranks = Parallelism::of(settings).ranks();
+        let kv = u64::from(suite.engine.kv_cache_gib).saturating_mul(u64::from(ranks));
+        let caches = kv.saturating_add(u64::from(suite.lmcache.memory_gib)).saturating_mul(GIB);
         let text = format!("{}: weights and both KV caches", settings.name);
-        self.add_memory(&text, weight_bytes(settings) + caches, machine);
+        self.add_memory(&text, weight_bytes(settings).saturating_add(caches), machine);
     }
 
     fn add_memory(&mut self, what: &str, bytes: u64, machine: &Machine) {
@@ -246,6 +250,28 @@ mod tests {
         let mut needs = needs("mmlu", DeviceKind::Cuda, &machine);
         needs.not_fetched.clear();
         insta::assert_snapshot!(needs.require("mmlu").unwrap_err(), @"place deepseek-v2-lite on 2 GPUs: this machine has 1");
+    }
+
+    #[test]
+    fn gpus_of_other_hosts_are_not_missed_where_ray_places_the_ranks() {
+        let mut suite = Suite::load("mmlu").unwrap();
+        suite.models[1].distributed_executor_backend = Some(ExecutorBackend::Ray);
+        let machine = Machine { memory: None, gpu_memory: vec![80 * GIB], gpus: 1 };
+        let cache = tempfile::tempdir().unwrap();
+        let cache = Utf8Path::from_path(cache.path()).unwrap();
+        let mut needs = Needs::on(&suite, cache, DeviceKind::Cuda, &machine);
+        needs.not_fetched.clear();
+        assert!(needs.require("mmlu").is_ok());
+    }
+
+    #[test]
+    fn each_rank_on_a_processor_needs_a_kv_cache_of_its_own() {
+        let machine = Machine { memory: Some(3 * GIB), gpu_memory: Vec::new(), gpus: 0 };
+        let needs = needs("canary-tp2", DeviceKind::Cpu, &machine);
+        insta::assert_snapshot!(needs.lines().join("\n"), @r"
+        here     canary-dense: weights and both KV caches: 3.2 GB of memory
+        here     canary-mla: weights and both KV caches: 3.2 GB of memory
+        ");
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub fn describe_catalogue() -> String {
             Applies::Both => "",
             Applies::Dense => ", dense models",
             Applies::Mla => ", MLA models",
+            Applies::SeveralHeads => ", dense models with several KV heads on a rank",
+            Applies::SeveralShards => ", models whose KV is sharded over ranks",
         };
         let must = match must {
             Must::BeSeen(rung) => format!("must be seen, first by {}", short_rung(*rung)),

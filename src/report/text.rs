@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use super::faults::short_rung;
 use super::matrix::write_matrix;
 use super::{Finding, PlantedFaults, Report};
-use crate::comparison::{Flip, FlipKind, Rung, TierAgreement};
+use crate::comparison::{Comparison, Flip, FlipKind, Rung, TierAgreement};
 use crate::dataset::Question;
 use crate::fault::SmallestDose;
 
@@ -78,6 +78,7 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
         );
         line(text, "tier", &served)?;
     }
+    write_shards(text, comparison)?;
     let control = &comparison.bit_exact.against_control;
     line(
         text,
@@ -128,6 +129,28 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
     line(text, "noise floor", &comparison.noise_floor.words)?;
     for (place, log) in finding.logs.iter().enumerate() {
         line(text, if place == 0 { "logs" } else { "" }, log.as_str())?;
+    }
+    Ok(())
+}
+
+fn write_shards(text: &mut String, comparison: &Comparison) -> fmt::Result {
+    if let Some((server, shards)) =
+        comparison.exercised.server.as_ref().and_then(|server| Some((server, server.shards?)))
+        && shards.read_shards > 1
+    {
+        line(
+            text,
+            "shards",
+            &format!(
+                "{} of {} written, {} of {} read: a chunk is written in {} and read by {} ranks",
+                server.store.chunks_written,
+                shards.written,
+                server.load.chunks_read,
+                shards.read,
+                shards.written_shards,
+                shards.read_shards
+            ),
+        )?;
     }
     Ok(())
 }

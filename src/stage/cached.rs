@@ -127,7 +127,7 @@ async fn fill(
     let total = plan.expectations.len();
     let loading = Loading { run, route, total, watch, pass: run.pass(draft, "load pass", LOAD, total)? };
     let store = run.pass(draft, "store pass", STORE, total)?;
-    let bytes = plan.rounds.iter().map(|round| round.chunks).sum::<u64>() * run.chunk_bytes()?;
+    let bytes = plan.rounds.iter().map(|round| round.new_chunks).sum::<u64>() * run.chunk_bytes()?;
     let passes = match Backing::prepare(run, draft, route, bytes).await? {
         Some(backing) => through_backing(run, draft, &backing, &plan, store, loading).await?,
         None => in_one_engine(run, draft, &plan, store, loading).await?,
@@ -198,7 +198,7 @@ async fn through_backing(
         let prompts = take_prompts(&mut prompts, round.prompts)?;
         let before = first.counters().await?;
         store.score(&mut worker, &prompts, PrefixCache::Read).await?;
-        passes.count_store(settle(run, &first, before, round.chunks).await?.since(before));
+        passes.count_store(settle(run, &first, before, round.new_chunks).await?.since(before));
         if !backing.is_memory_of_the_first_server() {
             first.clear().await?;
         }
@@ -297,8 +297,9 @@ async fn settle(
     before: ServerCounters,
     chunks: u64,
 ) -> Result<ServerCounters, StageError> {
+    let shards = u64::from(run.parallelism().written_shards(run.model.kv_shape()?));
     let patience = Duration::from_secs(run.bench.suite.patience.change_seconds).min(SETTLE_PATIENCE);
-    Ok(server.settle(before.written_chunks + chunks, patience).await?)
+    Ok(server.settle(before.written_chunks + chunks * shards, patience).await?)
 }
 
 async fn read_counters(server: Option<&LmcacheServer>) -> Result<ServerCounters, StageError> {

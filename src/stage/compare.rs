@@ -11,11 +11,11 @@ use super::prompts::load_tokenizer;
 use super::{Bench, StageError};
 use crate::assets::Model;
 use crate::comparison::{
-    self, Arm, ArmName, Asked, Batching, Comparison, Criteria, Evidence, Expected, ServerEvidence,
-    ServingTier,
+    self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, Evidence, Expected, ServerEvidence,
+    ServingTier, Sharding,
 };
 use crate::digest::Digest;
-use crate::engine::{Capacity, Expectation, Observation, ServerCounters};
+use crate::engine::{Capacity, Expectation, Observation, Plan, ServerCounters};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 use crate::suite::Route;
@@ -93,7 +93,9 @@ fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence,
     let tokenizer = load_tokenizer(run.model)?;
     let passes = read_passes(arms.cached)?;
     let plan = run.plan()?;
-    let tier = serving_tier(run, route, plan.distinct_chunks(passes.asked));
+    let distinct_chunks = plan.distinct_chunks(passes.asked);
+    let tier = serving_tier(run, route, distinct_chunks);
+    let stored_chunks = chunks_of(&plan, passes.asked);
     let mut expectations = plan.expectations;
     expectations.truncate(passes.asked);
     let asked_last = expectations.last().map(|last| last.question.clone());
@@ -113,6 +115,12 @@ fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence,
             .retain(|observation| asked_last.as_ref().is_some_and(|last| observation.question <= *last));
         Ok(Arm::new(name, observations, |observation| read_answer(&tokenizer, observation))?)
     };
+    let sharding = match route {
+        Route::Mp => Some(sharding(run, stored_chunks, Bound::Exactly)?),
+        // What one round stored, the next may find in the second tier.
+        Route::MpFs | Route::MpRedis | Route::MpP2p => Some(sharding(run, distinct_chunks, Bound::AtLeast)?),
+        Route::InProcess => None,
+    };
     Ok(Evidence {
         questions,
         batching: batching(run.bench),
@@ -124,10 +132,36 @@ fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence,
         server: passes.server.map(|server| ServerEvidence {
             store: counters(server.store),
             load: counters(server.load),
-            load_reads_at_least: None,
+            sharding,
             tier: Some(tier),
         }),
         early_stop: passes.early_stop,
+    })
+}
+
+/// Chunks of the rounds that so many questions were asked in, one round after the other.
+fn chunks_of(plan: &Plan, asked: usize) -> u64 {
+    let mut prompts = 0;
+    let rounds = plan.rounds.iter().take_while(|round| {
+        prompts += round.prompts;
+        prompts <= asked
+    });
+    rounds.map(|round| round.chunks).sum()
+}
+
+/// What the stack makes of a chunk of this model.
+pub(super) fn sharding(
+    run: &EngineRun<'_>,
+    stored_chunks: u64,
+    bound: Bound,
+) -> Result<Sharding, StageError> {
+    let ranks = run.parallelism();
+    Ok(Sharding {
+        chunk_tokens: run.bench.suite.lmcache.chunk_tokens,
+        stored_chunks,
+        written_shards: ranks.written_shards(run.model.kv_shape()?),
+        read_shards: ranks.read_shards(),
+        bound,
     })
 }
 

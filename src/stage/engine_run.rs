@@ -15,12 +15,12 @@ use crate::dataset::Prompt;
 use crate::digest::Digest;
 use crate::engine::environment::EnvironmentIdentity;
 use crate::engine::{
-    Capacity, Connector, Device, DeviceKind, Launch, Observation, PROTOCOL, Patience, Plan, PrefixCache,
-    Ready, Start, Worker,
+    Capacity, Connector, Device, DeviceKind, Launch, Observation, PROTOCOL, Parallelism, Patience, Plan,
+    PrefixCache, Ready, Start, Worker,
 };
 use crate::event::Event;
 use crate::store::{Artifact, Draft};
-use crate::suite::{EngineSettings, TENSOR_PARALLEL_SIZE};
+use crate::suite::EngineSettings;
 
 pub(super) const READY: &str = "engine.json";
 const GIB: u64 = 1 << 30;
@@ -73,9 +73,7 @@ impl<'a> EngineRun<'a> {
         let all = [Some(&self.bench.suite.engine.arguments), Some(&settings.arguments), for_device];
         let mut arguments: BTreeMap<String, Value> =
             all.into_iter().flatten().flatten().map(|(name, value)| (name.clone(), value.clone())).collect();
-        if settings.tensor_parallel_size > 1 && !on_cpu {
-            arguments.insert(TENSOR_PARALLEL_SIZE.to_owned(), settings.tensor_parallel_size.into());
-        }
+        arguments.extend(settings.parallel_arguments());
         arguments
     }
 
@@ -90,7 +88,7 @@ impl<'a> EngineRun<'a> {
             Device::Cpu { threads, .. } => variables.extend([
                 ("VLLM_CPU_KVCACHE_SPACE", self.bench.suite.engine.kv_cache_gib.to_string()),
                 ("VLLM_CPU_OMP_THREADS_BIND", "nobind".to_owned()),
-                ("OMP_NUM_THREADS", threads.to_string()),
+                ("OMP_NUM_THREADS", threads_of_rank(*threads, self.parallelism()).to_string()),
                 // Threads that spin at barriers make a busy machine ten times slower.
                 ("OMP_WAIT_POLICY", "PASSIVE".to_owned()),
             ]),
@@ -129,11 +127,15 @@ impl<'a> EngineRun<'a> {
     /// Bytes and chunks that the rounds of this model are made for.
     pub(super) fn capacity(&self) -> Result<Capacity, StageError> {
         let suite = &self.bench.suite;
+        let (shape, ranks) = (self.model.kv_shape()?, self.parallelism());
+        let stored = ranks.stored_shape(shape);
         Ok(Capacity {
             chunk_tokens: suite.lmcache.chunk_tokens,
-            bytes_per_token: self.model.kv_shape()?.bytes_per_token(suite.engine.dtype.bytes()),
+            bytes_per_token: stored.bytes_per_token(suite.engine.dtype.bytes()),
             lmcache_bytes: u64::from(suite.lmcache.memory_gib) * GIB,
-            engine_bytes: u64::from(suite.engine.kv_cache_gib) * GIB,
+            // Each rank has a cache of this size; those that hold the same KV are no more room.
+            engine_bytes: (u64::from(suite.engine.kv_cache_gib) * GIB)
+                .saturating_mul(ranks.written_shards(shape).into()),
         })
     }
 
@@ -141,6 +143,11 @@ impl<'a> EngineRun<'a> {
     pub(super) fn chunk_bytes(&self) -> Result<u64, StageError> {
         let capacity = self.capacity()?;
         Ok(u64::from(capacity.chunk_tokens) * capacity.bytes_per_token)
+    }
+
+    /// How the model is spread.
+    pub(super) fn parallelism(&self) -> Parallelism {
+        Parallelism::of(self.model.settings())
     }
 
     /// Rounds and expected hits.
@@ -220,6 +227,12 @@ impl<'a> EngineRun<'a> {
         self.bench.events.emit(Event::QuestionsDone { pass: name.clone(), done: 0, total });
         Ok(Pass { bench: self.bench, name, done: 0, total, lines: LineWriter::create(draft.path(file))? })
     }
+}
+
+/// Ranks are processes that compute at the same time.
+fn threads_of_rank(threads: usize, parallelism: Parallelism) -> usize {
+    let ranks = usize::try_from(parallelism.ranks()).unwrap_or(usize::MAX);
+    (threads / ranks.max(1)).max(1)
 }
 
 /// One pass over all prompts, in pieces.

@@ -13,14 +13,14 @@ use serde::Serialize;
 use super::answer::{published_answers, read_answer};
 use super::arms::{BASELINE, CONTROL, REPEAT};
 use super::backing::{launch_server, provide_redis, server_settings};
-use super::compare::{batching, counters, expected};
+use super::compare::{batching, counters, expected, sharding};
 use super::engine_run::{ArmKey, EngineRun, READY};
 use super::lines::{read_json, read_lines, write_json};
 use super::planting_ground::{Ground, choose_questions};
 use super::prompts::load_tokenizer;
 use super::{Bench, StageError};
 use crate::assets::Model;
-use crate::comparison::{Arm, ArmName, Asked, Criteria, Evidence, ServerEvidence, compare};
+use crate::comparison::{Arm, ArmName, Asked, Bound, Criteria, Evidence, ServerEvidence, compare};
 use crate::dataset::{Prompt, QuestionId, Tokenizer};
 use crate::digest::{Digest, digest_bytes};
 use crate::engine::{
@@ -28,14 +28,14 @@ use crate::engine::{
 };
 use crate::event::Event;
 use crate::fault::{
-    Fault, FaultFindings, Layout, PlantedTier, Tier, Trial, Variant, segment_fits, segment_path,
+    Fault, FaultError, FaultFindings, Layout, PlantedTier, Tier, Trial, Variant, segment_fits, segment_path,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft, StageKey};
 use crate::suite::{FaultSettings, Route};
 
 /// Also numbers what the catalogue's operators do to bytes.
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 4;
 const FAULTS: &str = "faults.json";
 const SECONDS: &str = "seconds.json";
 /// How long stored chunks may take to arrive on disk once a pass has its last answer.
@@ -77,10 +77,16 @@ pub async fn faults(
     route: Route,
 ) -> Result<Artifact, StageError> {
     let run = EngineRun { bench, model, prompts: undamaged.prompts };
-    let (shape, identity) = (model.kv_shape()?, bench.suite.faults.identity);
+    let ranks = run.parallelism();
+    if ranks.pipeline > 1 {
+        return Err(FaultError::Stages { model: model.name().to_owned(), stages: ranks.pipeline }.into());
+    }
+    let shape = model.kv_shape()?;
+    let (shape, shards, identity) =
+        (ranks.shard(shape), ranks.written_shards(shape), bench.suite.faults.identity);
     let variants = match route {
-        Route::MpRedis => Fault::variants_in_redis(shape, identity),
-        _ => Fault::variants(shape, identity),
+        Route::MpRedis => Fault::variants_in_redis(shape, shards, identity),
+        _ => Fault::variants(shape, shards, identity),
     };
     let arm = FaultsArm {
         questions: undamaged.questions.output_digest(),
@@ -146,8 +152,9 @@ async fn fill(
     let server = launch_server(bench, &settings, "lmcache server").await?;
     let mut worker = run.start(draft, "faults", Some(server.connector(salt)), None, Vec::new()).await?;
     let ready: Ready = read_json(&draft.path(READY))?;
+    let (ranks, shape) = (run.parallelism(), run.model.kv_shape()?);
     let layout = Layout {
-        shape: run.model.kv_shape()?,
+        shape: ranks.shard(shape),
         dtype: suite.engine.dtype,
         rows: usize::try_from(chunk_tokens).expect("a chunk fits into memory"),
         block_rows: usize::try_from(ready.block_size).expect("a block fits into memory"),
@@ -155,7 +162,8 @@ async fn fill(
 
     let before = server.counters().await?;
     let stored = worker.score(&prompts, PrefixCache::Read, || {}).await?;
-    let mut ground = Ground::prepare(tier, layout, &prompts, chunk_tokens).await?;
+    let mut ground =
+        Ground::prepare(tier, layout, ranks.written_shards(shape), &prompts, chunk_tokens).await?;
     let store_counters = server.counters().await?.since(before);
     ground.check_layout(&mut worker, &prompts, chunk_tokens).await?;
     if let Some(segment) = segment {
@@ -165,7 +173,7 @@ async fn fill(
     let laboratory = Laboratory {
         run,
         prompts: &prompts,
-        evidence: gather(run, undamaged, &prompts, stored, store_counters)?,
+        evidence: gather(run, undamaged, &prompts, (stored, store_counters, ground.chunks()))?,
         tokenizer: load_tokenizer(run.model)?,
         server: &server,
     };
@@ -229,14 +237,16 @@ fn gather(
     run: &EngineRun<'_>,
     undamaged: Undamaged<'_>,
     prompts: &[Prompt],
-    stored: Vec<Observation>,
-    store_counters: ServerCounters,
+    stored: (Vec<Observation>, ServerCounters, u64),
 ) -> Result<Evidence, StageError> {
+    let (stored, store_counters, stored_chunks) = stored;
     let tokenizer = load_tokenizer(run.model)?;
     let published = published_answers(undamaged.questions)?;
     let chosen: BTreeSet<&QuestionId> = prompts.iter().map(|prompt| &prompt.question).collect();
     let plan: Result<_, StageError> = Plan::make(prompts.iter().cloned().map(Ok), run.capacity()?);
     let plan = plan?.map_err(|source| StageError::TooLarge { model: run.model.name().to_owned(), source })?;
+    // Between rounds of this plan nothing is emptied here, so its number of chunks is no bound.
+    let sharding = sharding(run, stored_chunks, Bound::AtLeast)?;
     let questions = plan
         .expectations
         .into_iter()
@@ -261,7 +271,7 @@ fn gather(
         control: Some(arm(ArmName::Control, undamaged.control, CONTROL)?),
         load: read(ArmName::Load, stored.clone())?,
         store: read(ArmName::Store, stored)?,
-        server: Some(ServerEvidence { store, load: store, load_reads_at_least: None, tier: None }),
+        server: Some(ServerEvidence { store, load: store, sharding: Some(sharding), tier: None }),
         early_stop: None,
     })
 }

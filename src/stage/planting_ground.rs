@@ -11,7 +11,8 @@ use super::prompts::read_prompts;
 use crate::dataset::{Prompt, QuestionId, Subject};
 use crate::engine::{PrefixCache, Worker};
 use crate::fault::{
-    ChunkName, Damage, FaultError, Layout, MemoryTier, PlantedTier, Probe, Tier, Variant, plantings,
+    ChunkName, Damage, Fault, FaultError, Layout, MemoryTier, PlantedTier, Probe, Shard, Tier, Variant,
+    plantings,
 };
 use crate::store::Artifact;
 
@@ -21,13 +22,16 @@ const PROBE_REST: usize = 8;
 
 /// Chunks in the tiers of a server.
 pub(super) struct Ground {
+    /// Of a shard.
     layout: Layout,
+    /// In how many shards a chunk is stored.
+    shards_of_chunk: u32,
     /// Whole chunks of each prompt.
     prompts: Vec<Vec<ChunkName>>,
-    chunks: BTreeSet<ChunkName>,
+    shards: BTreeSet<Shard>,
     second: PlantedTier,
     memory: Option<MemoryTier>,
-    planted: BTreeSet<ChunkName>,
+    planted: BTreeSet<Shard>,
 }
 
 impl Ground {
@@ -35,15 +39,18 @@ impl Ground {
     pub(super) async fn prepare(
         mut second: PlantedTier,
         layout: Layout,
+        shards_of_chunk: u32,
         prompts: &[Prompt],
         chunk_tokens: u32,
     ) -> Result<Self, StageError> {
         let prompts: Vec<Vec<ChunkName>> =
             prompts.iter().map(|prompt| ChunkName::of_prompt(&prompt.token_ids, chunk_tokens)).collect();
-        let chunks: BTreeSet<ChunkName> = prompts.iter().flatten().cloned().collect();
-        await_chunks(&mut second, &chunks, layout).await?;
+        let of_chunk = |chunk| Shard::of_chunk(chunk, shards_of_chunk);
+        let shards: BTreeSet<Shard> = prompts.iter().flatten().flat_map(of_chunk).collect();
+        await_shards(&mut second, &shards, layout).await?;
         second.keep_pristine()?;
-        Ok(Self { layout, prompts, chunks, second, memory: None, planted: BTreeSet::new() })
+        let (memory, planted) = (None, BTreeSet::new());
+        Ok(Self { layout, shards_of_chunk, prompts, shards, second, memory, planted })
     }
 
     /// Has the engine store the second chunk of the first prompt behind two other prefixes, and holds the layout against
@@ -70,35 +77,47 @@ impl Ground {
             names.pop().expect("a probe has whole chunks")
         });
         worker.score(&[behind_other, later], PrefixCache::Read, || {}).await?;
-        await_chunks(&mut self.second, &names.clone().into(), self.layout).await?;
+        let of_chunk = |chunk| Shard::of_chunk(chunk, self.shards_of_chunk);
+        let probes: BTreeSet<Shard> = names.iter().flat_map(of_chunk).collect();
+        await_shards(&mut self.second, &probes, self.layout).await?;
         self.second.keep_pristine()?;
-        let [other_prefix, later] = [self.second.pristine(&names[0])?, self.second.pristine(&names[1])?];
-        let chunk = self.second.pristine(&self.prompts[0][1])?;
-        let probe = Probe { chunk: &chunk, other_prefix: &other_prefix, later: &later };
-        Ok(self.layout.check(probe).map_err(FaultError::from)?)
+        for rank in 0..self.shards_of_chunk {
+            let stored = |chunk: &ChunkName| self.second.pristine(&Shard { chunk: chunk.clone(), rank });
+            let [other_prefix, later] = [stored(&names[0])?, stored(&names[1])?];
+            let chunk = stored(&self.prompts[0][1])?;
+            let probe = Probe { chunk: &chunk, other_prefix: &other_prefix, later: &later };
+            self.layout.check(probe).map_err(FaultError::from)?;
+        }
+        Ok(())
     }
 
     /// Looks for the chunks in the server's memory. Without all of them no fault is planted there.
     pub(super) fn search_memory(&mut self, segment: Utf8PathBuf) -> Result<(), StageError> {
-        self.memory = Some(MemoryTier::search(segment, &self.chunks, |chunk| self.second.pristine(chunk))?);
+        self.memory = Some(MemoryTier::search(segment, &self.shards, |shard| self.second.pristine(shard))?);
         Ok(())
     }
 
     pub(super) fn memory_is_reached(&self) -> bool {
-        self.memory.as_ref().is_some_and(|memory| memory.found() == self.chunks.len())
+        self.memory.as_ref().is_some_and(|memory| memory.found() == self.shards.len())
     }
 
-    /// Distinct chunks, and those of them that were found in memory.
+    /// Distinct chunks.
+    pub(super) fn chunks(&self) -> u64 {
+        self.shards.len() as u64 / u64::from(self.shards_of_chunk)
+    }
+
+    /// Distinct shards of chunks, and those of them that were found in memory.
     pub(super) fn counts(&self) -> (u32, u32) {
         let count = |number| u32::try_from(number).expect("a few questions have few chunks");
-        (count(self.chunks.len()), count(self.memory.as_ref().map_or(0, MemoryTier::found)))
+        (count(self.shards.len()), count(self.memory.as_ref().map_or(0, MemoryTier::found)))
     }
 
-    /// Damages every chunk that the variant is about.
+    /// Damages every shard that the variant is about.
     pub(super) fn plant(&mut self, variant: &Variant) -> Result<Damage, StageError> {
         let mut damage = Damage { chunks: 0, changed_bits: 0 };
-        for planting in plantings(variant.place, variant.fault.donor, &self.prompts) {
-            let pristine = self.second.pristine(&planting.chunk)?;
+        let Fault { ranks, donor, .. } = *variant.fault;
+        for planting in plantings(variant.place, ranks, donor, &self.prompts, self.shards_of_chunk) {
+            let pristine = self.second.pristine(&planting.shard)?;
             let donor = self.second.pristine(&planting.donor)?;
             let layers = variant.layers.of(self.layout.layers());
             let bytes = variant.operator.apply(&self.layout, layers, &pristine, &donor);
@@ -108,11 +127,11 @@ impl Ground {
             match (variant.tier, &mut self.memory) {
                 (Tier::Memory, Some(memory)) => {
                     let bytes = bytes.filter(|bytes| bytes.len() == pristine.len());
-                    memory.plant(&planting.chunk, &bytes.unwrap_or(pristine))?;
+                    memory.plant(&planting.shard, &bytes.unwrap_or(pristine))?;
                 }
-                _ => self.second.plant(&planting.chunk, bytes.as_deref())?,
+                _ => self.second.plant(&planting.shard, bytes.as_deref())?,
             }
-            self.planted.insert(planting.chunk);
+            self.planted.insert(planting.shard);
         }
         Ok(damage)
     }
@@ -126,7 +145,7 @@ impl Ground {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         if let Some(memory) = &mut self.memory {
-            memory.restore(|chunk| self.second.pristine(chunk))?;
+            memory.restore(|shard| self.second.pristine(shard))?;
         }
         Ok(self.second.restore()?)
     }
@@ -138,20 +157,20 @@ fn changed_bits(pristine: &[u8], planted: &[u8]) -> u64 {
     differing.sum::<u64>() + 8 * pristine.len().saturating_sub(planted.len()) as u64
 }
 
-async fn await_chunks(
+async fn await_shards(
     second: &mut PlantedTier,
-    chunks: &BTreeSet<ChunkName>,
+    shards: &BTreeSet<Shard>,
     layout: Layout,
 ) -> Result<(), StageError> {
     let deadline = Instant::now() + SETTLE_PATIENCE;
     loop {
-        let missing = second.missing(chunks, layout.bytes())?;
+        let missing = second.missing(shards, layout.bytes())?;
         if missing == 0 {
             return Ok(());
         }
         if Instant::now() > deadline {
             let folder = second.place();
-            return Err(FaultError::Missing { folder, missing, wanted: chunks.len() }.into());
+            return Err(FaultError::Missing { folder, missing, wanted: shards.len() }.into());
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }

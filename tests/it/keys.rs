@@ -218,6 +218,23 @@ fn each_setting_of_the_engine_is_an_ingredient_of_every_arm() {
 }
 
 #[test]
+fn each_setting_that_spreads_a_model_over_ranks_is_an_ingredient_of_every_arm() {
+    let of_the_model = |setting| edit_suite("source = \"model\"", &format!("source = \"model\"\n{setting}"));
+    insta::assert_snapshot!(of_the_model("tensor_parallel_size = 2"), @r"
+    baseline tiny: /common/arguments/tensor_parallel_size /common/variables/4/1
+    control tiny: /arm/capacity/engine_bytes /common/arguments/tensor_parallel_size /common/variables/4/1
+    ");
+    insta::assert_snapshot!(of_the_model("pipeline_parallel_size = 2"), @r"
+    baseline tiny: /common/arguments/pipeline_parallel_size /common/variables/4/1
+    control tiny: /arm/capacity/engine_bytes /common/arguments/pipeline_parallel_size /common/variables/4/1
+    ");
+    insta::assert_snapshot!(of_the_model("distributed_executor_backend = \"mp\""), @r"
+    baseline tiny: /common/arguments/distributed_executor_backend
+    control tiny: /common/arguments/distributed_executor_backend
+    ");
+}
+
+#[test]
 fn the_models_files_are_an_ingredient_of_every_arm() {
     insta::assert_snapshot!(explain(|lab| lab.write("model/model.safetensors", "other weights")), @r"
     baseline tiny: /common/model

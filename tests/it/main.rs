@@ -8,6 +8,7 @@ mod faults;
 mod keys;
 mod lab;
 mod real;
+mod real_ranks;
 mod routes;
 mod runs;
 mod usage;

@@ -147,12 +147,12 @@ start cached
 store 8
 load 8
 clear 61
+store 12
+load 12
+clear 100
 store 4
 load 4
 clear 37
-store 12
-load 12
-clear 84
 ");
 }
 

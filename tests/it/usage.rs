@@ -16,7 +16,7 @@ fn refuse(arguments: &str) -> String {
 #[test]
 fn a_suite_that_does_not_exist_is_refused_with_the_names_of_those_that_do() {
     insta::assert_snapshot!(refuse("run --device cpu --suite canry"), @r#"
-    error: failed to find suite "canry": it is neither a file nor one of canary, mmlu, smollm2
+    error: failed to find suite "canry": it is neither a file nor one of canary, canary-tp2, mmlu, smollm2
 
     hint: try `--suite canary`, or the path of a TOML file
     "#);
@@ -186,4 +186,32 @@ fn folders_that_cannot_be_written_are_refused_before_anything_starts() {
     hint: name another folder with `--out DIR`
     ");
     assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+/// The message for a model that is spread in this way, before anything has started.
+fn refuse_to_spread(setting: &str) -> String {
+    let lab = Lab::new();
+    lab.edit("suite.toml", "source = \"model\"", &format!("source = \"model\"\n{setting}"));
+    let message = lab.error(&lab.run("", ""));
+    assert_eq!(lab.steps(), Vec::<String>::new());
+    message[message.find("error: ").unwrap()..].to_owned()
+}
+
+#[test]
+fn a_model_that_cannot_be_spread_as_its_suite_wants_is_refused_before_anything_starts() {
+    insta::assert_snapshot!(refuse_to_spread("tensor_parallel_size = 3"), @r"
+    error: failed to place tiny: its 4 attention heads cannot be divided by `tensor_parallel_size` 3
+
+    hint: choose a `tensor_parallel_size` that divides them
+    ");
+    insta::assert_snapshot!(refuse_to_spread("data_parallel_size = 2"), @r"
+    error: failed to place tiny: `data_parallel_size` is 2, and vLLM's offline engine has one copy a process
+
+    hint: copies share no KV: leave it at 1, and spread a model with `tensor_parallel_size`
+    ");
+    insta::assert_snapshot!(refuse_to_spread("distributed_executor_backend = \"ray\""), @r"
+    error: failed to place tiny: `distributed_executor_backend` is ray, which the Python environment lacks
+
+    hint: name an environment that has ray with KV_CORRECTNESS_ENV, or use `mp` for ranks on one host
+    ");
 }

@@ -185,3 +185,26 @@ fn a_route_without_a_connector_for_the_device_is_not_exercised() {
     assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
     assert_eq!(lab.steps().last().unwrap(), "load 8");
 }
+
+/// A run with the model on two ranks: the verdict, and what the server wrote and read beside what it had to.
+fn on_two_ranks(faults: &str) -> (i32, [(u64, u64); 2]) {
+    let lab = Lab::new();
+    lab.edit("suite.toml", "source = \"model\"", "source = \"model\"\ntensor_parallel_size = 2");
+    let ended = lab.run(faults, "-q");
+    let server = lab.report().findings[0].comparison.exercised.server.clone().unwrap();
+    let shards = server.shards.unwrap();
+    let counts = [(server.store.chunks_written, shards.written), (server.load.chunks_read, shards.read)];
+    (ended.code, counts)
+}
+
+#[test]
+fn every_rank_must_write_and_read_its_shard_of_every_chunk() {
+    let (code, [written, read]) = on_two_ranks("");
+    assert_eq!((code, written.0), (0, written.1));
+    // One prompt is whole chunks: its last chunk is read although one token less of it is served.
+    assert_eq!(read.0, read.1 + 2);
+    let (code, [written, _]) = on_two_ranks("unwritten@server");
+    assert_eq!((code, 2 * written.0), (4, written.1));
+    let (code, [_, read]) = on_two_ranks("unread@server");
+    assert_eq!((code, 2 * read.0), (4, read.1 + 2));
+}

@@ -40,9 +40,36 @@ fn hits_that_the_server_did_not_count_are_not_exercised() {
     let mut evidence = Scene::new(40, 4, 0.9).evidence();
     evidence.server.as_mut().unwrap().store.hit_tokens += 256;
     assert_eq!(judged(&evidence).1.verdict, Verdict::NotExercised);
+}
+
+/// A run of forty prompts of two chunks each, of whose shards the server counted so many.
+fn shards(bound: Bound, counted: [u64; 2]) -> Verdict {
     let mut evidence = Scene::new(40, 4, 0.9).evidence();
-    evidence.server.as_mut().unwrap().load_reads_at_least = Some(2 * 80);
-    assert_eq!(judged(&evidence).1.verdict, Verdict::NotExercised);
+    let server = evidence.server.as_mut().unwrap();
+    // Multi-head latent attention on two ranks: stored once, read by both.
+    let (written_shards, read_shards) = (1, 2);
+    server.sharding =
+        Some(Sharding { chunk_tokens: 256, stored_chunks: 80, written_shards, read_shards, bound });
+    [server.store.chunks_written, server.load.chunks_read] = counted;
+    judged(&evidence).1.verdict
+}
+
+#[test]
+fn shards_that_were_not_written_or_not_read_are_not_exercised() {
+    for bound in [Bound::Exactly, Bound::AtLeast] {
+        assert_eq!(shards(bound, [80, 160]), Verdict::Equivalent);
+        assert_eq!(shards(bound, [79, 160]), Verdict::NotExercised);
+        assert_eq!(shards(bound, [80, 159]), Verdict::NotExercised);
+        assert_eq!(shards(bound, [80, 80]), Verdict::NotExercised);
+    }
+}
+
+#[test]
+fn shards_beyond_the_stacks_rule_are_not_as_predicted_where_memory_is_the_only_tier() {
+    for counted in [[81, 160], [160, 160], [80, 161]] {
+        assert_eq!(shards(Bound::Exactly, counted), Verdict::NotExercised);
+        assert_eq!(shards(Bound::AtLeast, counted), Verdict::Equivalent);
+    }
 }
 
 #[test]

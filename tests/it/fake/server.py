@@ -1,6 +1,7 @@
 """A stand-in for `lmcache`: keeps names of chunks instead of KV, counts like the real one, fails on demand.
 
-The worker's connection speaks JSON lines: {"lookup": tokens} and {"store": tokens}, answered with a number of tokens.
+The worker's connection speaks JSON lines: {"lookup": tokens, "ranks": n} and {"store": tokens, "ranks": n}, answered with
+a number of tokens; each rank has a shard of every chunk.
 As `lmcache coordinator` it does no more than be there; peers find each other by files beside FAKE_LOG.
 FAKE_LOG and FAKE_FAULTS are as in the fake worker; the place of this program's faults is `server`.
 """
@@ -34,7 +35,7 @@ METRICS = (
 
 lock = threading.Lock()
 stored = set()
-arriving = []
+arriving = {}
 counts = dict.fromkeys(METRICS, 0)
 loads = 0
 salt = ""
@@ -111,7 +112,7 @@ def chunks(tokens):
     return [hashlib.sha256(struct.pack(f"<{end}I", *tokens[:end])).hexdigest() for end in ends]
 
 
-def look_up(tokens):
+def look_up(tokens, ranks):
     global loads
     names = chunks(tokens)
     hits = found = 0
@@ -132,15 +133,15 @@ def look_up(tokens):
     counts["lookup_hit_tokens"] += hits * CHUNK
     counts["lookup_hit_l1_tokens"] += (hits - found) * CHUNK
     counts["lookup_hit_l2_tokens"] += found * CHUNK
-    counts["l1_read_chunks"] += hits
+    counts["l1_read_chunks"] += hits * (1 if "unread" in FAULTS else ranks)
     return hits * CHUNK
 
 
-def store(tokens):
+def store(tokens, ranks):
     fresh = [name for name in chunks(tokens) if name not in stored and name not in arriving]
     if "drop" in FAULTS:
         return 0
-    arriving.extend(fresh)
+    arriving.update(dict.fromkeys(fresh, 1 if "unwritten" in FAULTS else ranks))
     if "late" not in FAULTS:
         arrive()
     return len(fresh) * CHUNK
@@ -154,8 +155,9 @@ def set_salt(text):
 def arrive():
     stored.update(arriving)
     if tier_name() in ("fs", "resp"):
-        counts["l2_store_completed_objects_chunks"] += sum(put_behind(name) for name in arriving)
-    counts["l1_write_chunks"] += len(arriving)
+        behind = (shards for name, shards in arriving.items() if put_behind(name))
+        counts["l2_store_completed_objects_chunks"] += sum(behind)
+    counts["l1_write_chunks"] += sum(arriving.values())
     arriving.clear()
 
 
@@ -182,7 +184,7 @@ class Worker(socketserver.StreamRequestHandler):
             request = json.loads(line)
             with lock:
                 if "lookup" in request:
-                    answer = look_up(request["lookup"])
+                    answer = look_up(request["lookup"], request["ranks"])
                 elif "salt" in request:
                     set_salt(request["salt"])
                     answer = "null"
@@ -193,7 +195,7 @@ class Worker(socketserver.StreamRequestHandler):
                 elif "has" in request:
                     answer = json.dumps(request["has"] in stored)
                 else:
-                    answer = store(request["store"])
+                    answer = store(request["store"], request["ranks"])
             self.wfile.write(f"{answer}\n".encode())
 
 

@@ -75,11 +75,12 @@ def strike(place, question=None):
 class Server:
     """A connection to the fake LMCache server."""
 
-    def __init__(self, port):
+    def __init__(self, port, ranks):
+        self.ranks = ranks
         self.stream = socket.create_connection(("127.0.0.1", port)).makefile("rw", encoding="utf-8")
 
     def ask(self, operation, tokens):
-        self.stream.write(json.dumps({operation: tokens}) + "\n")
+        self.stream.write(json.dumps({operation: tokens, "ranks": self.ranks}) + "\n")
         self.stream.flush()
         return json.loads(self.stream.readline())
 
@@ -99,7 +100,8 @@ class Engine:
         else:
             self.arm = "cached"
             if connector["name"] == "LMCacheMPConnector":
-                self.server = Server(connector["extra"]["lmcache.mp.port"])
+                ranks = start["arguments"].get("tensor_parallel_size", 1)
+                self.server = Server(connector["extra"]["lmcache.mp.port"], ranks)
                 if connector["cache_salt"] is not None:
                     self.server.ask("salt", connector["cache_salt"])
             else:

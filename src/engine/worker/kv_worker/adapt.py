@@ -14,7 +14,16 @@ LETTERS_VARIABLE = "KV_WORKER_LETTERS"
 
 
 class WorkerExtension:
-    """Adds nothing to vLLM's worker; naming it makes every worker process import this module."""
+    """Mixed into vLLM's worker; naming it also makes every rank's process import this module."""
+
+    model_runner: Any
+
+    def attention_backend(self) -> str:
+        """Name the attention backend of the first layers; `unknown` where the model runner keeps it elsewhere."""
+        try:
+            return str(self.model_runner.attn_groups[0][0].backend.get_name())
+        except (AttributeError, IndexError, TypeError):
+            return "unknown"
 
 
 def report_letters(letters: tuple[int, ...]) -> None:

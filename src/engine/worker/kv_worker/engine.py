@@ -121,13 +121,8 @@ class Engine:
         return Step(chosen=TokenLogprob(token, logprobs[token]), top=top)
 
     def _attention_backend(self) -> str:
-        """Name the attention backend; `unknown` where the engine runs in processes that cannot be asked."""
-        try:
-            core = self._llm.llm_engine.engine_core.engine_core
-            runner = core.model_executor.driver_worker.worker.model_runner
-            return str(runner.attn_groups[0][0].backend.get_name())
-        except (AttributeError, IndexError, TypeError):
-            return "unknown"
+        """Name the attention backend; all of them where ranks differ."""
+        return " and ".join(sorted(set(self._llm.collective_rpc("attention_backend"))))
 
 
 def _make_llm(start: Start) -> Any:
