@@ -18,5 +18,5 @@
     };
   };
 
-  outputs = import ./nix;
+  outputs = inputs: import ./nix inputs;
 }

@@ -6,7 +6,11 @@ make_environment() {
   export HOME=$TMPDIR UV_CACHE_DIR=$1/.uv UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never
   site=$1/$3
   "$2" -m venv --without-pip "$1"
-  [ $# -lt 4 ] || baseline=$4/$3
+  if [ $# -ge 4 ]; then
+    baseline=$4/$3
+    # The path as such, which the driver reads as well, and the .pth files that lie there.
+    printf '%s\nimport site; site.addsitedir("%s")\n' "$baseline" "$baseline" > "$site/baseline.pth"
+  fi
 }
 
 # install_wheels FOLDER WHEEL...: as they are, and nothing that they depend on
@@ -14,13 +18,6 @@ install_wheels() {
   local folder=$1
   shift
   uv pip install --quiet --no-index --no-deps --link-mode hardlink --python "$folder/bin/python" "$@"
-  if [ -n "${baseline-}" ]; then
-    # Modules come through the path; that each package shows in this environment, too, takes its metadata.
-    echo "$baseline" > "$site/baseline.pth"
-    for metadata in "$baseline"/*.dist-info; do
-      ln -s "$metadata" "$site/"
-    done
-  fi
 }
 
 # build_wheel FOLDER SOURCE OUTPUT: builds a package with what is installed in FOLDER

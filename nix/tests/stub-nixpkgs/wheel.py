@@ -29,7 +29,8 @@ def main(file: str, site: str, wheels: str, out: str) -> None:
     folder = installed[0].name if installed else f"{name}-{version}.dist-info"
     files = {f"{folder}/{path}": text for path, text in files.items()}
     if name == "torch":
-        files["host-environment.pth"] = f"{site}\n"
+        # Not as a plain path, which the driver would follow to count what is installed there.
+        files["host-environment.pth"] = f"import sys; sys.path.append({site!r})\n"
     with zipfile.ZipFile(out, "w") as wheel:
         for path, text in {**files, f"{folder}/RECORD": "".join(f"{path},,\n" for path in files)}.items():
             wheel.writestr(zipfile.ZipInfo(path), text)

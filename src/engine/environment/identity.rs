@@ -80,16 +80,18 @@ impl EnvironmentIdentity {
         let failed = |source| EnvironmentError::Io { folder: environment.to_owned(), source };
         let (minor, site_packages) = site_packages(environment).map_err(failed)?;
         let mut packages = BTreeMap::new();
-        for entry in site_packages.read_dir_utf8().map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let Some((name, version)) = installed(entry.file_name()) else { continue };
-            let origin = origin(entry.path());
+        for dist_info in dist_infos(&site_packages).map_err(failed)? {
+            let Some((name, version)) = dist_info.file_name().and_then(installed) else { continue };
+            if packages.contains_key(&name) {
+                continue; // Python takes the first that it finds
+            }
+            let origin = origin(&dist_info);
             if origin.pointer("/dir_info/editable") == Some(&true.into()) {
                 return Err(EnvironmentError::Editable { folder: environment.to_owned(), package: name });
             }
             let revision =
                 origin.pointer("/vcs_info/commit_id").and_then(|commit| commit.as_str()).map(str::to_owned);
-            let content = content_digest(entry.path(), environment).map_err(failed)?;
+            let content = content_digest(&dist_info, environment).map_err(failed)?;
             packages.insert(name, Package { version, content, revision });
         }
         let identity = Self {
@@ -134,6 +136,28 @@ fn site_packages(environment: &Utf8Path) -> io::Result<(String, Utf8PathBuf)> {
         }
     }
     Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no {lib}/python3.*/site-packages")))
+}
+
+/// Everything that lies in the folder of the installed packages and, after that, in the folders that `.pth` files there
+/// put on Python's path.
+fn dist_infos(site_packages: &Utf8Path) -> io::Result<Vec<Utf8PathBuf>> {
+    let list = |folder: &Utf8Path| -> io::Result<Vec<Utf8PathBuf>> {
+        let mut paths: Vec<_> =
+            folder.read_dir_utf8()?.map(|entry| Ok(entry?.into_path())).collect::<io::Result<_>>()?;
+        paths.sort();
+        Ok(paths)
+    };
+    let mut paths = list(site_packages)?;
+    for file in paths.clone().iter().filter(|path| path.extension() == Some("pth")) {
+        let text = fs::read(file)?;
+        for line in String::from_utf8_lossy(&text).lines() {
+            let folder = site_packages.join(line.trim());
+            if !line.starts_with(['#', ' ']) && !line.trim().is_empty() && folder.is_dir() {
+                paths.extend(list(&folder)?);
+            }
+        }
+    }
+    Ok(paths)
 }
 
 /// The version that a virtual environment was made with.

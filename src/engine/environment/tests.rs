@@ -263,6 +263,19 @@ fn a_baseline_of_its_own_is_what_its_arms_run_in_and_are_keyed_by() {
 }
 
 #[test]
+fn packages_that_a_path_file_brings_in_count_and_give_way_to_those_installed() {
+    let machine = Machine::with(&[]);
+    let below = machine.environment("below", &[TORCH, VLLM, ("lmcache-0.5.3.dist-info", "")]);
+    let above = machine.environment("above", &[LMCACHE]);
+    let site_packages = below.join("lib/python3.12/site-packages");
+    let lines = format!("# below\nimport site; site.addsitedir('{site_packages}')\n{site_packages}\n");
+    fs::write(above.join("lib/python3.12/site-packages/below.pth"), lines).unwrap();
+    let identity = identity(&above);
+    assert_eq!(identity.vllm_version(), Some("0.24.0"));
+    assert_eq!(identity.version("lmcache"), Some("0.5.4"));
+}
+
+#[test]
 fn the_commit_that_a_package_was_built_from_is_part_of_its_identity() {
     let machine = Machine::with(&[]);
     let folder = machine.environment("one", &[TORCH, VLLM, LMCACHE]);
