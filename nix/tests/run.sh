@@ -16,7 +16,7 @@ PATH=$(nix/tests/get-nix.sh "$work/nix"):$PATH
 CARGO_TARGET_DIR=$work/tools-build cargo install --quiet --debug --root "$work/tools" nixfmt_rs@0.5.3 deadnix@1.3.1
 export PATH=$work/tools/bin:$PATH NIX_CONF_DIR=$work
 printf '%s\n' "experimental-features = nix-command flakes" "build-users-group =" "substituters =" "flake-registry =" \
-  "warn-dirty = false" "sandbox = false" >"$work/nix.conf"
+  "warn-dirty = false" "sandbox = false" "max-jobs = auto" >"$work/nix.conf"
 
 step "stand-ins"
 environment=$(readlink -f "$(dirname "$(cargo run --locked --release --quiet -- env)")/..")
@@ -102,12 +102,16 @@ with_stand_ins develop "${sandbox[@]}" -c cargo --version
 step "environments, in the sandbox"
 with_stand_ins build --no-link "${sandbox[@]}" .#env-cpu .#env-cpu-baseline .#stages.cpu.prompts
 step "vLLM's tree over its wheel"
-changed=$(with python lmcache build --no-link --print-out-paths "${sandbox[@]}" .#env-baseline)
-[ "$(cat "$changed/$site/vllm/two.py")" = "two = 3" ] || fail "a changed file of vLLM is not in env-baseline"
-with csrc lmcache build --no-link "${sandbox[@]}" .#env-baseline 2>"$work/log" && fail "a change of compiled code passes"
-grep -q "refused: this vLLM changes more than Python files" "$work/log" || fail "no reason is given: $(cat "$work/log")"
-with torch lmcache build --no-link .#env-baseline 2>"$work/log" && fail "another torch passes"
-grep -q "the input vllm asks for torch 2.12.0" "$work/log" || fail "no reason is given: $(cat "$work/log")"
+installed=$work/installed
+rm -rf "$installed" && cp -r "$inputs/release" "$installed" && touch "$installed/vllm/generated.py"
+bash nix/vllm-tree.sh "$inputs/release" "$inputs/python" "$installed"
+[ "$(cd "$installed/vllm" && cat two.py ./*)" = "two = 3"$'\n'"two = 3" ] || fail "a tree is laid over a wheel wrongly"
+bash nix/vllm-tree.sh "$inputs/release" "$inputs/csrc" "$installed" 2>"$work/log" && fail "a change of compiled code passes"
+grep -q "Files release/csrc/kernel.cu and commit/csrc/kernel.cu differ" "$work/log" || fail "no reason: $(cat "$work/log")"
+derivation() { with "$1" lmcache eval --raw ".#env-baseline.drvPath" 2>"$work/log"; }
+[ "$(derivation python)" != "$(derivation release)" ] || fail "another vLLM is the same env-baseline"
+derivation torch && fail "another torch passes"
+grep -q "the input vllm asks for torch 2.12.0" "$work/log" || fail "no reason: $(cat "$work/log")"
 
 step "the driver's libraries"
 bash nix/tests/libcuda.sh

