@@ -36,8 +36,8 @@ let
       cuda_baseline=${later cuda.baseline}
       cuda_lmcache=${later cuda.with-lmcache}
       dataset=${later dataset}
-      source ${./libcuda.sh}
-      source ${./correctness.sh}
+      ${builtins.readFile ./libcuda.sh}
+      ${builtins.readFile ./correctness.sh}
     '';
   };
 in
@@ -48,7 +48,7 @@ in
     name = "doctor";
     description = "Say what this machine can run, and what is missing";
     text = ''
-      source ${./libcuda.sh}
+      ${builtins.readFile ./libcuda.sh}
       status=0
       kv-correctness doctor "$@" || status=$?
       if [ -r /proc/driver/nvidia/version ]; then check_libcuda / || status=2; fi

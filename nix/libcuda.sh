@@ -33,6 +33,7 @@ check_libcuda() {
   return 1
 }
 
+# shellcheck disable=SC2329 # one of the apps only looks
 # use_libcuda ROOT: puts these libraries, and nothing beside them, on the search path
 use_libcuda() {
   local folder name

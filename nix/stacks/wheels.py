@@ -11,9 +11,9 @@ build. LMCache itself is in none, for Nix builds it.
 import json
 import re
 import sys
-import tomllib
 from pathlib import Path
 
+import tomllib
 from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
 
@@ -27,7 +27,10 @@ def main(pylock: str, lock: str, vllm: str, build: str, python: str) -> None:
     # manylinux2014 up to the glibc of the oldest distribution that is still served, newest first.
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(35, 4, -1)]
     platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
-    tags = [*cpython_tags(version, platforms=platforms), *compatible_tags(version, f"cp{version[0]}{version[1]}", platforms)]
+    tags = [
+        *cpython_tags(version, platforms=platforms),
+        *compatible_tags(version, f"cp{version[0]}{version[1]}", platforms),
+    ]
     rank = {tag: place for place, tag in reversed(list(enumerate(tags)))}
     locked = set(re.findall(r"--hash=sha256:([0-9a-f]{64})", Path(lock).read_text()))
     for_vllm, for_build = names(vllm), names(build)

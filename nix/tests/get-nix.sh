@@ -10,6 +10,7 @@ if [ -x "$programs/nix" ]; then
 fi
 command -v patchelf >/dev/null || apt-get install -y -qq --no-install-recommends patchelf >&2
 
+# shellcheck disable=SC2016 # apt expands it
 mirrors=$(apt-get indextargets --format '$(REPO_URI) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian')
 mirror=$(awk '$2 == "main" { print $1; exit }' <<<"$mirrors")
 [ -n "$mirror" ] || { echo "get-nix: apt knows no mirror of Debian: run apt-get update" >&2; exit 2; }

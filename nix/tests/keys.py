@@ -26,7 +26,9 @@ def main(cache: str, log: str) -> None:
     assert len(paths) == 2 and all(path.endswith("-env-cpu-lmcache") for path in paths), paths
     lines = Path(log).read_text().splitlines()
     for stage in ("extract", "baseline", "control"):
-        assert any(line.startswith(stage) and line.endswith("re-used") for line in lines), f"{stage} is not said to be re-used"
+        assert any(line.startswith(stage) and line.endswith("re-used") for line in lines), (
+            f"{stage} is not said to be re-used"
+        )
     print(f"keys: {found}; {sorted(paths)}")
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tests nix/libcuda.sh on made-up machines.
 set -euo pipefail
+# shellcheck source=nix/libcuda.sh
 source "$(dirname "$0")/../libcuda.sh"
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
@@ -19,7 +20,7 @@ for name in "${libcuda_names[@]}"; do touch "$root/usr/lib/x86_64-linux-gnu/$nam
 check_libcuda "$root"
 use_libcuda "$root"
 expect "$LD_LIBRARY_PATH" "$root/cache/kv-correctness/libcuda"
-expect "$(ls "$LD_LIBRARY_PATH" | wc -l)" 3
+expect "$(find "$LD_LIBRARY_PATH" -type l | wc -l)" 3
 expect "$(readlink "$LD_LIBRARY_PATH/libcuda.so.1")" "$root/usr/lib/x86_64-linux-gnu/libcuda.so.1"
 
 mkdir -p "$root/run/opengl-driver/lib"

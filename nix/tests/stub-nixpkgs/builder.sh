@@ -1,5 +1,5 @@
 # Builds every derivation of the stand-in for nixpkgs: a command, or the phases that the flake gives.
-# shellcheck shell=bash disable=SC2154 # Nix sets them
+# shellcheck shell=bash disable=SC2154,SC2329 # Nix sets them; phases call it
 set -e
 export PATH=/usr/local/bin:/usr/bin:/bin HOME=$TMPDIR
 for input in $nativeBuildInputs; do PATH=$input/bin:$PATH; done
