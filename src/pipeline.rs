@@ -60,6 +60,7 @@ pub struct Findings {
 /// When a stage does not finish: there is no verdict then.
 pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
     let (mut compared, mut planted) = (Vec::new(), Vec::new());
+    bench.environment.require_lmcache()?;
     let questions = extract(bench).await?;
     // What a later model lacks is said before the first one's engines start.
     let models = prepare_models(bench, &questions).await?;

@@ -89,6 +89,7 @@ pub async fn cached(
     route: Route,
     watched: Watched<'_>,
 ) -> Result<Artifact, StageError> {
+    bench.environment.require_lmcache()?;
     let run = EngineRun { bench, model, prompts };
     let watched = (bench.early_stopping == EarlyStopping::Allowed).then_some(watched);
     let watched_key = |watched: Watched<'_>| WatchedKey {
@@ -209,7 +210,7 @@ pub(super) async fn start_server(
     let settings = ServerSettings {
         program: bench.environment.executable("lmcache"),
         guard: bench.executable.clone(),
-        variables: run.variables(),
+        variables: run.variables(&bench.environment),
         log: draft.note_path("lmcache-server.log"),
         chunk_tokens: bench.suite.lmcache.chunk_tokens,
         memory_gib: bench.suite.lmcache.memory_gib,

@@ -13,7 +13,7 @@ use super::{Bench, StageError};
 use crate::assets::Model;
 use crate::dataset::Prompt;
 use crate::digest::Digest;
-use crate::engine::environment::EnvironmentIdentity;
+use crate::engine::environment::{Environment, EnvironmentIdentity};
 use crate::engine::{
     Capacity, Connector, Device, DeviceKind, Launch, Observation, PROTOCOL, Patience, Plan, PrefixCache,
     Ready, Start, Worker,
@@ -103,8 +103,8 @@ impl<'a> EngineRun<'a> {
         variables
     }
 
-    /// All variables of a process in the environment, vLLM's or LMCache's.
-    pub(super) fn variables(&self) -> Vec<(String, String)> {
+    /// All variables of a process in an environment, vLLM's or LMCache's.
+    pub(super) fn variables(&self, environment: &Environment) -> Vec<(String, String)> {
         let cache = &self.bench.cache;
         let path = std::env::var("PATH").unwrap_or_default();
         let mut variables: Vec<(String, String)> =
@@ -119,7 +119,7 @@ impl<'a> EngineRun<'a> {
                 ("VLLM_CONFIG_ROOT", cache.join("vllm-config").into_string()),
                 ("XDG_CACHE_HOME", cache.join("xdg").into_string()),
                 // Programs of the environment come first: torch and vLLM call compilers and ninja by name.
-                ("PATH", format!("{}:{path}", self.bench.environment.folder().join("bin"))),
+                ("PATH", format!("{}:{path}", environment.folder().join("bin"))),
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
@@ -167,6 +167,10 @@ impl<'a> EngineRun<'a> {
             let bytes = u64::from(suite.engine.kv_cache_gib) * GIB;
             arguments.insert("kv_cache_memory_bytes".to_owned(), bytes.into());
         }
+        let environment = match connector {
+            Some(_) => &bench.environment,
+            None => bench.environment.of_baseline(),
+        };
         let start = Start {
             protocol: PROTOCOL,
             model: self.model.folder(&bench.cache)?.into_string(),
@@ -178,13 +182,13 @@ impl<'a> EngineRun<'a> {
             max_tokens: suite.engine.max_tokens,
             seed: suite.engine.seed,
         };
-        let mut variables = self.variables();
+        let mut variables = self.variables(environment);
         variables.extend(extra_variables);
         variables.push(("PYTHONPATH".to_owned(), Worker::install(&bench.cache)?.into_string()));
         let log = draft.note_path("engine.log");
         let launch = Launch {
             guard: bench.executable.clone(),
-            command: [bench.environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
+            command: [environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
             variables,
             log: log.clone(),
         };

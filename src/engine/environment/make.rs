@@ -31,6 +31,8 @@ pub struct EnvironmentRequest {
     pub cache: Utf8PathBuf,
     /// An environment to use as it is: `KV_CORRECTNESS_ENV`.
     pub given: Option<Utf8PathBuf>,
+    /// An environment without LMCache for the arms that need none: `KV_CORRECTNESS_ENV_BASELINE`.
+    pub given_baseline: Option<Utf8PathBuf>,
     /// The Python to make an environment with: `KV_CORRECTNESS_PYTHON`.
     pub python: Option<Utf8PathBuf>,
     /// Where else to look for Python and uv: `PATH`.
@@ -44,9 +46,39 @@ pub struct EnvironmentRequest {
 pub struct Environment {
     folder: Utf8PathBuf,
     identity: EnvironmentIdentity,
+    /// For the arms without LMCache, where it is another one.
+    baseline: Option<Box<Environment>>,
 }
 
 impl Environment {
+    fn new(folder: Utf8PathBuf, identity: EnvironmentIdentity) -> Self {
+        Self { folder, identity, baseline: None }
+    }
+
+    /// The environment that the arms without LMCache run in.
+    #[must_use]
+    pub fn of_baseline(&self) -> &Self {
+        self.baseline.as_deref().unwrap_or(self)
+    }
+
+    /// What the keys of the arms without LMCache hold.
+    #[must_use]
+    pub fn identity_of_baseline(&self) -> EnvironmentIdentity {
+        match &self.baseline {
+            Some(baseline) => baseline.identity.clone(),
+            None if self.identity.version("lmcache").is_none() => self.identity.clone(),
+            None => self.identity.without_lmcache(),
+        }
+    }
+
+    /// Refuses an environment that cannot run the arm with LMCache.
+    ///
+    /// # Errors
+    /// When LMCache is not installed in it.
+    pub fn require_lmcache(&self) -> Result<(), EnvironmentError> {
+        self.identity.require_lmcache(&self.folder)
+    }
+
     /// Its Python.
     #[must_use]
     pub fn python(&self) -> Utf8PathBuf {
@@ -81,7 +113,8 @@ struct Marker {
 }
 
 impl EnvironmentRequest {
-    /// A request with what the variables `KV_CORRECTNESS_ENV`, `KV_CORRECTNESS_PYTHON` and `PATH` say.
+    /// A request with what the variables `KV_CORRECTNESS_ENV`, `KV_CORRECTNESS_ENV_BASELINE`, `KV_CORRECTNESS_PYTHON` and
+    /// `PATH` say.
     #[must_use]
     pub fn from_variables(stack: Stack, cache: Utf8PathBuf) -> Self {
         let path =
@@ -90,6 +123,7 @@ impl EnvironmentRequest {
             stack,
             cache,
             given: path("KV_CORRECTNESS_ENV"),
+            given_baseline: path("KV_CORRECTNESS_ENV_BASELINE"),
             python: path("KV_CORRECTNESS_PYTHON"),
             search_path: std::env::var_os("PATH").unwrap_or_default(),
             free_bytes: stack.disk_bytes(),
@@ -99,19 +133,35 @@ impl EnvironmentRequest {
     /// The environment if it is given or was made before. Starts no process and changes nothing.
     ///
     /// # Errors
-    /// When an environment that is given cannot be read, lacks a package, or holds an editable one.
+    /// When an environment that is given cannot be read, lacks a package, holds an editable one, or does not fit the other.
     pub fn find(&self) -> Result<Option<Environment>, EnvironmentError> {
+        let baseline = match &self.given_baseline {
+            Some(folder) => {
+                let folder = absolute(folder);
+                let identity = EnvironmentIdentity::read_baseline(&folder)?;
+                Some(Environment::new(folder, identity))
+            }
+            None => None,
+        };
         if let Some(folder) = &self.given {
             let folder = absolute(folder);
             let identity = EnvironmentIdentity::read(&folder)?;
-            return Ok(Some(Environment { folder, identity }));
+            let mut environment = Environment::new(folder, identity);
+            if let Some(baseline) = &baseline {
+                check_agreement(&environment, baseline)?;
+            }
+            environment.baseline = baseline.map(Box::new);
+            return Ok(Some(environment));
+        }
+        if baseline.is_some() {
+            return Ok(baseline);
         }
         let folder = self.folder();
         let complete = fs::read(folder.join(MARKER)).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let python_is_there = folder.join("bin/python").exists();
         Ok(match complete {
             Some(Marker { schema: SCHEMA, identity }) if python_is_there => {
-                Some(Environment { folder, identity })
+                Some(Environment::new(folder, identity))
             }
             _ => None,
         })
@@ -203,7 +253,7 @@ impl EnvironmentRequest {
         let draft = folder.join("environment.json.draft");
         fs::write(&draft, text).and_then(|()| fs::rename(&draft, folder.join(MARKER))).map_err(failed)?;
         events.emit(Event::EnvironmentFinished { folder: folder.to_owned(), elapsed: start.elapsed() });
-        Ok(Environment { folder: folder.to_owned(), identity: marker.identity })
+        Ok(Environment::new(folder.to_owned(), marker.identity))
     }
 
     /// Where the environment is or will be. It depends on the wanted Python's name, not on its version, because to learn
@@ -265,6 +315,26 @@ fn reused(environment: Environment, events: &Events) -> Environment {
     }
     events.emit(Event::EnvironmentReused { folder: environment.folder.clone() });
     environment
+}
+
+/// Refuses a baseline that would differ from the arm with LMCache in more than LMCache.
+fn check_agreement(environment: &Environment, baseline: &Environment) -> Result<(), EnvironmentError> {
+    let (with, without) = (&environment.identity, &baseline.identity);
+    for (package, with, without) in [
+        ("vLLM", with.vllm_version(), without.vllm_version()),
+        ("torch", with.version("torch"), without.version("torch")),
+    ] {
+        if with != without {
+            let version = |version: Option<&str>| version.unwrap_or_default().to_owned();
+            return Err(EnvironmentError::Disagreement {
+                folder: environment.folder.clone(),
+                baseline: baseline.folder.clone(),
+                package,
+                versions: (version(with), version(without)),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Whether a folder's disk has that much space left.
