@@ -70,4 +70,5 @@ serves cuda cuda.lock 3.13
 update uv uv.txt 3.11
 update lint lint.txt 3.11
 update convert convert.txt 3.11 --no-deps
+update build build.txt 3.11
 exit $stale

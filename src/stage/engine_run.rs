@@ -123,6 +123,7 @@ impl<'a> EngineRun<'a> {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
+        variables.extend(environment.python_path(None).map(|path| ("PYTHONPATH".to_owned(), path)));
         variables
     }
 
@@ -184,7 +185,8 @@ impl<'a> EngineRun<'a> {
         };
         let mut variables = self.variables(environment);
         variables.extend(extra_variables);
-        variables.push(("PYTHONPATH".to_owned(), Worker::install(&bench.cache)?.into_string()));
+        let python_path = environment.python_path(Some(Worker::install(&bench.cache)?));
+        variables.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
         let log = draft.note_path("engine.log");
         let launch = Launch {
             guard: bench.executable.clone(),
