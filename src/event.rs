@@ -61,6 +61,11 @@ pub enum Event {
         /// How long it took.
         elapsed: Duration,
     },
+    /// A step of a bisection begins or has ended.
+    BisectStep {
+        /// Which revision, and what of it.
+        words: String,
+    },
     /// What a suite needs of this machine, before anything is fetched or started.
     SuiteNeeds {
         /// A line for each: model, dataset, memory, disk.

@@ -131,6 +131,7 @@ impl Progress {
             Event::EnvironmentReused { folder } => {
                 (Verbosity::Verbose, format!("environment: re-used, {folder}"))
             }
+            Event::BisectStep { words } => (Verbosity::Normal, format!("bisect: {words}")),
             Event::BuildReused { what } => (Verbosity::Normal, format!("{what}: re-used")),
             Event::BuildStarted { what, log } => (Verbosity::Verbose, format!("building {what}, log {log}")),
             Event::BuildFinished { what, elapsed } => {
