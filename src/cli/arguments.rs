@@ -149,6 +149,9 @@ pub(super) struct ReproduceArguments {
     /// A git checkout of LMCache, for a report of an LMCache that was built from source
     #[arg(long, value_name = "PATH")]
     pub(super) lmcache_src: Option<Utf8PathBuf>,
+    /// The archive that the report was made with, where it lies somewhere else here
+    #[arg(long)]
+    pub(super) data: Option<Utf8PathBuf>,
     /// How many of the questions that differed are asked
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u8).range(1..))]
     pub(super) questions: u8,

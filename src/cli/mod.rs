@@ -6,6 +6,7 @@ mod arguments;
 mod bisect;
 mod explain;
 mod fetch;
+mod minimise;
 mod output;
 mod prepare;
 mod reproduce;

@@ -125,7 +125,10 @@ fn select(
 }
 
 /// Reads what [`prompts`] wrote, one prompt at a time.
-pub(super) fn read_prompts(
+///
+/// # Errors
+/// When the artifact cannot be read.
+pub fn read_prompts(
     prompts: &Artifact,
 ) -> Result<impl Iterator<Item = Result<Prompt, StageError>>, StageError> {
     read_lines(prompts.path(PROMPTS))
