@@ -78,15 +78,19 @@ impl Entry {
             Mark::Skipped => "skipped",
         };
         match &self.result {
-            StepResult::Judged { verdict, rung } => format!("{mark}: {verdict}, decided by {}", name_rung(*rung)),
-            StepResult::Unbuildable(line) => format!("{mark}: does not build: {line}"),
+            StepResult::Judged { verdict, rung } => {
+                format!("{mark}: {verdict}, decided by {}", name_rung(*rung))
+            }
+            StepResult::Unbuildable(line) => format!("{mark}: cannot be built or installed: {line}"),
             StepResult::Failed(message) => format!("{mark}: does not run: {message}"),
             StepResult::Merge => format!("{mark}: a merge"),
         }
     }
 }
 
-fn name_rung(rung: Rung) -> &'static str {
+/// A rung in a word or two.
+#[must_use]
+pub fn name_rung(rung: Rung) -> &'static str {
     match rung {
         Rung::Exercised => "hits",
         Rung::BitExact => "bits",
@@ -153,12 +157,12 @@ impl Log {
         let text = fs::read_to_string(path).map_err(failed)?;
         let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
         let mut lines = whole.lines();
-        let known: Header = lines.next().and_then(|line| serde_json::from_str(line).ok()).ok_or_else(other)?;
+        let known: Header =
+            lines.next().and_then(|line| serde_json::from_str(line).ok()).ok_or_else(other)?;
         if known != *header {
             return Err(other());
         }
-        log.entries =
-            lines.map(serde_json::from_str).collect::<Result<_, _>>().map_err(|_| other())?;
+        log.entries = lines.map(serde_json::from_str).collect::<Result<_, _>>().map_err(|_| other())?;
         if log.entries.iter().any(|entry| !header.revisions.contains(&entry.revision)) {
             return Err(other());
         }

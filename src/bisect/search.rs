@@ -143,13 +143,14 @@ mod tests {
             let bad = (first_bad..revisions).find(|&revision| !skips(revision)).unwrap();
             prop_assert_eq!(end, Next::Found(good + 1..bad + 1));
             let in_vain = tested.iter().filter(|&&revision| skips(revision)).count();
-            let enough = 2 + (revisions as f64).log2().ceil() as usize + in_vain;
+            let enough = 2 + (usize::BITS - revisions.leading_zeros()) as usize + in_vain;
             prop_assert!(tested.len() <= enough, "{} tests of {revisions} revisions", tested.len());
         }
 
         #[test]
-        fn no_more_tests_are_needed_than_foretold(revisions in 2_usize..200, place in 0.0..1.0) {
-            let first_bad = 1 + ((revisions - 1) as f64 * place) as usize;
+        fn no_more_tests_are_needed_than_foretold(
+            (revisions, first_bad) in (2_usize..200).prop_flat_map(|revisions| (Just(revisions), 1..revisions))
+        ) {
             let foretold = Search::over(revisions).tests_left();
             let (_, tested) =
                 run(revisions, |revision| if revision < first_bad { Mark::Good } else { Mark::Bad });

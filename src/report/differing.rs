@@ -15,7 +15,9 @@ pub fn differing_questions(finding: &Finding) -> Vec<QuestionId> {
     let parted = comparison.near_ties.first.iter().map(|parted| &parted.question);
     let flips = comparison.answers.flips.iter().map(|flip| &flip.question);
     let mut questions: Vec<QuestionId> = Vec::new();
-    for question in offenders.chain(differing).chain(parted).chain(&comparison.distribution.farthest).chain(flips) {
+    for question in
+        offenders.chain(differing).chain(parted).chain(&comparison.distribution.farthest).chain(flips)
+    {
         if !questions.contains(question) {
             questions.push(question.clone());
         }

@@ -6,6 +6,7 @@ use super::faults::short_rung;
 use super::{Finding, PlantedFaults, Report};
 use crate::comparison::{Flip, FlipKind, Rung};
 use crate::dataset::Question;
+use crate::engine::environment::Package;
 use crate::exit_code::exit_code;
 use crate::fault::SmallestDose;
 
@@ -24,7 +25,7 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     let environment = &report.environment;
     let version = |version: Option<&str>| version.unwrap_or("unknown").to_owned();
     let vllm = version(environment.vllm_version());
-    let lmcache = version(environment.version("lmcache"));
+    let lmcache = environment.packages.get("lmcache").map_or_else(|| version(None), Package::describe);
     writeln!(text, "suite {} on {}; vLLM {vllm}, LMCache {lmcache}", report.suite.name, report.device)?;
     for finding in &report.findings {
         writeln!(text)?;

@@ -118,7 +118,9 @@ impl StageError {
             Self::Prompt(error) => error.hint(),
             Self::Tokenizer { source, .. } => source.hint(),
             Self::Template(_) => Some("the built-in template is `single-letter/1`".to_owned()),
-            Self::NoSuchQuestion(_) => Some("name the archive that the report was made with: `--data FILE`".to_owned()),
+            Self::NoSuchQuestion(_) => {
+                Some("name the archive that the report was made with: `--data FILE`".to_owned())
+            }
             Self::Questions(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Environment(error) => error.hint(),

@@ -2,7 +2,7 @@
 
     python3 tests/bisect/make_repository.py lmcache-0.5.6 REPOSITORY --fault last-bit
 
-Its twelve commits are tagged `good` (the first) and `bad` (the last); `culprit` is the commit that damages what is stored
+Its ten commits are tagged `good` (the first) and `bad` (the last); `culprit` is the commit that damages what is stored
 or loaded, and `unbuildable` one whose build fails. All others change nothing that a test of KV could see. Equal
 arguments give equal commits. Standard library and git only.
 """
@@ -76,20 +76,21 @@ def append(name: str, text: str) -> Callable[[Path], None]:
 
 def commits(fault: str) -> list[tuple[str, str | None, Callable[[Path], None]]]:
     """Subject, tag and change of every commit behind the first."""
-    words, before, after = FAULTS[fault]
+    _, before, after = FAULTS[fault]
     broken = "setup_extensions/policy.py"
+    half = "\n\ndef _half(n: int) -> int:\n    return n // 2\n"
+    hasher = "lmcache/v1/multiprocess/token_hasher.py"
+    session = "lmcache/v1/multiprocess/session.py"
     return [
         ("Say in the README where the tests are", None, append("README.md", "\nTests are in `tests/`.\n")),
-        ("Add a helper that halves a range", None, append("lmcache/utils.py", "\n\ndef _half(n: int) -> int:\n    return n // 2\n")),
-        ("Name the chunk in a comment of the hasher", None, append("lmcache/v1/multiprocess/token_hasher.py", "\n# A chunk is hashed with all that stands before it.\n")),
+        ("Add a helper that halves", None, append("lmcache/utils.py", half)),
+        ("Say what is hashed", None, append(hasher, "\n# A chunk is hashed with all that stands before it.\n")),
+        ("Say who closes a session", None, append(session, "\n# Whoever opened a session closes it.\n")),
         ("Collect extensions in one expression", "unbuildable", append(broken, "\nEXTENSIONS = [\n")),
-        ("Mend the expression", None, replace(broken, "\nEXTENSIONS = [\n", "\nEXTENSIONS: list[str] = []\n")),
-        ("Double as well as halve", None, append("lmcache/utils.py", "\n\ndef _double(n: int) -> int:\n    return 2 * n\n")),
+        ("Mend the expression", None, replace(broken, "\nEXTENSIONS = [\n", "\n")),
         ("Transfer blocks in fewer steps", "culprit", replace(TRANSFER, before, after)),
-        ("Say who may close a session", None, append("lmcache/v1/multiprocess/session.py", "\n# Whoever opened a session closes it.\n")),
-        ("Forget the helper that halves", None, replace("lmcache/utils.py", "\n\ndef _half(n: int) -> int:\n    return n // 2\n", "")),
-        ("Say in the README what tests are for", None, append("README.md", "\nTests find faults.\n")),
-        ("Close with a word in the README", "bad", append("README.md", "\nEnd.\n")),
+        ("Forget the helper that halves", None, replace("lmcache/utils.py", half, "")),
+        ("Say in the README what tests are for", "bad", append("README.md", "\nTests find faults.\n")),
     ]
 
 

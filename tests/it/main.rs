@@ -3,11 +3,13 @@
 
 #![cfg(test)]
 
+mod bisect;
 mod endings;
 mod faults;
 mod keys;
 mod lab;
 mod real;
+mod reproduce;
 mod runs;
 mod usage;
 mod verdicts;

@@ -17,7 +17,8 @@ use crate::lock::FileLock;
 const SCHEMA: u32 = 1;
 const TOOLS: &str = include_str!("../../../nix/stacks/build.txt");
 /// Folders at the top of LMCache's tree that no build reads.
-const UNREAD: [&str; 8] = ["asset", "benchmarks", "docker", "docs", "examples", "operator", "tests", ".github"];
+const UNREAD: [&str; 8] =
+    ["asset", "benchmarks", "docker", "docs", "examples", "operator", "tests", ".github"];
 
 /// LMCache built from a source tree; a tree that was built before beside an equal environment is found again.
 ///
@@ -56,12 +57,16 @@ pub fn build_lmcache(
         let work = digest_json(&serde_json::json!({ "recipe": recipe, "native": native }));
         let work = builds(cache).join(format!("work-{}", work.short()));
         let lock = work.with_added_extension("lock");
-        let _lock = FileLock::take(&lock, work.as_str(), PATIENCE, events).map_err(super::EnvironmentError::from)?;
+        let _lock =
+            FileLock::take(&lock, work.as_str(), PATIENCE, events).map_err(super::EnvironmentError::from)?;
         synchronise(tree, &work).map_err(failed)?;
         let mut command = Command::new(uv);
         command.args(["pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--no-cache"]);
         command.args(["--target", folder.as_str(), "--python", environment.python().as_str(), work.as_str()]);
-        command.envs(&variables).env("PYTHONPATH", &tools).env("SETUPTOOLS_SCM_PRETEND_VERSION", &source.version);
+        command
+            .envs(&variables)
+            .env("PYTHONPATH", &tools)
+            .env("SETUPTOOLS_SCM_PRETEND_VERSION", &source.version);
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{}:{path}", tools.join("bin"), environment.folder().join("bin")));
         target.run(installer, command)?;
@@ -142,7 +147,8 @@ mod tests {
     #[test]
     fn only_python_modules_and_documents_leave_compiled_objects_valid() {
         let (_keep, tree) = folder();
-        for name in ["lmcache/a.py", "lmcache/data.json", "csrc/a.cpp", "setup.py", "docs/a.cpp", "README.md"] {
+        for name in ["lmcache/a.py", "lmcache/data.json", "csrc/a.cpp", "setup.py", "docs/a.cpp", "README.md"]
+        {
             write(&tree, name, "1");
         }
         let before = digest_native(&tree).unwrap();
@@ -164,7 +170,12 @@ mod tests {
             write(&tree, name, "1");
         }
         synchronise(&tree, &work).unwrap();
-        for left in ["build/lib/lmcache/removed.py", "build/lib/lmcache/native.so", "lmcache/removed.py", "build/temp/a.o"] {
+        for left in [
+            "build/lib/lmcache/removed.py",
+            "build/lib/lmcache/native.so",
+            "lmcache/removed.py",
+            "build/temp/a.o",
+        ] {
             write(&work, left, "left");
         }
         let time = |name: &str| fs::metadata(work.join(name)).unwrap().modified().unwrap();

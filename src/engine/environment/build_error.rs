@@ -67,13 +67,21 @@ impl BuildError {
         Some(match self {
             Self::Failed { log, .. } => format!("the whole output is in {log}"),
             Self::OtherTorch { torch, .. } => {
-                format!("make an environment with torch {torch} yourself and name it with KV_CORRECTNESS_ENV=DIR")
+                format!(
+                    "make an environment with torch {torch} yourself and name it with KV_CORRECTNESS_ENV=DIR"
+                )
             }
-            Self::NoSource { .. } => "name a git checkout of LMCache, or an unpacked source distribution".to_owned(),
-            Self::Git { .. } => "check the revision's name with `git log`; a shallow clone lacks most".to_owned(),
+            Self::NoSource { .. } => {
+                "name a git checkout of LMCache, or an unpacked source distribution".to_owned()
+            }
+            Self::Git { .. } => {
+                "check the revision's name with `git log`; a shallow clone lacks most".to_owned()
+            }
             Self::Tree(error) => return error.hint(),
             Self::Environment(error) => return error.hint(),
-            Self::Io { .. } => "check that the source and the cache folder can be read and written".to_owned(),
+            Self::Io { .. } => {
+                "check that the source and the cache folder can be read and written".to_owned()
+            }
         })
     }
 }

@@ -34,9 +34,10 @@ pub struct EnvironmentIdentity {
 pub struct Package {
     /// Its version, with the local part: `2.11.0+cu130`.
     pub version: String,
-    /// Digest of what its files are. Where we built it from a source tree that is of what it was built from. In a Nix environment that is of the name of the package's own store path; else
-    /// of the names, digests and sizes that its `RECORD` lists, less what installers add (compiled files, scripts,
-    /// the `.dist-info` folder). None when it has no `RECORD`.
+    /// Digest of what its files are. Where we built it from a source tree, that is of all that went into the build. In a
+    /// Nix environment that is of the name of the package's own store path; else of the names, digests and sizes that
+    /// its `RECORD` lists, less what installers add (compiled files, scripts, the `.dist-info` folder). None when it
+    /// has no `RECORD`.
     pub content: Option<Digest>,
     /// The commit that it was built from, where its `direct_url.json` names one, as installers write it for a Git source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,16 +54,21 @@ impl Package {
     /// Version and, where it was built from a source tree, which: `0.5.6 (revision 1a2b3c4d5e6f, dirty)`.
     #[must_use]
     pub fn describe(&self) -> String {
-        let revision = self.revision.as_ref().map(|revision| format!("revision {}", short_revision(revision)));
+        let revision =
+            self.revision.as_ref().map(|revision| format!("revision {}", short_revision(revision)));
         let tree = self.tree.map(|tree| format!("tree {}", tree.short()));
         let dirty = self.dirty.then(|| "dirty".to_owned());
         let source: Vec<String> = revision.or(tree).into_iter().chain(dirty).collect();
-        if source.is_empty() { self.version.clone() } else { format!("{} ({})", self.version, source.join(", ")) }
+        if source.is_empty() {
+            self.version.clone()
+        } else {
+            format!("{} ({})", self.version, source.join(", "))
+        }
     }
 }
 
 /// As much of a commit as people need.
-pub(crate) fn short_revision(revision: &str) -> &str {
+pub(super) fn short_revision(revision: &str) -> &str {
     revision.get(..12).unwrap_or(revision)
 }
 

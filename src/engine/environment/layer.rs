@@ -148,7 +148,8 @@ impl Target<'_> {
         let builds = builds(self.cache);
         let folder = builds.join(format!("{}-{}", self.name, self.id));
         fs::create_dir_all(&builds).map_err(failed)?;
-        let layer = |package| Layer { kind: self.kind, name: self.name.to_owned(), package, folder: folder.clone() };
+        let layer =
+            |package| Layer { kind: self.kind, name: self.name.to_owned(), package, folder: folder.clone() };
         let lock = FileLock::take(&folder.with_added_extension("lock"), self.wanted, PATIENCE, self.events)
             .map_err(super::EnvironmentError::from)?;
         let marker = fs::read(folder.join(MARKER)).ok().and_then(|text| serde_json::from_slice(&text).ok());
@@ -209,7 +210,7 @@ pub(super) fn builds(cache: &Utf8Path) -> Utf8PathBuf {
 }
 
 /// The line of an installer's output that best says what went wrong: the first that names an error of the compiler or of
-/// Python, else the first in which the installer itself complains.
+/// Python, else the installer's own reason.
 fn first_relevant_line(log: &str) -> Option<&str> {
     let lines = || log.lines().map(str::trim).filter(|line| !line.starts_with('$'));
     let of_tool = |line: &&str| {
@@ -217,8 +218,8 @@ fn first_relevant_line(log: &str) -> Option<&str> {
         let names_exception = !head.contains(' ') && (head.ends_with("Error") || head.ends_with("Exception"));
         names_exception || line.contains(" error: ") || line.contains("fatal error:")
     };
-    let of_installer = |line: &&str| ["error", "×", "╰─▶", "Because"].iter().any(|start| line.starts_with(start));
-    lines().find(of_tool).or_else(|| lines().find(of_installer))
+    let reason = lines().find_map(|line| line.strip_prefix("╰─▶ "));
+    lines().find(of_tool).or(reason).or_else(|| lines().find(|line| line.starts_with("error")))
 }
 
 #[cfg(test)]
@@ -234,7 +235,7 @@ mod tests {
              SyntaxError: invalid syntax\n";
         assert_eq!(first_relevant_line(python), Some("SyntaxError: invalid syntax"));
         let index = "  × No solution found when resolving dependencies:\n  ╰─▶ Because there is no version of lmcache==9.9 …\n";
-        assert_eq!(first_relevant_line(index), Some("× No solution found when resolving dependencies:"));
+        assert_eq!(first_relevant_line(index), Some("Because there is no version of lmcache==9.9 …"));
         assert_eq!(first_relevant_line(""), None);
     }
 

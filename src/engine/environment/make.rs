@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::platform;
 use super::installer::{Installer, clear};
-use super::python::Python;
 use super::layer::{Layer, LayerKind};
+use super::python::Python;
 use super::{EnvironmentError, EnvironmentIdentity, Stack};
 use crate::digest::digest_json;
 use crate::event::{Event, Events};
@@ -113,7 +113,8 @@ impl Environment {
     /// A program of it: `lmcache`.
     #[must_use]
     pub fn executable(&self, name: &str) -> Utf8PathBuf {
-        let in_layers = self.layers.iter().map(|layer| layer.join("bin").join(name)).find(|path| path.exists());
+        let in_layers =
+            self.layers.iter().map(|layer| layer.join("bin").join(name)).find(|path| path.exists());
         in_layers.unwrap_or_else(|| self.folder.join("bin").join(name))
     }
 

@@ -32,7 +32,6 @@ pub use beside::install_beside;
 pub use build::build_lmcache;
 pub use build_error::BuildError;
 pub use error::EnvironmentError;
-pub(crate) use identity::short_revision;
 pub use identity::{EnvironmentIdentity, Package};
 pub use layer::{Layer, LayerKind, install_release};
 pub use make::{Environment, EnvironmentRequest, remove_unused};

@@ -118,7 +118,14 @@ impl SourceTree {
 /// When git does not know it.
 pub fn resolve_revision(checkout: &Utf8Path, revision: &str) -> Result<String, BuildError> {
     let commit = format!("{revision}^{{commit}}");
-    Ok(git(checkout, &["rev-parse", "--verify", "--end-of-options", &commit])?.trim().to_owned())
+    let name = git(checkout, &["rev-parse", "--verify", "--quiet", "--end-of-options", &commit]);
+    name.map(|name| name.trim().to_owned()).map_err(|error| match error {
+        BuildError::Git { .. } => BuildError::Git {
+            what: format!("find revision {revision} in {checkout}"),
+            said: "git knows no such commit there".to_owned(),
+        },
+        other => other,
+    })
 }
 
 /// A commit of a line of history.
@@ -150,7 +157,9 @@ pub fn first_parents(checkout: &Utf8Path, good: &str, bad: &str) -> Result<Vec<C
     let commits: Vec<Commit> = first.lines().chain(later.lines()).filter_map(parse).collect();
     // The oldest of the range must follow directly on `good`, or `good` is not on this line.
     let follows = match commits.get(1) {
-        Some(next) => git(checkout, &["rev-parse", "--verify", &format!("{}^1", next.revision)])?.trim() == good,
+        Some(next) => {
+            git(checkout, &["rev-parse", "--verify", &format!("{}^1", next.revision)])?.trim() == good
+        }
         None => false,
     };
     if follows {
@@ -194,7 +203,10 @@ fn utf8(folder: &tempfile::TempDir) -> io::Result<Utf8PathBuf> {
 fn is_built(file: &Utf8Path) -> bool {
     let top = file.components().next().map(|part| part.as_str().to_owned()).unwrap_or_default();
     let made = |part: &str| part == "__pycache__" || part.ends_with(".egg-info");
-    top == "build" || top == ".git" || file.components().any(|part| made(part.as_str())) || file.extension() == Some("so")
+    top == "build"
+        || top == ".git"
+        || file.components().any(|part| made(part.as_str()))
+        || file.extension() == Some("so")
 }
 
 /// Copies a file or a link; what git lists and is not there, is left out.
@@ -218,7 +230,8 @@ fn published_version(folder: &Utf8Path) -> Option<String> {
 
 /// The newest release that is tagged at or before a revision.
 fn described_version((checkout, revision): (&Utf8Path, &str)) -> Option<String> {
-    let tag = git(checkout, &["describe", "--tags", "--abbrev=0", "--match=v[0-9]*.[0-9]*", revision]).ok()?;
+    let tag =
+        git(checkout, &["describe", "--tags", "--abbrev=0", "--match=v[0-9]*.[0-9]*", revision]).ok()?;
     let numbers: String =
         tag.trim().trim_start_matches('v').chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
     let version = numbers.trim_end_matches('.');
