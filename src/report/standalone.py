@@ -108,7 +108,10 @@ def run_role(role: str, model: str, port: int) -> list[list[dict[str, Any]]]:
     """Run `answer_twice` in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "passes.json"
-        subprocess.run([sys.executable, __file__, "--role", role, "--model", model, "--port", str(port), "--result", str(result)], check=True)
+        subprocess.run(
+            [sys.executable, __file__, "--role", role, "--model", model, "--port", str(port), "--result", str(result)],
+            check=True,
+        )
         passes: list[list[dict[str, Any]]] = json.loads(result.read_text())
         return passes
 
@@ -118,12 +121,15 @@ def compare(control: list[dict[str, Any]], load: list[dict[str, Any]]) -> int:
     differing = 0
     for prompt, one, other in zip(CASE["prompts"], control, load, strict=True):
         both = dict(one["logprobs"][0]).keys() & dict(other["logprobs"][0]).keys()
-        largest = max((abs(dict(one["logprobs"][0])[token] - dict(other["logprobs"][0])[token]) for token in both), default=None)
+        largest = max(
+            (abs(dict(one["logprobs"][0])[token] - dict(other["logprobs"][0])[token]) for token in both), default=None
+        )
         equal = one["logprobs"] == other["logprobs"]
         differing += not equal
         print(
-            f"{prompt['name']}: {len(prompt['token_ids'])} tokens; served: control {one['cached']}, LMCache {other['cached']};"
-            f" tokens {one['tokens']} and {other['tokens']};",
+            f"{prompt['name']}: {len(prompt['token_ids'])} tokens; served:",
+            f"control {one['cached']}, LMCache {other['cached']};",
+            f"tokens {one['tokens']} and {other['tokens']};",
             "equal bit for bit" if equal else f"DIFFERENT, log-probabilities by up to {largest} nats",
         )
     if not any(other["cached"] for other in load):
