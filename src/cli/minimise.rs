@@ -61,11 +61,17 @@ pub(super) async fn minimise_finding(
     };
     let path = out.join(format!("{}-{}.py", finding.model, finding.route));
     write_whole(&path, &script)?;
-    let words = match run_script(bench, &path).await? {
-        Some(1) => "shows the difference (exit status 1)".to_owned(),
-        Some(0) => {
-            "shows no difference with random weights; try `--model DIR` with the tested model".to_owned()
-        }
+    let mut status = run_script(bench, &path, &[]).await?;
+    let mut with = "random weights";
+    if status == Some(0) {
+        let settings = bench.suite.models.first().context("a finding has a model")?;
+        let folder = Model::find(settings, &bench.cache)?.folder(&bench.cache)?;
+        with = "the tested model (`--model DIR`)";
+        status = run_script(bench, &path, &["--model", folder.as_str()]).await?;
+    }
+    let words = match status {
+        Some(1) => format!("shows the difference with {with} (exit status 1)"),
+        Some(0) => "shows no difference, not even with the tested model (`--model DIR`)".to_owned(),
         status => format!("did not compare (exit status {status:?}); see {}", log_of(&path)),
     };
     writeln!(text, "script       {path} {words}")?;
@@ -130,17 +136,15 @@ async fn make_case(bench: &Bench, finding: &Finding) -> anyhow::Result<Case> {
 }
 
 /// Runs the script as its reader would, with the environment's Python; its exit status.
-async fn run_script(bench: &Bench, script: &Utf8Path) -> anyhow::Result<Option<i32>> {
+async fn run_script(bench: &Bench, script: &Utf8Path, options: &[&str]) -> anyhow::Result<Option<i32>> {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut variables =
         vec![("PATH".to_owned(), format!("{}:{path}", bench.environment.folder().join("bin")))];
     variables.extend(bench.environment.python_path(None).map(|path| ("PYTHONPATH".to_owned(), path)));
-    let launch = Launch {
-        guard: bench.executable.clone(),
-        command: vec![bench.environment.python().into_string(), camino::absolute_utf8(script)?.into_string()],
-        variables,
-        log: log_of(script),
-    };
+    let mut command = vec![bench.environment.python().into_string()];
+    command.push(camino::absolute_utf8(script)?.into_string());
+    command.extend(options.iter().map(|&option| option.to_owned()));
+    let launch = Launch { guard: bench.executable.clone(), command, variables, log: log_of(script) };
     bench.events.emit(Event::EngineStarting { label: "script".to_owned(), log: launch.log.clone() });
     let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
     Ok(process.wait(SCRIPT_PATIENCE).await.and_then(|status| status.code()))

@@ -166,6 +166,10 @@ def main() -> int:
         finally:
             if server:
                 server.terminate()
+                try:
+                    server.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    server.kill()
     return compare(control[1], load[1])
 
 
