@@ -17,9 +17,9 @@ use crate::bisect::{Entry, Header, Log, Mark, Next, Search, StepResult};
 use crate::digest::digest_json;
 use crate::engine::environment::{BuildError, Commit, Environment, LayerKind, first_parents};
 use crate::event::Event;
-use crate::pipeline::{Outcome, run, run_stage};
+use crate::pipeline::{run, run_stage};
 use crate::report::Report;
-use crate::stage::{Bench, StageError};
+use crate::stage::{Bench, Locating, StageError};
 use crate::stage_name::StageName;
 
 /// An end of the range is not as it was said to be.
@@ -100,6 +100,7 @@ pub(super) async fn bisect(arguments: &BisectArguments) -> anyhow::Result<ExitCo
         kept.retain(|kept| matches!(kept, Replacement::Release { kind: LayerKind::Vllm, .. }));
     }
     let (mut bench, _store) = prepare_with(run_arguments, kept).await?;
+    bench.locating = Locating::NotAsked;
     let out = &run_arguments.out;
     fs::create_dir_all(out).context("write the log; name another folder with `--out DIR`")?;
     let settings = digest_json(&(
@@ -184,29 +185,17 @@ async fn test(
         Err(error) => return Err(error.into()),
     }
     match run(bench).await {
-        Ok(outcome) => {
+        Ok(findings) => {
             fs::create_dir_all(out)?;
-            let result = judged(&outcome);
-            write_report(bench, outcome, out, false)?;
-            Ok(result)
+            let (report, _, _) = write_report(bench, findings, out, false)?;
+            Ok(judged_report(&report))
         }
         Err(StageError::Engine(error)) => Ok(StepResult::Failed(error.to_string())),
         Err(error) => Err(error.into()),
     }
 }
 
-fn judged(outcome: &Outcome) -> StepResult {
-    let verdict = outcome.verdict;
-    let doubts = outcome.planted.iter().filter_map(|planted| planted.findings.doubt());
-    let judgements = outcome.conclusion.judgements.iter().cloned().chain(doubts);
-    let rung = judgements.into_iter().find(|judgement| judgement.verdict == verdict);
-    StepResult::Judged {
-        verdict,
-        rung: rung.map_or(crate::comparison::Rung::Exercised, |judgement| judgement.decided_by),
-    }
-}
-
-/// The same of a report.
+/// What a report comes to.
 pub(super) fn judged_report(report: &Report) -> StepResult {
     let doubts = report.planted_faults.iter().filter_map(|planted| planted.doubt.as_ref());
     let judgements = report.findings.iter().map(|finding| &finding.judgement).chain(doubts);

@@ -81,8 +81,8 @@ pub(super) async fn minimise_finding(
 /// Whether a run of these questions comes to the same verdict.
 async fn shows(bench: &mut Bench, excerpt: Excerpt, wanted: Verdict, what: &str) -> anyhow::Result<bool> {
     bench.excerpt = Some(excerpt);
-    let outcome = run(bench).await?;
-    let shows = outcome.verdict == wanted;
+    let findings = run(bench).await?;
+    let shows = findings.verdict == wanted;
     let words = format!("minimise: {what}: {}", if shows { "still so" } else { "no longer so" });
     bench.events.emit(Event::BisectStep { words });
     Ok(shows)

@@ -13,7 +13,7 @@ use crate::engine::{Device, DeviceKind};
 use crate::event::{Event, Events};
 use crate::fetch::Needs;
 use crate::progress::{Progress, Verbosity};
-use crate::stage::{Bench, EarlyStopping, Mode, Planting};
+use crate::stage::{Bench, EarlyStopping, Locating, Mode, Planting};
 use crate::store::{Durability, Store};
 use crate::suite::Suite;
 
@@ -74,6 +74,7 @@ pub(super) async fn prepare_with(
         excerpt: None,
         early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
         planting: if arguments.faults { Planting::Asked } else { Planting::NotAsked },
+        locating: Locating::Asked,
         mode: Mode::Run { force: arguments.force },
     };
     Ok((bench, temporary))

@@ -22,7 +22,7 @@ use crate::fetch::Needs;
 use crate::pipeline::run;
 use crate::progress::{Progress, Verbosity};
 use crate::report::{Finding, Report, SCHEMA, differing_questions};
-use crate::stage::{Bench, EarlyStopping, ExcerptQuestion, Mode, Planting};
+use crate::stage::{Bench, EarlyStopping, ExcerptQuestion, Locating, Mode, Planting};
 use crate::store::{Durability, Store};
 
 const NOT_REPRODUCED: u8 = 1;
@@ -134,6 +134,7 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
         excerpt: None,
         early_stopping: EarlyStopping::Allowed,
         planting: Planting::NotAsked,
+        locating: Locating::NotAsked,
         mode: Mode::Run { force: None },
     }))
 }
@@ -208,10 +209,10 @@ async fn run_again(
             .map(|question| ExcerptQuestion { question: question.clone(), tokens: None })
             .collect()
     });
-    let outcome = run(bench).await?;
+    let findings = run(bench).await?;
     let out = arguments.out.join(format!("{}-{}", finding.model, finding.route));
     fs::create_dir_all(&out)?;
-    let (again, _, _) = write_report(bench, outcome, &out, false)?;
+    let (again, _, _) = write_report(bench, findings, &out, false)?;
     let now = &again.findings.first().context("a run of one model has a finding")?.judgement;
     let same = now.verdict == finding.judgement.verdict;
     let mut text = String::new();

@@ -15,7 +15,7 @@ use crate::engine::environment::BuildError;
 use crate::exit_code::exit_code;
 use crate::pipeline::{Findings, run, run_stage};
 use crate::report::{Finding, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults};
-use crate::stage::{Bench, StageError, read_dataset, read_ready};
+use crate::stage::{Bench, Locating, StageError, read_dataset, read_ready};
 use crate::stage_name::StageName;
 
 /// What `git bisect run` takes for "skip this revision".
@@ -32,7 +32,8 @@ pub(super) async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCo
 /// A step of `git bisect run`: what cannot be tested is skipped, and where nothing can be tested the bisection ends.
 pub(super) async fn run_step(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let step = async {
-        let (bench, store) = prepare(arguments).await?;
+        let (mut bench, store) = prepare(arguments).await?;
+        bench.locating = Locating::NotAsked;
         if arguments.stack.vllm_version.is_none() {
             let error = |error: StageError| anyhow::anyhow!("run the arms without LMCache: {error}");
             run_without_lmcache(&bench).await.map_err(error)?; // no fault of a revision
@@ -67,8 +68,8 @@ async fn run_prepared(
     fs::create_dir_all(&arguments.out).map_err(|error| {
         anyhow::anyhow!("write the report: {error}\n\nhint: name another folder with `--out DIR`")
     })?;
-    let outcome = run(bench).await.inspect_err(|_| keep_logs(store.as_mut()))?;
-    let (report, json, summary) = write_report(bench, outcome, &arguments.out, store.is_some())?;
+    let findings = run(bench).await.inspect_err(|_| keep_logs(store.as_mut()))?;
+    let (report, json, summary) = write_report(bench, findings, &arguments.out, store.is_some())?;
     print(if arguments.json { &json } else { &summary })?;
     Ok(report)
 }
@@ -76,11 +77,11 @@ async fn run_prepared(
 /// Writes what a run leaves behind; the report, and its text as JSON and for people.
 pub(super) fn write_report(
     bench: &Bench,
-    outcome: Outcome,
+    findings: Findings,
     out: &Utf8Path,
     logs_end_with_run: bool,
 ) -> anyhow::Result<(Report, String, String)> {
-    let mut report = make_report(bench, outcome)?;
+    let mut report = make_report(bench, findings)?;
     if logs_end_with_run {
         report.findings.iter_mut().for_each(|finding| finding.logs.clear());
     }

@@ -38,6 +38,8 @@ pub struct Bench {
     pub early_stopping: EarlyStopping,
     /// Whether faults are planted once the comparison is done.
     pub planting: Planting,
+    /// Whether the chunk that is served wrong is looked for after a mismatch.
+    pub locating: Locating,
     /// What to do about stages that are not there.
     pub mode: Mode,
 }
@@ -60,6 +62,15 @@ pub enum Planting {
     /// All that apply, on every model.
     Asked,
     /// None.
+    NotAsked,
+}
+
+/// Whether the chunk that is served wrong is looked for, which takes two more engine starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locating {
+    /// After a mismatch.
+    Asked,
+    /// Never: the verdict is enough.
     NotAsked,
 }
 

@@ -29,7 +29,7 @@ mod prompts;
 mod watch;
 
 pub use arms::{baseline, control};
-pub use bench::{Bench, Excerpt, ExcerptQuestion, Mode, Planting};
+pub use bench::{Bench, Excerpt, ExcerptQuestion, Locating, Mode, Planting};
 pub use cached::{Passes, Watched, cached};
 pub use compare::{Arms, compare, read_comparison};
 pub use engine_run::{llm_arguments, read_ready};
