@@ -1,5 +1,6 @@
 //! Finds the first bad revision or release of LMCache or vLLM, one run of the suite a step.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -72,8 +73,9 @@ impl Line {
             );
         }
         let revisions: Vec<String> = list.split(',').map(|version| version.trim().to_owned()).collect();
-        if revisions.len() < 2 || revisions.iter().any(String::is_empty) {
-            bail!("read the releases {list:?}: at least two are needed, oldest first, separated by commas");
+        let distinct: BTreeSet<&String> = revisions.iter().filter(|version| !version.is_empty()).collect();
+        if revisions.len() < 2 || distinct.len() < revisions.len() {
+            bail!("read the releases {list:?}: at least two different ones are needed, oldest first, with commas between");
         }
         Ok(Self {
             what,
@@ -107,6 +109,7 @@ pub(super) async fn bisect(arguments: &BisectArguments) -> anyhow::Result<ExitCo
         &bench.suite,
         &bench.device,
         bench.environment.identity_of_baseline(),
+        arguments.vllm.as_ref().map(|_| bench.environment.identity()), // LMCache stays as it is
         (run_arguments.not_exercised_is_bad, run_arguments.faults, run_arguments.no_early_stop),
     ));
     let header = Header::new(line.what, line.revisions.clone(), settings.to_string());

@@ -218,7 +218,8 @@ fn first_relevant_line(log: &str) -> Option<&str> {
         let names_exception = !head.contains(' ') && (head.ends_with("Error") || head.ends_with("Exception"));
         names_exception || line.contains(" error: ") || line.contains("fatal error:")
     };
-    let reason = lines().find_map(|line| line.strip_prefix("╰─▶ "));
+    let reason =
+        lines().rev().find_map(|line| ["cause: ", "╰─▶ "].iter().find_map(|start| line.strip_prefix(start)));
     lines().find(of_tool).or(reason).or_else(|| lines().find(|line| line.starts_with("error")))
 }
 
@@ -234,7 +235,7 @@ mod tests {
         let python = "  × Failed to build `lmcache`\n Traceback (most recent call last):\n   File \"setup.py\", line 1\n\
              SyntaxError: invalid syntax\n";
         assert_eq!(first_relevant_line(python), Some("SyntaxError: invalid syntax"));
-        let index = "  × No solution found when resolving dependencies:\n  ╰─▶ Because there is no version of lmcache==9.9 …\n";
+        let index = "error: No solution found when resolving dependencies\ncause: Because there is no version of lmcache==9.9 …\n";
         assert_eq!(first_relevant_line(index), Some("Because there is no version of lmcache==9.9 …"));
         assert_eq!(first_relevant_line(""), None);
     }

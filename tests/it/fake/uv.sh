@@ -20,7 +20,7 @@ package() {
 
 case $last in
   lmcache==1.5)
-    printf '  × No solution found when resolving dependencies:\n  ╰─▶ Because there is no version of lmcache==1.5\n' >&2
+    printf 'error: No solution found when resolving dependencies\ncause: Because there is no version of lmcache==1.5\n' >&2
     exit 1
     ;;
   lmcache==2.*) package "${last#*==}" bit@load ;;
