@@ -79,26 +79,12 @@ impl Entry {
         };
         match &self.result {
             StepResult::Judged { verdict, rung } => {
-                format!("{mark}: {verdict}, decided by {}", name_rung(*rung))
+                format!("{mark}: {verdict}, decided by {}", rung.short_name())
             }
             StepResult::Unbuildable(line) => format!("{mark}: cannot be built or installed: {line}"),
             StepResult::Failed(message) => format!("{mark}: does not run: {message}"),
             StepResult::Merge => format!("{mark}: a merge"),
         }
-    }
-}
-
-/// A rung in a word or two.
-#[must_use]
-pub fn name_rung(rung: Rung) -> &'static str {
-    match rung {
-        Rung::Exercised => "hits",
-        Rung::BitExact => "bits",
-        Rung::NearTies => "near ties",
-        Rung::Distribution => "distribution",
-        Rung::Answers => "answers",
-        Rung::EarlyStop => "answers (early stop)",
-        Rung::Faults => "planted faults",
     }
 }
 

@@ -7,6 +7,6 @@ mod log;
 mod minimise;
 mod search;
 
-pub use log::{Entry, Header, Log, LogError, StepResult, name_rung};
+pub use log::{Entry, Header, Log, LogError, StepResult};
 pub use minimise::{minimise, shortest};
 pub use search::{Mark, Next, Search};

@@ -75,7 +75,9 @@ impl Line {
         let revisions: Vec<String> = list.split(',').map(|version| version.trim().to_owned()).collect();
         let distinct: BTreeSet<&String> = revisions.iter().filter(|version| !version.is_empty()).collect();
         if revisions.len() < 2 || distinct.len() < revisions.len() {
-            bail!("read the releases {list:?}: at least two different ones are needed, oldest first, with commas between");
+            bail!(
+                "read the releases {list:?}: at least two different ones are needed, oldest first, with commas between"
+            );
         }
         Ok(Self {
             what,

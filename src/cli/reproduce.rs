@@ -14,7 +14,6 @@ use super::prepare::{cache_folder, provide_environment, stack};
 use super::run::write_report;
 use super::stack::{Replacement, replace};
 use crate::assets::Model;
-use crate::bisect::name_rung;
 use crate::comparison::Verdict;
 use crate::engine::environment::{BuildError, Environment, EnvironmentIdentity, LayerKind, Package};
 use crate::engine::{Device, DeviceKind};
@@ -224,7 +223,7 @@ async fn run_again(
         finding.model,
         finding.route,
         finding.judgement.verdict,
-        name_rung(finding.judgement.decided_by),
+        finding.judgement.decided_by.short_name(),
         report.device,
         environment.vllm_version().unwrap_or("unknown"),
         lmcache.unwrap_or_else(|| "unknown".to_owned()),
@@ -235,7 +234,13 @@ async fn run_again(
         "asked again  {}",
         if asked.is_empty() { "all questions".to_owned() } else { asked.join(", ") }
     )?;
-    writeln!(text, "here         {}, decided by {}: {}", now.verdict, name_rung(now.decided_by), now.reason)?;
+    writeln!(
+        text,
+        "here         {}, decided by {}: {}",
+        now.verdict,
+        now.decided_by.short_name(),
+        now.reason
+    )?;
     if report.device != bench.device {
         writeln!(text, "note         computed on {}, which is another device", bench.device)?;
     }

@@ -2,7 +2,6 @@
 
 use std::fmt::{self, Write};
 
-use super::faults::short_rung;
 use super::{Finding, PlantedFaults, Report};
 use crate::comparison::{Flip, FlipKind, Rung};
 use crate::dataset::Question;
@@ -136,7 +135,7 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
             findings.chunks
         ),
     )?;
-    let alone = |(rung, seen): (&Rung, &u32)| format!("{} {seen}", short_rung(*rung));
+    let alone = |(rung, seen): (&Rung, &u32)| format!("{} {seen}", rung.short_name());
     line(text, "rungs alone", &score.seen_by.iter().map(alone).collect::<Vec<_>>().join(", "))?;
     line(
         text,
@@ -150,7 +149,7 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
     for (place, (rung, smallest)) in findings.smallest.iter().enumerate() {
         let name = if place == 0 { "smallest" } else { "" };
         let SmallestDose { trial, changed_bits } = smallest;
-        line(text, name, &format!("{} see {changed_bits} bits of a chunk: {trial}", short_rung(*rung)))?;
+        line(text, name, &format!("{} see {changed_bits} bits of a chunk: {trial}", rung.short_name()))?;
     }
     if findings.chunks_in_memory < findings.chunks {
         let found = findings.chunks_in_memory;
