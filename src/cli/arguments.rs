@@ -12,8 +12,8 @@ const EXIT_CODES: &str = "\
 Exit codes: 0 equivalent, 1 degraded, 2 error (no verdict), 3 inconclusive, 4 not exercised, 5 insensitive";
 
 const BISECT_EXIT_CODES: &str = "\
-Exit codes: 0 the first bad revision is named, 1 an end is not as it was said to be, 2 error, 3 the range cannot be narrowed \
-to one revision";
+Exit codes: 0 the first bad revision is named, 1 an end is not as it was said to be, 2 error, \
+3 the range cannot be narrowed to one revision";
 const REPRODUCE_EXIT_CODES: &str = "\
 Exit codes: 0 reproduced, 1 not reproduced, 2 error, 3 cannot be reproduced here";
 
@@ -130,7 +130,8 @@ pub(super) struct RunArguments {
 #[command(group = clap::ArgGroup::new("searched").required(true))]
 pub(super) struct BisectArguments {
     /// GOOD..BAD, two revisions of the checkout that --lmcache-src names; or releases, oldest first: 0.5.3,0.5.4,0.5.6
-    #[arg(long, value_name = "GOOD..BAD|LIST", group = "searched", conflicts_with_all = ["lmcache_rev", "lmcache_version"])]
+    #[arg(long, value_name = "GOOD..BAD|LIST", group = "searched")]
+    #[arg(conflicts_with_all = ["lmcache_rev", "lmcache_version"])]
     pub(super) lmcache: Option<String>,
     /// Releases of vLLM, oldest first
     #[arg(long, value_name = "LIST", group = "searched", conflicts_with = "vllm_version")]
