@@ -74,6 +74,7 @@ def answer_twice(role: str, model: str, port: int) -> list[list[dict[str, Any]]]
                 }
             )
         passes.append(answers)
+    llm.llm_engine.engine_core.shutdown()
     return passes
 
 
