@@ -93,4 +93,5 @@ wheels cuda 3.12
 update uv uv.txt 3.11
 update lint lint.txt 3.11
 update convert convert.txt 3.11 --no-deps
+update build build.txt 3.11
 exit $stale

@@ -3,12 +3,19 @@
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::stack::StackArguments;
 use crate::dataset::SubjectSelection;
 use crate::stage_name::StageName;
 use crate::suite::Route;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 equivalent, 1 degraded, 2 error (no verdict), 3 inconclusive, 4 not exercised, 5 insensitive";
+
+const BISECT_EXIT_CODES: &str = "\
+Exit codes: 0 the first bad revision is named, 1 an end is not as it was said to be, 2 error, \
+3 the range cannot be narrowed to one revision";
+const REPRODUCE_EXIT_CODES: &str = "\
+Exit codes: 0 reproduced, 1 not reproduced, 2 error, 3 cannot be reproduced here";
 
 /// Proves that KV which passed through LMCache does not change what a transformer served by vLLM answers.
 #[derive(Debug, Parser)]
@@ -36,6 +43,12 @@ pub(super) enum Command {
         #[command(flatten)]
         arguments: RunArguments,
     },
+    /// Find the first bad revision or release of LMCache or vLLM
+    #[command(after_help = BISECT_EXIT_CODES)]
+    Bisect(BisectArguments),
+    /// Run again what a report found wrong, on the questions that differed first
+    #[command(after_help = REPRODUCE_EXIT_CODES)]
+    Reproduce(ReproduceArguments),
     /// Get pinned models and datasets, verified by digest, and say where each is
     Fetch(FetchArguments),
     /// List the faults that `run --faults` plants: what each does, stands for, and what must see it
@@ -103,6 +116,59 @@ pub(super) struct RunArguments {
     /// Show where logs go as well
     #[arg(short, long)]
     pub(super) verbose: bool,
+    /// End as a command of `git bisect run` must: 0 good, 1 bad, 125 cannot be tested, 128 nothing can
+    #[arg(long)]
+    pub(super) as_bisect_step: bool,
+    /// With --as-bisect-step, and for `bisect`: a revision that does not serve what it must is bad, and not skipped
+    #[arg(long)]
+    pub(super) not_exercised_is_bad: bool,
+    #[command(flatten)]
+    pub(super) stack: StackArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("searched").required(true))]
+pub(super) struct BisectArguments {
+    /// GOOD..BAD, two revisions of the checkout that --lmcache-src names; or releases, oldest first: 0.5.3,0.5.4,0.5.6
+    #[arg(long, value_name = "GOOD..BAD|LIST", group = "searched")]
+    #[arg(conflicts_with_all = ["lmcache_rev", "lmcache_version"])]
+    pub(super) lmcache: Option<String>,
+    /// Releases of vLLM, oldest first
+    #[arg(long, value_name = "LIST", group = "searched", conflicts_with = "vllm_version")]
+    pub(super) vllm: Option<String>,
+    /// Test every revision, for a table of verdicts, even those that the search does not need
+    #[arg(long)]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) run: RunArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReproduceArguments {
+    /// A report.json, from this machine or another
+    pub(super) report: Utf8PathBuf,
+    /// A git checkout of LMCache, for a report of an LMCache that was built from source
+    #[arg(long, value_name = "PATH")]
+    pub(super) lmcache_src: Option<Utf8PathBuf>,
+    /// The archive that the report was made with, where it lies somewhere else here
+    #[arg(long)]
+    pub(super) data: Option<Utf8PathBuf>,
+    /// How many of the questions that differed are asked
+    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(super) questions: u8,
+    /// Then look for the fewest questions and the shortest context that still differ, and write a script that needs vLLM
+    /// and LMCache alone
+    #[arg(long)]
+    pub(super) minimise: bool,
+    /// Folder of everything that is kept between runs
+    #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+    pub(super) cache: Option<Utf8PathBuf>,
+    /// Folder for the report and the script
+    #[arg(long, default_value = "kv-correctness-out/reproduced")]
+    pub(super) out: Utf8PathBuf,
+    /// Show warnings only
+    #[arg(short, long)]
+    pub(super) quiet: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,11 +3,15 @@
 //! Standard output carries data (the summary, or the report with `--json`), standard error everything else.
 
 mod arguments;
+mod bisect;
 mod explain;
 mod fetch;
+mod minimise;
 mod output;
 mod prepare;
+mod reproduce;
 mod run;
+mod stack;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,11 +21,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use self::arguments::{Cli, Command};
+use self::bisect::bisect;
 use self::explain::explain_stages;
 use self::fetch::fetch_assets;
 use self::output::{print, report_error};
 use self::prepare::cache_folder;
-use self::run::{export_stage, run_suite};
+use self::reproduce::reproduce;
+use self::run::{export_stage, run_step, run_suite};
 use crate::engine::environment::{EnvironmentRequest, Stack};
 use crate::exit_code::ERROR;
 use crate::progress::{Progress, Verbosity};
@@ -47,7 +53,10 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Run(arguments) if arguments.as_bisect_step => until_interrupted(run_step(&arguments)),
         Command::Run(arguments) => until_interrupted(run_suite(&arguments)),
+        Command::Bisect(arguments) => until_interrupted(bisect(&arguments)),
+        Command::Reproduce(arguments) => until_interrupted(reproduce(&arguments)),
         Command::Stage { name, arguments } => until_interrupted(export_stage(name, &arguments)),
         Command::Explain { stage, arguments } => until_interrupted(explain_stages(stage, &arguments)),
         Command::Fetch(arguments) => fetch_assets(&arguments),

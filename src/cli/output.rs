@@ -6,7 +6,8 @@ use anyhow::Context;
 use camino::Utf8Path;
 use fs_err as fs;
 
-use crate::engine::environment::EnvironmentError;
+use crate::bisect::LogError;
+use crate::engine::environment::{BuildError, EnvironmentError};
 use crate::fetch::FetchError;
 use crate::stage::StageError;
 use crate::store::Durability;
@@ -55,6 +56,8 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref::<SuiteError>().and_then(SuiteError::hint))
             .or_else(|| cause.downcast_ref::<StoreError>().and_then(StoreError::hint))
             .or_else(|| cause.downcast_ref::<FetchError>().and_then(FetchError::hint))
+            .or_else(|| cause.downcast_ref::<BuildError>().and_then(BuildError::hint))
+            .or_else(|| cause.downcast_ref::<LogError>().map(LogError::hint))
             .or_else(|| cause.downcast_ref::<EnvironmentError>().and_then(EnvironmentError::hint))
     })
 }

@@ -7,17 +7,26 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::arguments::{DeviceChoice, RunArguments};
+use super::stack::{Replacement, replace};
 use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
 use crate::engine::{Device, DeviceKind};
 use crate::event::{Event, Events};
 use crate::fetch::Needs;
 use crate::progress::{Progress, Verbosity};
-use crate::stage::{Bench, EarlyStopping, Mode, Planting};
+use crate::stage::{Bench, EarlyStopping, Locating, Mode, Planting};
 use crate::store::{Durability, Store};
 use crate::suite::Suite;
 
 /// Everything that a run needs, and the temporary store of `--no-cache`, which lives as long as the run.
 pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<tempfile::TempDir>)> {
+    prepare_with(arguments, arguments.stack.replacements()).await
+}
+
+/// The same with these replacements instead of those of the command line.
+pub(super) async fn prepare_with(
+    arguments: &RunArguments,
+    replacements: Vec<Replacement>,
+) -> anyhow::Result<(Bench, Option<tempfile::TempDir>)> {
     let verbosity = match (arguments.quiet, arguments.verbose) {
         (true, _) => Verbosity::Quiet,
         (false, true) => Verbosity::Verbose,
@@ -52,16 +61,20 @@ pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, 
     } else {
         (cache.clone(), Durability::Lasting, None)
     };
+    let environment = provide_environment(&device, &cache, &events).await?;
+    let environment = replace(&environment, replacements, stack(&device), &cache, &events).await??;
     let bench = Bench {
         store: Store::open(&store_folder, durability, events.clone())?,
-        environment: provide_environment(&device, &cache, &events).await?,
+        environment,
         events,
         cache,
         executable: Utf8PathBuf::try_from(std::env::current_exe()?)?,
         suite,
         device,
+        excerpt: None,
         early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
         planting: if arguments.faults { Planting::Asked } else { Planting::NotAsked },
+        locating: Locating::Asked,
         mode: Mode::Run { force: arguments.force },
     };
     Ok((bench, temporary))

@@ -3,38 +3,97 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use camino::Utf8Path;
 use fs_err as fs;
 
 use super::arguments::RunArguments;
-use super::output::{export_folder, print, write_whole};
+use super::bisect::{judged_report, mark, run_without_lmcache};
+use super::output::{export_folder, print, report_error, write_whole};
 use super::prepare::prepare;
+use crate::bisect::Mark;
+use crate::engine::environment::BuildError;
 use crate::exit_code::exit_code;
 use crate::pipeline::{Findings, run, run_stage};
 use crate::report::{Finding, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults};
-use crate::stage::{Bench, read_dataset, read_ready};
+use crate::stage::{Bench, Locating, StageError, read_dataset, read_ready};
 use crate::stage_name::StageName;
 
+/// What `git bisect run` takes for "skip this revision".
+const UNTESTABLE: u8 = 125;
+/// What ends `git bisect run`.
+const ABORT: u8 = 128;
+
 pub(super) async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
-    let (bench, mut store) = prepare(arguments).await?;
+    let (bench, store) = prepare(arguments).await?;
+    let report = run_prepared(&bench, store, arguments).await?;
+    Ok(ExitCode::from(exit_code(report.verdict)))
+}
+
+/// A step of `git bisect run`: what cannot be tested is skipped, and where nothing can be tested the bisection ends.
+pub(super) async fn run_step(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
+    let step = async {
+        let (mut bench, store) = prepare(arguments).await?;
+        bench.locating = Locating::NotAsked;
+        if arguments.stack.vllm_version.is_none() {
+            let error = |error: StageError| anyhow::anyhow!("run the arms without LMCache: {error}");
+            run_without_lmcache(&bench).await.map_err(error)?; // no fault of a revision
+        }
+        run_prepared(&bench, store, arguments).await
+    };
+    let code = match step.await {
+        Ok(report) => match mark(&judged_report(&report), arguments) {
+            Mark::Good => 0,
+            Mark::Bad => 1,
+            Mark::Skipped => UNTESTABLE,
+        },
+        Err(error) => {
+            report_error(&error);
+            let build = matches!(
+                error.downcast_ref(),
+                Some(BuildError::Failed { .. } | BuildError::OtherTorch { .. })
+            );
+            let engine = matches!(error.downcast_ref(), Some(StageError::Engine(_)));
+            if build || engine { UNTESTABLE } else { ABORT }
+        }
+    };
+    Ok(ExitCode::from(code))
+}
+
+async fn run_prepared(
+    bench: &Bench,
+    mut store: Option<tempfile::TempDir>,
+    arguments: &RunArguments,
+) -> anyhow::Result<Report> {
     // Said before hours of work rather than after them.
     fs::create_dir_all(&arguments.out).map_err(|error| {
         anyhow::anyhow!("write the report: {error}\n\nhint: name another folder with `--out DIR`")
     })?;
-    let outcome = run(&bench).await.inspect_err(|_| keep_logs(store.as_mut()))?;
-    let mut report = make_report(&bench, outcome)?;
-    if store.is_some() {
-        report.findings.iter_mut().for_each(|finding| finding.logs.clear()); // they end with this run
+    let findings = run(bench).await.inspect_err(|_| keep_logs(store.as_mut()))?;
+    let (report, json, summary) = write_report(bench, findings, &arguments.out, store.is_some())?;
+    print(if arguments.json { &json } else { &summary })?;
+    Ok(report)
+}
+
+/// Writes what a run leaves behind; the report, and its text as JSON and for people.
+pub(super) fn write_report(
+    bench: &Bench,
+    findings: Findings,
+    out: &Utf8Path,
+    logs_end_with_run: bool,
+) -> anyhow::Result<(Report, String, String)> {
+    let mut report = make_report(bench, findings)?;
+    if logs_end_with_run {
+        report.findings.iter_mut().for_each(|finding| finding.logs.clear());
     }
     let json = serde_json::to_string_pretty(&report).context("write the report")? + "\n";
     let summary = summarise(&report);
-    write_whole(&arguments.out.join("report.json"), &json)?;
-    write_whole(&arguments.out.join("summary.txt"), &summary)?;
+    write_whole(&out.join("report.json"), &json)?;
+    write_whole(&out.join("summary.txt"), &summary)?;
     for planted in &report.planted_faults {
-        let path = arguments.out.join(format!("faults-{}.md", planted.model));
+        let path = out.join(format!("faults-{}.md", planted.model));
         write_whole(&path, &tabulate_faults(&planted.findings))?;
     }
-    print(if arguments.json { &json } else { &summary })?;
-    Ok(ExitCode::from(exit_code(report.verdict)))
+    Ok((report, json, summary))
 }
 
 pub(super) async fn export_stage(stage: StageName, arguments: &RunArguments) -> anyhow::Result<ExitCode> {

@@ -61,6 +61,22 @@ pub enum Rung {
     Faults,
 }
 
+impl Rung {
+    /// A word or two for tables and logs.
+    #[must_use]
+    pub fn short_name(self) -> &'static str {
+        match self {
+            Self::Exercised => "hits",
+            Self::BitExact => "bits",
+            Self::NearTies => "near ties",
+            Self::Distribution => "distribution",
+            Self::Answers => "answers",
+            Self::EarlyStop => "early stop",
+            Self::Faults => "faults",
+        }
+    }
+}
+
 /// A verdict on one comparison, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,7 +2,6 @@
 
 use std::fmt::{self, Write};
 
-use crate::comparison::Rung;
 use crate::fault::{Applies, CATALOGUE, Fate, Fault, FaultFindings, Must};
 
 /// Every planting and what each rung said of it, one line each; the identity's are put together.
@@ -27,7 +26,7 @@ fn write_table(text: &mut String, findings: &FaultFindings) -> fmt::Result {
             times += 1;
         }
         let times = if times == 1 { String::new() } else { format!(", {times} times") };
-        let seen_by: Vec<&str> = trial.seen_by.iter().map(|rung| short_rung(*rung)).collect();
+        let seen_by: Vec<&str> = trial.seen_by.iter().map(|rung| rung.short_name()).collect();
         writeln!(
             text,
             "| {}{times} | {} | {} | {} | {} of {} | {} of {} | {} |",
@@ -59,7 +58,7 @@ pub fn describe_catalogue() -> String {
             Applies::SeveralShards => ", models whose KV is sharded over ranks",
         };
         let must = match must {
-            Must::BeSeen(rung) => format!("must be seen, first by {}", short_rung(*rung)),
+            Must::BeSeen(rung) => format!("must be seen, first by {}", rung.short_name()),
             Must::ReorderAlone => "may be seen, by bits alone".to_owned(),
             Must::ChangeNothing => "must stay equivalent".to_owned(),
             Must::ServeNothing => "must be not exercised".to_owned(),
@@ -73,19 +72,6 @@ pub fn describe_catalogue() -> String {
         .expect("a string can be written to");
     }
     text
-}
-
-/// A rung in a word or two.
-pub(super) fn short_rung(rung: Rung) -> &'static str {
-    match rung {
-        Rung::Exercised => "hits",
-        Rung::BitExact => "bits",
-        Rung::NearTies => "near ties",
-        Rung::Distribution => "distribution",
-        Rung::Answers => "answers",
-        Rung::EarlyStop => "early stop",
-        Rung::Faults => "faults",
-    }
 }
 
 fn fate(fate: Fate) -> &'static str {

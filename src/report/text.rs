@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Write};
 
-use super::faults::short_rung;
 use super::{Finding, PlantedFaults, Report};
 use crate::comparison::{Flip, FlipKind, Rung};
 use crate::dataset::Question;
+use crate::engine::environment::Package;
 use crate::exit_code::exit_code;
 use crate::fault::SmallestDose;
 
@@ -24,7 +24,7 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     let environment = &report.environment;
     let version = |version: Option<&str>| version.unwrap_or("unknown").to_owned();
     let vllm = version(environment.vllm_version());
-    let lmcache = version(environment.version("lmcache"));
+    let lmcache = environment.packages.get("lmcache").map_or_else(|| version(None), Package::describe);
     writeln!(text, "suite {} on {}; vLLM {vllm}, LMCache {lmcache}", report.suite.name, report.device)?;
     for finding in &report.findings {
         writeln!(text)?;
@@ -153,7 +153,7 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
             findings.chunks
         ),
     )?;
-    let alone = |(rung, seen): (&Rung, &u32)| format!("{} {seen}", short_rung(*rung));
+    let alone = |(rung, seen): (&Rung, &u32)| format!("{} {seen}", rung.short_name());
     line(text, "rungs alone", &score.seen_by.iter().map(alone).collect::<Vec<_>>().join(", "))?;
     line(
         text,
@@ -167,7 +167,7 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
     for (place, (rung, smallest)) in findings.smallest.iter().enumerate() {
         let name = if place == 0 { "smallest" } else { "" };
         let SmallestDose { trial, changed_bits } = smallest;
-        line(text, name, &format!("{} see {changed_bits} bits of a chunk: {trial}", short_rung(*rung)))?;
+        line(text, name, &format!("{} see {changed_bits} bits of a chunk: {trial}", rung.short_name()))?;
     }
     if findings.chunks_in_memory < findings.chunks {
         let found = findings.chunks_in_memory;

@@ -77,6 +77,23 @@ impl<'a> EngineRun<'a> {
         arguments
     }
 
+    /// All keyword arguments of `vllm.LLM` but those that differ between arms.
+    fn llm_arguments(&self) -> BTreeMap<String, Value> {
+        let engine = &self.bench.suite.engine;
+        let mut arguments = self.arguments();
+        arguments.extend([
+            ("dtype".to_owned(), engine.dtype.name().into()),
+            ("max_model_len".to_owned(), engine.max_model_len.into()),
+            ("max_num_seqs".to_owned(), engine.max_num_seqs.into()),
+            ("enforce_eager".to_owned(), true.into()),
+        ]);
+        if self.bench.device.kind() == DeviceKind::Cuda {
+            let bytes = u64::from(engine.kv_cache_gib) * GIB;
+            arguments.insert("kv_cache_memory_bytes".to_owned(), bytes.into());
+        }
+        arguments
+    }
+
     /// The variables that change what the engine computes, and so belong into its key.
     fn engine_variables(&self) -> Vec<(&'static str, String)> {
         let mut variables = vec![
@@ -121,6 +138,7 @@ impl<'a> EngineRun<'a> {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
+        variables.extend(environment.python_path(None).map(|path| ("PYTHONPATH".to_owned(), path)));
         variables
     }
 
@@ -163,17 +181,6 @@ impl<'a> EngineRun<'a> {
         let letters = load_tokenizer(self.model)?
             .letter_tokens()
             .map_err(|source| StageError::Tokenizer { model: self.model.name().to_owned(), source })?;
-        let mut arguments = self.arguments();
-        arguments.extend([
-            ("dtype".to_owned(), suite.engine.dtype.name().into()),
-            ("max_model_len".to_owned(), suite.engine.max_model_len.into()),
-            ("max_num_seqs".to_owned(), suite.engine.max_num_seqs.into()),
-            ("enforce_eager".to_owned(), true.into()),
-        ]);
-        if bench.device.kind() == DeviceKind::Cuda {
-            let bytes = u64::from(suite.engine.kv_cache_gib) * GIB;
-            arguments.insert("kv_cache_memory_bytes".to_owned(), bytes.into());
-        }
         let environment = match connector {
             Some(_) => &bench.environment,
             None => bench.environment.of_baseline(),
@@ -181,7 +188,7 @@ impl<'a> EngineRun<'a> {
         let start = Start {
             protocol: PROTOCOL,
             model: self.model.folder(&bench.cache)?.into_string(),
-            arguments,
+            arguments: self.llm_arguments(),
             connector,
             hit_multiple,
             letters,
@@ -191,7 +198,8 @@ impl<'a> EngineRun<'a> {
         };
         let mut variables = self.variables(environment);
         variables.extend(extra_variables);
-        variables.push(("PYTHONPATH".to_owned(), Worker::install(&bench.cache)?.into_string()));
+        let python_path = environment.python_path(Some(Worker::install(&bench.cache)?));
+        variables.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
         let log = draft.note_path("engine.log");
         let launch = Launch {
             guard: bench.executable.clone(),
@@ -275,6 +283,18 @@ pub(super) fn take_prompts(
     count: usize,
 ) -> Result<Vec<Prompt>, StageError> {
     prompts.take(count).collect()
+}
+
+/// The keyword arguments of `vllm.LLM` and the variables that a model's arms have in common.
+#[must_use]
+pub fn llm_arguments(
+    bench: &Bench,
+    model: &Model,
+    prompts: &Artifact,
+) -> (BTreeMap<String, Value>, BTreeMap<String, String>) {
+    let run = EngineRun { bench, model, prompts };
+    let variables = run.engine_variables().into_iter().map(|(name, value)| (name.to_owned(), value));
+    (run.llm_arguments(), variables.collect())
 }
 
 /// What an arm's engine said of itself when it was ready.

@@ -3,12 +3,14 @@
 
 #![cfg(test)]
 
+mod bisect;
 mod endings;
 mod faults;
 mod keys;
 mod lab;
 mod real;
 mod real_ranks;
+mod reproduce;
 mod runs;
 mod usage;
 mod verdicts;

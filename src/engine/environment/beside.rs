@@ -57,7 +57,7 @@ pub fn install_beside(
         .env("NO_COLOR", "1")
         .env("UV_NO_PROGRESS", "1")
         .env("UV_PYTHON_DOWNLOADS", "never");
-    installer.step("install what converts the model", &mut command)?;
+    installer.step("install packages beside the environment", &mut command)?;
     fs::write(&marker, "").map_err(failed)?;
     Ok(folder)
 }

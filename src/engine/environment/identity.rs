@@ -34,13 +34,42 @@ pub struct EnvironmentIdentity {
 pub struct Package {
     /// Its version, with the local part: `2.11.0+cu130`.
     pub version: String,
-    /// Digest of what its files are. In a Nix environment that is of the name of the package's own store path; else
-    /// of the names, digests and sizes that its `RECORD` lists, less what installers add (compiled files, scripts,
-    /// the `.dist-info` folder). None when it has no `RECORD`.
+    /// Digest of what its files are. Where we built it from a source tree, that is of all that went into the build. In a
+    /// Nix environment that is of the name of the package's own store path; else of the names, digests and sizes that
+    /// its `RECORD` lists, less what installers add (compiled files, scripts, the `.dist-info` folder). None when it
+    /// has no `RECORD`.
     pub content: Option<Digest>,
     /// The commit that it was built from, where its `direct_url.json` names one, as installers write it for a Git source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// Digest of the source tree, where we built it ourselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<Digest>,
+    /// Whether that tree differed from its revision.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dirty: bool,
+}
+
+impl Package {
+    /// Version and, where it was built from a source tree, which: `0.5.6 (revision 1a2b3c4d5e6f, dirty)`.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let revision =
+            self.revision.as_ref().map(|revision| format!("revision {}", short_revision(revision)));
+        let tree = self.tree.map(|tree| format!("tree {}", tree.short()));
+        let dirty = self.dirty.then(|| "dirty".to_owned());
+        let source: Vec<String> = revision.or(tree).into_iter().chain(dirty).collect();
+        if source.is_empty() {
+            self.version.clone()
+        } else {
+            format!("{} ({})", self.version, source.join(", "))
+        }
+    }
+}
+
+/// As much of a commit as people need.
+pub(super) fn short_revision(revision: &str) -> &str {
+    revision.get(..12).unwrap_or(revision)
 }
 
 impl EnvironmentIdentity {
@@ -92,7 +121,7 @@ impl EnvironmentIdentity {
             let revision =
                 origin.pointer("/vcs_info/commit_id").and_then(|commit| commit.as_str()).map(str::to_owned);
             let content = content_digest(&dist_info, environment).map_err(failed)?;
-            packages.insert(name, Package { version, content, revision });
+            packages.insert(name, Package { version, content, revision, tree: None, dirty: false });
         }
         let identity = Self {
             python: python_version(environment).unwrap_or(minor),
@@ -173,7 +202,7 @@ fn python_version(environment: &Utf8Path) -> Option<String> {
 }
 
 /// Normalised name and version from the name of a `.dist-info` folder.
-fn installed(folder: &str) -> Option<(String, String)> {
+pub(super) fn installed(folder: &str) -> Option<(String, String)> {
     let (name, version) = folder.strip_suffix(".dist-info")?.rsplit_once('-')?;
     let words = name.split(['-', '_', '.']).filter(|word| !word.is_empty());
     Some((words.collect::<Vec<_>>().join("-").to_lowercase(), version.to_owned()))
@@ -185,7 +214,7 @@ fn origin(dist_info: &Utf8Path) -> serde_json::Value {
     serde_json::from_slice(&origin).unwrap_or_default()
 }
 
-fn content_digest(dist_info: &Utf8Path, environment: &Utf8Path) -> io::Result<Option<Digest>> {
+pub(super) fn content_digest(dist_info: &Utf8Path, environment: &Utf8Path) -> io::Result<Option<Digest>> {
     if let Some(own) = nix_store_path(dist_info)
         && nix_store_path(environment).as_ref() != Some(&own)
     {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::platform;
 use super::installer::{Installer, clear};
+use super::layer::{Layer, LayerKind};
 use super::python::Python;
 use super::{EnvironmentError, EnvironmentIdentity, Stack};
 use crate::digest::digest_json;
@@ -48,11 +49,13 @@ pub struct Environment {
     identity: EnvironmentIdentity,
     /// For the arms without LMCache, where it is another one.
     baseline: Option<Box<Environment>>,
+    /// Folders of packages that take the place of its own, the topmost first.
+    layers: Vec<Utf8PathBuf>,
 }
 
 impl Environment {
     fn new(folder: Utf8PathBuf, identity: EnvironmentIdentity) -> Self {
-        Self { folder, identity, baseline: None }
+        Self { folder, identity, baseline: None, layers: Vec::new() }
     }
 
     /// The environment that the arms without LMCache run in.
@@ -65,10 +68,32 @@ impl Environment {
     #[must_use]
     pub fn identity_of_baseline(&self) -> EnvironmentIdentity {
         match &self.baseline {
-            Some(baseline) => baseline.identity.clone(),
+            Some(baseline) if baseline.identity.version("lmcache").is_none() => baseline.identity.clone(),
+            Some(baseline) => baseline.identity.without_lmcache(),
             None if self.identity.version("lmcache").is_none() => self.identity.clone(),
             None => self.identity.without_lmcache(),
         }
+    }
+
+    /// The environment with another LMCache or vLLM on top. Another LMCache leaves the arms without LMCache as they are.
+    #[must_use]
+    pub fn with_layer(&self, layer: &Layer) -> Self {
+        let baseline = match layer.kind {
+            LayerKind::Lmcache => Some(Box::new(self.of_baseline().clone())),
+            LayerKind::Vllm => self.baseline.as_ref().map(|baseline| Box::new(baseline.with_layer(layer))),
+        };
+        let mut layered = Self { baseline, ..self.clone() };
+        layered.identity.packages.insert(layer.name.clone(), layer.package.clone());
+        layered.identity.store_path = None; // it holds what the layer replaces
+        layered.layers.insert(0, layer.folder.clone());
+        layered
+    }
+
+    /// Folders that come before the environment's own packages, for `PYTHONPATH`, with some more of them.
+    #[must_use]
+    pub fn python_path(&self, more: Option<Utf8PathBuf>) -> Option<String> {
+        let folders: Vec<String> = self.layers.iter().cloned().chain(more).map(Into::into).collect();
+        (!folders.is_empty()).then(|| folders.join(":"))
     }
 
     /// Refuses an environment that cannot run the arm with LMCache.
@@ -88,7 +113,9 @@ impl Environment {
     /// A program of it: `lmcache`.
     #[must_use]
     pub fn executable(&self, name: &str) -> Utf8PathBuf {
-        self.folder.join("bin").join(name)
+        let in_layers =
+            self.layers.iter().map(|layer| layer.join("bin").join(name)).find(|path| path.exists());
+        in_layers.unwrap_or_else(|| self.folder.join("bin").join(name))
     }
 
     /// Its folder.
