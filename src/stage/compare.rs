@@ -19,7 +19,7 @@ use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 use crate::suite::Route;
 
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 const COMPARISON: &str = "comparison.json";
 
 #[derive(Serialize)]
