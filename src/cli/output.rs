@@ -6,8 +6,10 @@ use anyhow::Context;
 use camino::Utf8Path;
 use fs_err as fs;
 
+use super::report::ReadReportError;
 use crate::engine::environment::EnvironmentError;
 use crate::fetch::FetchError;
+use crate::report::JsonlError;
 use crate::stage::StageError;
 use crate::store::Durability;
 
@@ -27,7 +29,7 @@ pub(super) fn export_folder(from: &Utf8Path, durability: Durability, to: &Utf8Pa
 
 /// Writes a file so that no reader ever finds half of it.
 pub(super) fn write_whole(path: &Utf8Path, text: &str) -> anyhow::Result<()> {
-    let folder = path.parent().context("a report has a folder")?;
+    let folder = path.parent().filter(|folder| *folder != "").unwrap_or(Utf8Path::new("."));
     let mut draft = tempfile::NamedTempFile::new_in(folder)?;
     draft.write_all(text.as_bytes())?;
     draft.persist(path).with_context(|| format!("write {path}"))?;
@@ -55,6 +57,8 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref::<SuiteError>().and_then(SuiteError::hint))
             .or_else(|| cause.downcast_ref::<StoreError>().and_then(StoreError::hint))
             .or_else(|| cause.downcast_ref::<FetchError>().and_then(FetchError::hint))
+            .or_else(|| cause.downcast_ref::<ReadReportError>().and_then(ReadReportError::hint))
+            .or_else(|| cause.downcast_ref::<JsonlError>().and_then(JsonlError::hint))
             .or_else(|| cause.downcast_ref::<EnvironmentError>().and_then(EnvironmentError::hint))
     })
 }

@@ -5,16 +5,24 @@ use std::process::ExitCode;
 use anyhow::Context;
 use fs_err as fs;
 
-use super::arguments::RunArguments;
+use super::arguments::{PublishArguments, RunArguments};
 use super::output::{export_folder, print, write_whole};
 use super::prepare::prepare;
+use super::publish::Publishing;
+use super::report::to_json;
 use crate::exit_code::exit_code;
 use crate::pipeline::{Findings, run, run_stage};
-use crate::report::{Finding, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults};
+use crate::report::{
+    Finding, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults, to_html, to_junit, to_markdown,
+};
 use crate::stage::{Bench, read_dataset, read_ready};
 use crate::stage_name::StageName;
 
-pub(super) async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run_suite(
+    arguments: &RunArguments,
+    publish: &PublishArguments,
+) -> anyhow::Result<ExitCode> {
+    let publishing = Publishing::prepare(publish)?;
     let (bench, mut store) = prepare(arguments).await?;
     // Said before hours of work rather than after them.
     fs::create_dir_all(&arguments.out).map_err(|error| {
@@ -25,14 +33,21 @@ pub(super) async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCo
     if store.is_some() {
         report.findings.iter_mut().for_each(|finding| finding.logs.clear()); // they end with this run
     }
-    let json = serde_json::to_string_pretty(&report).context("write the report")? + "\n";
-    let summary = summarise(&report);
-    write_whole(&arguments.out.join("report.json"), &json)?;
-    write_whole(&arguments.out.join("summary.txt"), &summary)?;
+    let (json, summary) = (to_json(&report), summarise(&report));
+    for (name, text) in [
+        ("report.json", &json),
+        ("summary.txt", &summary),
+        ("summary.md", &to_markdown(&report, PAGE_LIMIT)),
+        ("report.html", &to_html(&report)),
+        ("junit.xml", &to_junit(&report)),
+    ] {
+        write_whole(&arguments.out.join(name), text)?;
+    }
     for planted in &report.planted_faults {
         let path = arguments.out.join(format!("faults-{}.md", planted.model));
         write_whole(&path, &tabulate_faults(&planted.findings))?;
     }
+    publishing.publish(&report, &bench.events);
     print(if arguments.json { &json } else { &summary })?;
     Ok(ExitCode::from(exit_code(report.verdict)))
 }

@@ -162,6 +162,18 @@ impl Needs {
         self.names_pins
     }
 
+    /// Names of pinned models and datasets that have not been fetched.
+    #[must_use]
+    pub fn not_fetched(&self) -> &[String] {
+        &self.not_fetched
+    }
+
+    /// Why a model cannot be placed on this machine's GPUs, if so.
+    #[must_use]
+    pub fn too_few_gpus(&self) -> Option<&FetchError> {
+        self.too_few_gpus.as_ref()
+    }
+
     /// Whether nothing is missing.
     #[must_use]
     pub fn are_met(&self) -> bool {

@@ -25,20 +25,20 @@ const SHOWN_CHARACTERS: usize = 200;
 #[must_use]
 pub fn to_markdown(report: &Report, limit: usize) -> String {
     let mut page = Page { text: String::new(), limit, left_out: BTreeMap::new() };
-    page.add("headings", &heading(report));
-    page.table("rows of the overview", OVERVIEW, report.findings.iter().map(overview_row));
+    page.add("heading", &heading(report));
+    page.table("overview row", OVERVIEW, report.findings.iter().map(overview_row));
     let troubled = |finding: &&Finding| finding.judgement.verdict != Verdict::Equivalent;
     for finding in report.findings.iter().filter(troubled) {
-        page.add("explanations", &explanation(finding));
+        page.add("explanation", &explanation(finding));
     }
     for planted in &report.planted_faults {
-        page.add("planted faults", &faults(planted));
+        page.add("table of planted faults", &faults(planted));
     }
     for finding in report.findings.iter().filter(|finding| !finding.flipped_questions.is_empty()) {
         add_flips(&mut page, finding);
     }
     for finding in &report.findings {
-        page.add("tables", &details(finding));
+        page.add("table", &details(finding));
     }
     page.finish()
 }
@@ -75,14 +75,14 @@ impl Page {
                 *self.left_out.entry(what).or_default() += 1;
             }
         }
-        self.add("line feeds", "\n");
+        self.add("line feed", "\n");
     }
 
     fn finish(mut self) -> String {
-        self.left_out.remove("line feeds");
+        self.left_out.remove("line feed");
         if !self.left_out.is_empty() {
             let list: Vec<String> =
-                self.left_out.iter().map(|(what, number)| format!("{number} {what}")).collect();
+                self.left_out.iter().map(|(what, number)| counted(*number, what)).collect();
             let note = format!(
                 "\n*Left out, since this page may hold {} bytes: {}. `report.html` has them.*\n",
                 self.limit,
@@ -154,8 +154,8 @@ fn explanation(finding: &Finding) -> String {
 fn faults(planted: &PlantedFaults) -> String {
     let score = &planted.findings.score;
     let mut text = format!(
-        "**{}, planted faults: {}** {} of {} plantings of {} kinds were seen; of {} that change nothing and the caches that \
-         serve nothing, {} misjudged.\n\n",
+        "**{}, planted faults: {}** {} of {} plantings of {} kinds were seen. {} more change nothing and were judged \
+         equivalent; {} controls were misjudged.\n\n",
         escape(&planted.model),
         if planted.doubt.is_some() { "⚠️ insensitive." } else { "all seen." },
         score.killed,
@@ -194,9 +194,9 @@ fn add_flips(page: &mut Page, finding: &Finding) {
             escape(&ending(&question.text, SHOWN_CHARACTERS)),
         )
     });
-    page.table("flips", &head, rows);
+    page.table("flip", &head, rows);
     if flips.len() > SHOWN_FLIPS {
-        page.add("remarks", &format!("and {} more in `report.html`.\n\n", flips.len() - SHOWN_FLIPS));
+        page.add("remark", &format!("and {} more in `report.html`.\n\n", flips.len() - SHOWN_FLIPS));
     }
 }
 

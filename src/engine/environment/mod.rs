@@ -26,7 +26,7 @@ mod stack;
 pub use beside::install_beside;
 pub use error::EnvironmentError;
 pub use identity::{EnvironmentIdentity, Package};
-pub use make::{Environment, EnvironmentRequest, remove_unused};
+pub use make::{Environment, EnvironmentRequest, remove_unused, unused};
 pub use stack::Stack;
 
 #[cfg(test)]
