@@ -192,7 +192,7 @@ pub(super) struct RunArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct PublishArguments {
-    /// Add the summary to GitHub's step summary; auto: if GITHUB_STEP_SUMMARY is set
+    /// Add the summary to GitHub's step summary; auto: if `GITHUB_STEP_SUMMARY` is set
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", default_missing_value = "on", num_args = 0..=1, require_equals = true)]
     pub(super) github: Switch,
     /// Annotate the Buildkite build with the summary; auto: if BUILDKITE is true

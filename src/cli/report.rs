@@ -23,16 +23,14 @@ pub(super) enum ReadReportError {
 }
 
 impl ReadReportError {
-    pub(super) fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Read(_) => {
-                "name the folder that `run --out` wrote to, or a report.json in it".to_owned()
-            }
+    pub(super) fn hint(&self) -> String {
+        match self {
+            Self::Read(_) => "name the folder that `run --out` wrote to, or a report.json in it".to_owned(),
             Self::Malformed { .. } => "make it again: `run` writes it".to_owned(),
             Self::OtherSchema { .. } => {
                 "make it again with this version: `run` re-uses its stages and takes seconds".to_owned()
             }
-        })
+        }
     }
 }
 
@@ -69,10 +67,8 @@ pub(super) fn to_json(report: &Report) -> String {
 fn read_report(path: &Utf8Path) -> Result<Report, ReadReportError> {
     let path = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
     let text = fs::read_to_string(&path)?;
-    let malformed = |error: serde_json::Error| ReadReportError::Malformed {
-        path: path.clone(),
-        why: error.to_string(),
-    };
+    let malformed =
+        |error: serde_json::Error| ReadReportError::Malformed { path: path.clone(), why: error.to_string() };
     let value: serde_json::Value = serde_json::from_str(&text).map_err(malformed)?;
     match value.get("schema").and_then(serde_json::Value::as_u64) {
         Some(found) if found != u64::from(SCHEMA) => Err(ReadReportError::OtherSchema { path, found }),

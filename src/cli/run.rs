@@ -7,13 +7,14 @@ use fs_err as fs;
 
 use super::arguments::{PublishArguments, RunArguments};
 use super::output::{export_folder, print, write_whole};
-use super::prepare::prepare;
+use super::prepare::{TemporaryStore, prepare};
 use super::publish::Publishing;
 use super::report::to_json;
 use crate::exit_code::exit_code;
 use crate::pipeline::{Findings, run, run_stage};
 use crate::report::{
-    Finding, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults, to_html, to_junit, to_markdown,
+    Finding, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults, to_html, to_junit,
+    to_markdown,
 };
 use crate::stage::{Bench, read_dataset, read_ready};
 use crate::stage_name::StageName;
@@ -28,7 +29,7 @@ pub(super) async fn run_suite(
     fs::create_dir_all(&arguments.out).map_err(|error| {
         anyhow::anyhow!("write the report: {error}\n\nhint: name another folder with `--out DIR`")
     })?;
-    let outcome = run(&bench).await.inspect_err(|_| keep_logs(store.as_mut()))?;
+    let outcome = run(&bench).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
     let mut report = make_report(&bench, outcome)?;
     if store.is_some() {
         report.findings.iter_mut().for_each(|finding| finding.logs.clear()); // they end with this run
@@ -54,20 +55,14 @@ pub(super) async fn run_suite(
 
 pub(super) async fn export_stage(stage: StageName, arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let (bench, mut store) = prepare(arguments).await?;
-    let artifacts = run_stage(&bench, stage).await.inspect_err(|_| keep_logs(store.as_mut()))?;
+    let artifacts =
+        run_stage(&bench, stage).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
     for (label, artifact) in artifacts {
         let folder = arguments.out.join(stage.as_str()).join(label.replace(' ', "-"));
         export_folder(&artifact.path(""), bench.store.durability(), &folder)?;
         print(&format!("{folder} {}\n", artifact.output_digest()))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Keeps the store of `--no-cache` after a failure, since the error message names a log in it.
-fn keep_logs(store: Option<&mut tempfile::TempDir>) {
-    if let Some(store) = store {
-        store.disable_cleanup(true);
-    }
 }
 
 fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {

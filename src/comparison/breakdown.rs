@@ -140,7 +140,8 @@ mod tests {
             }
         });
         let comparison = compare(&scene.evidence(), &Criteria::default()).unwrap();
-        let sum = |count: fn(&super::SubjectScore) -> u32| comparison.by_subject.iter().map(count).sum::<u32>();
+        let sum =
+            |count: fn(&super::SubjectScore) -> u32| comparison.by_subject.iter().map(count).sum::<u32>();
         let scoring = &comparison.answers.generated;
         assert_eq!(sum(|score| score.questions), comparison.questions);
         assert_eq!(sum(|score| score.baseline_right), scoring.baseline.right);

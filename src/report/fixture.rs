@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Finding, PlantedFaults, Report, SCHEMA};
 use crate::comparison::scene::{Scene, say, scatter};
-use crate::comparison::{ArmName, Criteria, EarlyStop, Evidence, Rung, Verdict, compare, conclude};
+use crate::comparison::{
+    ArmName, Criteria, EarlyStop, Evidence, Location, Place as ChunkPlace, Rung, Verdict, compare, conclude,
+};
 use crate::dataset::{Choice, Question};
 use crate::digest::digest_bytes;
 use crate::engine::environment::{EnvironmentIdentity, Package};
@@ -26,7 +28,10 @@ pub(super) fn every_kind() -> Vec<(&'static str, Report)> {
         .collect();
     vec![
         ("equivalent", report(vec![("canary-dense", Route::Mp, equivalent())])),
-        ("degraded", report(vec![("canary-dense", Route::Mp, degraded()), ("canary-mla", Route::Mp, equivalent())])),
+        (
+            "degraded",
+            report(vec![("canary-dense", Route::Mp, degraded()), ("canary-mla", Route::Mp, equivalent())]),
+        ),
         ("not exercised", report(vec![("canary-dense", Route::InProcess, not_exercised())])),
         ("inconclusive", report(vec![("canary-dense", Route::Mp, inconclusive())])),
         ("stopped early", report(vec![("canary-dense", Route::Mp, stopped_early())])),
@@ -93,10 +98,8 @@ fn stopped_early() -> Evidence {
 fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
     let mut suite = Suite::load("canary").unwrap();
     suite.routes = compared.iter().map(|(_, route, _)| *route).collect::<BTreeSet<_>>().into_iter().collect();
-    let comparisons: Vec<_> = compared
-        .iter()
-        .map(|(_, _, evidence)| compare(evidence, &Criteria::default()).unwrap())
-        .collect();
+    let comparisons: Vec<_> =
+        compared.iter().map(|(_, _, evidence)| compare(evidence, &Criteria::default()).unwrap()).collect();
     let conclusion = conclude(&comparisons);
     let findings = compared
         .into_iter()
@@ -115,6 +118,13 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
                     KvShape::Dense { layers: 6, kv_heads: 2, head_size: 32 }
                 },
                 route,
+                location: (judgement.verdict == Verdict::Degraded && judgement.decided_by == Rung::BitExact)
+                    .then(|| Location {
+                        question: evidence.questions[0].id.clone(),
+                        chunks: 2,
+                        chunk_tokens: 256,
+                        place: ChunkPlace::Chunk { chunk: 1 },
+                    }),
                 judgement,
                 flipped_questions: flips
                     .map(|asked| Question {

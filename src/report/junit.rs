@@ -52,7 +52,10 @@ fn rung_case(class: &str, finding: &Finding, which: Rung, state: RungState, numb
             };
             let mut status = TestCaseStatus::non_success(kind);
             status.set_type(verdict.name()).set_message(&*judgement.reason);
-            status.set_description(format!("{}\n{numbers}\nnext: {}", judgement.reason, judgement.next_step));
+            let location =
+                finding.location.as_ref().map_or_else(String::new, |location| location.words() + "\n");
+            let (reason, next) = (&judgement.reason, &judgement.next_step);
+            status.set_description(format!("{reason}\n{location}{numbers}\nnext: {next}"));
             status
         }
         RungState::Failed | RungState::DoesNotApply | RungState::Void => {
@@ -120,19 +123,19 @@ fn properties(finding: &Finding, rung: Rung) -> Vec<(&'static str, String)> {
         }
         Rung::Answers | Rung::EarlyStop | Rung::Faults => {
             let answers = &comparison.answers.generated;
-            let test = &answers.against_baseline;
+            let paired = &answers.against_baseline;
             vec![
                 ("questions", comparison.questions.to_string()),
                 ("baseline_accuracy", text(answers.baseline.share)),
                 ("lmcache_accuracy", text(answers.load.share)),
-                ("difference", text(test.difference)),
-                ("interval_lower", text(test.interval.lower)),
-                ("interval_upper", text(test.interval.upper)),
+                ("difference", text(paired.difference)),
+                ("interval_lower", text(paired.interval.lower)),
+                ("interval_upper", text(paired.interval.upper)),
                 ("margin", text(comparison.criteria.margin)),
-                ("right_to_wrong", test.table.harms.to_string()),
-                ("wrong_to_right", test.table.gains.to_string()),
+                ("right_to_wrong", paired.table.harms.to_string()),
+                ("wrong_to_right", paired.table.gains.to_string()),
                 ("flips", comparison.answers.flips.len().to_string()),
-                ("mcnemar_p_value", text(test.two_sided_p_value)),
+                ("mcnemar_p_value", text(paired.two_sided_p_value)),
             ]
         }
     }

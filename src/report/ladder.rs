@@ -141,7 +141,10 @@ pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
             });
             stopped.unwrap_or_else(|| {
                 let test = &comparison.answers.generated.against_baseline;
-                format!("{} turned wrong, {} right; evidence {:.2e}", test.table.harms, test.table.gains, test.e_value)
+                format!(
+                    "{} turned wrong, {} right; evidence {:.2e}",
+                    test.table.harms, test.table.gains, test.e_value
+                )
             })
         }
     }

@@ -92,8 +92,7 @@ mod tests {
     #[test]
     fn each_model_has_two_files_with_a_line_a_subject_and_the_mean_of_the_subjects() {
         let files = to_lmcache_jsonl(&named("degraded"), None).unwrap();
-        let shown: Vec<String> =
-            files.iter().map(|(name, text)| format!("{name}\n{text}")).take(2).collect();
+        let shown: Vec<String> = files.iter().map(|(name, text)| format!("{name}\n{text}")).take(2).collect();
         insta::assert_snapshot!(shown.join("\n"));
         assert_eq!(files.len(), 4);
     }

@@ -141,12 +141,16 @@ fn overview_row(finding: &Finding) -> String {
 fn explanation(finding: &Finding) -> String {
     let judgement = &finding.judgement;
     format!(
-        "**{} over {}: {}**, decided by {}. {}\n\n> Next: {}\n\n",
+        "**{} over {}: {}**, decided by {}. {}{}\n\n> Next: {}\n\n",
         escape(&finding.model),
         finding.route,
         judgement.verdict,
         rung(judgement.decided_by),
         escape(&judgement.reason),
+        finding
+            .location
+            .as_ref()
+            .map_or_else(String::new, |location| format!(" {}", escape(&location.words()))),
         escape(&judgement.next_step),
     )
 }
@@ -183,7 +187,8 @@ fn add_flips(page: &mut Page, finding: &Finding) {
         flips.len(),
         finding.comparison.questions
     );
-    let head = title + "| question | change | baseline | LMCache | published | text |\n|---|---|---|---|---|---|\n";
+    let head =
+        title + "| question | change | baseline | LMCache | published | text |\n|---|---|---|---|---|---|\n";
     let rows = flips.iter().zip(&finding.flipped_questions).take(SHOWN_FLIPS).map(|(flip, question)| {
         let (baseline, load) = flip_letters(flip);
         format!(
@@ -281,7 +286,10 @@ mod tests {
                 let page = to_markdown(&report, limit);
                 assert!(page.len() <= limit, "{name} at {limit}: {}", page.len());
                 assert!(page.starts_with("## "), "{name}");
-                assert!(page == whole || page.contains("*Left out, since this page may hold"), "{name} at {limit}");
+                assert!(
+                    page == whole || page.contains("*Left out, since this page may hold"),
+                    "{name} at {limit}"
+                );
                 assert_eq!(page.matches("<details>").count(), page.matches("</details>").count());
             }
         }

@@ -41,8 +41,10 @@ mod tests {
         let validator = jsonschema::draft202012::new(&schema).unwrap();
         for (name, report) in fixture::every_kind() {
             let mut value = serde_json::to_value(&report).unwrap();
-            let errors: Vec<String> =
-                validator.iter_errors(&value).map(|error| format!("{} {error}", error.instance_path())).collect();
+            let errors: Vec<String> = validator
+                .iter_errors(&value)
+                .map(|error| format!("{} {error}", error.instance_path()))
+                .collect();
             assert_eq!(errors, Vec::<String>::new(), "{name}");
             value["schema"] = 1.into();
             assert!(!validator.is_valid(&value), "{name}");

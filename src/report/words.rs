@@ -42,7 +42,8 @@ pub(super) fn flip_kind(kind: FlipKind) -> &'static str {
 
 /// The letters of a flip, without and with LMCache.
 pub(super) fn flip_letters(flip: &Flip) -> (String, String) {
-    let letter = |choice: Option<Choice>| choice.map_or_else(|| "none".to_owned(), |choice| choice.to_string());
+    let letter =
+        |choice: Option<Choice>| choice.map_or_else(|| "none".to_owned(), |choice| choice.to_string());
     (letter(flip.baseline), letter(flip.load))
 }
 

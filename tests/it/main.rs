@@ -8,6 +8,7 @@ mod faults;
 mod keys;
 mod lab;
 mod real;
+mod reports;
 mod runs;
 mod usage;
 mod verdicts;

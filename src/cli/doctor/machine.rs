@@ -20,7 +20,10 @@ const FEATURES: [(&str, &str); 4] = [
 ];
 
 /// All that was found out, under its titles.
-pub(super) fn describe_machine(device: &Device, request: &EnvironmentRequest) -> Vec<(&'static str, Vec<Line>)> {
+pub(super) fn describe_machine(
+    device: &Device,
+    request: &EnvironmentRequest,
+) -> Vec<(&'static str, Vec<Line>)> {
     vec![
         ("machine", machine_lines(device, &request.cache)),
         ("programs", program_lines(request)),
@@ -35,11 +38,16 @@ fn machine_lines(device: &Device, cache: &Utf8Path) -> Vec<Line> {
         lines.push(Line::new("", format!("{feature}: {} ({use_of_it})", if there { "yes" } else { "no" })));
     }
     lines.push(Line::new("memory", memory()));
-    lines.push(Line::new("/dev/shm", free_words(Utf8Path::new("/dev/shm"), "LMCache's memory tier lies there")));
+    lines.push(Line::new(
+        "/dev/shm",
+        free_words(Utf8Path::new("/dev/shm"), "LMCache's memory tier lies there"),
+    ));
     lines.push(Line::new(
         "GPU",
         match (Device::cuda(), device) {
-            (Some(cuda), _) => format!("{cuda}; CUDA {}", cuda_version().unwrap_or_else(|| "unknown".to_owned())),
+            (Some(cuda), _) => {
+                format!("{cuda}; CUDA {}", cuda_version().unwrap_or_else(|| "unknown".to_owned()))
+            }
             (None, _) => "none that NVIDIA's kernel driver shows".to_owned(),
         },
     ));
@@ -49,7 +57,8 @@ fn machine_lines(device: &Device, cache: &Utf8Path) -> Vec<Line> {
 
 fn program_lines(request: &EnvironmentRequest) -> Vec<Line> {
     let on_path = |name: &str, otherwise: &str| {
-        find_program(&request.search_path, name).map_or_else(|| format!("not found; {otherwise}"), Utf8PathBuf::into_string)
+        find_program(&request.search_path, name)
+            .map_or_else(|| format!("not found; {otherwise}"), Utf8PathBuf::into_string)
     };
     let environment = match request.find() {
         Ok(Some(environment)) => {
@@ -73,7 +82,10 @@ fn program_lines(request: &EnvironmentRequest) -> Vec<Line> {
         Line::new("environment", environment),
         Line::new("Python", python),
         Line::new("uv", on_path("uv", "a pinned one is installed when it is needed")),
-        Line::new("redis-server", on_path("redis-server", "only routes over Redis need it: `apt-get install redis-server`")),
+        Line::new(
+            "redis-server",
+            on_path("redis-server", "only routes over Redis need it: `apt-get install redis-server`"),
+        ),
         Line::new("nix", on_path("nix", "only the hermetic way needs it")),
     ]
 }
@@ -93,7 +105,9 @@ fn setting_lines(request: &EnvironmentRequest) -> Vec<Line> {
         Line::new("tokens", token),
         Line::new("cache", format!("{}{cache}", request.cache)),
     ];
-    for name in ["KV_CORRECTNESS_ENV", "KV_CORRECTNESS_PYTHON", "KV_CORRECTNESS_CACHE", "HF_ENDPOINT", "HF_HOME"] {
+    for name in
+        ["KV_CORRECTNESS_ENV", "KV_CORRECTNESS_PYTHON", "KV_CORRECTNESS_CACHE", "HF_ENDPOINT", "HF_HOME"]
+    {
         if let Ok(value) = std::env::var(name) {
             lines.push(Line::new("variable", format!("{name}={value}")));
         }
@@ -150,5 +164,7 @@ fn cuda_version() -> Option<String> {
 
 pub(super) fn find_program(search_path: &OsStr, name: &str) -> Option<Utf8PathBuf> {
     let folders = std::env::split_paths(search_path).filter(|folder| folder.is_absolute());
-    folders.filter_map(|folder| Utf8PathBuf::from_path_buf(folder.join(name)).ok()).find(|file| file.is_file())
+    folders
+        .filter_map(|folder| Utf8PathBuf::from_path_buf(folder.join(name)).ok())
+        .find(|file| file.is_file())
 }

@@ -278,7 +278,10 @@ fn flips(finding: &Finding) -> Vec<FlipView> {
                 OptionView {
                     letter: choice.letter(),
                     text: clean(text),
-                    tags: tags.into_iter().filter_map(|(tag, of)| (of == Some(choice)).then_some(tag)).collect(),
+                    tags: tags
+                        .into_iter()
+                        .filter_map(|(tag, of)| (of == Some(choice)).then_some(tag))
+                        .collect(),
                 }
             });
             FlipView {

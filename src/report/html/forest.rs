@@ -39,10 +39,12 @@ pub(super) struct ForestRow {
 impl Forest {
     /// Strips for all findings. Suites may not mix margins, so the first finding's is that of all.
     pub(super) fn of(report: &Report) -> Self {
-        let tests = || report.findings.iter().map(|finding| &finding.comparison.answers.generated.against_baseline);
+        let tests =
+            || report.findings.iter().map(|finding| &finding.comparison.answers.generated.against_baseline);
         let margin = report.suite.criteria.margin;
         let ends = tests().flat_map(|test| [Some(test.interval), test.cluster_interval]).flatten();
-        let farthest = ends.map(|interval| interval.lower.abs().max(interval.upper.abs())).fold(margin, f64::max);
+        let farthest =
+            ends.map(|interval| interval.lower.abs().max(interval.upper.abs())).fold(margin, f64::max);
         let reach = (1.15 * farthest).min(1.1);
         let x = |share: f64| format!("{:.1}", (0.5 + share / (2.0 * reach)).clamp(0.0, 1.0) * WIDTH);
         let step = STEPS.into_iter().find(|step| 100.0 * reach / step <= 3.0).unwrap_or(100.0) / 100.0;

@@ -152,7 +152,9 @@ fn matrix(report: &Report, routes: &[Route]) -> Vec<MatrixRow> {
         }
         let row = rows.iter_mut().find(|row| row.model == finding.model);
         let column = routes.iter().position(|route| *route == finding.route);
-        let Some(cell) = row.zip(column).and_then(|(row, column)| row.cells.get_mut(column)) else { continue };
+        let Some(cell) = row.zip(column).and_then(|(row, column)| row.cells.get_mut(column)) else {
+            continue;
+        };
         *cell = Some(MatrixCell {
             place,
             badge: finding.judgement.verdict.into(),

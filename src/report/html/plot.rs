@@ -45,8 +45,13 @@ impl Plot {
         let along = || dots.iter().map(|dot| dot.along);
         let (first, last) = (along().min().unwrap_or(0), along().max().unwrap_or(0));
         let step = step(last - first);
-        let (from, to) = (first / step * step, (last / step + 1) * step);
-        let x = |along: u32| LEFT + 6.0 + (RIGHT - LEFT - 12.0) * f64::from(along - from) / f64::from(to - from);
+        let (from, to) = if first == last {
+            (first.saturating_sub(step), last.saturating_add(step)) // in the middle
+        } else {
+            (first / step * step, last.div_ceil(step) * step)
+        };
+        let x =
+            |along: u32| LEFT + 6.0 + (RIGHT - LEFT - 12.0) * f64::from(along - from) / f64::from(to - from);
         let every = ((high - low) / 5 + 1).max(1);
         let exponents = (low..=high).filter(|exponent| (high - exponent) % every == 0);
         Self {
@@ -68,7 +73,8 @@ impl Plot {
 
 /// The powers of ten that hold all movements, at least two.
 fn decades(dots: &[Dot]) -> (i32, i32) {
-    let moved = || dots.iter().flat_map(|dot| [Some(dot.load), dot.control]).flatten().filter(|nats| *nats > 0.0);
+    let moved =
+        || dots.iter().flat_map(|dot| [Some(dot.load), dot.control]).flatten().filter(|nats| *nats > 0.0);
     let exponent = |nats: f64| nats.log10().clamp(-12.0, 3.0);
     #[expect(clippy::cast_possible_truncation, reason = "between -12 and 3")]
     let (low, high) = (
@@ -106,7 +112,8 @@ fn path(dots: impl Iterator<Item = (f64, f64)>) -> String {
         dots.map(|(x, y)| ((x / GRID).round() as i32, (y / GRID).round() as i32)).collect();
     let mut path = String::new();
     for (x, y) in places {
-        write!(path, "M{} {}h0", f64::from(x) * GRID, f64::from(y) * GRID).expect("a string can be written to");
+        write!(path, "M{} {}h0", f64::from(x) * GRID, f64::from(y) * GRID)
+            .expect("a string can be written to");
     }
     path
 }
@@ -145,7 +152,10 @@ mod tests {
             assert!(plot.load.len() < 300_000 && plot.x_ticks.len() <= 7 && plot.y_ticks.len() <= 7);
             for dot in plot.load.split('M').chain(plot.control.split('M')).filter(|dot| !dot.is_empty()) {
                 let (x, y) = dot.trim_end_matches("h0").split_once(' ').unwrap();
-                assert!((LEFT..=RIGHT).contains(&x.parse().unwrap()) && (TOP..=EQUAL).contains(&y.parse().unwrap()));
+                assert!(
+                    (LEFT..=RIGHT).contains(&x.parse().unwrap())
+                        && (TOP..=EQUAL).contains(&y.parse().unwrap())
+                );
             }
         }
     }

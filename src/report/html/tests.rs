@@ -28,7 +28,10 @@ fn elements(page: &str) -> Vec<(String, BTreeMap<String, String>)> {
     loop {
         match reader.read_event().unwrap() {
             Event::Start(element) | Event::Empty(element) => {
-                found.push((String::from_utf8(element.name().as_ref().to_vec()).unwrap(), attributes(&element)));
+                found.push((
+                    String::from_utf8(element.name().as_ref().to_vec()).unwrap(),
+                    attributes(&element),
+                ));
             }
             Event::Eof => return found,
             Event::CData(_) | Event::PI(_) | Event::Comment(_) | Event::DocType(_) => panic!("not in a page"),
@@ -42,7 +45,8 @@ fn every_page_is_well_formed_and_needs_nothing_from_elsewhere() {
     for (name, report) in every_kind() {
         let page = to_html(&report);
         for (element, attributes) in elements(&page) {
-            let allowed = !["script", "link", "iframe", "object", "embed", "img", "base", "form"].contains(&&*element);
+            let allowed =
+                !["script", "link", "iframe", "object", "embed", "img", "base", "form"].contains(&&*element);
             assert!(allowed, "{name}: <{element}>");
             for (attribute, value) in attributes {
                 assert!(!attribute.starts_with("on") && attribute != "src", "{name}: {attribute}");
@@ -53,7 +57,10 @@ fn every_page_is_well_formed_and_needs_nothing_from_elsewhere() {
         }
         let style = page.split("<style>").nth(1).unwrap().split("</style>").next().unwrap();
         assert!(!style.contains("url(") && !style.contains("@import") && !style.contains('<'));
-        assert!(!page.contains(|character: char| character.is_control() && !"\n\t".contains(character)), "{name}");
+        assert!(
+            !page.contains(|character: char| character.is_control() && !"\n\t".contains(character)),
+            "{name}"
+        );
     }
 }
 
@@ -70,7 +77,10 @@ fn every_picture_and_region_has_a_name_and_every_reference_a_target() {
             let named = attributes.get("aria-label").is_some_and(|label| !label.is_empty())
                 || attributes.get("aria-labelledby").is_some_and(|id| ids.contains(id.as_str()));
             if element == "svg" {
-                assert!(named || attributes.get("aria-hidden").is_some_and(|hidden| hidden == "true"), "{name}");
+                assert!(
+                    named || attributes.get("aria-hidden").is_some_and(|hidden| hidden == "true"),
+                    "{name}"
+                );
             }
             if attributes.get("role").is_some_and(|role| role == "region") || element == "section" {
                 assert!(named, "{name}: <{element}>");
