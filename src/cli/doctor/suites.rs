@@ -44,6 +44,11 @@ pub(super) fn examine_suite(
         lines.push(format!("mend     none: {too_few}; `--device cpu` asks for memory instead"));
         readiness = Readiness::Never;
     }
+    if needs.lacks_room() {
+        let mend = "memory: none but a larger machine, though needs are estimates; disk: free some, or `--cache DIR`";
+        lines.push(format!("mend     {mend}"));
+        readiness = readiness.min(Readiness::AfterCommands);
+    }
     if let Some(problem) = environment_problem(request) {
         let hint = problem.hint().unwrap_or_else(|| "see above".to_owned());
         lines.push(format!("MISSING  Python environment: {problem}"));
