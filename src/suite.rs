@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use include_dir::{Dir, include_dir};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::comparison::Criteria;
@@ -22,7 +23,7 @@ const PARALLEL_ARGUMENTS: [&str; 4] =
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/suites");
 
 /// A way for KV to travel from the store pass to the load pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Route {
     /// LMCache inside vLLM's process, in memory (`LMCacheConnectorV1`).
     #[serde(rename = "in-process")]
@@ -66,7 +67,7 @@ impl FromStr for Route {
 }
 
 /// Everything that a run is made of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Suite {
     /// Its name in reports.
@@ -99,7 +100,7 @@ pub struct Suite {
 }
 
 /// How questions become prompts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PromptSettings {
     /// A template's name and version.
@@ -109,7 +110,7 @@ pub struct PromptSettings {
 }
 
 /// vLLM's settings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EngineSettings {
     /// Data type of weights and KV.
@@ -132,7 +133,7 @@ pub struct EngineSettings {
 }
 
 /// Data types of weights and KV.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 16 bits, 8 of them exponent.
@@ -165,7 +166,7 @@ impl Dtype {
 }
 
 /// LMCache's settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LmcacheSettings {
     /// Tokens of one chunk.
@@ -175,7 +176,7 @@ pub struct LmcacheSettings {
 }
 
 /// What faults are planted in, where they are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FaultSettings {
     /// Questions that each fault is tried on, spread over the subjects.
@@ -191,7 +192,7 @@ impl Default for FaultSettings {
 }
 
 /// When a process counts as hung, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PatienceSettings {
     /// For an engine to start; the first start compiles kernels.
@@ -219,7 +220,7 @@ impl PatienceSettings {
 }
 
 /// One model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
     /// Its name in reports.
@@ -251,7 +252,7 @@ fn one() -> u32 {
 }
 
 /// What starts an engine's ranks; vLLM's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ExecutorBackend {
     /// Processes on this host.

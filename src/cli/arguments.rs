@@ -8,7 +8,14 @@ use crate::dataset::SubjectSelection;
 use crate::stage_name::StageName;
 use crate::suite::Route;
 
-const EXIT_CODES: &str = "\
+const AFTER_HELP: &str = "\
+Examples:
+  kv-correctness run                                 the embedded suite on this machine
+  kv-correctness run --suite mmlu --subjects 2       two subjects of MMLU on a GPU
+  kv-correctness run --faults                        prove that the test sees faults
+  kv-correctness report --format html                the last run as a page
+  kv-correctness doctor                              what can run here, and what is missing
+
 Exit codes: 0 equivalent, 1 degraded, 2 error (no verdict), 3 inconclusive, 4 not exercised, 5 insensitive";
 
 const BISECT_EXIT_CODES: &str = "\
@@ -16,10 +23,34 @@ Exit codes: 0 the first bad revision is named, 1 an end is not as it was said to
 3 the range cannot be narrowed to one revision";
 const REPRODUCE_EXIT_CODES: &str = "\
 Exit codes: 0 reproduced, 1 not reproduced, 2 error, 3 cannot be reproduced here";
+const RUN_EXAMPLES: &str = "\
+Examples:
+  kv-correctness run --subjects 1 --device cpu       the shortest whole run
+  kv-correctness run --route mp,in-process           two routes against one baseline
+  kv-correctness run --data mmlu.tar.xz --subjects 5 other questions, in MMLU's layout
+  kv-correctness run --json > report.json            the report to a program
+
+Writes report.json, report.html, junit.xml, summary.md and summary.txt to --out.
+Exit codes: 0 equivalent, 1 degraded, 2 error (no verdict), 3 inconclusive, 4 not exercised, 5 insensitive";
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  kv-correctness report                              the summary of the last run here
+  kv-correctness report nightly --format html --out page.html
+  kv-correctness report --format junit > junit.xml
+  kv-correctness report --format lmcache-jsonl --out results    the files of LMCache's own summary scripts";
+
+const DOCTOR_EXIT_CODES: &str = "\
+Exit codes: 0 the suite can run here on at least one of its routes (without --suite: some suite can), 2 it cannot";
+
+const GC_EXAMPLES: &str = "\
+Examples:
+  kv-correctness gc --dry-run                        what would go, and how much that is
+  kv-correctness gc --unused-days 0                  everything that no run uses now";
 
 /// Proves that KV which passed through LMCache does not change what a transformer served by vLLM answers.
 #[derive(Debug, Parser)]
-#[command(name = "kv-correctness", version, after_help = EXIT_CODES)]
+#[command(name = "kv-correctness", version, after_help = AFTER_HELP)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -28,7 +59,16 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run a suite: baseline, control, LMCache twice, comparison, verdict
-    Run(RunArguments),
+    #[command(after_help = RUN_EXAMPLES)]
+    Run {
+        #[command(flatten)]
+        arguments: RunArguments,
+        #[command(flatten)]
+        publish: PublishArguments,
+    },
+    /// Write the report of a finished run in another format
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(ReportArguments),
     /// Run a suite up to one stage, and put that stage's artifacts under --out
     Stage {
         /// extract, prompts, baseline, control, cached, compare or faults
@@ -58,6 +98,50 @@ pub(super) enum Command {
         /// Folder of everything that is kept between runs
         #[arg(long, env = "KV_CORRECTNESS_CACHE")]
         cache: Option<Utf8PathBuf>,
+    },
+    /// Say what this machine has, which suites can run on it, and which command mends what is missing
+    #[command(after_help = DOCTOR_EXIT_CODES)]
+    Doctor {
+        /// Only this suite: an embedded one's name, or the path of a TOML file
+        #[arg(long, value_name = "NAME|FILE")]
+        suite: Option<String>,
+        /// The device to ask for: auto takes a GPU if there is one
+        #[arg(long, value_enum, default_value = "auto")]
+        device: DeviceChoice,
+        /// Folder of everything that is kept between runs
+        #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+        cache: Option<Utf8PathBuf>,
+    },
+    /// List what is kept between runs, with sizes and when it last served
+    Ls {
+        /// Folder of everything that is kept between runs
+        #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+        cache: Option<Utf8PathBuf>,
+    },
+    /// Remove artifacts and environments that have not served for a while; never what another run uses
+    #[command(after_help = GC_EXAMPLES)]
+    Gc {
+        /// Remove what has not served for so many days
+        #[arg(long, value_name = "DAYS", default_value_t = 30)]
+        unused_days: u64,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+        /// Folder of everything that is kept between runs
+        #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+        cache: Option<Utf8PathBuf>,
+    },
+    /// Print the JSON Schema of report.json
+    Schema,
+    /// Print a shell's completions, as in `kv-correctness completions bash > /etc/bash_completion.d/kv-correctness`
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command into a folder
+    Man {
+        /// The folder, which is made if need be
+        folder: Utf8PathBuf,
     },
     #[command(hide = true)]
     InternalGuard {
@@ -169,6 +253,55 @@ pub(super) struct ReproduceArguments {
     /// Show warnings only
     #[arg(short, long)]
     pub(super) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PublishArguments {
+    /// Add the summary to GitHub's step summary; auto: if `GITHUB_STEP_SUMMARY` is set
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", default_missing_value = "on", num_args = 0..=1, require_equals = true)]
+    pub(super) github: Switch,
+    /// Annotate the Buildkite build with the summary; auto: if BUILDKITE is true
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", default_missing_value = "on", num_args = 0..=1, require_equals = true)]
+    pub(super) buildkite: Switch,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArguments {
+    /// A report.json, or the folder that `run` wrote it to
+    #[arg(value_name = "DIR|FILE", default_value = "kv-correctness-out")]
+    pub(super) path: Utf8PathBuf,
+    /// The format
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: ReportFormat,
+    /// Write to this file instead of standard output; for lmcache-jsonl to this folder instead of the current one
+    #[arg(long, value_name = "PATH")]
+    pub(super) out: Option<Utf8PathBuf>,
+    /// For lmcache-jsonl: the route, where the report has several
+    #[arg(long)]
+    pub(super) route: Option<Route>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ReportFormat {
+    /// The value that all others are made of
+    Json,
+    /// For a terminal
+    Text,
+    /// JUnit XML, one case a model, route and rung
+    Junit,
+    /// A page for GitHub or Buildkite
+    Markdown,
+    /// One file for a browser, or for paper
+    Html,
+    /// `MODEL-baseline.jsonl` and `MODEL-lmcache.jsonl`, which LMCache's summary scripts read
+    LmcacheJsonl,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Switch {
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Debug, Args)]

@@ -17,8 +17,23 @@ use crate::stage::{Bench, EarlyStopping, Locating, Mode, Planting};
 use crate::store::{Durability, Store};
 use crate::suite::Suite;
 
-/// Everything that a run needs, and the temporary store of `--no-cache`, which lives as long as the run.
-pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<tempfile::TempDir>)> {
+/// The store of `--no-cache`, which lives as long as the run.
+#[derive(Debug)]
+pub(super) struct TemporaryStore {
+    folder: tempfile::TempDir,
+    /// The lasting store stays open, so that nobody cleans the environment away.
+    _lasting: Store,
+}
+
+impl TemporaryStore {
+    /// Keeps it after a failure, since the error message names a log in it.
+    pub(super) fn keep(&mut self) {
+        self.folder.disable_cleanup(true);
+    }
+}
+
+/// Everything that a run needs, and the temporary store of `--no-cache`.
+pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<TemporaryStore>)> {
     prepare_with(arguments, arguments.stack.replacements()).await
 }
 
@@ -26,7 +41,7 @@ pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, 
 pub(super) async fn prepare_with(
     arguments: &RunArguments,
     replacements: Vec<Replacement>,
-) -> anyhow::Result<(Bench, Option<tempfile::TempDir>)> {
+) -> anyhow::Result<(Bench, Option<TemporaryStore>)> {
     let verbosity = match (arguments.quiet, arguments.verbose) {
         (true, _) => Verbosity::Quiet,
         (false, true) => Verbosity::Verbose,
@@ -57,7 +72,9 @@ pub(super) async fn prepare_with(
     let (store_folder, durability, temporary) = if arguments.no_cache {
         fs::create_dir_all(&cache)?;
         let folder = tempfile::tempdir_in(&cache)?;
-        (Utf8PathBuf::try_from(folder.path().to_owned())?, Durability::Temporary, Some(folder))
+        let path = Utf8PathBuf::try_from(folder.path().to_owned())?;
+        let lasting = Store::open(&cache, Durability::Lasting, events.clone())?;
+        (path, Durability::Temporary, Some(TemporaryStore { folder, _lasting: lasting }))
     } else {
         (cache.clone(), Durability::Lasting, None)
     };

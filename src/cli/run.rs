@@ -6,15 +6,20 @@ use anyhow::Context;
 use camino::Utf8Path;
 use fs_err as fs;
 
-use super::arguments::RunArguments;
+use super::arguments::{PublishArguments, RunArguments};
 use super::bisect::{judged_report, mark, run_without_lmcache};
 use super::output::{export_folder, print, report_error, write_whole};
-use super::prepare::prepare;
+use super::prepare::{TemporaryStore, prepare};
+use super::publish::Publishing;
+use super::report::to_json;
 use crate::bisect::Mark;
 use crate::engine::environment::BuildError;
 use crate::exit_code::exit_code;
 use crate::pipeline::{Findings, run, run_stage};
-use crate::report::{Finding, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults};
+use crate::report::{
+    Finding, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults, to_html, to_junit,
+    to_markdown,
+};
 use crate::stage::{Bench, Locating, StageError, read_dataset, read_ready};
 use crate::stage_name::StageName;
 
@@ -23,9 +28,14 @@ const UNTESTABLE: u8 = 125;
 /// What ends `git bisect run`.
 const ABORT: u8 = 128;
 
-pub(super) async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run_suite(
+    arguments: &RunArguments,
+    publish: &PublishArguments,
+) -> anyhow::Result<ExitCode> {
+    let publishing = Publishing::prepare(publish)?;
     let (bench, store) = prepare(arguments).await?;
     let report = run_prepared(&bench, store, arguments).await?;
+    publishing.publish(&report, &bench.events);
     Ok(ExitCode::from(exit_code(report.verdict)))
 }
 
@@ -61,14 +71,14 @@ pub(super) async fn run_step(arguments: &RunArguments) -> anyhow::Result<ExitCod
 
 async fn run_prepared(
     bench: &Bench,
-    mut store: Option<tempfile::TempDir>,
+    mut store: Option<TemporaryStore>,
     arguments: &RunArguments,
 ) -> anyhow::Result<Report> {
     // Said before hours of work rather than after them.
     fs::create_dir_all(&arguments.out).map_err(|error| {
         anyhow::anyhow!("write the report: {error}\n\nhint: name another folder with `--out DIR`")
     })?;
-    let findings = run(bench).await.inspect_err(|_| keep_logs(store.as_mut()))?;
+    let findings = run(bench).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
     let (report, json, summary) = write_report(bench, findings, &arguments.out, store.is_some())?;
     print(if arguments.json { &json } else { &summary })?;
     Ok(report)
@@ -85,10 +95,16 @@ pub(super) fn write_report(
     if logs_end_with_run {
         report.findings.iter_mut().for_each(|finding| finding.logs.clear());
     }
-    let json = serde_json::to_string_pretty(&report).context("write the report")? + "\n";
-    let summary = summarise(&report);
-    write_whole(&out.join("report.json"), &json)?;
-    write_whole(&out.join("summary.txt"), &summary)?;
+    let (json, summary) = (to_json(&report), summarise(&report));
+    for (name, text) in [
+        ("report.json", &json),
+        ("summary.txt", &summary),
+        ("summary.md", &to_markdown(&report, PAGE_LIMIT)),
+        ("report.html", &to_html(&report)),
+        ("junit.xml", &to_junit(&report)),
+    ] {
+        write_whole(&out.join(name), text)?;
+    }
     for planted in &report.planted_faults {
         let path = out.join(format!("faults-{}.md", planted.model));
         write_whole(&path, &tabulate_faults(&planted.findings))?;
@@ -98,20 +114,14 @@ pub(super) fn write_report(
 
 pub(super) async fn export_stage(stage: StageName, arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let (bench, mut store) = prepare(arguments).await?;
-    let artifacts = run_stage(&bench, stage).await.inspect_err(|_| keep_logs(store.as_mut()))?;
+    let artifacts =
+        run_stage(&bench, stage).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
     for (label, artifact) in artifacts {
         let folder = arguments.out.join(stage.as_str()).join(label.replace(' ', "-"));
         export_folder(&artifact.path(""), bench.store.durability(), &folder)?;
         print(&format!("{folder} {}\n", artifact.output_digest()))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Keeps the store of `--no-cache` after a failure, since the error message names a log in it.
-fn keep_logs(store: Option<&mut tempfile::TempDir>) {
-    if let Some(store) = store {
-        store.disable_cleanup(true);
-    }
 }
 
 fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {

@@ -2,8 +2,10 @@
 
 use std::fmt::{self, Write};
 
+use super::ladder::numbers;
+use super::words::{ending, flip_kind, flip_letters, rung};
 use super::{Finding, PlantedFaults, Report};
-use crate::comparison::{Flip, FlipKind, Rung};
+use crate::comparison::{Flip, Rung};
 use crate::dataset::Question;
 use crate::engine::environment::Package;
 use crate::exit_code::exit_code;
@@ -47,20 +49,7 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
     if judgement.next_step != "Nothing to do." {
         line(text, "next", &judgement.next_step)?;
     }
-    let (store, load) = (&comparison.exercised.store, &comparison.exercised.load);
-    let off = load.under_served + load.over_served;
-    line(
-        text,
-        "hits",
-        &format!(
-            "load pass {} of {} predicted tokens, {off} of {} requests off; store pass {} of at most {}",
-            load.cached_tokens,
-            load.predicted_tokens,
-            load.requests,
-            store.cached_tokens,
-            store.predicted_tokens
-        ),
-    )?;
+    line(text, "hits", &numbers(comparison, Rung::Exercised))?;
     if let Some((server, shards)) =
         comparison.exercised.server.and_then(|server| Some((server, server.shards?)))
         && shards.read_shards > 1
@@ -79,18 +68,7 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
             ),
         )?;
     }
-    let control = &comparison.bit_exact.against_control;
-    line(
-        text,
-        "bits",
-        &format!(
-            "load pass differs from its control in {} of {}; baseline from its repeat in {} of {}",
-            control.differing,
-            control.compared,
-            comparison.noise_floor.repeat.differing,
-            comparison.noise_floor.repeat.compared
-        ),
-    )?;
+    line(text, "bits", &numbers(comparison, Rung::BitExact))?;
     if let Some(location) = &finding.location {
         line(text, "located", &location.words())?;
     }
@@ -194,30 +172,8 @@ fn line(text: &mut String, name: &str, value: &str) -> fmt::Result {
     writeln!(text, "  {name:<12} {value}")
 }
 
-fn rung(rung: Rung) -> &'static str {
-    match rung {
-        Rung::Exercised => "hits: what LMCache served against what it must serve",
-        Rung::BitExact => "bits: log-probabilities against the control's",
-        Rung::NearTies => "near ties: tokens that differ and were not nearly tied",
-        Rung::Distribution => "distribution of the four letters",
-        Rung::Answers => "answers: paired, against the margin",
-        Rung::EarlyStop => "answers: harm beyond doubt",
-        Rung::Faults => "planted faults",
-    }
-}
-
 fn describe_flip(flip: &Flip, question: &Question) -> String {
-    let kind = match flip.kind {
-        FlipKind::RightToWrong => "right to wrong",
-        FlipKind::WrongToRight => "wrong to right",
-        FlipKind::WrongToOtherWrong => "wrong to other wrong",
-        FlipKind::ToUnparsable => "to unparsable",
-        FlipKind::FromUnparsable => "from unparsable",
-    };
-    let letter = |choice: Option<_>| choice.map_or_else(|| "none".to_owned(), |choice| format!("{choice}"));
-    let (baseline, load) = (letter(flip.baseline), letter(flip.load));
-    let length = question.text.chars().count();
-    let asked: String = question.text.chars().skip(length.saturating_sub(80)).collect();
-    let asked = asked.split_whitespace().collect::<Vec<_>>().join(" ");
-    format!("{} {kind}: {baseline} -> {load}, published {}: …{asked}", flip.question, flip.published)
+    let (baseline, load) = flip_letters(flip);
+    let (kind, asked) = (flip_kind(flip.kind), ending(&question.text, 80));
+    format!("{} {kind}: {baseline} -> {load}, published {}: {asked}", flip.question, flip.published)
 }

@@ -10,6 +10,7 @@ mod keys;
 mod lab;
 mod real;
 mod real_ranks;
+mod reports;
 mod reproduce;
 mod runs;
 mod usage;

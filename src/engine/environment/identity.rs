@@ -6,6 +6,7 @@ use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::EnvironmentError;
@@ -14,7 +15,7 @@ use crate::digest::{Digest, digest_bytes};
 const NIX_STORE: &str = "/nix/store";
 
 /// What an environment is; equal identities promise equal behaviour. It holds no path, so it is a field of keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EnvironmentIdentity {
     /// Version of Python: `3.11.7`; without the patch level where the environment does not tell it.
@@ -29,7 +30,7 @@ pub struct EnvironmentIdentity {
 }
 
 /// An installed package.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Package {
     /// Its version, with the local part: `2.11.0+cu130`.

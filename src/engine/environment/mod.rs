@@ -34,7 +34,7 @@ pub use build_error::BuildError;
 pub use error::EnvironmentError;
 pub use identity::{EnvironmentIdentity, Package};
 pub use layer::{Layer, LayerKind, install_release};
-pub use make::{Environment, EnvironmentRequest, remove_unused};
+pub use make::{Environment, EnvironmentRequest, remove_unused, unused};
 pub use source::{Commit, SourceTree, first_parents, resolve_revision};
 pub use stack::Stack;
 
