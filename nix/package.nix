@@ -18,8 +18,10 @@ rustPlatform.buildRustPackage {
       ../Cargo.lock
       ../benches
       ../data
+      ../docs/report.schema.json
       ../nix/stacks
       ../src
+      ../templates
       ../tests
     ];
   };
