@@ -42,6 +42,30 @@ pub enum Event {
         /// How long it took.
         elapsed: Duration,
     },
+    /// LMCache or vLLM of another version was built or installed before.
+    BuildReused {
+        /// What: `LMCache at 1a2b3c4d5e6f`.
+        what: String,
+    },
+    /// LMCache or vLLM of another version is about to be built or installed.
+    BuildStarted {
+        /// What.
+        what: String,
+        /// Where the output goes.
+        log: Utf8PathBuf,
+    },
+    /// It is there.
+    BuildFinished {
+        /// What.
+        what: String,
+        /// How long it took.
+        elapsed: Duration,
+    },
+    /// A step of a bisection begins or has ended.
+    BisectStep {
+        /// Which revision, and what of it.
+        words: String,
+    },
     /// What a suite needs of this machine, before anything is fetched or started.
     SuiteNeeds {
         /// A line for each: model, dataset, memory, disk.

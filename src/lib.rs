@@ -4,6 +4,7 @@
 //! `stats` and `comparison` know nothing of stages, store or command line.
 
 pub mod assets;
+pub mod bisect;
 pub mod cli;
 pub mod comparison;
 pub mod dataset;

@@ -76,6 +76,7 @@ pub struct Findings {
 /// another one can.
 pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
     let (mut compared, mut not_run, mut planted) = (Vec::new(), Vec::new(), Vec::new());
+    bench.environment.require_lmcache()?;
     let questions = extract(bench).await?;
     // What a later model lacks is said before the first one's engines start.
     let models = prepare_models(bench, &questions).await?;

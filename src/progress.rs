@@ -80,6 +80,7 @@ impl Progress {
             Event::ServerStarting { server, .. } => format!("starting the {server}"),
             Event::EnvironmentStarted { .. } => "making the Python environment".to_owned(),
             Event::ConversionStarted { model } => format!("converting {model}"),
+            Event::BuildStarted { what, .. } => format!("building {what}"),
             _ => return,
         };
         if self.terminal && self.verbosity > Verbosity::Quiet {
@@ -129,6 +130,12 @@ impl Progress {
             }
             Event::EnvironmentReused { folder } => {
                 (Verbosity::Verbose, format!("environment: re-used, {folder}"))
+            }
+            Event::BisectStep { words } => (Verbosity::Normal, format!("bisect: {words}")),
+            Event::BuildReused { what } => (Verbosity::Normal, format!("{what}: re-used")),
+            Event::BuildStarted { what, log } => (Verbosity::Verbose, format!("building {what}, log {log}")),
+            Event::BuildFinished { what, elapsed } => {
+                (Verbosity::Normal, format!("{what}: built in {}", seconds(elapsed)))
             }
             Event::SuiteNeeds { lines } => (Verbosity::Normal, lines.join("\n")),
             Event::FetchStarted { files, bytes } => {

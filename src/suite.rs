@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use include_dir::{Dir, include_dir};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::comparison::Criteria;
@@ -22,7 +23,7 @@ const PARALLEL_ARGUMENTS: [&str; 4] =
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/suites");
 
 /// A way for KV to travel from the store pass to the load pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Route {
     /// LMCache inside vLLM's process, in memory (`LMCacheConnectorV1`).
     #[serde(rename = "in-process")]
@@ -78,7 +79,7 @@ impl FromStr for Route {
 }
 
 /// Everything that a run is made of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Suite {
     /// Its name in reports.
@@ -111,7 +112,7 @@ pub struct Suite {
 }
 
 /// How questions become prompts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PromptSettings {
     /// A template's name and version.
@@ -121,7 +122,7 @@ pub struct PromptSettings {
 }
 
 /// vLLM's settings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EngineSettings {
     /// Data type of weights and KV.
@@ -144,7 +145,7 @@ pub struct EngineSettings {
 }
 
 /// Data types of weights and KV.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 16 bits, 8 of them exponent.
@@ -177,7 +178,7 @@ impl Dtype {
 }
 
 /// LMCache's settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LmcacheSettings {
     /// Tokens of one chunk.
@@ -187,7 +188,7 @@ pub struct LmcacheSettings {
 }
 
 /// What faults are planted in, where they are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FaultSettings {
     /// Questions that each fault is tried on, spread over the subjects.
@@ -203,7 +204,7 @@ impl Default for FaultSettings {
 }
 
 /// When a process counts as hung, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PatienceSettings {
     /// For an engine to start; the first start compiles kernels.
@@ -231,7 +232,7 @@ impl PatienceSettings {
 }
 
 /// One model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
     /// Its name in reports.
@@ -263,7 +264,7 @@ fn one() -> u32 {
 }
 
 /// What starts an engine's ranks; vLLM's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ExecutorBackend {
     /// Processes on this host.

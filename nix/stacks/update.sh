@@ -18,6 +18,7 @@ command -v uv >/dev/null || { echo "update.sh needs uv on PATH (pip install -r n
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 stale=0
+platform=x86_64-unknown-linux-gnu
 
 # compile STACK PYTHON [OPTION]...: the requirements for one Python on x86-64 Linux, to stdout
 compile() {
@@ -26,7 +27,7 @@ compile() {
   overrides=
   if [ -f "$stack.overrides" ]; then overrides="--overrides $stack.overrides"; fi
   # shellcheck disable=SC2086 # no overrides, no words
-  uv pip compile "$stack.in" $overrides --python-version "$python" --python-platform x86_64-unknown-linux-gnu \
+  uv pip compile "$stack.in" $overrides --python-version "$python" --python-platform "$platform" \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet "$@"
 }
 
@@ -36,18 +37,23 @@ update() {
   shift 3
   if [ "$mode" = --upgrade ] || [ ! -f "$lock" ]; then : >"$work/$lock"; else cp "$lock" "$work/$lock"; fi
   compile "$stack" "$python" --generate-hashes --output-file "$work/$lock" "$@" >/dev/null
-  if grep -n '://' "$work/$lock"; then
-    echo "$lock: an address got into the lock" >&2
+  settle "$lock"
+}
+
+# settle FILE: takes over what was made, or says that the file is stale
+settle() {
+  if grep -n '://' "$work/$1"; then
+    echo "$1: an address got into it" >&2
     exit 1
   fi
-  if cmp -s "$lock" "$work/$lock"; then
-    echo "$lock is up to date" >&2
+  if cmp -s "$1" "$work/$1"; then
+    echo "$1 is up to date" >&2
   elif [ "$mode" = --check ]; then
-    echo "$lock is stale: run nix/stacks/update.sh" >&2
+    echo "$1 is stale: run nix/stacks/update.sh" >&2
     stale=1
   else
-    cp "$work/$lock" "$lock"
-    echo "$lock was re-made" >&2
+    cp "$work/$1" "$1"
+    echo "$1 was re-made" >&2
   fi
 }
 
@@ -62,13 +68,31 @@ serves() {
   done <"$work/wanted"
 }
 
+# wheels STACK PYTHON: makes or checks the list of the stack's wheels, which Nix fetches
+wheels() {
+  cat "$work/$1.lock" "$work/lmcache-build.txt" >"$work/$1.hashes"
+  sed -n 's/^\([^ #]*==[^ ;]*\).*/\1/p' "$work/$1.hashes" >"$work/$1.pins.in"
+  # A newer glibc than the locks are resolved for: some packages have no wheel for an older one.
+  (cd "$work" && platform=x86_64-manylinux_2_35 && compile "$1.pins" "$2" --no-deps --format pylock.toml --output-file pylock.toml) >/dev/null
+  sed '/^lmcache==/d' "$1.in" >"$work/$1.in"
+  if [ -f "$1.overrides" ]; then cp "$1.overrides" "$work/"; fi
+  (cd "$work" && compile "$1" "$2" --constraints "$1.lock") >"$work/baseline"
+  uv run --quiet --no-project --with packaging==26.3 \
+    python wheels.py "$work/pylock.toml" "$work/$1.hashes" "$work/baseline" lmcache-build.in "$2" >"$work/$1.wheels.json"
+  settle "$1.wheels.json"
+}
+
+update lmcache-build lmcache-build.txt 3.11 --no-deps
 update cpu cpu.lock 3.11
 serves cpu cpu.lock 3.12
 serves cpu cpu.lock 3.13
+wheels cpu 3.11
 update cuda cuda.lock 3.12
 serves cuda cuda.lock 3.13
+wheels cuda 3.12
 update uv uv.txt 3.11
 update lint lint.txt 3.11
 update convert convert.txt 3.11 --no-deps
 update p2p p2p.txt 3.11 --no-deps
+update build build.txt 3.11
 exit $stale

@@ -5,16 +5,54 @@ use std::str::FromStr;
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::stack::StackArguments;
 use crate::dataset::SubjectSelection;
 use crate::stage_name::StageName;
 use crate::suite::{NotARoute, Route};
 
-const EXIT_CODES: &str = "\
+const AFTER_HELP: &str = "\
+Examples:
+  kv-correctness run                                 the embedded suite on this machine
+  kv-correctness run --suite mmlu --subjects 2       two subjects of MMLU on a GPU
+  kv-correctness run --faults                        prove that the test sees faults
+  kv-correctness report --format html                the last run as a page
+  kv-correctness doctor                              what can run here, and what is missing
+
 Exit codes: 0 equivalent, 1 degraded, 2 error (no verdict), 3 inconclusive, 4 not exercised, 5 insensitive";
+
+const BISECT_EXIT_CODES: &str = "\
+Exit codes: 0 the first bad revision is named, 1 an end is not as it was said to be, 2 error, \
+3 the range cannot be narrowed to one revision";
+const REPRODUCE_EXIT_CODES: &str = "\
+Exit codes: 0 reproduced, 1 not reproduced, 2 error, 3 cannot be reproduced here";
+const RUN_EXAMPLES: &str = "\
+Examples:
+  kv-correctness run --subjects 1 --device cpu       the shortest whole run
+  kv-correctness run --route mp,in-process           two routes against one baseline
+  kv-correctness run --data mmlu.tar.xz --subjects 5 other questions, in MMLU's layout
+  kv-correctness run --json > report.json            the report to a program
+
+Writes report.json, report.html, junit.xml, summary.md and summary.txt to --out.
+Exit codes: 0 equivalent, 1 degraded, 2 error (no verdict), 3 inconclusive, 4 not exercised, 5 insensitive";
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  kv-correctness report                              the summary of the last run here
+  kv-correctness report nightly --format html --out page.html
+  kv-correctness report --format junit > junit.xml
+  kv-correctness report --format lmcache-jsonl --out results    the files of LMCache's own summary scripts";
+
+const DOCTOR_EXIT_CODES: &str = "\
+Exit codes: 0 the suite can run here on at least one of its routes (without --suite: some suite can), 2 it cannot";
+
+const GC_EXAMPLES: &str = "\
+Examples:
+  kv-correctness gc --dry-run                        what would go, and how much that is
+  kv-correctness gc --unused-days 0                  everything that no run uses now";
 
 /// Proves that KV which passed through LMCache does not change what a transformer served by vLLM answers.
 #[derive(Debug, Parser)]
-#[command(name = "kv-correctness", version, after_help = EXIT_CODES)]
+#[command(name = "kv-correctness", version, after_help = AFTER_HELP)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -23,7 +61,16 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run a suite: baseline, control, LMCache twice, comparison, verdict
-    Run(RunArguments),
+    #[command(after_help = RUN_EXAMPLES)]
+    Run {
+        #[command(flatten)]
+        arguments: RunArguments,
+        #[command(flatten)]
+        publish: PublishArguments,
+    },
+    /// Write the report of a finished run in another format
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(ReportArguments),
     /// Run a suite up to one stage, and put that stage's artifacts under --out
     Stage {
         /// extract, prompts, baseline, control, cached, compare or faults
@@ -38,6 +85,12 @@ pub(super) enum Command {
         #[command(flatten)]
         arguments: RunArguments,
     },
+    /// Find the first bad revision or release of LMCache or vLLM
+    #[command(after_help = BISECT_EXIT_CODES)]
+    Bisect(BisectArguments),
+    /// Run again what a report found wrong, on the questions that differed first
+    #[command(after_help = REPRODUCE_EXIT_CODES)]
+    Reproduce(ReproduceArguments),
     /// Get pinned models and datasets, verified by digest, and say where each is
     Fetch(FetchArguments),
     /// List the faults that `run --faults` plants: what each does, stands for, and what must see it
@@ -47,6 +100,50 @@ pub(super) enum Command {
         /// Folder of everything that is kept between runs
         #[arg(long, env = "KV_CORRECTNESS_CACHE")]
         cache: Option<Utf8PathBuf>,
+    },
+    /// Say what this machine has, which suites can run on it, and which command mends what is missing
+    #[command(after_help = DOCTOR_EXIT_CODES)]
+    Doctor {
+        /// Only this suite: an embedded one's name, or the path of a TOML file
+        #[arg(long, value_name = "NAME|FILE")]
+        suite: Option<String>,
+        /// The device to ask for: auto takes a GPU if there is one
+        #[arg(long, value_enum, default_value = "auto")]
+        device: DeviceChoice,
+        /// Folder of everything that is kept between runs
+        #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+        cache: Option<Utf8PathBuf>,
+    },
+    /// List what is kept between runs, with sizes and when it last served
+    Ls {
+        /// Folder of everything that is kept between runs
+        #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+        cache: Option<Utf8PathBuf>,
+    },
+    /// Remove artifacts and environments that have not served for a while; never what another run uses
+    #[command(after_help = GC_EXAMPLES)]
+    Gc {
+        /// Remove what has not served for so many days
+        #[arg(long, value_name = "DAYS", default_value_t = 30)]
+        unused_days: u64,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+        /// Folder of everything that is kept between runs
+        #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+        cache: Option<Utf8PathBuf>,
+    },
+    /// Print the JSON Schema of report.json
+    Schema,
+    /// Print a shell's completions, as in `kv-correctness completions bash > /etc/bash_completion.d/kv-correctness`
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command into a folder
+    Man {
+        /// The folder, which is made if need be
+        folder: Utf8PathBuf,
     },
     #[command(hide = true)]
     InternalGuard {
@@ -110,6 +207,108 @@ pub(super) struct RunArguments {
     /// Show where logs go as well
     #[arg(short, long)]
     pub(super) verbose: bool,
+    /// End as a command of `git bisect run` must: 0 good, 1 bad, 125 cannot be tested, 128 nothing can
+    #[arg(long)]
+    pub(super) as_bisect_step: bool,
+    /// With --as-bisect-step, and for `bisect`: a revision that does not serve what it must is bad, and not skipped
+    #[arg(long)]
+    pub(super) not_exercised_is_bad: bool,
+    #[command(flatten)]
+    pub(super) stack: StackArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("searched").required(true))]
+pub(super) struct BisectArguments {
+    /// GOOD..BAD, two revisions of the checkout that --lmcache-src names; or releases, oldest first: 0.5.3,0.5.4,0.5.6
+    #[arg(long, value_name = "GOOD..BAD|LIST", group = "searched")]
+    #[arg(conflicts_with_all = ["lmcache_rev", "lmcache_version"])]
+    pub(super) lmcache: Option<String>,
+    /// Releases of vLLM, oldest first
+    #[arg(long, value_name = "LIST", group = "searched", conflicts_with = "vllm_version")]
+    pub(super) vllm: Option<String>,
+    /// Test every revision, for a table of verdicts, even those that the search does not need
+    #[arg(long)]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) run: RunArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReproduceArguments {
+    /// A report.json, from this machine or another
+    pub(super) report: Utf8PathBuf,
+    /// A git checkout of LMCache, for a report of an LMCache that was built from source
+    #[arg(long, value_name = "PATH")]
+    pub(super) lmcache_src: Option<Utf8PathBuf>,
+    /// The archive that the report was made with, where it lies somewhere else here
+    #[arg(long)]
+    pub(super) data: Option<Utf8PathBuf>,
+    /// How many of the questions that differed are asked
+    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(super) questions: u8,
+    /// Then look for the fewest questions and the shortest context that still differ, and write a script that needs vLLM
+    /// and LMCache alone
+    #[arg(long)]
+    pub(super) minimise: bool,
+    /// Folder of everything that is kept between runs
+    #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+    pub(super) cache: Option<Utf8PathBuf>,
+    /// Folder for the report and the script
+    #[arg(long, default_value = "kv-correctness-out/reproduced")]
+    pub(super) out: Utf8PathBuf,
+    /// Show warnings only
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PublishArguments {
+    /// Add the summary to GitHub's step summary; auto: if `GITHUB_STEP_SUMMARY` is set
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", default_missing_value = "on", num_args = 0..=1, require_equals = true)]
+    pub(super) github: Switch,
+    /// Annotate the Buildkite build with the summary; auto: if BUILDKITE is true
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", default_missing_value = "on", num_args = 0..=1, require_equals = true)]
+    pub(super) buildkite: Switch,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArguments {
+    /// A report.json, or the folder that `run` wrote it to
+    #[arg(value_name = "DIR|FILE", default_value = "kv-correctness-out")]
+    pub(super) path: Utf8PathBuf,
+    /// The format
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: ReportFormat,
+    /// Write to this file instead of standard output; for lmcache-jsonl to this folder instead of the current one
+    #[arg(long, value_name = "PATH")]
+    pub(super) out: Option<Utf8PathBuf>,
+    /// For lmcache-jsonl: the route, where the report has several
+    #[arg(long)]
+    pub(super) route: Option<Route>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ReportFormat {
+    /// The value that all others are made of
+    Json,
+    /// For a terminal
+    Text,
+    /// JUnit XML, one case a model, route and rung
+    Junit,
+    /// A page for GitHub or Buildkite
+    Markdown,
+    /// One file for a browser, or for paper
+    Html,
+    /// `MODEL-baseline.jsonl` and `MODEL-lmcache.jsonl`, which LMCache's summary scripts read
+    LmcacheJsonl,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Switch {
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Debug, Args)]

@@ -3,11 +3,20 @@
 //! Standard output carries data (the summary, or the report with `--json`), standard error everything else.
 
 mod arguments;
+mod bisect;
+mod doctor;
 mod explain;
 mod fetch;
+mod minimise;
 mod output;
 mod prepare;
+mod publish;
+mod report;
+mod reproduce;
 mod run;
+mod shell;
+mod stack;
+mod store;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,15 +26,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use self::arguments::{Cli, Command};
+use self::bisect::bisect;
+use self::doctor::examine;
 use self::explain::explain_stages;
 use self::fetch::fetch_assets;
 use self::output::{print, report_error};
 use self::prepare::cache_folder;
-use self::run::{export_stage, run_suite};
+use self::report::write_report;
+use self::reproduce::reproduce;
+use self::run::{export_stage, run_step, run_suite};
+use self::shell::{print_completions, write_manual_pages};
+use self::store::{clean_store, list_store};
 use crate::engine::environment::{EnvironmentRequest, Stack};
 use crate::exit_code::ERROR;
 use crate::progress::{Progress, Verbosity};
-use crate::report::describe_catalogue;
+use crate::report::{describe_catalogue, json_schema};
 
 const INTERRUPTED: u8 = 130;
 const TERMINATED: u8 = 143;
@@ -47,7 +62,11 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(arguments) => until_interrupted(run_suite(&arguments)),
+        Command::Run { arguments, .. } if arguments.as_bisect_step => until_interrupted(run_step(&arguments)),
+        Command::Run { arguments, publish } => until_interrupted(run_suite(&arguments, &publish)),
+        Command::Bisect(arguments) => until_interrupted(bisect(&arguments)),
+        Command::Reproduce(arguments) => until_interrupted(reproduce(&arguments)),
+        Command::Report(arguments) => write_report(&arguments),
         Command::Stage { name, arguments } => until_interrupted(export_stage(name, &arguments)),
         Command::Explain { stage, arguments } => until_interrupted(explain_stages(stage, &arguments)),
         Command::Fetch(arguments) => fetch_assets(&arguments),
@@ -62,6 +81,15 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             print(&format!("{}\n", environment.python()))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Doctor { suite, device, cache } => examine(suite.as_deref(), device, cache),
+        Command::Ls { cache } => list_store(cache),
+        Command::Gc { unused_days, dry_run, cache } => clean_store(unused_days, dry_run, cache),
+        Command::Schema => {
+            print(&json_schema())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => print_completions(shell),
+        Command::Man { folder } => write_manual_pages(&folder),
         Command::InternalGuard { driver, command } => crate::engine::guard(driver, &command),
     }
 }

@@ -1,13 +1,17 @@
 //! What the program prints and writes, and how an error reads.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Context;
 use camino::Utf8Path;
 use fs_err as fs;
 
-use crate::engine::environment::EnvironmentError;
+use super::report::ReadReportError;
+use crate::bisect::LogError;
+use crate::engine::environment::{BuildError, EnvironmentError};
 use crate::fetch::FetchError;
+use crate::report::JsonlError;
 use crate::stage::StageError;
 use crate::store::Durability;
 
@@ -27,8 +31,9 @@ pub(super) fn export_folder(from: &Utf8Path, durability: Durability, to: &Utf8Pa
 
 /// Writes a file so that no reader ever finds half of it.
 pub(super) fn write_whole(path: &Utf8Path, text: &str) -> anyhow::Result<()> {
-    let folder = path.parent().context("a report has a folder")?;
-    let mut draft = tempfile::NamedTempFile::new_in(folder)?;
+    let folder = path.parent().filter(|folder| *folder != "").unwrap_or(Utf8Path::new("."));
+    let readable = std::fs::Permissions::from_mode(0o666); // less what the umask takes
+    let mut draft = tempfile::Builder::new().permissions(readable).tempfile_in(folder)?;
     draft.write_all(text.as_bytes())?;
     draft.persist(path).with_context(|| format!("write {path}"))?;
     Ok(())
@@ -55,6 +60,10 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref::<SuiteError>().and_then(SuiteError::hint))
             .or_else(|| cause.downcast_ref::<StoreError>().and_then(StoreError::hint))
             .or_else(|| cause.downcast_ref::<FetchError>().and_then(FetchError::hint))
+            .or_else(|| cause.downcast_ref::<BuildError>().and_then(BuildError::hint))
+            .or_else(|| cause.downcast_ref::<LogError>().map(LogError::hint))
+            .or_else(|| cause.downcast_ref::<ReadReportError>().map(ReadReportError::hint))
+            .or_else(|| cause.downcast_ref::<JsonlError>().and_then(JsonlError::hint))
             .or_else(|| cause.downcast_ref::<EnvironmentError>().and_then(EnvironmentError::hint))
     })
 }

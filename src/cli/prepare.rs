@@ -7,17 +7,41 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::arguments::{DeviceChoice, RunArguments};
+use super::stack::{Replacement, replace};
 use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
 use crate::engine::{Device, DeviceKind, RedisAddress, RedisUrlError};
 use crate::event::{Event, Events};
 use crate::fetch::Needs;
 use crate::progress::{Progress, Verbosity};
-use crate::stage::{Bench, EarlyStopping, Mode, Planting};
+use crate::stage::{Bench, EarlyStopping, Locating, Mode, Planting};
 use crate::store::{Durability, Store};
 use crate::suite::Suite;
 
-/// Everything that a run needs, and the temporary store of `--no-cache`, which lives as long as the run.
-pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<tempfile::TempDir>)> {
+/// The store of `--no-cache`, which lives as long as the run.
+#[derive(Debug)]
+pub(super) struct TemporaryStore {
+    folder: tempfile::TempDir,
+    /// The lasting store stays open, so that nobody cleans the environment away.
+    _lasting: Store,
+}
+
+impl TemporaryStore {
+    /// Keeps it after a failure, since the error message names a log in it.
+    pub(super) fn keep(&mut self) {
+        self.folder.disable_cleanup(true);
+    }
+}
+
+/// Everything that a run needs, and the temporary store of `--no-cache`.
+pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<TemporaryStore>)> {
+    prepare_with(arguments, arguments.stack.replacements()).await
+}
+
+/// The same with these replacements instead of those of the command line.
+pub(super) async fn prepare_with(
+    arguments: &RunArguments,
+    replacements: Vec<Replacement>,
+) -> anyhow::Result<(Bench, Option<TemporaryStore>)> {
     let verbosity = match (arguments.quiet, arguments.verbose) {
         (true, _) => Verbosity::Quiet,
         (false, true) => Verbosity::Verbose,
@@ -53,21 +77,27 @@ pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, 
     let (store_folder, durability, temporary) = if arguments.no_cache {
         fs::create_dir_all(&cache)?;
         let folder = tempfile::tempdir_in(&cache)?;
-        (Utf8PathBuf::try_from(folder.path().to_owned())?, Durability::Temporary, Some(folder))
+        let path = Utf8PathBuf::try_from(folder.path().to_owned())?;
+        let lasting = Store::open(&cache, Durability::Lasting, events.clone())?;
+        (path, Durability::Temporary, Some(TemporaryStore { folder, _lasting: lasting }))
     } else {
         (cache.clone(), Durability::Lasting, None)
     };
+    let environment = provide_environment(&device, &cache, &events).await?;
+    let environment = replace(&environment, replacements, stack(&device), &cache, &events).await??;
     let bench = Bench {
         store: Store::open(&store_folder, durability, events.clone())?,
-        environment: provide_environment(&device, &cache, &events).await?,
+        environment,
         events,
         cache,
         executable: Utf8PathBuf::try_from(std::env::current_exe()?)?,
         suite,
         device,
         redis: redis_address(arguments.redis_url.as_deref())?,
+        excerpt: None,
         early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
         planting: if arguments.faults { Planting::Asked } else { Planting::NotAsked },
+        locating: Locating::Asked,
         mode: Mode::Run { force: arguments.force },
     };
     Ok((bench, temporary))

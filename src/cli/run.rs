@@ -3,61 +3,130 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use camino::Utf8Path;
 use fs_err as fs;
 
-use super::arguments::RunArguments;
-use super::output::{export_folder, print, write_whole};
-use super::prepare::prepare;
+use super::arguments::{PublishArguments, RunArguments};
+use super::bisect::{judged_report, mark, run_without_lmcache};
+use super::output::{export_folder, print, report_error, write_whole};
+use super::prepare::{TemporaryStore, prepare};
+use super::publish::Publishing;
+use super::report::to_json;
+use crate::bisect::Mark;
+use crate::engine::environment::BuildError;
 use crate::exit_code::exit_code_of_run;
 use crate::pipeline::{Findings, run, run_stage};
-use crate::report::{Finding, NotRun, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults};
-use crate::stage::{Bench, read_dataset, read_ready};
+use crate::report::{
+    Finding, NotRun, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults, to_html,
+    to_junit, to_markdown,
+};
+use crate::stage::{Bench, Locating, StageError, read_dataset, read_ready};
 use crate::stage_name::StageName;
 use crate::suite::Route;
 
-pub(super) async fn run_suite(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
-    let (bench, mut store) = prepare(arguments).await?;
+/// What `git bisect run` takes for "skip this revision".
+const UNTESTABLE: u8 = 125;
+/// What ends `git bisect run`.
+const ABORT: u8 = 128;
+
+pub(super) async fn run_suite(
+    arguments: &RunArguments,
+    publish: &PublishArguments,
+) -> anyhow::Result<ExitCode> {
+    let publishing = Publishing::prepare(publish)?;
+    let (bench, store) = prepare(arguments).await?;
+    let report = run_prepared(&bench, store, arguments).await?;
+    publishing.publish(&report, &bench.events);
+    Ok(ExitCode::from(report.exit_code))
+}
+
+/// A step of `git bisect run`: what cannot be tested is skipped, and where nothing can be tested the bisection ends.
+pub(super) async fn run_step(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
+    let step = async {
+        let (mut bench, store) = prepare(arguments).await?;
+        bench.locating = Locating::NotAsked;
+        if arguments.stack.vllm_version.is_none() {
+            let error = |error: StageError| anyhow::anyhow!("run the arms without LMCache: {error}");
+            run_without_lmcache(&bench).await.map_err(error)?; // no fault of a revision
+        }
+        run_prepared(&bench, store, arguments).await
+    };
+    let code = match step.await {
+        Ok(report) => match mark(&judged_report(&report), arguments) {
+            Mark::Good => 0,
+            Mark::Bad => 1,
+            Mark::Skipped => UNTESTABLE,
+        },
+        Err(error) => {
+            report_error(&error);
+            let build = matches!(
+                error.downcast_ref(),
+                Some(BuildError::Failed { .. } | BuildError::OtherTorch { .. })
+            );
+            let engine = matches!(error.downcast_ref(), Some(StageError::Engine(_)));
+            if build || engine { UNTESTABLE } else { ABORT }
+        }
+    };
+    Ok(ExitCode::from(code))
+}
+
+async fn run_prepared(
+    bench: &Bench,
+    mut store: Option<TemporaryStore>,
+    arguments: &RunArguments,
+) -> anyhow::Result<Report> {
     // Said before hours of work rather than after them.
     fs::create_dir_all(&arguments.out).map_err(|error| {
         anyhow::anyhow!("write the report: {error}\n\nhint: name another folder with `--out DIR`")
     })?;
-    let outcome = run(&bench).await.inspect_err(|_| keep_logs(store.as_mut()))?;
-    let mut report = make_report(&bench, outcome)?;
-    if store.is_some() {
-        report.findings.iter_mut().for_each(|finding| finding.logs.clear()); // they end with this run
+    let findings = run(bench).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
+    let (report, json, summary) = write_report(bench, findings, &arguments.out, store.is_some())?;
+    print(if arguments.json { &json } else { &summary })?;
+    Ok(report)
+}
+
+/// Writes what a run leaves behind; the report, and its text as JSON and for people.
+pub(super) fn write_report(
+    bench: &Bench,
+    findings: Findings,
+    out: &Utf8Path,
+    logs_end_with_run: bool,
+) -> anyhow::Result<(Report, String, String)> {
+    let mut report = make_report(bench, findings)?;
+    if logs_end_with_run {
+        report.findings.iter_mut().for_each(|finding| finding.logs.clear());
     }
-    let json = serde_json::to_string_pretty(&report).context("write the report")? + "\n";
-    let summary = summarise(&report);
-    write_whole(&arguments.out.join("report.json"), &json)?;
-    write_whole(&arguments.out.join("summary.txt"), &summary)?;
+    let (json, summary) = (to_json(&report), summarise(&report));
+    for (name, text) in [
+        ("report.json", &json),
+        ("summary.txt", &summary),
+        ("summary.md", &to_markdown(&report, PAGE_LIMIT)),
+        ("report.html", &to_html(&report)),
+        ("junit.xml", &to_junit(&report)),
+    ] {
+        write_whole(&out.join(name), text)?;
+    }
     for planted in &report.planted_faults {
         let name = match planted.route {
             Route::MpRedis => format!("faults-{}-redis.md", planted.model),
             _ => format!("faults-{}.md", planted.model),
         };
-        let path = arguments.out.join(name);
+        let path = out.join(name);
         write_whole(&path, &tabulate_faults(&planted.findings))?;
     }
-    print(if arguments.json { &json } else { &summary })?;
-    Ok(ExitCode::from(report.exit_code))
+    Ok((report, json, summary))
 }
 
 pub(super) async fn export_stage(stage: StageName, arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let (bench, mut store) = prepare(arguments).await?;
-    let artifacts = run_stage(&bench, stage).await.inspect_err(|_| keep_logs(store.as_mut()))?;
+    let artifacts =
+        run_stage(&bench, stage).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
     for (label, artifact) in artifacts {
         let folder = arguments.out.join(stage.as_str()).join(label.replace(' ', "-"));
         export_folder(&artifact.path(""), bench.store.durability(), &folder)?;
         print(&format!("{folder} {}\n", artifact.output_digest()))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Keeps the store of `--no-cache` after a failure, since the error message names a log in it.
-fn keep_logs(store: Option<&mut tempfile::TempDir>) {
-    if let Some(store) = store {
-        store.disable_cleanup(true);
-    }
 }
 
 fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {

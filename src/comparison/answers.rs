@@ -1,5 +1,6 @@
 //! Rung 4: right and wrong answers, paired by question. Main type: [`Answers`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Choice, QuestionId};
@@ -13,7 +14,7 @@ use super::difference::count;
 use super::evidence::{Answered, Case};
 
 /// How many answers are right, in each arm and pair by pair.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Answers {
     /// The letters that the models wrote. These decide.
@@ -33,7 +34,7 @@ pub struct Answers {
 }
 
 /// One way of reading letters from answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scoring {
     /// Accuracy of the baseline.
@@ -53,7 +54,7 @@ pub struct Scoring {
 }
 
 /// Right, wrong and unparsable answers of one arm.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Accuracy {
     /// Answers that name the published letter.
@@ -69,7 +70,7 @@ pub struct Accuracy {
 }
 
 /// A paired table and all that is computed from it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PairedTest {
     /// The counts.
@@ -101,7 +102,7 @@ pub struct PairedTest {
 }
 
 /// A question whose letter changed between baseline and load pass.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Flip {
     /// Which question.
@@ -117,7 +118,7 @@ pub struct Flip {
 }
 
 /// Kinds of changed letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FlipKind {
     /// Right, then wrong.

@@ -1,5 +1,6 @@
 //! Rung 1: whether the load pass equals a computation without `LMCache`, bit for bit. Main type: [`BitExact`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Outcome;
@@ -11,7 +12,7 @@ use super::evidence::Case;
 use super::noise_floor::NoiseFloor;
 
 /// The load pass held against its nearest computation without `LMCache`, bit for bit.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BitExact {
     /// What it amounts to. Bits that agree prove equality on any machine; bits that differ are a failure only where the
@@ -29,7 +30,7 @@ pub struct BitExact {
 }
 
 /// How many pairs of answers were compared, and which differ.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tally {
     /// Questions compared.
@@ -59,7 +60,7 @@ impl Tally {
 }
 
 /// Questions that bits do not decide although they decide the others; the next rungs judge each of them.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeftOver {
     /// How many.

@@ -1,5 +1,6 @@
 //! What a suite fixes before a run, and the levels that this program fixes for every suite. Main type: [`Criteria`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Chance, over all comparisons of a run and given no effect, that the test at the end finds a loss.
@@ -22,7 +23,7 @@ pub(super) const NOISE_SHARE: f64 = 0.5;
 pub(super) const NAMED_OFFENDERS: usize = 10;
 
 /// What a suite fixes before the run; nothing here is ever adapted to the run that it judges.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Criteria {
     /// Largest difference in accuracy, as a share of all questions, that counts as none. 0.005 is half a point.
@@ -40,7 +41,7 @@ pub struct Criteria {
 }
 
 /// Limits for what moves between a reference and the load pass.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tolerance {
     /// Share of questions whose first differing token was no near tie.

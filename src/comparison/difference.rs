@@ -1,6 +1,7 @@
 //! Where two observations of one question part: in the bits of a log-probability, or in the chosen token.
 //! Main type: [`Difference`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
@@ -8,7 +9,7 @@ use crate::engine::{Observation, Step, TokenLogprob};
 
 /// The first place at which two answers to one question are not the same, bit for bit. Nothing behind it is compared,
 /// since from there on the two engines may continue different texts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Difference {
     /// Which question.
@@ -26,7 +27,7 @@ pub struct Difference {
 }
 
 /// Kinds of first differences, from the mildest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DifferenceKind {
     /// The same tokens with other log-probabilities, or in another order below the chosen one.

@@ -1,5 +1,6 @@
 //! Rung 3: how far the probabilities of the four letters move. Main type: [`Distribution`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
@@ -12,7 +13,7 @@ use super::difference::letter_difference;
 use super::evidence::Case;
 
 /// How far the first token's distribution moves, for the load pass and for runs without `LMCache`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Distribution {
     /// What it amounts to.
@@ -28,7 +29,7 @@ pub struct Distribution {
 }
 
 /// How far one run's first tokens lie from another's.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Shift {
     /// Questions compared.

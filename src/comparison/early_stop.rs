@@ -1,5 +1,6 @@
 //! Ending a run as soon as harm is beyond doubt. Main type: [`HarmMonitor`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -9,7 +10,7 @@ use crate::stats::{PairOutcome, e_value};
 use super::criteria::EARLY_STOP_ALPHA;
 
 /// Why a load pass may end: the evidence for harm, a gambler's wealth, has passed its bound.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EarlyStop {
     /// Pairs seen so far.

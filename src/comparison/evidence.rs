@@ -1,6 +1,7 @@
 //! What a comparison is made from: the questions, what each pass must be served, and every pass's observations.
 //! Main type: [`Evidence`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Choice, QuestionId};
@@ -180,7 +181,7 @@ pub struct Sharding {
 }
 
 /// How a count relates to its prediction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
     /// It is equal.
@@ -190,7 +191,7 @@ pub enum Bound {
 }
 
 /// How many requests the engine computes together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Batching {
     /// One sequence at a time (`max_num_seqs` 1): a request's arithmetic depends on nothing but itself.

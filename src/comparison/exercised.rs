@@ -1,5 +1,6 @@
 //! Rung 0: whether `LMCache` served what it must, request by request. Main type: [`Exercised`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
@@ -8,7 +9,7 @@ use super::criteria::NAMED_OFFENDERS;
 use super::evidence::{Bound, Case, ServerCounters, ServerEvidence, ServingTier};
 
 /// What the two passes with `LMCache` were served.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exercised {
     /// What it amounts to.
@@ -24,7 +25,7 @@ pub struct Exercised {
 }
 
 /// The ways in which a run can have been served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Service {
     /// Every request as predicted, and all counters agree.
@@ -42,7 +43,7 @@ pub enum Service {
 }
 
 /// One of the two passes with `LMCache`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pass {
     /// The first: it fills the cache.
@@ -52,7 +53,7 @@ pub enum Pass {
 }
 
 /// What one pass was served, as vLLM reports it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PassHits {
     /// Number of requests.
@@ -68,7 +69,7 @@ pub struct PassHits {
 }
 
 /// A request that was not served as predicted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Offender {
     /// Which question.
@@ -82,7 +83,7 @@ pub struct Offender {
 }
 
 /// vLLM's count of served tokens beside the server's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerAgreement {
     /// In the store pass.
@@ -96,7 +97,7 @@ pub struct ServerAgreement {
 }
 
 /// The tier that had to serve the load pass beside what the server counted of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TierAgreement {
     /// `memory`, or LMCache's name of the tier behind another server's memory: `fs`, `resp`, `p2p`.
@@ -134,7 +135,7 @@ impl TierAgreement {
 }
 
 /// Shards that the server had to write and read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShardCounts {
     /// Shards that a chunk is written in.
@@ -150,7 +151,7 @@ pub struct ShardCounts {
 }
 
 /// Totals of one pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HitTotals {
     /// Tokens served, as vLLM reports them.

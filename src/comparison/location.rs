@@ -1,5 +1,6 @@
 //! Which chunk of a prompt is the first that is served wrong. Main type: [`Location`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::difference::first_difference;
@@ -7,7 +8,7 @@ use crate::dataset::QuestionId;
 use crate::engine::Observation;
 
 /// Where the KV of a question that differs goes wrong: found by asking the prompt again, cut behind each whole chunk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Location {
     /// The question.
@@ -21,8 +22,9 @@ pub struct Location {
 }
 
 /// What cutting a prompt behind each of its chunks shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "found", rename_all = "snake_case")]
+#[schemars(rename = "ChunkPlace")]
 pub enum Place {
     /// The prompts with fewer chunks are answered as their controls are, bit for bit; with this chunk they are not.
     Chunk {

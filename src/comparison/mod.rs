@@ -6,6 +6,7 @@
 
 mod answers;
 mod bit_exact;
+mod breakdown;
 mod conclusion;
 mod criteria;
 mod difference;
@@ -21,15 +22,17 @@ mod near_ties;
 mod noise_floor;
 mod plan;
 #[cfg(test)]
-mod scene;
+pub(crate) mod scene;
 #[cfg(test)]
 mod tests;
 mod verdict;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use answers::{Accuracy, Answers, Flip, FlipKind, PairedTest, Scoring, pair_predictions};
 pub use bit_exact::{BitExact, LeftOver, Tally};
+pub use breakdown::{QuestionMovement, SubjectScore};
 pub use conclusion::{Conclusion, conclude};
 pub use criteria::{Criteria, EARLY_STOP_ALPHA, LOSS_ALPHA, Tolerance};
 pub use difference::{Difference, DifferenceKind};
@@ -50,7 +53,7 @@ pub use plan::{Plan, plan_questions};
 pub use verdict::{Judgement, Rung, Verdict};
 
 /// What a rung of the ladder amounts to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The load pass is as it should be, as far as this rung sees.
@@ -63,7 +66,7 @@ pub enum Outcome {
 
 /// Everything that the evidence of one model on one route shows, on every rung. The same evidence gives the same
 /// bytes, in whatever order it comes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Comparison {
     /// What was fixed beforehand.
@@ -84,6 +87,10 @@ pub struct Comparison {
     pub answers: Answers,
     /// Why the load pass ended early, if it did.
     pub early_stop: Option<EarlyStop>,
+    /// Each subject, by name.
+    pub by_subject: Vec<SubjectScore>,
+    /// Each question, in order.
+    pub by_question: Vec<QuestionMovement>,
 }
 
 /// Compares the load pass with the runs without `LMCache`, on every rung; [`conclude`] judges what comes out.
@@ -102,6 +109,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
     // After an early stop the server's totals cover other requests than the pairs do.
     let server = evidence.server.as_ref().filter(|_| evidence.early_stop.is_none());
     let noise_floor = noise_floor::measure_noise(&cases, evidence.batching);
+    let by_question = breakdown::measure_movements(&cases);
     Ok(Comparison {
         criteria: *criteria,
         questions: difference::count(cases.len()),
@@ -111,6 +119,8 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         distribution: distribution::measure_shifts(&cases, &criteria.tolerance),
         answers: answers::score_answers(&cases, criteria),
         early_stop: evidence.early_stop,
+        by_subject: breakdown::score_subjects(&cases, &by_question),
+        by_question,
         noise_floor,
     })
 }

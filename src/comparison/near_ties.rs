@@ -1,5 +1,6 @@
 //! Rung 2: whether a differing token was nearly tied in the reference. Main type: [`NearTies`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
@@ -11,7 +12,7 @@ use super::difference::{Parting, count, part};
 use super::evidence::Case;
 
 /// How the generated tokens part, for the load pass and for runs without `LMCache`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NearTies {
     /// What it amounts to.
@@ -29,7 +30,7 @@ pub struct NearTies {
 }
 
 /// How many questions part, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Partings {
     /// Questions compared.
@@ -41,7 +42,7 @@ pub struct Partings {
 }
 
 /// A question whose first differing token was no near tie.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PartedQuestion {
     /// Which question.

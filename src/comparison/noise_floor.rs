@@ -1,5 +1,6 @@
 //! What moves without `LMCache`: it says which rungs can judge this model on this machine. Main type: [`NoiseFloor`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bit_exact::Tally;
@@ -7,7 +8,7 @@ use super::difference::{count, first_difference};
 use super::evidence::{Batching, Case};
 
 /// The baseline against its repeat and the control, and whether a control of the load pass's shapes exists.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoiseFloor {
     /// How the engine computed.
@@ -23,7 +24,7 @@ pub struct NoiseFloor {
 }
 
 /// Whether vLLM's own prefix cache left the same tokens to compute as the load pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ControlMatch {
     /// Questions whose control was served exactly what the load pass must be served.

@@ -6,15 +6,15 @@ use crate::engine::{Observation, Step, TokenLogprob};
 use super::{Arm, ArmName, Asked, Batching, Evidence, Expected, ServerCounters, ServerEvidence};
 
 /// A run in the making. Tokens 0 to 3 are the letters; any other token is read as no letter.
-pub(super) struct Scene {
-    pub(super) questions: Vec<Asked>,
-    pub(super) arms: [Vec<Observation>; 5],
+pub(crate) struct Scene {
+    pub(crate) questions: Vec<Asked>,
+    pub(crate) arms: [Vec<Observation>; 5],
     has_control: bool,
 }
 
 impl Scene {
     /// `questions` questions over `subjects` subjects, of which the model answers the share `accuracy` right.
-    pub(super) fn new(questions: u32, subjects: u32, accuracy: f64) -> Self {
+    pub(crate) fn new(questions: u32, subjects: u32, accuracy: f64) -> Self {
         let asked: Vec<Asked> = (0..questions).map(|number| ask(number, subjects)).collect();
         let observe = |arm: ArmName| -> Vec<Observation> {
             asked
@@ -34,7 +34,7 @@ impl Scene {
     }
 
     /// Changes the observation of one question in one arm.
-    pub(super) fn edit(
+    pub(crate) fn edit(
         &mut self,
         arm: ArmName,
         number: usize,
@@ -45,7 +45,7 @@ impl Scene {
     }
 
     /// Changes every observation of one arm; the closure is told the question's number.
-    pub(super) fn edit_all(
+    pub(crate) fn edit_all(
         &mut self,
         arm: ArmName,
         mut change: impl FnMut(usize, &mut Observation),
@@ -57,19 +57,19 @@ impl Scene {
     }
 
     /// Takes the control away.
-    pub(super) fn without_control(&mut self) -> &mut Self {
+    pub(crate) fn without_control(&mut self) -> &mut Self {
         self.has_control = false;
         self
     }
 
     /// The evidence as it now stands, with a server whose counters agree.
-    pub(super) fn evidence(&self) -> Evidence {
+    pub(crate) fn evidence(&self) -> Evidence {
         build(&self.questions, &self.arms, self.has_control)
     }
 }
 
 /// Makes a question's observation name another letter, as generated token and as most likely letter.
-pub(super) fn say(observation: &mut Observation, letter: Choice) {
+pub(crate) fn say(observation: &mut Observation, letter: Choice) {
     let was = observation.steps[0].chosen.token as usize;
     observation.letters.swap(was, letter.index());
     let step = &mut observation.steps[0];
@@ -84,7 +84,7 @@ pub(super) fn say(observation: &mut Observation, letter: Choice) {
 }
 
 /// A number in 0 to 1 that looks random, fixed by two others.
-pub(super) fn scatter(number: usize, salt: u64) -> f64 {
+pub(crate) fn scatter(number: usize, salt: u64) -> f64 {
     let mut bits =
         (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt.wrapping_mul(0xd1b5_4a32_d192_ed03);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -170,7 +170,7 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
 }
 
 /// Reads the first generated token as a letter.
-pub(super) fn read_letter(observation: &Observation) -> Option<Choice> {
+pub(crate) fn read_letter(observation: &Observation) -> Option<Choice> {
     Choice::ALL.get(observation.steps[0].chosen.token as usize).copied()
 }
 

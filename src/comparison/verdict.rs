@@ -1,12 +1,13 @@
 //! What a comparison can show, and by which rung. Main type: [`Judgement`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a run shows, from the worst. "No difference found" is none of them.
 ///
 /// The order is that of the overall verdict. Proven harm comes first. A cache that was not used explains surviving
 /// faults, so *not exercised* comes before *insensitive*; both say that a pass would mean nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// A loss or a mismatch that the noise floor does not explain.
@@ -42,7 +43,7 @@ impl std::fmt::Display for Verdict {
 }
 
 /// The rungs of the ladder, from sharp to blunt, and the two tests that stand beside it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
     /// Served tokens equal the prediction.
@@ -61,8 +62,24 @@ pub enum Rung {
     Faults,
 }
 
+impl Rung {
+    /// A word or two for tables and logs.
+    #[must_use]
+    pub fn short_name(self) -> &'static str {
+        match self {
+            Self::Exercised => "hits",
+            Self::BitExact => "bits",
+            Self::NearTies => "near ties",
+            Self::Distribution => "distribution",
+            Self::Answers => "answers",
+            Self::EarlyStop => "early stop",
+            Self::Faults => "faults",
+        }
+    }
+}
+
 /// A verdict on one comparison, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Judgement {
     /// What the comparison shows.

@@ -1,9 +1,10 @@
 //! How large a model's KV cache is. Main type: [`KvShape`]. Read from the model's `config.json` alone.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What one token's KV is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "attention", rename_all = "lowercase", deny_unknown_fields)]
 pub enum KvShape {
     /// A key and a value for each KV head.

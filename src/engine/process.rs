@@ -121,7 +121,7 @@ impl OwnedProcess {
     }
 
     /// Waits until it ends by itself, at most so long.
-    pub(super) async fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+    pub async fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
         tokio::time::timeout(patience, self.child.wait()).await.ok()?.ok()
     }
 }

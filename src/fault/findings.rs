@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::comparison::{Comparison, Judgement, LOSS_ALPHA, Outcome, Rung, Service, Verdict, conclude};
@@ -12,7 +13,7 @@ use super::catalogue::{Group, Layers, Must, Place, Tier, Variant};
 use super::layout::Layout;
 
 /// What became of a planted fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
     /// The ladder saw it.
@@ -30,7 +31,7 @@ pub enum Fate {
 }
 
 /// One fault, planted once.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Trial {
     /// The fault's name in the catalogue.
@@ -182,7 +183,7 @@ fn seen_by(comparison: &Comparison) -> Vec<Rung> {
 }
 
 /// Everything that the planted faults of one model show.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FaultFindings {
     /// How the chunks are arranged, or the shards that they are stored in.
@@ -202,7 +203,7 @@ pub struct FaultFindings {
 }
 
 /// The mutation score.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Score {
     /// Faults that change what the engine reads, each in every dose and place.
@@ -224,7 +225,7 @@ pub struct Score {
 }
 
 /// A small change that a rung saw.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SmallestDose {
     /// The planting.

@@ -23,6 +23,7 @@ pub struct Needs {
     not_fetched: Vec<String>,
     too_few_gpus: Option<FetchError>,
     names_pins: bool,
+    lacks_room: bool,
 }
 
 #[derive(Debug)]
@@ -50,8 +51,13 @@ impl Needs {
 
     fn on(suite: &Suite, cache: &Utf8Path, kind: DeviceKind, machine: &Machine) -> Self {
         let verified = Verified::read(cache);
-        let mut needs =
-            Self { lines: Vec::new(), not_fetched: Vec::new(), too_few_gpus: None, names_pins: false };
+        let mut needs = Self {
+            lines: Vec::new(),
+            not_fetched: Vec::new(),
+            too_few_gpus: None,
+            names_pins: false,
+            lacks_room: false,
+        };
         let mut to_fetch = 0;
         for settings in &suite.models {
             if let Some(pin) = ModelPin::find(&settings.source) {
@@ -70,10 +76,10 @@ impl Needs {
         }
         if to_fetch > 0 {
             let free = free_bytes(cache).ok();
-            needs.lines.push(Line {
-                text: format!("disk: {:.1} GB to fetch into {cache}", gigabytes(to_fetch)),
-                missing: lacks(to_fetch, free),
-            });
+            needs.add_room(
+                format!("disk: {:.1} GB to fetch into {cache}", gigabytes(to_fetch)),
+                lacks(to_fetch, free),
+            );
         }
         if kind == DeviceKind::Cuda {
             needs.add_memory("LMCache", u64::from(suite.lmcache.memory_gib) * GIB, machine);
@@ -123,6 +129,7 @@ impl Needs {
             });
             Some(format!("{} of {wanted} here", machine.gpus))
         };
+        self.lacks_room |= enough && missing.is_some();
         self.lines.push(Line {
             text: format!(
                 "{}: {wanted} GPU{} with {:.1} GB (weights {:.1}, KV {:.1}, the rest about {:.1})",
@@ -147,7 +154,12 @@ impl Needs {
 
     fn add_memory(&mut self, what: &str, bytes: u64, machine: &Machine) {
         let text = format!("{what}: {:.1} GB of memory", gigabytes(bytes));
-        self.lines.push(Line { text, missing: lacks(bytes, machine.memory) });
+        self.add_room(text, lacks(bytes, machine.memory));
+    }
+
+    fn add_room(&mut self, text: String, missing: Option<String>) {
+        self.lacks_room |= missing.is_some();
+        self.lines.push(Line { text, missing });
     }
 
     /// A line for each need; those that are missing here say so.
@@ -164,6 +176,24 @@ impl Needs {
     #[must_use]
     pub fn names_pins(&self) -> bool {
         self.names_pins
+    }
+
+    /// Names of pinned models and datasets that have not been fetched.
+    #[must_use]
+    pub fn not_fetched(&self) -> &[String] {
+        &self.not_fetched
+    }
+
+    /// Why a model cannot be placed on this machine's GPUs, if so.
+    #[must_use]
+    pub fn too_few_gpus(&self) -> Option<&FetchError> {
+        self.too_few_gpus.as_ref()
+    }
+
+    /// Whether memory or disk is short; of memory the needs are estimates.
+    #[must_use]
+    pub fn lacks_room(&self) -> bool {
+        self.lacks_room
     }
 
     /// Whether nothing is missing.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::comparison::{Comparison, Judgement, Location, Verdict};
@@ -15,13 +16,14 @@ use crate::stage_name::StageName;
 use crate::suite::{Route, Suite};
 
 /// Number of the format of `report.json`; a change that a reader could stumble over raises it.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Everything that a run found out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
-    /// [`SCHEMA`].
+    /// The format: [`SCHEMA`].
+    #[schemars(extend("const" = SCHEMA))]
     pub schema: u32,
     /// Version of kv-correctness.
     pub version: String,
@@ -45,7 +47,7 @@ pub struct Report {
 }
 
 /// A model on a route that cannot run on this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NotRun {
     /// The model's name.
@@ -59,7 +61,7 @@ pub struct NotRun {
 }
 
 /// What planted faults showed about the verdicts on one model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlantedFaults {
     /// The model's name.
@@ -73,11 +75,12 @@ pub struct PlantedFaults {
     /// Output digest of the faults stage.
     pub artifact: Digest,
     /// Where vLLM's and LMCache's output is, on the machine that ran them.
+    #[schemars(with = "String")]
     pub log: Utf8PathBuf,
 }
 
 /// What was found out about one model on one route.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Finding {
     /// The model's name.
@@ -101,5 +104,6 @@ pub struct Finding {
     /// Output digests of the stages.
     pub artifacts: BTreeMap<StageName, Digest>,
     /// Where vLLM's and LMCache's output is, on the machine that ran them.
+    #[schemars(with = "Vec<String>")]
     pub logs: Vec<Utf8PathBuf>,
 }

@@ -2,8 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::comparison::Rung;
-use crate::fault::{Applies, CATALOGUE, Fate, Fault, FaultFindings, Must};
+use crate::fault::{Applies, CATALOGUE, Fate, Fault, FaultFindings, Must, Trial};
 
 /// Every planting and what each rung said of it, one line each; the identity's are put together.
 #[must_use]
@@ -19,21 +18,15 @@ fn write_table(text: &mut String, findings: &FaultFindings) -> fmt::Result {
         "| planted | bits of a chunk | outcome | seen by | questions that differ | tokens served | s |"
     )?;
     writeln!(text, "|---|---|---|---|---|---|---|")?;
-    let mut trials = findings.trials.iter().peekable();
-    while let Some(trial) = trials.next() {
-        let mut times = 1;
-        let same = |other: &&crate::fault::Trial| other.name() == trial.name() && other.fate == trial.fate;
-        while trials.next_if(same).is_some() {
-            times += 1;
-        }
+    for (trial, times) in group_trials(findings) {
         let times = if times == 1 { String::new() } else { format!(", {times} times") };
-        let seen_by: Vec<&str> = trial.seen_by.iter().map(|rung| short_rung(*rung)).collect();
+        let seen_by: Vec<&str> = trial.seen_by.iter().map(|rung| rung.short_name()).collect();
         writeln!(
             text,
             "| {}{times} | {} | {} | {} | {} of {} | {} of {} | {} |",
             trial.name(),
             trial.changed_bits,
-            fate(trial.fate),
+            emphasised(trial.fate),
             if seen_by.is_empty() { "–".to_owned() } else { seen_by.join(", ") },
             trial.differing,
             trial.questions,
@@ -59,7 +52,7 @@ pub fn describe_catalogue() -> String {
             Applies::SeveralShards => ", models whose KV is sharded over ranks",
         };
         let must = match must {
-            Must::BeSeen(rung) => format!("must be seen, first by {}", short_rung(*rung)),
+            Must::BeSeen(rung) => format!("must be seen, first by {}", rung.short_name()),
             Must::ReorderAlone => "may be seen, by bits alone".to_owned(),
             Must::ChangeNothing => "must stay equivalent".to_owned(),
             Must::ServeNothing => "must be not exercised".to_owned(),
@@ -75,26 +68,28 @@ pub fn describe_catalogue() -> String {
     text
 }
 
-/// A rung in a word or two.
-pub(super) fn short_rung(rung: Rung) -> &'static str {
-    match rung {
-        Rung::Exercised => "hits",
-        Rung::BitExact => "bits",
-        Rung::NearTies => "near ties",
-        Rung::Distribution => "distribution",
-        Rung::Answers => "answers",
-        Rung::EarlyStop => "early stop",
-        Rung::Faults => "faults",
+/// Plantings in order with how often each was planted with the same outcome in a row.
+pub(super) fn group_trials(findings: &FaultFindings) -> Vec<(&Trial, usize)> {
+    let same = |one: &Trial, other: &Trial| one.name() == other.name() && one.fate == other.fate;
+    findings.trials.chunk_by(same).filter_map(|trials| Some((trials.first()?, trials.len()))).collect()
+}
+
+/// What became of a planting, what is wrong in bold.
+fn emphasised(fate: Fate) -> String {
+    match fate {
+        Fate::Survived | Fate::NotRead | Fate::FalseAlarm => format!("**{}**", fate_words(fate)),
+        Fate::Killed | Fate::Neutral | Fate::Harmless => fate_words(fate).to_owned(),
     }
 }
 
-fn fate(fate: Fate) -> &'static str {
+/// What became of a planting.
+pub(super) fn fate_words(fate: Fate) -> &'static str {
     match fate {
         Fate::Killed => "seen",
-        Fate::Survived => "**survived**",
+        Fate::Survived => "survived",
         Fate::Neutral => "neutral",
-        Fate::NotRead => "**not read**",
+        Fate::NotRead => "not read",
         Fate::Harmless => "equivalent, as it must",
-        Fate::FalseAlarm => "**false alarm**",
+        Fate::FalseAlarm => "false alarm",
     }
 }

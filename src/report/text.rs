@@ -2,11 +2,13 @@
 
 use std::fmt::{self, Write};
 
-use super::faults::short_rung;
+use super::ladder::numbers;
 use super::matrix::write_matrix;
+use super::words::{ending, flip_kind, flip_letters, rung};
 use super::{Finding, PlantedFaults, Report};
-use crate::comparison::{Comparison, Flip, FlipKind, Rung, TierAgreement};
+use crate::comparison::{Comparison, Flip, Rung, TierAgreement};
 use crate::dataset::Question;
+use crate::engine::environment::Package;
 use crate::fault::SmallestDose;
 
 /// How many flips are shown with their question.
@@ -24,7 +26,7 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     let environment = &report.environment;
     let version = |version: Option<&str>| version.unwrap_or("unknown").to_owned();
     let vllm = version(environment.vllm_version());
-    let lmcache = version(environment.version("lmcache"));
+    let lmcache = environment.packages.get("lmcache").map_or_else(|| version(None), Package::describe);
     writeln!(text, "suite {} on {}; vLLM {vllm}, LMCache {lmcache}", report.suite.name, report.device)?;
     for finding in &report.findings {
         writeln!(text)?;
@@ -55,20 +57,7 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
     if judgement.next_step != "Nothing to do." {
         line(text, "next", &judgement.next_step)?;
     }
-    let (store, load) = (&comparison.exercised.store, &comparison.exercised.load);
-    let off = load.under_served + load.over_served;
-    line(
-        text,
-        "hits",
-        &format!(
-            "load pass {} of {} predicted tokens, {off} of {} requests off; store pass {} of at most {}",
-            load.cached_tokens,
-            load.predicted_tokens,
-            load.requests,
-            store.cached_tokens,
-            store.predicted_tokens
-        ),
-    )?;
+    line(text, "hits", &numbers(comparison, Rung::Exercised))?;
     if let Some(tier) = comparison.exercised.server.as_ref().and_then(|server| server.tier.as_ref())
         && tier.second_tier_at_least.is_some()
     {
@@ -79,18 +68,7 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
         line(text, "tier", &served)?;
     }
     write_shards(text, comparison)?;
-    let control = &comparison.bit_exact.against_control;
-    line(
-        text,
-        "bits",
-        &format!(
-            "load pass differs from its control in {} of {}; baseline from its repeat in {} of {}",
-            control.differing,
-            control.compared,
-            comparison.noise_floor.repeat.differing,
-            comparison.noise_floor.repeat.compared
-        ),
-    )?;
+    line(text, "bits", &numbers(comparison, Rung::BitExact))?;
     if let Some(location) = &finding.location {
         line(text, "located", &location.words())?;
     }
@@ -175,7 +153,7 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
             findings.chunks
         ),
     )?;
-    let alone = |(rung, seen): (&Rung, &u32)| format!("{} {seen}", short_rung(*rung));
+    let alone = |(rung, seen): (&Rung, &u32)| format!("{} {seen}", rung.short_name());
     line(text, "rungs alone", &score.seen_by.iter().map(alone).collect::<Vec<_>>().join(", "))?;
     line(
         text,
@@ -189,7 +167,7 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
     for (place, (rung, smallest)) in findings.smallest.iter().enumerate() {
         let name = if place == 0 { "smallest" } else { "" };
         let SmallestDose { trial, changed_bits } = smallest;
-        line(text, name, &format!("{} see {changed_bits} bits of a chunk: {trial}", short_rung(*rung)))?;
+        line(text, name, &format!("{} see {changed_bits} bits of a chunk: {trial}", rung.short_name()))?;
     }
     if findings.chunks_in_memory < findings.chunks {
         let found = findings.chunks_in_memory;
@@ -216,30 +194,8 @@ fn line(text: &mut String, name: &str, value: &str) -> fmt::Result {
     writeln!(text, "  {name:<12} {value}")
 }
 
-fn rung(rung: Rung) -> &'static str {
-    match rung {
-        Rung::Exercised => "hits: what LMCache served against what it must serve",
-        Rung::BitExact => "bits: log-probabilities against the control's",
-        Rung::NearTies => "near ties: tokens that differ and were not nearly tied",
-        Rung::Distribution => "distribution of the four letters",
-        Rung::Answers => "answers: paired, against the margin",
-        Rung::EarlyStop => "answers: harm beyond doubt",
-        Rung::Faults => "planted faults",
-    }
-}
-
 fn describe_flip(flip: &Flip, question: &Question) -> String {
-    let kind = match flip.kind {
-        FlipKind::RightToWrong => "right to wrong",
-        FlipKind::WrongToRight => "wrong to right",
-        FlipKind::WrongToOtherWrong => "wrong to other wrong",
-        FlipKind::ToUnparsable => "to unparsable",
-        FlipKind::FromUnparsable => "from unparsable",
-    };
-    let letter = |choice: Option<_>| choice.map_or_else(|| "none".to_owned(), |choice| format!("{choice}"));
-    let (baseline, load) = (letter(flip.baseline), letter(flip.load));
-    let length = question.text.chars().count();
-    let asked: String = question.text.chars().skip(length.saturating_sub(80)).collect();
-    let asked = asked.split_whitespace().collect::<Vec<_>>().join(" ");
-    format!("{} {kind}: {baseline} -> {load}, published {}: …{asked}", flip.question, flip.published)
+    let (baseline, load) = flip_letters(flip);
+    let (kind, asked) = (flip_kind(flip.kind), ending(&question.text, 80));
+    format!("{} {kind}: {baseline} -> {load}, published {}: {asked}", flip.question, flip.published)
 }

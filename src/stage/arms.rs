@@ -36,7 +36,7 @@ struct ControlArm {
 /// When the KV of a subject does not fit LMCache later on, or the engine fails.
 pub async fn baseline(bench: &Bench, model: &Model, prompts: &Artifact) -> Result<Artifact, StageError> {
     let run = EngineRun { bench, model, prompts };
-    let environment = bench.environment.identity().without_lmcache();
+    let environment = bench.environment.identity_of_baseline();
     let key = ArmKey { common: run.common_key(), environment: &environment, arm: BaselineArm {} };
     let key = StageKey::new(SCHEMA, StageName::Baseline, &key);
     bench
@@ -77,7 +77,7 @@ fn what_it_can_show(bench: &Bench, plan: &Plan) -> String {
 /// When the KV of a subject does not fit, or the engine fails.
 pub async fn control(bench: &Bench, model: &Model, prompts: &Artifact) -> Result<Artifact, StageError> {
     let run = EngineRun { bench, model, prompts };
-    let environment = bench.environment.identity().without_lmcache();
+    let environment = bench.environment.identity_of_baseline();
     let arm = ControlArm { capacity: run.capacity()? };
     let chunk_tokens = arm.capacity.chunk_tokens;
     let key = ArmKey { common: run.common_key(), environment: &environment, arm };

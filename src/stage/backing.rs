@@ -165,7 +165,7 @@ pub(super) fn server_settings(run: &EngineRun<'_>, draft: &Draft, log: &str) -> 
     ServerSettings {
         program: bench.environment.executable("lmcache"),
         guard: bench.executable.clone(),
-        variables: run.variables(),
+        variables: run.variables(&bench.environment),
         log: draft.note_path(log),
         chunk_tokens: bench.suite.lmcache.chunk_tokens,
         memory_gib: bench.suite.lmcache.memory_gib,

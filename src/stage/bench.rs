@@ -4,8 +4,10 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 use camino::Utf8PathBuf;
+use serde::Serialize;
 
 use super::{EarlyStopping, StageError};
+use crate::dataset::QuestionId;
 use crate::engine::environment::Environment;
 use crate::engine::{Device, RedisAddress};
 use crate::event::{Event, Events};
@@ -32,12 +34,28 @@ pub struct Bench {
     pub environment: Environment,
     /// A Redis server to use on `mp+redis` instead of one of our own. It is in no key: only bytes pass through it.
     pub redis: Option<RedisAddress>,
+    /// The questions to ask, if not all of the suite's.
+    pub excerpt: Option<Excerpt>,
     /// Whether load passes may end before their last question.
     pub early_stopping: EarlyStopping,
     /// Whether faults are planted once the comparison is done.
     pub planting: Planting,
+    /// Whether the chunk that is served wrong is looked for after a mismatch.
+    pub locating: Locating,
     /// What to do about stages that are not there.
     pub mode: Mode,
+}
+
+/// Some questions of a suite, each once.
+pub type Excerpt = Vec<ExcerptQuestion>;
+
+/// A question of an excerpt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExcerptQuestion {
+    /// Which.
+    pub question: QuestionId,
+    /// How many of its prompt's first tokens are asked, if not all.
+    pub tokens: Option<u32>,
 }
 
 /// Whether faults are planted.
@@ -46,6 +64,15 @@ pub enum Planting {
     /// All that apply, on every model.
     Asked,
     /// None.
+    NotAsked,
+}
+
+/// Whether the chunk that is served wrong is looked for, which takes two more engine starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locating {
+    /// After a mismatch.
+    Asked,
+    /// Never: the verdict is enough.
     NotAsked,
 }
 

@@ -92,6 +92,7 @@ pub async fn cached(
     route: Route,
     watched: Watched<'_>,
 ) -> Result<Artifact, StageError> {
+    bench.environment.require_lmcache()?;
     let run = EngineRun { bench, model, prompts };
     let watched = (bench.early_stopping == EarlyStopping::Allowed).then_some(watched);
     let watched_key = |watched: Watched<'_>| WatchedKey {

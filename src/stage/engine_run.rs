@@ -13,7 +13,7 @@ use super::{Bench, StageError};
 use crate::assets::Model;
 use crate::dataset::Prompt;
 use crate::digest::Digest;
-use crate::engine::environment::EnvironmentIdentity;
+use crate::engine::environment::{Environment, EnvironmentIdentity};
 use crate::engine::{
     Capacity, Connector, Device, DeviceKind, Launch, Observation, PROTOCOL, Parallelism, Patience, Plan,
     PrefixCache, Ready, Start, Worker,
@@ -77,6 +77,23 @@ impl<'a> EngineRun<'a> {
         arguments
     }
 
+    /// All keyword arguments of `vllm.LLM` but those that differ between arms.
+    fn llm_arguments(&self) -> BTreeMap<String, Value> {
+        let engine = &self.bench.suite.engine;
+        let mut arguments = self.arguments();
+        arguments.extend([
+            ("dtype".to_owned(), engine.dtype.name().into()),
+            ("max_model_len".to_owned(), engine.max_model_len.into()),
+            ("max_num_seqs".to_owned(), engine.max_num_seqs.into()),
+            ("enforce_eager".to_owned(), true.into()),
+        ]);
+        if self.bench.device.kind() == DeviceKind::Cuda {
+            let bytes = u64::from(engine.kv_cache_gib) * GIB;
+            arguments.insert("kv_cache_memory_bytes".to_owned(), bytes.into());
+        }
+        arguments
+    }
+
     /// The variables that change what the engine computes, and so belong into its key.
     fn engine_variables(&self) -> Vec<(&'static str, String)> {
         let mut variables = vec![
@@ -101,8 +118,8 @@ impl<'a> EngineRun<'a> {
         variables
     }
 
-    /// All variables of a process in the environment, vLLM's or LMCache's.
-    pub(super) fn variables(&self) -> Vec<(String, String)> {
+    /// All variables of a process in an environment, vLLM's or LMCache's.
+    pub(super) fn variables(&self, environment: &Environment) -> Vec<(String, String)> {
         let cache = &self.bench.cache;
         let path = std::env::var("PATH").unwrap_or_default();
         let mut variables: Vec<(String, String)> =
@@ -117,10 +134,11 @@ impl<'a> EngineRun<'a> {
                 ("VLLM_CONFIG_ROOT", cache.join("vllm-config").into_string()),
                 ("XDG_CACHE_HOME", cache.join("xdg").into_string()),
                 // Programs of the environment come first: torch and vLLM call compilers and ninja by name.
-                ("PATH", format!("{}:{path}", self.bench.environment.folder().join("bin"))),
+                ("PATH", format!("{}:{path}", environment.folder().join("bin"))),
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
+        variables.extend(environment.python_path(None).map(|path| ("PYTHONPATH".to_owned(), path)));
         variables
     }
 
@@ -169,21 +187,14 @@ impl<'a> EngineRun<'a> {
         let letters = load_tokenizer(self.model)?
             .letter_tokens()
             .map_err(|source| StageError::Tokenizer { model: self.model.name().to_owned(), source })?;
-        let mut arguments = self.arguments();
-        arguments.extend([
-            ("dtype".to_owned(), suite.engine.dtype.name().into()),
-            ("max_model_len".to_owned(), suite.engine.max_model_len.into()),
-            ("max_num_seqs".to_owned(), suite.engine.max_num_seqs.into()),
-            ("enforce_eager".to_owned(), true.into()),
-        ]);
-        if bench.device.kind() == DeviceKind::Cuda {
-            let bytes = u64::from(suite.engine.kv_cache_gib) * GIB;
-            arguments.insert("kv_cache_memory_bytes".to_owned(), bytes.into());
-        }
+        let environment = match connector {
+            Some(_) => &bench.environment,
+            None => bench.environment.of_baseline(),
+        };
         let start = Start {
             protocol: PROTOCOL,
             model: self.model.folder(&bench.cache)?.into_string(),
-            arguments,
+            arguments: self.llm_arguments(),
             connector,
             hit_multiple,
             letters,
@@ -191,13 +202,14 @@ impl<'a> EngineRun<'a> {
             max_tokens: suite.engine.max_tokens,
             seed: suite.engine.seed,
         };
-        let mut variables = self.variables();
+        let mut variables = self.variables(environment);
         variables.extend(extra_variables);
-        variables.push(("PYTHONPATH".to_owned(), Worker::install(&bench.cache)?.into_string()));
+        let python_path = environment.python_path(Some(Worker::install(&bench.cache)?));
+        variables.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
         let log = draft.note_path("engine.log");
         let launch = Launch {
             guard: bench.executable.clone(),
-            command: [bench.environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
+            command: [environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
             variables,
             log: log.clone(),
         };
@@ -277,6 +289,18 @@ pub(super) fn take_prompts(
     count: usize,
 ) -> Result<Vec<Prompt>, StageError> {
     prompts.take(count).collect()
+}
+
+/// The keyword arguments of `vllm.LLM` and the variables that a model's arms have in common.
+#[must_use]
+pub fn llm_arguments(
+    bench: &Bench,
+    model: &Model,
+    prompts: &Artifact,
+) -> (BTreeMap<String, Value>, BTreeMap<String, String>) {
+    let run = EngineRun { bench, model, prompts };
+    let variables = run.engine_variables().into_iter().map(|(name, value)| (name.to_owned(), value));
+    (run.llm_arguments(), variables.collect())
 }
 
 /// What an arm's engine said of itself when it was ready.

@@ -7,7 +7,8 @@ use camino::Utf8PathBuf;
 use super::RouteError;
 use crate::assets::AssetError;
 use crate::comparison::EvidenceError;
-use crate::dataset::{ExtractError, PromptError, ReadQuestionsError, TokenizerError};
+use crate::dataset::{ExtractError, PromptError, QuestionId, ReadQuestionsError, TokenizerError};
+use crate::engine::environment::EnvironmentError;
 use crate::engine::{EngineError, TooLarge};
 use crate::fault::FaultError;
 use crate::stage_name::StageName;
@@ -41,6 +42,9 @@ pub enum StageError {
     /// A suite's template.
     #[error("find prompt template {0:?}")]
     Template(String),
+    /// A question of an excerpt.
+    #[error("find question {0} in the suite's dataset")]
+    NoSuchQuestion(QuestionId),
     /// Questions of an artifact.
     #[error(transparent)]
     Questions(#[from] ReadQuestionsError),
@@ -55,6 +59,9 @@ pub enum StageError {
         /// What it is of.
         label: String,
     },
+    /// The environment lacks what the stage runs.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
     /// vLLM or LMCache.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -127,8 +134,12 @@ impl StageError {
             Self::Prompt(error) => error.hint(),
             Self::Tokenizer { source, .. } => source.hint(),
             Self::Template(_) => Some("the built-in template is `single-letter/1`".to_owned()),
+            Self::NoSuchQuestion(_) => {
+                Some("name the archive that the report was made with: `--data FILE`".to_owned())
+            }
             Self::Questions(error) => error.hint(),
             Self::Store(error) => error.hint(),
+            Self::Environment(error) => error.hint(),
             Self::Engine(error) => error.hint(),
             Self::TooLarge { source, .. } => Some(source.hint()),
             Self::Route(error) => Some(error.hint()),

@@ -76,6 +76,7 @@ pub async fn faults(
     undamaged: Undamaged<'_>,
     route: Route,
 ) -> Result<Artifact, StageError> {
+    bench.environment.require_lmcache()?;
     let run = EngineRun { bench, model, prompts: undamaged.prompts };
     let ranks = run.parallelism();
     if ranks.pipeline > 1 {

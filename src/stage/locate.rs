@@ -11,7 +11,7 @@ use super::cached::LOAD;
 use super::cached::cached;
 use super::lines::read_lines;
 use super::prompts::{read_prompts, write_prompts};
-use super::{Bench, StageError, Watched};
+use super::{Bench, Locating, StageError, Watched};
 use crate::assets::Model;
 use crate::comparison::{Comparison, Difference, Location, Outcome, Service};
 use crate::dataset::{Prompt, QuestionId, Split};
@@ -33,8 +33,8 @@ struct CutPrompts<'a> {
     chunk_tokens: u32,
 }
 
-/// Looks for the first wrong chunk of the first question whose bits differ from the control's; `None` where the cache was
-/// not used as it must, or bits show no mismatch.
+/// Looks for the first wrong chunk of the first question whose bits differ from the control's; `None` where that is
+/// not asked, the cache was not used as it must, or bits show no mismatch.
 /// What keeps it from looking is a warning: the mismatch is proven already, and its verdict must not be lost.
 pub async fn locate(
     bench: &Bench,
@@ -44,7 +44,9 @@ pub async fn locate(
     watched: Watched<'_>,
     comparison: &Comparison,
 ) -> Option<Location> {
-    if comparison.exercised.service != Service::AsPredicted || comparison.bit_exact.outcome != Outcome::Failed
+    if bench.locating == Locating::NotAsked
+        || comparison.exercised.service != Service::AsPredicted
+        || comparison.bit_exact.outcome != Outcome::Failed
     {
         return None;
     }

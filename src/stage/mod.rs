@@ -31,14 +31,14 @@ mod route_error;
 mod watch;
 
 pub use arms::{baseline, control};
-pub use bench::{Bench, Mode, Planting};
+pub use bench::{Bench, Excerpt, ExcerptQuestion, Locating, Mode, Planting};
 pub use cached::{Passes, Watched, cached};
 pub use compare::{Arms, compare, read_comparison};
-pub use engine_run::read_ready;
+pub use engine_run::{llm_arguments, read_ready};
 pub use error::StageError;
 pub use extract::{extract, read_dataset};
 pub use faults::{Undamaged, faults, read_faults};
 pub use locate::locate;
-pub use prompts::{admit_prompts, prompts};
+pub use prompts::{admit_prompts, prompts, read_prompts};
 pub use route_error::RouteError;
 pub use watch::EarlyStopping;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine_run::EngineRun;
 use super::lines::{LineWriter, read_json, read_lines, write_json};
-use super::{Bench, StageError, read_dataset};
+use super::{Bench, Excerpt, ExcerptQuestion, StageError, read_dataset};
 use crate::assets::Model;
 use crate::dataset::{Prompt, PromptLimits, PromptTemplate, Prompter, Subject, SubjectSelection, Tokenizer};
 use crate::digest::{Digest, digest_bytes};
@@ -30,6 +30,8 @@ struct Key<'a> {
     template: &'a str,
     limits: PromptLimits,
     tokenizer: Digest,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    excerpt: Option<&'a Excerpt>,
 }
 
 /// Makes the prompts of every selected question.
@@ -53,6 +55,7 @@ pub async fn prompts(bench: &Bench, model: &Model, questions: &Artifact) -> Resu
         template: template.name(),
         limits,
         tokenizer: digest_bytes(&json),
+        excerpt: bench.excerpt.as_ref(),
     };
     let key = StageKey::new(SCHEMA, StageName::Prompts, &key);
     bench
@@ -60,8 +63,11 @@ pub async fn prompts(bench: &Bench, model: &Model, questions: &Artifact) -> Resu
             let tokenizer = load_tokenizer(model)?;
             let dataset = read_dataset(questions)?;
             let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits };
-            let prompts = prompter.prompts(&dataset, suite.subjects);
-            write_prompts(draft, prompts.map(|prompt| Ok(prompt?)))
+            let prompts = prompter.prompts(&dataset, suite.subjects).map(|prompt| Ok(prompt?));
+            match &bench.excerpt {
+                Some(excerpt) => write_prompts(draft, select(prompts, excerpt)?.into_iter().map(Ok)),
+                None => write_prompts(draft, prompts),
+            }
         })
         .await
 }
@@ -98,8 +104,31 @@ pub fn admit_prompts(bench: &Bench, model: &Model, prompts: &Artifact) -> Result
         .map_err(|source| StageError::TooLarge { model: model.name().to_owned(), source })
 }
 
+/// The prompts of an excerpt alone, each cut to its length.
+fn select(
+    prompts: impl Iterator<Item = Result<Prompt, StageError>>,
+    excerpt: &Excerpt,
+) -> Result<Vec<Prompt>, StageError> {
+    let (mut left, mut selected): (Vec<&ExcerptQuestion>, _) = (excerpt.iter().collect(), Vec::new());
+    for prompt in prompts {
+        let mut prompt = prompt?;
+        if let Some(place) = left.iter().position(|one| one.question == prompt.question) {
+            let tokens = left.swap_remove(place).tokens.and_then(|tokens| usize::try_from(tokens).ok());
+            prompt.token_ids.truncate(tokens.unwrap_or(usize::MAX));
+            selected.push(prompt);
+        }
+    }
+    match left.first() {
+        Some(missing) => Err(StageError::NoSuchQuestion(missing.question.clone())),
+        None => Ok(selected),
+    }
+}
+
 /// Reads what [`prompts`] wrote, one prompt at a time.
-pub(super) fn read_prompts(
+///
+/// # Errors
+/// When the artifact cannot be read.
+pub fn read_prompts(
     prompts: &Artifact,
 ) -> Result<impl Iterator<Item = Result<Prompt, StageError>>, StageError> {
     read_lines(prompts.path(PROMPTS))

@@ -1,9 +1,10 @@
 //! A closed range of plausible values. Main type: [`Interval`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A confidence interval, `lower` ≤ `upper`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Interval {
     /// The smallest value that the data do not contradict.

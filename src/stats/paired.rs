@@ -1,5 +1,6 @@
 //! The two-by-two table of paired right and wrong answers, and McNemar's exact test. Main type: [`PairedTable`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::binomial::{Odds, ln_lower_tail, ln_upper_tail};
@@ -30,7 +31,7 @@ impl PairOutcome {
 }
 
 /// How many pairs were right on both sides, on one, or on none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PairedTable {
     /// Right on both sides.

@@ -23,6 +23,12 @@ pub enum StoreError {
         /// The entry.
         path: Utf8PathBuf,
     },
+    /// Another process has the store open, and would miss what is removed.
+    #[error("clean {store}: another run or command uses it")]
+    InUse {
+        /// The store's folder.
+        store: Utf8PathBuf,
+    },
     /// The stage's lock was not to be had.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -39,6 +45,7 @@ impl StoreError {
             Self::NotAFile { .. } => {
                 Some("this is a defect of the stage that wrote it: please report it".to_owned())
             }
+            Self::InUse { .. } => Some("wait until it ends; `gc --dry-run` says what would go".to_owned()),
             Self::Lock(error) => error.hint(),
         }
     }

@@ -41,7 +41,7 @@ impl Store {
                     entries.push(Entry {
                         stage,
                         key,
-                        bytes: tree_bytes(&folder)?,
+                        bytes: folder_bytes(&folder)?,
                         last_used: last_used.unwrap_or(SystemTime::UNIX_EPOCH),
                         folder,
                     });
@@ -52,14 +52,25 @@ impl Store {
         read().map_err(|source| self.io_error(source))
     }
 
-    /// Removes the artifacts that did not serve for `unused_for`, and what failed stages and damage left behind; whatever
-    /// another process is at work on stays. Returns the removed artifacts.
+    /// The artifacts that did not serve for `unused_for`.
     ///
     /// # Errors
-    /// When the store cannot be read or written.
+    /// When the store cannot be read.
+    pub fn unused(&self, unused_for: Duration) -> Result<Vec<Entry>, StoreError> {
+        let mut unused = self.entries()?;
+        unused.retain(|entry| entry.last_used.elapsed().is_ok_and(|age| age >= unused_for));
+        Ok(unused)
+    }
+
+    /// Removes the artifacts that did not serve for `unused_for`, and what failed stages and damage left behind. A run
+    /// reads artifacts as long as it lasts, so nothing is removed while another process has the store open. Returns the
+    /// removed artifacts.
+    ///
+    /// # Errors
+    /// When another process has the store open, or the store cannot be read or written.
     pub fn remove_unused(&self, unused_for: Duration) -> Result<Vec<Entry>, StoreError> {
-        let mut removed = self.entries()?;
-        removed.retain(|entry| entry.last_used.elapsed().is_ok_and(|age| age >= unused_for));
+        let _alone = self.alone()?;
+        let mut removed = self.unused(unused_for)?;
         let clean = |removed: &mut Vec<Entry>| -> io::Result<()> {
             let mut failure = Ok(());
             removed.retain(|entry| match self.remove_unless_locked(entry.key, &entry.folder) {
@@ -109,7 +120,10 @@ fn keyed(folder: &Utf8Path) -> io::Result<Vec<(Digest, Utf8PathBuf)>> {
 }
 
 /// Bytes of all files under a folder.
-fn tree_bytes(folder: &Utf8Path) -> io::Result<u64> {
+///
+/// # Errors
+/// When it cannot be read.
+pub fn folder_bytes(folder: &Utf8Path) -> io::Result<u64> {
     let files = list_tree(folder)?.into_iter().filter(|(_, kind)| kind.is_file());
     files.map(|(relative, _)| Ok(fs::metadata(folder.join(relative))?.len())).sum()
 }

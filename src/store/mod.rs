@@ -15,6 +15,7 @@
 //!   drafts/<key digest>/              an artifact in the making, or the remains of a failed one, for its logs
 //!   locks/<key digest>.lock           held while the draft is written
 //!   last/<stage>/<label's digest>.json   {"label":…,"key":…}: the key last found or sealed there, for `explain`
+//!   in-use.lock                       shared by all who have the store open; cleaning takes it alone
 //!   aside/                            damaged artifacts, until the store is cleaned
 //! ```
 //! Nothing half-written is ever found: a draft's files are synced, then the folder is renamed to its place. Replacing an
@@ -32,7 +33,7 @@ pub use artifact::Artifact;
 pub use draft::Draft;
 pub use error::StoreError;
 pub use explain::{FieldChange, explain};
-pub use garbage::Entry;
+pub use garbage::{Entry, folder_bytes};
 pub use key::StageKey;
 pub use open::{Claim, Durability, Reuse, Store};
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -17,6 +18,7 @@ use crate::lock::FileLock;
 use crate::stage_name::StageName;
 
 const FOLDER: &str = "store-1";
+const IN_USE: &str = "in-use.lock";
 
 /// A folder of artifacts, shared by any number of processes.
 #[derive(Debug, Clone)]
@@ -24,6 +26,8 @@ pub struct Store {
     root: Utf8PathBuf,
     events: Events,
     durability: Durability,
+    /// A lock that all who have the store open share; none where the file system has no locks or cannot be written.
+    in_use: Option<Arc<std::fs::File>>,
 }
 
 /// What a store must survive.
@@ -42,6 +46,18 @@ pub enum Reuse {
     Allowed,
     /// The stage runs again and replaces it.
     Refused,
+}
+
+/// The store, for one process alone.
+#[derive(Debug)]
+pub(super) struct Alone<'a>(&'a std::fs::File);
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.lock_shared() {
+            tracing::debug!(%error, "the store is not shared again");
+        }
+    }
 }
 
 /// What there is to do for a key.
@@ -67,11 +83,30 @@ impl Store {
     /// # Errors
     /// When the folders cannot be made.
     pub fn open(cache: &Utf8Path, durability: Durability, events: Events) -> Result<Self, StoreError> {
-        let store = Self { root: cache.join(FOLDER), events, durability };
+        let mut store = Self { root: cache.join(FOLDER), events, durability, in_use: None };
         for folder in ["entries", "drafts", "locks", "last", "aside"] {
             fs::create_dir_all(store.root.join(folder)).map_err(|source| store.io_error(source))?;
         }
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).open(store.root.join(IN_USE));
+        // Whoever cleans the store is done in a moment.
+        let shared = file.and_then(|file| file.file().lock_shared().map(|()| file.into_file()));
+        match shared {
+            Ok(file) => store.in_use = Some(Arc::new(file)),
+            Err(error) => tracing::debug!(%error, "the use of the store was not noted"),
+        }
         Ok(store)
+    }
+
+    /// Takes the store for this process alone until what is returned is dropped.
+    pub(super) fn alone(&self) -> Result<Alone<'_>, StoreError> {
+        let in_use = || StoreError::InUse { store: self.root.clone() };
+        let file = self.in_use.as_deref().ok_or_else(in_use)?;
+        file.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => in_use(),
+            std::fs::TryLockError::Error(source) => self.io_error(source),
+        })?;
+        Ok(Alone(file))
     }
 
     /// The artifact of a key, with every output file verified. A damaged one is moved aside with a warning and

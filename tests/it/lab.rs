@@ -127,7 +127,9 @@ impl Lab {
         command.args(arguments.split_whitespace()).current_dir(self.folder.path());
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
-            if ["KV_CORRECTNESS_", "FAKE_", "VLLM_", "LMCACHE_"].iter().any(|prefix| name.starts_with(prefix))
+            if ["KV_CORRECTNESS_", "FAKE_", "VLLM_", "LMCACHE_", "GITHUB_", "BUILDKITE", "HF_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
             {
                 command.env_remove(name);
             }

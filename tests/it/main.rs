@@ -3,12 +3,15 @@
 
 #![cfg(test)]
 
+mod bisect;
 mod endings;
 mod faults;
 mod keys;
 mod lab;
 mod real;
 mod real_ranks;
+mod reports;
+mod reproduce;
 mod routes;
 mod runs;
 mod usage;

@@ -80,6 +80,21 @@ pub enum EnvironmentError {
         /// The package.
         package: String,
     },
+    /// The environments with and without LMCache differ in more than LMCache.
+    #[error(
+        "compare the environment {folder} with {baseline}: it holds {package} {}, and the one without LMCache {}",
+        versions.0, versions.1
+    )]
+    Disagreement {
+        /// The environment with LMCache.
+        folder: Utf8PathBuf,
+        /// The one without.
+        baseline: Utf8PathBuf,
+        /// The package that differs.
+        package: &'static str,
+        /// Its versions, with and without LMCache.
+        versions: (String, String),
+    },
     /// Another process makes the same environment.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -112,6 +127,9 @@ impl EnvironmentError {
                  run the same command again; or {own}"
             ),
             Self::Incomplete { package, .. } => format!("install {package} there, or leave KV_CORRECTNESS_ENV unset"),
+            Self::Disagreement { package, .. } => {
+                format!("install the same {package} in both, or leave KV_CORRECTNESS_ENV_BASELINE unset")
+            }
             Self::Editable { package, .. } => format!("install {package} there without --editable"),
             Self::Lock(error) => return error.hint(),
             Self::Io { folder, .. } => format!("check that {folder} can be read and written, or pass another --cache DIR"),

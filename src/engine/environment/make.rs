@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::platform;
 use super::installer::{Installer, clear};
+use super::layer::{Layer, LayerKind};
 use super::python::Python;
 use super::{EnvironmentError, EnvironmentIdentity, Stack};
 use crate::digest::digest_json;
@@ -31,6 +32,8 @@ pub struct EnvironmentRequest {
     pub cache: Utf8PathBuf,
     /// An environment to use as it is: `KV_CORRECTNESS_ENV`.
     pub given: Option<Utf8PathBuf>,
+    /// An environment without LMCache for the arms that need none: `KV_CORRECTNESS_ENV_BASELINE`.
+    pub given_baseline: Option<Utf8PathBuf>,
     /// The Python to make an environment with: `KV_CORRECTNESS_PYTHON`.
     pub python: Option<Utf8PathBuf>,
     /// Where else to look for Python and uv: `PATH`.
@@ -44,9 +47,63 @@ pub struct EnvironmentRequest {
 pub struct Environment {
     folder: Utf8PathBuf,
     identity: EnvironmentIdentity,
+    /// For the arms without LMCache, where it is another one.
+    baseline: Option<Box<Environment>>,
+    /// Folders of packages that take the place of its own, the topmost first.
+    layers: Vec<Utf8PathBuf>,
 }
 
 impl Environment {
+    fn new(folder: Utf8PathBuf, identity: EnvironmentIdentity) -> Self {
+        Self { folder, identity, baseline: None, layers: Vec::new() }
+    }
+
+    /// The environment that the arms without LMCache run in.
+    #[must_use]
+    pub fn of_baseline(&self) -> &Self {
+        self.baseline.as_deref().unwrap_or(self)
+    }
+
+    /// What the keys of the arms without LMCache hold.
+    #[must_use]
+    pub fn identity_of_baseline(&self) -> EnvironmentIdentity {
+        match &self.baseline {
+            Some(baseline) if baseline.identity.version("lmcache").is_none() => baseline.identity.clone(),
+            Some(baseline) => baseline.identity.without_lmcache(),
+            None if self.identity.version("lmcache").is_none() => self.identity.clone(),
+            None => self.identity.without_lmcache(),
+        }
+    }
+
+    /// The environment with another LMCache or vLLM on top. Another LMCache leaves the arms without LMCache as they are.
+    #[must_use]
+    pub fn with_layer(&self, layer: &Layer) -> Self {
+        let baseline = match layer.kind {
+            LayerKind::Lmcache => Some(Box::new(self.of_baseline().clone())),
+            LayerKind::Vllm => self.baseline.as_ref().map(|baseline| Box::new(baseline.with_layer(layer))),
+        };
+        let mut layered = Self { baseline, ..self.clone() };
+        layered.identity.packages.insert(layer.name.clone(), layer.package.clone());
+        layered.identity.store_path = None; // it holds what the layer replaces
+        layered.layers.insert(0, layer.folder.clone());
+        layered
+    }
+
+    /// Folders that come before the environment's own packages, for `PYTHONPATH`, with some more of them.
+    #[must_use]
+    pub fn python_path(&self, more: Option<Utf8PathBuf>) -> Option<String> {
+        let folders: Vec<String> = self.layers.iter().cloned().chain(more).map(Into::into).collect();
+        (!folders.is_empty()).then(|| folders.join(":"))
+    }
+
+    /// Refuses an environment that cannot run the arm with LMCache.
+    ///
+    /// # Errors
+    /// When LMCache is not installed in it.
+    pub fn require_lmcache(&self) -> Result<(), EnvironmentError> {
+        self.identity.require_lmcache(&self.folder)
+    }
+
     /// Its Python.
     #[must_use]
     pub fn python(&self) -> Utf8PathBuf {
@@ -56,7 +113,9 @@ impl Environment {
     /// A program of it: `lmcache`.
     #[must_use]
     pub fn executable(&self, name: &str) -> Utf8PathBuf {
-        self.folder.join("bin").join(name)
+        let in_layers =
+            self.layers.iter().map(|layer| layer.join("bin").join(name)).find(|path| path.exists());
+        in_layers.unwrap_or_else(|| self.folder.join("bin").join(name))
     }
 
     /// Its folder.
@@ -81,7 +140,8 @@ struct Marker {
 }
 
 impl EnvironmentRequest {
-    /// A request with what the variables `KV_CORRECTNESS_ENV`, `KV_CORRECTNESS_PYTHON` and `PATH` say.
+    /// A request with what the variables `KV_CORRECTNESS_ENV`, `KV_CORRECTNESS_ENV_BASELINE`, `KV_CORRECTNESS_PYTHON` and
+    /// `PATH` say.
     #[must_use]
     pub fn from_variables(stack: Stack, cache: Utf8PathBuf) -> Self {
         let path =
@@ -90,6 +150,7 @@ impl EnvironmentRequest {
             stack,
             cache,
             given: path("KV_CORRECTNESS_ENV"),
+            given_baseline: path("KV_CORRECTNESS_ENV_BASELINE"),
             python: path("KV_CORRECTNESS_PYTHON"),
             search_path: std::env::var_os("PATH").unwrap_or_default(),
             free_bytes: stack.disk_bytes(),
@@ -99,22 +160,46 @@ impl EnvironmentRequest {
     /// The environment if it is given or was made before. Starts no process and changes nothing.
     ///
     /// # Errors
-    /// When an environment that is given cannot be read, lacks a package, or holds an editable one.
+    /// When an environment that is given cannot be read, lacks a package, holds an editable one, or does not fit the other.
     pub fn find(&self) -> Result<Option<Environment>, EnvironmentError> {
+        let baseline = match &self.given_baseline {
+            Some(folder) => {
+                let folder = absolute(folder);
+                let identity = EnvironmentIdentity::read_baseline(&folder)?;
+                Some(Environment::new(folder, identity))
+            }
+            None => None,
+        };
         if let Some(folder) = &self.given {
             let folder = absolute(folder);
             let identity = EnvironmentIdentity::read(&folder)?;
-            return Ok(Some(Environment { folder, identity }));
+            let mut environment = Environment::new(folder, identity);
+            if let Some(baseline) = &baseline {
+                check_agreement(&environment, baseline)?;
+            }
+            environment.baseline = baseline.map(Box::new);
+            return Ok(Some(environment));
+        }
+        if baseline.is_some() {
+            return Ok(baseline);
         }
         let folder = self.folder();
         let complete = fs::read(folder.join(MARKER)).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let python_is_there = folder.join("bin/python").exists();
         Ok(match complete {
             Some(Marker { schema: SCHEMA, identity }) if python_is_there => {
-                Some(Environment { folder, identity })
+                Some(Environment::new(folder, identity))
             }
             _ => None,
         })
+    }
+
+    /// The Python that an environment would be made with.
+    ///
+    /// # Errors
+    /// When none is found that the stack serves.
+    pub fn find_python(&self) -> Result<Utf8PathBuf, EnvironmentError> {
+        Python::find(self.stack, self.python.as_deref(), &self.search_path).map(|python| python.executable)
     }
 
     /// The environment; it is made if need be, which takes half a minute to several minutes and some GiB of disk.
@@ -203,7 +288,7 @@ impl EnvironmentRequest {
         let draft = folder.join("environment.json.draft");
         fs::write(&draft, text).and_then(|()| fs::rename(&draft, folder.join(MARKER))).map_err(failed)?;
         events.emit(Event::EnvironmentFinished { folder: folder.to_owned(), elapsed: start.elapsed() });
-        Ok(Environment { folder: folder.to_owned(), identity: marker.identity })
+        Ok(Environment::new(folder.to_owned(), marker.identity))
     }
 
     /// Where the environment is or will be. It depends on the wanted Python's name, not on its version, because to learn
@@ -219,33 +304,47 @@ impl EnvironmentRequest {
     }
 }
 
+/// The environments that did not serve for `unused_for`.
+///
+/// # Errors
+/// When the cache folder cannot be read.
+pub fn unused(cache: &Utf8Path, unused_for: Duration) -> Result<Vec<Utf8PathBuf>, EnvironmentError> {
+    let parent = environments(cache);
+    let list = || -> io::Result<Vec<Utf8PathBuf>> {
+        let mut unused = Vec::new();
+        for entry in if parent.exists() { parent.read_dir_utf8()?.collect() } else { Vec::new() } {
+            let folder = entry?.into_path();
+            let last_used = fs::metadata(folder.join(MARKER)).and_then(|marker| marker.modified());
+            let in_use = last_used.is_ok_and(|used| used.elapsed().is_ok_and(|age| age < unused_for));
+            if folder.is_dir() && !in_use {
+                unused.push(folder);
+            }
+        }
+        unused.sort();
+        Ok(unused)
+    };
+    list().map_err(|source| EnvironmentError::Io { folder: parent.clone(), source })
+}
+
 /// Removes the environments that did not serve for `unused_for`, unless one is just being made; returns their folders.
 ///
 /// # Errors
 /// When the cache folder cannot be read or written.
 pub fn remove_unused(cache: &Utf8Path, unused_for: Duration) -> Result<Vec<Utf8PathBuf>, EnvironmentError> {
-    let parent = environments(cache);
-    let remove = || -> io::Result<Vec<Utf8PathBuf>> {
-        let mut removed = Vec::new();
-        for entry in if parent.exists() { parent.read_dir_utf8()?.collect() } else { Vec::new() } {
-            let folder = entry?.into_path();
-            if !folder.is_dir() {
-                continue;
-            }
-            let last_used = fs::metadata(folder.join(MARKER)).and_then(|marker| marker.modified());
-            let in_use = last_used.is_ok_and(|used| used.elapsed().is_ok_and(|age| age < unused_for));
-            let Ok(_lock) = FileLock::try_take(&folder.with_extension("lock"))? else { continue };
-            if !in_use {
-                // Without its marker a folder that is removed by half is not taken for an environment.
-                let _ = fs::remove_file(folder.join(MARKER));
-                fs::remove_dir_all(&folder)?;
-                removed.push(folder);
-            }
+    let mut removed = Vec::new();
+    for folder in unused(cache, unused_for)? {
+        let remove = || -> io::Result<bool> {
+            let Ok(_lock) = FileLock::try_take(&folder.with_extension("lock"))? else { return Ok(false) };
+            // Without its marker a folder that is removed by half is not taken for an environment.
+            let _ = fs::remove_file(folder.join(MARKER));
+            fs::remove_dir_all(&folder)?;
+            Ok(true)
+        };
+        if remove().map_err(|source| EnvironmentError::Io { folder: folder.clone(), source })? {
+            removed.push(folder);
         }
-        removed.sort();
-        Ok(removed)
-    };
-    remove().map_err(|source| EnvironmentError::Io { folder: parent.clone(), source })
+    }
+    Ok(removed)
 }
 
 fn environments(cache: &Utf8Path) -> Utf8PathBuf {
@@ -265,6 +364,26 @@ fn reused(environment: Environment, events: &Events) -> Environment {
     }
     events.emit(Event::EnvironmentReused { folder: environment.folder.clone() });
     environment
+}
+
+/// Refuses a baseline that would differ from the arm with LMCache in more than LMCache.
+fn check_agreement(environment: &Environment, baseline: &Environment) -> Result<(), EnvironmentError> {
+    let (with, without) = (&environment.identity, &baseline.identity);
+    for (package, with, without) in [
+        ("vLLM", with.vllm_version(), without.vllm_version()),
+        ("torch", with.version("torch"), without.version("torch")),
+    ] {
+        if with != without {
+            let version = |version: Option<&str>| version.unwrap_or_default().to_owned();
+            return Err(EnvironmentError::Disagreement {
+                folder: environment.folder.clone(),
+                baseline: baseline.folder.clone(),
+                package,
+                versions: (version(with), version(without)),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Whether a folder's disk has that much space left.

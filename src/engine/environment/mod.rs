@@ -11,22 +11,31 @@
 //!   requirements.txt                   the lock
 //! environments/<id>.log, <id>.lock     the installer's output; held while the environment is made
 //! tools/uv-<digest of its pin>/        an installer of our own, where none is on PATH
+//! builds/                              LMCache or vLLM of other versions, on top of an environment: see `layer.rs`
 //! tools/<name>-<digest of its pins>/   packages beside an environment; an empty file `complete` is written last
 //! ```
 //! Virtual environments hold absolute paths, so they are made in place rather than renamed.
 
 mod beside;
+mod build;
+mod build_error;
 mod error;
 mod identity;
 mod installer;
+mod layer;
 mod make;
 mod python;
+mod source;
 mod stack;
 
 pub use beside::install_beside;
+pub use build::build_lmcache;
+pub use build_error::BuildError;
 pub use error::EnvironmentError;
 pub use identity::{EnvironmentIdentity, Package};
-pub use make::{Environment, EnvironmentRequest, remove_unused};
+pub use layer::{Layer, LayerKind, install_release};
+pub use make::{Environment, EnvironmentRequest, remove_unused, unused};
+pub use source::{Commit, SourceTree, first_parents, resolve_revision};
 pub use stack::Stack;
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ impl Machine {
             stack: Stack::Cpu,
             cache: self.root.join("cache"),
             given: None,
+            given_baseline: None,
             python: None,
             search_path: self.root.join("bin").into_os_string(),
             free_bytes: 0,
@@ -233,6 +234,55 @@ fn another_lmcache_changes_the_identity_and_not_the_one_without_lmcache() {
     let patched = ("torch-2.11.0+cu130.dist-info", "torch/a.py,sha256=other,1\ntorch/b.so,sha256=2,2\n");
     let three = identity(&machine.environment("three", &[patched, VLLM, LMCACHE]));
     assert_ne!(one.without_lmcache(), three.without_lmcache());
+}
+
+#[test]
+fn a_baseline_of_its_own_is_what_its_arms_run_in_and_are_keyed_by() {
+    let machine = Machine::with(&[]);
+    let given = machine.environment("with", &[TORCH, VLLM, LMCACHE]);
+    let baseline = machine.environment("without", &[TORCH, VLLM, ("redis-8.1.0.dist-info", "")]);
+    let both = EnvironmentRequest {
+        given: Some(given.clone()),
+        given_baseline: Some(baseline.clone()),
+        ..machine.request()
+    };
+    let environment = both.find().unwrap().unwrap();
+    assert_eq!((environment.folder(), environment.of_baseline().folder()), (&*given, &*baseline));
+    assert_eq!(&environment.identity_of_baseline(), environment.of_baseline().identity());
+    assert!(environment.identity_of_baseline().packages.contains_key("redis"));
+
+    let alone = EnvironmentRequest { given: None, ..both.clone() }.find().unwrap().unwrap();
+    assert_eq!(alone.identity_of_baseline(), environment.identity_of_baseline());
+    assert!(alone.require_lmcache().is_err() && environment.require_lmcache().is_ok());
+
+    let torch = ("torch-2.13.0.dist-info", "");
+    let other =
+        EnvironmentRequest { given_baseline: Some(machine.environment("other", &[torch, VLLM])), ..both };
+    let words = other.find().unwrap_err().to_string().replace(machine.root.as_str(), "");
+    insta::assert_snapshot!(words, @"compare the environment /with with /other: it holds torch 2.11.0+cu130, and the one without LMCache 2.13.0");
+}
+
+#[test]
+fn packages_that_a_path_file_brings_in_count_and_give_way_to_those_installed() {
+    let machine = Machine::with(&[]);
+    let below = machine.environment("below", &[TORCH, VLLM, ("lmcache-0.5.3.dist-info", "")]);
+    let above = machine.environment("above", &[LMCACHE]);
+    let site_packages = below.join("lib/python3.12/site-packages");
+    let lines = format!("# below\nimport site; site.addsitedir('{site_packages}')\n{site_packages}\n");
+    fs::write(above.join("lib/python3.12/site-packages/below.pth"), lines).unwrap();
+    let identity = identity(&above);
+    assert_eq!(identity.vllm_version(), Some("0.24.0"));
+    assert_eq!(identity.version("lmcache"), Some("0.5.4"));
+}
+
+#[test]
+fn the_commit_that_a_package_was_built_from_is_part_of_its_identity() {
+    let machine = Machine::with(&[]);
+    let folder = machine.environment("one", &[TORCH, VLLM, LMCACHE]);
+    assert_eq!(identity(&folder).packages["lmcache"].revision, None);
+    let origin = folder.join("lib/python3.12/site-packages").join(LMCACHE.0).join("direct_url.json");
+    fs::write(origin, r#"{"url": "x", "vcs_info": {"vcs": "git", "commit_id": "abc"}}"#).unwrap();
+    assert_eq!(identity(&folder).packages["lmcache"].revision.as_deref(), Some("abc"));
 }
 
 #[test]

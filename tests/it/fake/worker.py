@@ -21,6 +21,11 @@ import time
 
 LOG = os.environ["FAKE_LOG"]
 FAULTS = os.environ.get("FAKE_FAULTS", "").split()
+for folder in os.environ.get("PYTHONPATH", "").split(":"):
+    # An LMCache that was built from source brings its faults along.
+    if os.path.exists(f"{folder}/faults"):
+        with open(f"{folder}/faults", encoding="utf-8") as built_in:
+            FAULTS += built_in.read().split()
 END_OF_TEXT = 1
 CHUNK = 16
 OTHER_TOKENS = (40, 41, 42, 43)

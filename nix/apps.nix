@@ -1,0 +1,58 @@
+# What `nix run` starts. An environment takes gigabytes, so none is a dependency of an app: the app knows its derivation
+# and realises the one that the device asks for.
+{
+  pkgs,
+  driver,
+  cpu,
+  cuda,
+  dataset,
+}:
+let
+  # The derivation's path as text; its outputs are not built before the app asks for them.
+  later = derivation: builtins.unsafeDiscardOutputDependency derivation.drvPath;
+  app =
+    {
+      name,
+      description,
+      text,
+    }:
+    {
+      type = "app";
+      program = pkgs.lib.getExe (
+        pkgs.writeShellApplication {
+          inherit name text;
+          runtimeInputs = [ driver ];
+          meta = { inherit description; };
+        }
+      );
+      meta = { inherit description; };
+    };
+  correctness = app {
+    name = "correctness";
+    description = "Run the correctness suite that this machine can run, and end with the verdict's exit code";
+    text = ''
+      cpu_baseline=${later cpu.baseline}
+      cpu_lmcache=${later cpu.with-lmcache}
+      cuda_baseline=${later cuda.baseline}
+      cuda_lmcache=${later cuda.with-lmcache}
+      dataset=${later dataset}
+      ${builtins.readFile ./libcuda.sh}
+      ${builtins.readFile ./correctness.sh}
+    '';
+  };
+in
+{
+  default = correctness;
+  inherit correctness;
+  doctor = app {
+    name = "doctor";
+    description = "Say what this machine can run, and what is missing";
+    text = ''
+      ${builtins.readFile ./libcuda.sh}
+      status=0
+      kv-correctness doctor "$@" || status=$?
+      if [ -r /proc/driver/nvidia/version ]; then check_libcuda / || status=2; fi
+      exit "$status"
+    '';
+  };
+}

@@ -1,0 +1,54 @@
+# What `nix flake check` builds. None needs an engine, a GPU or the network.
+{
+  pkgs,
+  driver,
+  tools,
+}:
+let
+  problems = import ./lock-problems.nix (builtins.fromJSON (builtins.readFile ../flake.lock));
+  # Wheels whose digest the stack's lock does not hold: the list was not made again after the lock.
+  strangers =
+    stack:
+    let
+      lock = builtins.readFile ./stacks/${stack}.lock + builtins.readFile ./stacks/lmcache-build.txt;
+      uses = builtins.fromJSON (builtins.readFile ./stacks/${stack}.wheels.json);
+      files = uses.vllm // uses.lmcache // uses.build;
+      known = file: pkgs.lib.hasInfix "sha256:${files.${file}}" lock;
+    in
+    builtins.filter (file: !known file) (builtins.attrNames files);
+  none =
+    name: found:
+    pkgs.runCommand name { inherit found; } ''
+      if [ -n "$found" ]; then echo "${name}: $found" >&2; exit 1; fi
+      touch $out
+    '';
+in
+{
+  inherit driver;
+  tests = pkgs.callPackage ./package.nix { doCheck = true; };
+  lock = none "flake-lock" (builtins.concatStringsSep ", " problems);
+  wheels-cpu = none "wheels-not-in-cpu-lock" (toString (strangers "cpu"));
+  wheels-cuda = none "wheels-not-in-cuda-lock" (toString (strangers "cuda"));
+  nix-files =
+    pkgs.runCommand "nix-files"
+      {
+        nativeBuildInputs = [
+          tools.nixfmt
+          tools.deadnix
+        ];
+      }
+      ''
+        cd ${
+          pkgs.lib.fileset.toSource {
+            root = ../.;
+            fileset = pkgs.lib.fileset.unions [
+              ../flake.nix
+              (pkgs.lib.fileset.fileFilter (file: file.hasExt "nix") ../nix)
+            ];
+          }
+        }
+        find . -name '*.nix' -print0 | xargs -0 nixfmt --check
+        deadnix --fail .
+        touch $out
+      '';
+}

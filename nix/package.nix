@@ -1,0 +1,37 @@
+# The driver.
+{
+  lib,
+  rustPlatform,
+  python3,
+  doCheck ? false,
+}:
+let
+  manifest = builtins.fromTOML (builtins.readFile ../Cargo.toml);
+in
+rustPlatform.buildRustPackage {
+  pname = manifest.package.name;
+  inherit (manifest.package) version;
+  src = lib.fileset.toSource {
+    root = ../.;
+    fileset = lib.fileset.unions [
+      ../Cargo.toml
+      ../Cargo.lock
+      ../benches
+      ../data
+      ../docs/report.schema.json
+      ../nix/stacks
+      ../src
+      ../templates
+      ../tests
+    ];
+  };
+  cargoLock.lockFile = ../Cargo.lock;
+  inherit doCheck; # the tests play vLLM and LMCache with Python scripts
+  nativeCheckInputs = [ python3 ];
+  meta = {
+    inherit (manifest.package) description;
+    license = lib.licenses.asl20;
+    mainProgram = manifest.package.name;
+    platforms = [ "x86_64-linux" ];
+  };
+}

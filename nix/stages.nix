@@ -1,0 +1,71 @@
+# The pipeline's stages as derivations: a second door for those who want Nix to schedule, cache and share them. The canary
+# suite alone, since other weights lie outside the store. Stages on a GPU need a builder that offers the feature `cuda`
+# and shows the driver's files in the sandbox.
+{
+  pkgs,
+  driver,
+  cpu,
+  cuda,
+}:
+let
+  inherit (pkgs) lib;
+  stages =
+    device: environments:
+    let
+      # Each output holds the store so far, which the next stage goes on with.
+      stage =
+        name: before: environment: command:
+        pkgs.runCommand "kv-correctness-${device}-${name}"
+          (
+            {
+              nativeBuildInputs = [ driver ];
+              KV_CORRECTNESS_ENV_BASELINE = environments.baseline;
+            }
+            // environment
+            // lib.optionalAttrs (device == "cuda") {
+              requiredSystemFeatures = [ "cuda" ];
+              LD_LIBRARY_PATH = "/run/opengl-driver/lib";
+            }
+          )
+          ''
+            export HOME=$TMPDIR KV_CORRECTNESS_CACHE=$TMPDIR/cache
+            ${lib.optionalString (before != null) ''
+              cp -r ${before}/cache "$KV_CORRECTNESS_CACHE"
+              chmod -R u+w "$KV_CORRECTNESS_CACHE"
+            ''}
+            mkdir -p $out
+            ${command}
+            rm -rf "$KV_CORRECTNESS_CACHE"/{vllm,vllm-config,xdg}
+            cp -r "$KV_CORRECTNESS_CACHE" $out/cache
+          '';
+      run = name: "kv-correctness stage ${name} --suite canary --device ${device} --out $out/artifacts";
+      with-lmcache = {
+        KV_CORRECTNESS_ENV = environments.with-lmcache;
+      };
+      all = {
+        extract = stage "extract" null { } (run "extract");
+        prompts = stage "prompts" all.extract { } (run "prompts");
+        baseline = stage "baseline" all.prompts { } (run "baseline");
+        control = stage "control" all.baseline { } (run "control");
+        cached = stage "cached" all.control with-lmcache (run "cached");
+        # Succeeds whatever the verdict is, so that a bad one is kept as well; without a verdict it fails.
+        report = stage "report" all.cached with-lmcache ''
+          status=0
+          kv-correctness run --suite canary --device ${device} --out $out/report || status=$?
+          [ "$status" != 2 ] || exit 1
+          echo "$status" > $out/exit-code
+        '';
+        # Costs nothing, and fails unless the verdict is equivalent.
+        verdict = pkgs.runCommand "kv-correctness-${device}-verdict" { } ''
+          cat ${all.report}/report/summary.txt
+          [ "$(cat ${all.report}/exit-code)" = 0 ] || exit 1
+          touch $out
+        '';
+      };
+    in
+    all;
+in
+{
+  cpu = stages "cpu" cpu;
+  cuda = stages "cuda" cuda;
+}

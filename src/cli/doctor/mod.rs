@@ -1,0 +1,61 @@
+//! Says what a machine has, which suites can run on it over which routes, and which command mends what is missing.
+
+mod machine;
+mod suites;
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use camino::Utf8PathBuf;
+
+use self::machine::describe_machine;
+use self::suites::{Readiness, examine_suite};
+use super::arguments::DeviceChoice;
+use super::output::print;
+use super::prepare::{cache_folder, choose_device, stack};
+use crate::engine::environment::EnvironmentRequest;
+use crate::exit_code::ERROR;
+use crate::suite::Suite;
+
+/// One line of findings.
+struct Line {
+    name: &'static str,
+    value: String,
+}
+
+impl Line {
+    fn new(name: &'static str, value: impl Into<String>) -> Self {
+        Self { name, value: value.into() }
+    }
+}
+
+pub(super) fn examine(
+    suite: Option<&str>,
+    device: DeviceChoice,
+    cache: Option<Utf8PathBuf>,
+) -> anyhow::Result<ExitCode> {
+    let cache = cache_folder(cache)?;
+    let device = choose_device(device)?;
+    let request = EnvironmentRequest::from_variables(stack(&device), cache.clone());
+    let mut text = String::new();
+    for (title, lines) in describe_machine(&device, &request) {
+        writeln!(text, "{title}")?;
+        for Line { name, value } in lines {
+            writeln!(text, "  {name:<14} {value}")?;
+        }
+        writeln!(text)?;
+    }
+    let names = suite.map_or_else(Suite::names, |name| vec![name.to_owned()]);
+    let mut best = Readiness::Never;
+    for name in names {
+        let examined = examine_suite(&name, &Suite::load(&name)?, &cache, &device, &request);
+        writeln!(text, "suite {name} on {device}")?;
+        for line in &examined.lines {
+            writeln!(text, "  {line}")?;
+        }
+        writeln!(text)?;
+        best = best.max(examined.readiness);
+    }
+    print(&text)?;
+    Ok(if best == Readiness::Now { ExitCode::SUCCESS } else { ExitCode::from(ERROR) })
+}

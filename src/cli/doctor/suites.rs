@@ -1,0 +1,97 @@
+//! Whether a suite can run here, over each route. Main function: [`examine_suite`].
+
+use camino::Utf8Path;
+
+use super::machine::find_program;
+use crate::engine::environment::{EnvironmentError, EnvironmentRequest};
+use crate::engine::{Device, DeviceKind};
+use crate::fetch::Needs;
+use crate::suite::{Route, Suite};
+
+/// How near a suite is to running, from the farthest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Readiness {
+    /// This machine lacks what no command brings.
+    Never,
+    /// After the commands that are told.
+    AfterCommands,
+    /// At once; what is made on first use counts as there.
+    Now,
+}
+
+/// What was found out about a suite.
+pub(super) struct Examined {
+    pub(super) readiness: Readiness,
+    pub(super) lines: Vec<String>,
+}
+
+/// Examines a suite over every route there is; those that the suite names are marked.
+pub(super) fn examine_suite(
+    name: &str,
+    suite: &Suite,
+    cache: &Utf8Path,
+    device: &Device,
+    request: &EnvironmentRequest,
+) -> Examined {
+    let needs = Needs::of(suite, cache, device);
+    let mut lines = needs.lines();
+    let mut readiness = Readiness::Now;
+    if !needs.not_fetched().is_empty() {
+        lines.push(format!("mend     kv-correctness fetch --suite {name}"));
+        readiness = Readiness::AfterCommands;
+    }
+    if let Some(too_few) = needs.too_few_gpus() {
+        lines.push(format!("mend     none: {too_few}; `--device cpu` asks for memory instead"));
+        readiness = Readiness::Never;
+    }
+    if needs.lacks_room() {
+        let mend = "memory: none but a larger machine, though needs are estimates; disk: free some, or `--cache DIR`";
+        lines.push(format!("mend     {mend}"));
+        readiness = readiness.min(Readiness::AfterCommands);
+    }
+    if let Some(problem) = environment_problem(request) {
+        let hint = problem.hint().unwrap_or_else(|| "see above".to_owned());
+        lines.push(format!("MISSING  Python environment: {problem}"));
+        lines.push(format!("mend     {hint}"));
+        readiness = readiness.min(Readiness::AfterCommands);
+    }
+    let mut best = Readiness::Never;
+    for route in Route::ALL {
+        let (over_route, words) = examine_route(name, route, device, request);
+        let over_route = over_route.min(readiness);
+        let state = match over_route {
+            Readiness::Now => "ready",
+            Readiness::AfterCommands => "later",
+            Readiness::Never => "never",
+        };
+        let chosen = if suite.routes.contains(&route) { "" } else { ", not in the suite" };
+        lines.push(format!("{state:<8} route {route}{chosen}: {words}"));
+        best = best.max(over_route);
+    }
+    Examined { readiness: best, lines }
+}
+
+/// Why there can be no Python environment; none if it is there or can be made.
+fn environment_problem(request: &EnvironmentRequest) -> Option<EnvironmentError> {
+    match request.find() {
+        Ok(Some(_)) => None,
+        Ok(None) => request.find_python().err(),
+        Err(error) => Some(error),
+    }
+}
+
+fn examine_route(
+    name: &str,
+    route: Route,
+    device: &Device,
+    request: &EnvironmentRequest,
+) -> (Readiness, String) {
+    if route == Route::InProcess && device.kind() == DeviceKind::Cpu {
+        let words = "LMCache inside vLLM serves nothing on a CPU; a run ends with not exercised (4)";
+        return (Readiness::Never, words.to_owned());
+    }
+    if route.name().ends_with("redis") && find_program(&request.search_path, "redis-server").is_none() {
+        return (Readiness::AfterCommands, "needs redis-server: `apt-get install redis-server`".to_owned());
+    }
+    (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}"))
+}

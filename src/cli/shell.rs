@@ -1,0 +1,24 @@
+//! Completions and manual pages, made from the command line's own description. Subcommands rather than a build script:
+//! a package calls the binary that it has just built, and whoever has only the binary can do the same.
+
+use std::process::ExitCode;
+
+use camino::Utf8Path;
+use clap::CommandFactory;
+use fs_err as fs;
+
+use super::arguments::Cli;
+use super::output::print;
+
+pub(super) fn print_completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "kv-correctness", &mut text);
+    print(&String::from_utf8(text)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn write_manual_pages(folder: &Utf8Path) -> anyhow::Result<ExitCode> {
+    fs::create_dir_all(folder)?;
+    clap_mangen::generate_to(Cli::command(), folder)?;
+    Ok(ExitCode::SUCCESS)
+}

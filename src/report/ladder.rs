@@ -1,0 +1,151 @@
+//! The rungs of one finding, each with its state and its numbers in words. Main type: [`RungState`].
+
+use super::Finding;
+use super::words::{nats, percent, points};
+use crate::comparison::{Comparison, Outcome, Rung, Service, Verdict};
+
+/// What a rung amounts to in a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RungState {
+    /// It decided, and so.
+    Decided(Verdict),
+    /// It found nothing, and did not decide.
+    Passed,
+    /// It found something that does not decide.
+    Failed,
+    /// It cannot judge here.
+    DoesNotApply,
+    /// The cache was not used as it must be, so that nothing else means anything.
+    Void,
+}
+
+impl RungState {
+    /// In a word or two.
+    pub(super) fn words(self) -> String {
+        match self {
+            Self::Decided(verdict) => format!("decided: {verdict}"),
+            Self::Passed => "passed".to_owned(),
+            Self::Failed => "differs, does not decide".to_owned(),
+            Self::DoesNotApply => "does not decide here".to_owned(),
+            Self::Void => "void".to_owned(),
+        }
+    }
+}
+
+/// The rungs from sharp to blunt. The early stop is among them only where it decided.
+pub(super) fn rungs(finding: &Finding) -> Vec<(Rung, RungState, String)> {
+    let comparison = &finding.comparison;
+    [Rung::Exercised, Rung::BitExact, Rung::NearTies, Rung::Distribution, Rung::Answers, Rung::EarlyStop]
+        .into_iter()
+        .filter(|rung| *rung != Rung::EarlyStop || finding.judgement.decided_by == *rung)
+        .map(|rung| (rung, state(finding, rung), numbers(comparison, rung)))
+        .collect()
+}
+
+fn state(finding: &Finding, rung: Rung) -> RungState {
+    let comparison = &finding.comparison;
+    if finding.judgement.decided_by == rung {
+        return RungState::Decided(finding.judgement.verdict);
+    }
+    let of = |outcome: Outcome| match outcome {
+        Outcome::Passed => RungState::Passed,
+        Outcome::Failed => RungState::Failed,
+        Outcome::DoesNotApply => RungState::DoesNotApply,
+    };
+    let as_predicted = comparison.exercised.service == Service::AsPredicted;
+    match rung {
+        Rung::Exercised if as_predicted => RungState::Passed,
+        Rung::Exercised => RungState::Failed,
+        _ if !as_predicted => RungState::Void,
+        Rung::BitExact => of(comparison.bit_exact.outcome),
+        Rung::NearTies => of(comparison.near_ties.outcome),
+        Rung::Distribution => of(comparison.distribution.outcome),
+        Rung::Answers => {
+            let test = &comparison.answers.generated.against_baseline;
+            match (test.within_margin, test.beyond_margin) {
+                (true, _) => RungState::Passed,
+                (_, true) => RungState::Failed,
+                _ => RungState::DoesNotApply,
+            }
+        }
+        Rung::EarlyStop | Rung::Faults => RungState::DoesNotApply,
+    }
+}
+
+/// A rung's numbers in words.
+pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
+    let criteria = &comparison.criteria;
+    match rung {
+        Rung::Exercised => {
+            let (store, load) = (&comparison.exercised.store, &comparison.exercised.load);
+            format!(
+                "load pass {} of {} predicted tokens, {} of {} requests off; store pass {} of at most {}",
+                load.cached_tokens,
+                load.predicted_tokens,
+                load.under_served + load.over_served,
+                load.requests,
+                store.cached_tokens,
+                store.predicted_tokens
+            )
+        }
+        Rung::BitExact => {
+            let control = &comparison.bit_exact.against_control;
+            let repeat = &comparison.noise_floor.repeat;
+            format!(
+                "load pass differs from its control in {} of {}; baseline from its repeat in {} of {}",
+                control.differing, control.compared, repeat.differing, repeat.compared
+            )
+        }
+        Rung::NearTies => {
+            let ties = &comparison.near_ties;
+            format!(
+                "{} of {} questions part beyond {} nats, {} may; {} part in a near tie",
+                ties.load.beyond_gap,
+                ties.load.compared,
+                criteria.near_tie_gap,
+                ties.allowed,
+                ties.load.near_ties
+            )
+        }
+        Rung::Distribution => {
+            let (load, tolerance) = (&comparison.distribution.load, &criteria.tolerance);
+            format!(
+                "mean divergence {} of {} nats, a letter by {} of {} nats, {} of {} first tokens differ",
+                nats(load.mean_divergence),
+                tolerance.mean_divergence,
+                nats(load.letter_difference),
+                tolerance.letter_difference,
+                load.first_token_flips,
+                load.compared
+            )
+        }
+        Rung::Answers => {
+            let answers = &comparison.answers.generated;
+            let paired = &answers.against_baseline;
+            format!(
+                "baseline {} %, with LMCache {} %; difference {} points (90 % interval {} to {}), margin {}",
+                percent(answers.baseline.share),
+                percent(answers.load.share),
+                points(paired.difference),
+                points(paired.interval.lower),
+                points(paired.interval.upper),
+                100.0 * criteria.margin
+            )
+        }
+        Rung::EarlyStop | Rung::Faults => {
+            let stopped = comparison.early_stop.map(|stop| {
+                format!(
+                    "stopped after {} questions: {} turned wrong, {} right; evidence {:.2e} of {:.0}",
+                    stop.pairs, stop.harms, stop.gains, stop.e_value, stop.bound
+                )
+            });
+            stopped.unwrap_or_else(|| {
+                let test = &comparison.answers.generated.against_baseline;
+                format!(
+                    "{} turned wrong, {} right; evidence {:.2e}",
+                    test.table.harms, test.table.gains, test.e_value
+                )
+            })
+        }
+    }
+}

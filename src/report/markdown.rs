@@ -1,0 +1,305 @@
+//! The report as a page of Markdown: GitHub's step summary, a Buildkite annotation. Main function: [`to_markdown`].
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::ladder::rungs;
+use super::words::{
+    counted, ending, flip_kind, flip_letters, nats, one_line, percent, points, rung, short_rung,
+};
+use super::{Finding, PlantedFaults, Report};
+use crate::comparison::Verdict;
+
+/// The most bytes that GitHub takes for a step's summary and Buildkite for an annotation, less some to spare.
+pub const PAGE_LIMIT: usize = 1_000_000;
+/// Bytes kept for saying what was left out.
+const CLOSING: usize = 400;
+/// How many flips of a model on a route a summary shows.
+const SHOWN_FLIPS: usize = 20;
+/// How many survivors a summary shows.
+const SHOWN_SURVIVORS: usize = 20;
+/// How much of a question a summary shows.
+const SHOWN_CHARACTERS: usize = 200;
+
+/// The report as Markdown of at most `limit` bytes. What has no room is counted in the last line.
+#[must_use]
+pub fn to_markdown(report: &Report, limit: usize) -> String {
+    let mut page = Page { text: String::new(), limit, left_out: BTreeMap::new() };
+    page.add("heading", &heading(report));
+    page.table("overview row", OVERVIEW, report.findings.iter().map(overview_row));
+    let troubled = |finding: &&Finding| finding.judgement.verdict != Verdict::Equivalent;
+    for finding in report.findings.iter().filter(troubled) {
+        page.add("explanation", &explanation(finding));
+    }
+    for planted in &report.planted_faults {
+        page.add("table of planted faults", &faults(planted));
+    }
+    for finding in report.findings.iter().filter(|finding| !finding.flipped_questions.is_empty()) {
+        add_flips(&mut page, finding);
+    }
+    for finding in &report.findings {
+        page.add("table", &details(finding));
+    }
+    page.finish()
+}
+
+/// A page that never grows over its limit.
+struct Page {
+    text: String,
+    limit: usize,
+    left_out: BTreeMap<&'static str, usize>,
+}
+
+impl Page {
+    /// Adds a block if there is room for it; says whether there was.
+    fn add(&mut self, what: &'static str, block: &str) -> bool {
+        let fits = self.text.len() + block.len() + CLOSING <= self.limit;
+        if fits {
+            self.text.push_str(block);
+        } else {
+            *self.left_out.entry(what).or_default() += 1;
+        }
+        fits
+    }
+
+    /// Adds a table row by row. A row that does not fit ends it.
+    fn table(&mut self, what: &'static str, head: &str, rows: impl Iterator<Item = String>) {
+        let mut rows = rows.peekable();
+        let mut open = rows.peek().is_some_and(|first| {
+            self.text.len() + head.len() + first.len() + CLOSING <= self.limit && self.add(what, head)
+        });
+        for row in rows {
+            if open {
+                open = self.add(what, &row);
+            } else {
+                *self.left_out.entry(what).or_default() += 1;
+            }
+        }
+        self.add("line feed", "\n");
+    }
+
+    fn finish(mut self) -> String {
+        self.left_out.remove("line feed");
+        if !self.left_out.is_empty() {
+            let list: Vec<String> =
+                self.left_out.iter().map(|(what, number)| counted(*number, what)).collect();
+            let note = format!(
+                "\n*Left out, since this page may hold {} bytes: {}. `report.html` has them.*\n",
+                self.limit,
+                list.join(", ")
+            );
+            self.text.push_str(&note);
+        }
+        self.text
+    }
+}
+
+fn heading(report: &Report) -> String {
+    let environment = &report.environment;
+    let version = |version: Option<&str>| escape(version.unwrap_or("unknown"));
+    format!(
+        "## {} kv-correctness: {} (exit code {})\n\nSuite `{}` on {}; vLLM {}, LMCache {}.\n\n",
+        symbol(report.verdict),
+        report.verdict,
+        report.exit_code,
+        report.suite.name.replace('`', "'"),
+        escape(&report.device.to_string()),
+        version(environment.vllm_version()),
+        version(environment.version("lmcache")),
+    )
+}
+
+const OVERVIEW: &str = "\
+| model | route | verdict | decided by | tokens served | baseline | LMCache | difference (90 % interval) | flips |
+|---|---|---|---|--:|--:|--:|--:|--:|
+";
+
+fn overview_row(finding: &Finding) -> String {
+    let comparison = &finding.comparison;
+    let (load, answers) = (&comparison.exercised.load, &comparison.answers.generated);
+    let test = &answers.against_baseline;
+    format!(
+        "| {} ({}) | {} | {} {} | {} | {} of {} | {} % | {} % | {} ({} to {}) | {} of {} |\n",
+        escape(&finding.model),
+        finding.kv_shape.name(),
+        finding.route,
+        symbol(finding.judgement.verdict),
+        finding.judgement.verdict,
+        short_rung(finding.judgement.decided_by),
+        load.cached_tokens,
+        load.predicted_tokens,
+        percent(answers.baseline.share),
+        percent(answers.load.share),
+        points(test.difference),
+        points(test.interval.lower),
+        points(test.interval.upper),
+        comparison.answers.flips.len(),
+        comparison.questions,
+    )
+}
+
+fn explanation(finding: &Finding) -> String {
+    let judgement = &finding.judgement;
+    format!(
+        "**{} over {}: {}**, decided by {}. {}{}\n\n> Next: {}\n\n",
+        escape(&finding.model),
+        finding.route,
+        judgement.verdict,
+        rung(judgement.decided_by),
+        escape(&judgement.reason),
+        finding
+            .location
+            .as_ref()
+            .map_or_else(String::new, |location| format!(" {}", escape(&location.words()))),
+        escape(&judgement.next_step),
+    )
+}
+
+fn faults(planted: &PlantedFaults) -> String {
+    let score = &planted.findings.score;
+    let mut text = format!(
+        "**{}, planted faults: {}** {} of {} plantings of {} kinds were seen. {} more change nothing and were judged \
+         equivalent; {} controls were misjudged.\n\n",
+        escape(&planted.model),
+        if planted.doubt.is_some() { "⚠️ insensitive." } else { "all seen." },
+        score.killed,
+        score.planted,
+        score.kinds,
+        score.harmless,
+        score.misjudged.len(),
+    );
+    let missed: Vec<&String> = score.survivors.iter().chain(&score.misjudged).collect();
+    for name in missed.iter().take(SHOWN_SURVIVORS) {
+        writeln!(text, "- {}", escape(name)).expect("a string can be written to");
+    }
+    if missed.len() > SHOWN_SURVIVORS {
+        writeln!(text, "- and {} more", missed.len() - SHOWN_SURVIVORS).expect("a string can be written to");
+    }
+    text + "\n"
+}
+
+fn add_flips(page: &mut Page, finding: &Finding) {
+    let flips = &finding.comparison.answers.flips;
+    let title = format!(
+        "**{} over {}: {} of {} answers changed**\n\n",
+        escape(&finding.model),
+        finding.route,
+        flips.len(),
+        finding.comparison.questions
+    );
+    let head =
+        title + "| question | change | baseline | LMCache | published | text |\n|---|---|---|---|---|---|\n";
+    let rows = flips.iter().zip(&finding.flipped_questions).take(SHOWN_FLIPS).map(|(flip, question)| {
+        let (baseline, load) = flip_letters(flip);
+        format!(
+            "| {} | {} | {baseline} | {load} | {} | {} |\n",
+            escape(&flip.question.to_string()),
+            flip_kind(flip.kind),
+            flip.published,
+            escape(&ending(&question.text, SHOWN_CHARACTERS)),
+        )
+    });
+    page.table("flip", &head, rows);
+    if flips.len() > SHOWN_FLIPS {
+        page.add("remark", &format!("and {} more in `report.html`.\n\n", flips.len() - SHOWN_FLIPS));
+    }
+}
+
+/// What every rung saw and how each subject fared, folded away.
+fn details(finding: &Finding) -> String {
+    let comparison = &finding.comparison;
+    let mut text = format!(
+        "<details><summary>{} over {}: rungs and {}</summary>\n\n| rung | state | numbers |\n|---|---|---|\n",
+        escape_html(&finding.model),
+        finding.route,
+        counted(comparison.by_subject.len(), "subject"),
+    );
+    for (which, state, numbers) in rungs(finding) {
+        writeln!(text, "| {} | {} | {} |", rung(which), state.words(), escape(&numbers))
+            .expect("a string can be written to");
+    }
+    text += "\n| subject | questions | baseline right | LMCache right | flips | largest movement, nats |\n";
+    text += "|---|--:|--:|--:|--:|--:|\n";
+    for score in &comparison.by_subject {
+        writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} |",
+            escape(score.subject.as_str()),
+            score.questions,
+            score.baseline_right,
+            score.load_right,
+            score.flips,
+            nats(score.largest)
+        )
+        .expect("a string can be written to");
+    }
+    text + "\n</details>\n\n"
+}
+
+fn symbol(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Equivalent => "✅",
+        Verdict::Degraded => "❌",
+        Verdict::Inconclusive => "❔",
+        Verdict::NotExercised => "⛔",
+        Verdict::Insensitive => "⚠️",
+    }
+}
+
+/// A text on one line in which no character means anything to Markdown, GitHub or Buildkite.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in one_line(text).chars() {
+        if "\\`*_{}[]()#!|<>~$:@&^".contains(character) {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
+}
+
+/// The same inside an HTML tag, where Markdown's escapes do not count.
+fn escape_html(text: &str) -> String {
+    one_line(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture::{NASTY, every_kind, named};
+
+    #[test]
+    fn the_verdict_comes_first_then_what_explains_it() {
+        insta::assert_snapshot!(to_markdown(&named("degraded"), PAGE_LIMIT));
+    }
+
+    #[test]
+    fn survivors_are_named() {
+        insta::assert_snapshot!(to_markdown(&named("insensitive"), 1800));
+    }
+
+    #[test]
+    fn a_page_never_grows_over_its_limit_and_says_what_was_left_out() {
+        for (name, report) in every_kind() {
+            let whole = to_markdown(&report, PAGE_LIMIT);
+            for limit in (800..whole.len() + CLOSING).step_by(97) {
+                let page = to_markdown(&report, limit);
+                assert!(page.len() <= limit, "{name} at {limit}: {}", page.len());
+                assert!(page.starts_with("## "), "{name}");
+                assert!(
+                    page == whole || page.contains("*Left out, since this page may hold"),
+                    "{name} at {limit}"
+                );
+                assert_eq!(page.matches("<details>").count(), page.matches("</details>").count());
+            }
+        }
+    }
+
+    #[test]
+    fn a_questions_text_stays_in_its_cell() {
+        let escaped = escape(NASTY);
+        assert!(!escaped.contains(['\n', '\r', '\u{1b}', '\0']));
+        let bare = regex::Regex::new(r"(^|[^\\])[|<>`*@\[\]]").unwrap();
+        assert!(!bare.is_match(&escaped), "{escaped}");
+    }
+}
