@@ -20,7 +20,7 @@ use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 use crate::suite::Route;
 
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 4;
 const COMPARISON: &str = "comparison.json";
 
 #[derive(Serialize)]
