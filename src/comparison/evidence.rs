@@ -9,6 +9,7 @@ use crate::engine::Observation;
 
 use super::early_stop::EarlyStop;
 use super::evidence_error::EvidenceError;
+use super::noise_floor::NoiseFloor;
 
 /// A question, its published answer, and what the caches must serve for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,6 +239,13 @@ impl<'a> Case<'a> {
     /// The control, if it left exactly the tokens to compute that the load pass had to.
     pub(super) fn matched_control(&self) -> Option<&'a Answered> {
         self.control.filter(|control| control.observation.cached_tokens == self.asked.expected.load)
+    }
+
+    /// Whether what the store pass stored was computed in the control's shapes, or shapes do not matter here. A store pass
+    /// that is itself served a prefix computes the rest in others, and stores KV that may differ in rounding.
+    pub(super) fn stored_as_computed(&self, noise: &NoiseFloor) -> bool {
+        self.store.observation.cached_tokens == 0
+            || noise.prefix.as_ref().is_some_and(|prefix| prefix.differing == 0)
     }
 
     /// The computation without `LMCache` that is nearest to the load pass: the matched control, else the baseline.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Finding, PlantedFaults, Report, SCHEMA};
+use super::{Finding, NotRun, PlantedFaults, Report, SCHEMA};
 use crate::comparison::scene::{Scene, say, scatter};
 use crate::comparison::{
     ArmName, Criteria, EarlyStop, Evidence, Location, Place as ChunkPlace, Rung, Verdict, compare, conclude,
@@ -11,7 +11,7 @@ use crate::dataset::{Choice, Question};
 use crate::digest::digest_bytes;
 use crate::engine::environment::{EnvironmentIdentity, Package};
 use crate::engine::{Device, KvShape, Ready};
-use crate::exit_code::exit_code;
+use crate::exit_code::{ERROR, exit_code};
 use crate::fault::{Fate, FaultFindings, Group, Layers, Layout, Place, Tier, Trial};
 use crate::stage_name::StageName;
 use crate::suite::{Dtype, Route, Suite};
@@ -38,8 +38,22 @@ pub(super) fn every_kind() -> Vec<(&'static str, Report)> {
         ("every route", report(many)),
         ("faults all seen", with_faults(&[Fate::Killed, Fate::Neutral, Fate::Harmless, Fate::Harmless])),
         ("insensitive", with_faults(&[Fate::Killed, Fate::Survived, Fate::NotRead, Fate::FalseAlarm])),
+        ("route not run", with_a_route_not_run()),
         ("nothing compared", report(vec![])),
     ]
+}
+
+fn with_a_route_not_run() -> Report {
+    let mut report = report(vec![("canary-dense", Route::Mp, equivalent())]);
+    report.suite.routes.push(Route::MpRedis);
+    report.not_run.push(NotRun {
+        model: "canary-dense".to_owned(),
+        route: Route::MpRedis,
+        reason: format!("failed to find a Redis server: {NASTY}"),
+        next_step: "install Debian's package `redis-server`".to_owned(),
+    });
+    report.exit_code = ERROR;
+    report
 }
 
 /// The report of this name.

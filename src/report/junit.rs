@@ -8,7 +8,7 @@ use quick_junit::{NonSuccessKind, Property, TestCase, TestCaseStatus, TestSuite}
 
 use super::ladder::{RungState, rungs};
 use super::words::{flip_kind, flip_letters, one_line, rung, short_rung};
-use super::{Finding, PlantedFaults, Report};
+use super::{Finding, NotRun, PlantedFaults, Report};
 use crate::comparison::{Rung, Verdict};
 use crate::fault::Fate;
 
@@ -20,8 +20,22 @@ const NAMED_FLIPS: usize = 50;
 pub fn to_junit(report: &Report) -> String {
     let mut junit = quick_junit::Report::new(format!("kv-correctness {}", report.suite.name));
     junit.add_test_suites(report.findings.iter().map(|finding| finding_suite(report, finding)));
+    junit.add_test_suites(report.not_run.iter().map(not_run_suite));
     junit.add_test_suites(report.planted_faults.iter().map(faults_suite));
     junit.to_string().expect("a report has no form that XML lacks")
+}
+
+/// A route that cannot run here is no pass: an error with what mends it.
+fn not_run_suite(not_run: &NotRun) -> TestSuite {
+    let name = format!("{} over {}", not_run.model, not_run.route);
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+    status.set_type("not run").set_message(one_line(&not_run.reason));
+    status.set_description(format!("{}\nnext: {}", one_line(&not_run.reason), one_line(&not_run.next_step)));
+    let mut case = TestCase::new("not run", status);
+    case.set_classname(name.clone());
+    let mut suite = TestSuite::new(name);
+    suite.add_test_case(case);
+    suite
 }
 
 fn finding_suite(report: &Report, finding: &Finding) -> TestSuite {
@@ -197,6 +211,13 @@ mod tests {
     use crate::report::fixture::{every_kind, named};
 
     #[test]
+    fn a_route_that_was_not_run_is_an_error_and_no_pass() {
+        let xml = to_junit(&named("route not run"));
+        assert!(xml.contains(r#"errors="1""#), "{xml}");
+        assert!(xml.contains(r#"<error message="failed to find a Redis server"#), "{xml}");
+    }
+
+    #[test]
     fn a_degraded_run_fails_in_the_case_of_the_rung_that_decided() {
         let text = to_junit(&named("degraded"));
         let head: Vec<&str> = text.lines().take(34).collect();
@@ -204,13 +225,13 @@ mod tests {
     }
 
     #[test]
-    fn a_run_has_failures_or_errors_exactly_when_it_is_not_equivalent_and_its_xml_is_whole() {
+    fn a_run_has_failures_or_errors_exactly_when_its_exit_code_is_not_0_and_its_xml_is_whole() {
         for (name, report) in every_kind() {
             let text = to_junit(&report);
             let read = quick_junit::Report::deserialize_from_str(&text).unwrap();
             let failed = read.failures + read.errors > 0;
             let anything = !report.findings.is_empty();
-            assert_eq!(failed, report.verdict != Verdict::Equivalent && anything, "{name}");
+            assert_eq!(failed, report.exit_code != 0 && anything, "{name}");
             let control = |character: char| character.is_control() && character != '\n';
             assert!(!text.contains(control) && !text.contains('\u{fffe}'), "{name}");
         }

@@ -7,7 +7,7 @@ use super::ladder::rungs;
 use super::words::{
     counted, ending, flip_kind, flip_letters, nats, one_line, percent, points, rung, short_rung,
 };
-use super::{Finding, PlantedFaults, Report};
+use super::{Finding, NotRun, PlantedFaults, Report};
 use crate::comparison::Verdict;
 
 /// The most bytes that GitHub takes for a step's summary and Buildkite for an annotation, less some to spare.
@@ -27,6 +27,16 @@ pub fn to_markdown(report: &Report, limit: usize) -> String {
     let mut page = Page { text: String::new(), limit, left_out: BTreeMap::new() };
     page.add("heading", &heading(report));
     page.table("overview row", OVERVIEW, report.findings.iter().map(overview_row));
+    for not_run in &report.not_run {
+        let NotRun { model, route, reason, next_step } = not_run;
+        let line = format!(
+            "{} over {route} was **not run**: {} Next: {}\n\n",
+            escape(model),
+            escape(reason),
+            escape(next_step)
+        );
+        page.add("line on a route that was not run", &line);
+    }
     let troubled = |finding: &&Finding| finding.judgement.verdict != Verdict::Equivalent;
     for finding in report.findings.iter().filter(troubled) {
         page.add("explanation", &explanation(finding));

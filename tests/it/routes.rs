@@ -177,7 +177,7 @@ fn a_redis_server_that_dies_between_the_passes_is_an_error_in_time() {
 #[test]
 fn a_redis_server_that_forgets_between_the_passes_is_not_exercised() {
     let lab = lab();
-    let ended = lab.run("forget@redis", "--route mp+redis");
+    let ended = lab.run("shared@store forget@redis", "--route mp+redis");
     assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
     // The loading engine is served what it stored itself.
     assert_eq!(lab.report().findings[0].comparison.exercised.service, Service::UnderServed);
@@ -187,7 +187,7 @@ fn a_redis_server_that_forgets_between_the_passes_is_not_exercised() {
 fn a_tier_that_takes_nothing_is_not_exercised() {
     let lab = lab();
     lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 1");
-    let ended = lab.run("full@server", "--route mp+fs");
+    let ended = lab.run("shared@store full@server", "--route mp+fs");
     assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
     assert_eq!(lab.report().findings[0].comparison.exercised.service, Service::UnderServed);
 }

@@ -105,8 +105,17 @@ impl<'a> Page<'a> {
     }
 }
 
-/// The reason for the worst verdict, and what to do.
+/// The reason for the worst verdict, and what to do; what was not run is said with it.
 fn headline(report: &Report) -> (String, Option<String>) {
+    let (sentence, next) = worst(report);
+    let Some(first) = report.not_run.first() else { return (sentence, next) };
+    let missing = counted(report.not_run.len(), "combination");
+    let not_run = format!("{missing} of model and route not run, first {} over {}", first.model, first.route);
+    let sentence = format!("{sentence} But {not_run}: {}", one_line(&first.reason));
+    (sentence, next.or_else(|| Some(first.next_step.clone())))
+}
+
+fn worst(report: &Report) -> (String, Option<String>) {
     let count = report.findings.len();
     if report.verdict == Verdict::Equivalent && count > 1 {
         return (format!("All {count} comparisons are equivalent."), None);

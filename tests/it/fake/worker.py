@@ -129,7 +129,7 @@ class Engine:
         for index, prompt in enumerate(request["prompts"]):
             tokens, number = prompt["token_ids"], prompt["question"]
             self.seen.add(digest(tokens))
-            cached = self.find(tokens, request["read_cache"] and f"blind@{place}" not in FAULTS)
+            cached = self.find(tokens, request["read_cache"] and f"blind@{place}" not in FAULTS, place)
             self.hits += cached
             if f"ghost@{place}" in FAULTS and index == 1:
                 cached += 16
@@ -156,7 +156,7 @@ class Engine:
             reply("scored", question=number, cached_tokens=cached, **answer)
         reply("counted", counters={"vllm:external_prefix_cache_hits": float(self.hits)})
 
-    def find(self, tokens, read):
+    def find(self, tokens, read, place):
         """How many tokens a cache serves; what is computed goes into it."""
         if self.multiple is not None:
             ends = range(self.multiple, len(tokens), self.multiple)
@@ -166,7 +166,8 @@ class Engine:
             return max(served, default=0)
         if self.server is None:
             return 0
-        hit = self.server.ask("lookup", tokens)
+        # A real store pass over `mp` is served nothing of what prompts share, and one over other routes is.
+        hit = 0 if place == "store" and "shared@store" not in FAULTS else self.server.ask("lookup", tokens)
         self.server.ask("store", tokens)
         return min(hit, len(tokens) - 1)
 
