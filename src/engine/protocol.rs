@@ -118,6 +118,9 @@ pub struct Ready {
     pub block_size: u32,
     /// Tokens that vLLM's KV cache holds.
     pub kv_cache_tokens: u64,
+    /// What is not as it should be, though the engine runs, in whole sentences.
+    #[serde(default)]
+    pub remarks: Vec<String>,
 }
 
 /// What one prompt showed.

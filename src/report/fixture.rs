@@ -139,7 +139,6 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
                         chunk_tokens: 256,
                         place: ChunkPlace::Chunk { chunk: 1 },
                     }),
-                judgement,
                 flipped_questions: flips
                     .map(|asked| Question {
                         id: asked.id.clone(),
@@ -156,7 +155,12 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
                     attention_backend: "CPU_ATTN".to_owned(),
                     block_size: 128,
                     kv_cache_tokens: 174_720,
+                    remarks: match judgement.verdict {
+                        Verdict::Degraded => vec!["LMCache's compiled extension does not load.".to_owned()],
+                        _ => Vec::new(),
+                    },
                 },
+                judgement,
                 artifacts: BTreeMap::from([(StageName::Baseline, digest_bytes(b"baseline"))]),
                 logs: vec!["/cache/store-1/entries/baseline/0/notes/".into()],
             }

@@ -150,8 +150,10 @@ fn overview_row(finding: &Finding) -> String {
 
 fn explanation(finding: &Finding) -> String {
     let judgement = &finding.judgement;
+    let remarks: String =
+        finding.engine.remarks.iter().map(|remark| format!("> Remark: {}\n\n", escape(remark))).collect();
     format!(
-        "**{} over {}: {}**, decided by {}. {}{}\n\n> Next: {}\n\n",
+        "**{} over {}: {}**, decided by {}. {}{}\n\n> Next: {}\n\n{remarks}",
         escape(&finding.model),
         finding.route,
         judgement.verdict,

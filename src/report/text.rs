@@ -105,6 +105,9 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
         line(text, "", &format!("and {} more in report.json", flips.len() - SHOWN_FLIPS))?;
     }
     line(text, "noise floor", &comparison.noise_floor.words)?;
+    for remark in &finding.engine.remarks {
+        line(text, "remark", remark)?;
+    }
     for (place, log) in finding.logs.iter().enumerate() {
         line(text, if place == 0 { "logs" } else { "" }, log.as_str())?;
     }

@@ -222,6 +222,9 @@ impl<'a> EngineRun<'a> {
         bench.events.emit(Event::EngineStarting { label: label.clone(), log });
         let started = Instant::now();
         let (worker, ready) = Worker::start(&launch, &start, patience, format!("the {label}")).await?;
+        for remark in &ready.remarks {
+            bench.events.warn(format!("{label}: {remark}"));
+        }
         bench.events.emit(Event::EngineReady { label, elapsed: started.elapsed() });
         write_json(draft.path(READY), &ready)?;
         Ok(worker)

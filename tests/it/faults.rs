@@ -63,6 +63,19 @@ fn a_line_that_is_no_reply_is_shown() {
 }
 
 #[test]
+fn a_remark_of_the_engine_is_warned_of_and_stands_in_the_report() {
+    let lab = Lab::new();
+    let ended = lab.run("remark@start", "");
+    assert!(
+        ended.err.contains("warning: mp cached engine of tiny: The compiled copies do not load."),
+        "{}",
+        ended.err
+    );
+    assert!(ended.out.contains("  remark       The compiled copies do not load."), "{}", ended.out);
+    assert_eq!(lab.report().findings[0].engine.remarks, ["The compiled copies do not load."]);
+}
+
+#[test]
 fn another_protocol_is_refused() {
     insta::assert_snapshot!(fail("version@start"), @r"
     error: failed to understand the baseline engine of tiny: it speaks protocol 2, not 1

@@ -236,6 +236,7 @@ def main():
                 attention_backend="FAKE_ATTN",
                 block_size=16,
                 kv_cache_tokens=65536,
+                remarks=["The compiled copies do not load."] if "remark@start" in FAULTS else [],
             )
         elif request["type"] == "score":
             engine.score(request)

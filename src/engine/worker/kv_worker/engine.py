@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import importlib.util
 import math
 import os
 import platform
@@ -41,6 +43,7 @@ class Engine:
             attention_backend=self._attention_backend(),
             block_size=cache.block_size,
             kv_cache_tokens=blocks * cache.block_size,
+            remarks=[] if self._start.connector is None else _remarks_on_lmcache(),
         )
 
     def score(self, request: Score) -> Iterator[Scored]:
@@ -164,3 +167,26 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _remarks_on_lmcache() -> list[str]:
+    """Say if LMCache runs without its compiled copies, which it only warns of in a log.
+
+    Its extension was `lmcache.c_ops` up to 0.5.3 and is `lmcache.cuda_ops` since.
+    """
+    import torch
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda():
+        return []
+    extensions = [name for name in ("lmcache.cuda_ops", "lmcache.c_ops") if importlib.util.find_spec(name)]
+    try:
+        if not extensions:
+            raise ImportError("this build has none")
+        importlib.import_module(extensions[0])
+    except ImportError as error:
+        return [
+            f"LMCache's compiled extension for CUDA does not load ({error}), so its fallback in Python copies the KV;"
+            f" an LMCache built for torch {torch.__version__} would use the extension."
+        ]
+    return []

@@ -68,7 +68,10 @@ class Finish:
 
 @dataclass(frozen=True)
 class Ready:
-    """The engine takes prompts."""
+    """The engine takes prompts.
+
+    `remarks` are whole sentences on what is not as it should be, though the engine runs.
+    """
 
     protocol: int
     versions: dict[str, str]
@@ -76,6 +79,7 @@ class Ready:
     attention_backend: str
     block_size: int
     kv_cache_tokens: int
+    remarks: list[str]
 
 
 @dataclass(frozen=True)
