@@ -16,8 +16,8 @@ use super::error::EngineError;
 use super::guard::{GRACE, signal_group};
 
 /// Variables that change what vLLM, LMCache or Python do and are not part of any key: none is passed on.
-const STRIPPED_PREFIXES: [&str; 8] =
-    ["VLLM_", "LMCACHE_", "HF_", "PYTHON", "KV_WORKER_", "TORCH", "OMP_", "KV_CORRECTNESS_REDIS_"];
+const STRIPPED_PREFIXES: [&str; 9] =
+    ["VLLM_", "LMCACHE_", "HF_", "PYTHON", "KV_WORKER_", "TORCH", "OMP_", "GOMP_", "KV_CORRECTNESS_REDIS_"];
 /// Between two looks at whether a process is ready.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 

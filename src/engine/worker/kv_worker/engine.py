@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+import ctypes
 import importlib.metadata
-import importlib.util
 import math
 import os
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from kv_worker.protocol import PROTOCOL, Prompt, Ready, Score, Scored, Start, Step, TokenLogprob
@@ -172,19 +172,21 @@ def _versions() -> dict[str, str]:
 def _remarks_on_lmcache() -> list[str]:
     """Say if LMCache runs without its compiled copies, which it only warns of in a log.
 
-    Its extension was `lmcache.c_ops` up to 0.5.3 and is `lmcache.cuda_ops` since.
+    Its extension is the file `c_ops` up to 0.5.3 and `cuda_ops` since; as a module, 0.5.3 hides it behind another one.
     """
+    import lmcache
     import torch
     from vllm.platforms import current_platform
 
     if not current_platform.is_cuda():
         return []
-    extensions = [name for name in ("lmcache.cuda_ops", "lmcache.c_ops") if importlib.util.find_spec(name)]
+    folder = Path(lmcache.__path__[0])
+    extensions = [*folder.glob("cuda_ops.*.so"), *folder.glob("c_ops.*.so")]
     try:
         if not extensions:
-            raise ImportError("this build has none")
-        importlib.import_module(extensions[0])
-    except ImportError as error:
+            raise OSError("this build has none")
+        ctypes.CDLL(str(extensions[0]))
+    except OSError as error:
         return [
             f"LMCache's compiled extension for CUDA does not load ({error}), so its fallback in Python copies the KV;"
             f" an LMCache built for torch {torch.__version__} would use the extension."
