@@ -2,6 +2,7 @@
 //!
 //! Everything goes to standard error. Main type: [`Progress`].
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,16 +31,46 @@ pub struct Progress {
     verbosity: Verbosity,
     terminal: bool,
     bar: Option<ProgressBar>,
-    pass: Option<PassProgress>,
+    passes: Passes,
     /// When a fetch was last told of in a line.
     fetch_line: Option<Instant>,
 }
 
+/// The passes that are under way; a store and a load pass take turns.
+#[derive(Debug, Default)]
+struct Passes {
+    current: String,
+    begun: BTreeMap<String, PassProgress>,
+}
+
 #[derive(Debug)]
 struct PassProgress {
-    name: String,
     started: Instant,
     last_line: Instant,
+}
+
+impl Passes {
+    /// Makes this the current pass, and says whether another one was.
+    fn turn_to(&mut self, name: &str) -> bool {
+        let turned = self.current != name;
+        if turned {
+            name.clone_into(&mut self.current);
+        }
+        turned
+    }
+
+    /// The line on a pass, if one is due: so often, and at its end.
+    fn line(&mut self, name: &str, done: usize, total: usize, now: Instant) -> Option<String> {
+        if done == 0 {
+            self.begun.insert(name.to_owned(), PassProgress { started: now, last_line: now });
+            return None;
+        }
+        let pass = self.begun.entry(name.to_owned()).or_insert(PassProgress { started: now, last_line: now });
+        (done == total || now - pass.last_line > LINE_INTERVAL).then(|| {
+            pass.last_line = now;
+            format!("{name}: {done} of {total} questions, {:.0} s", (now - pass.started).as_secs_f64())
+        })
+    }
 }
 
 impl Progress {
@@ -47,8 +78,13 @@ impl Progress {
     #[must_use]
     pub fn events(verbosity: Verbosity) -> Events {
         let terminal = std::io::stderr().is_terminal();
-        let progress =
-            Arc::new(Mutex::new(Self { verbosity, terminal, bar: None, pass: None, fetch_line: None }));
+        let progress = Arc::new(Mutex::new(Self {
+            verbosity,
+            terminal,
+            bar: None,
+            passes: Passes::default(),
+            fetch_line: None,
+        }));
         Events::new(move |event| progress.lock().unwrap_or_else(PoisonError::into_inner).show(&event))
     }
 
@@ -174,10 +210,8 @@ impl Progress {
     }
 
     fn show_questions(&mut self, name: &str, done: usize, total: usize) {
-        let now = Instant::now();
-        if self.pass.as_ref().is_none_or(|pass| pass.name != name) {
+        if self.passes.turn_to(name) {
             self.clear_bar();
-            self.pass = Some(PassProgress { name: name.to_owned(), started: now, last_line: now });
             if self.terminal {
                 let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
                 bar.set_style(style("{msg} {wide_bar} {pos}/{len} questions, {per_sec}, {eta} left"));
@@ -190,10 +224,10 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_position(done as u64);
         }
-        let Some(pass) = &mut self.pass else { return };
-        if !self.terminal && done > 0 && (done == total || now - pass.last_line > LINE_INTERVAL) {
-            pass.last_line = now;
-            say(&format!("{name}: {done} of {total} questions, {:.0} s", (now - pass.started).as_secs_f64()));
+        if let Some(line) = self.passes.line(name, done, total, Instant::now())
+            && !self.terminal
+        {
+            say(&line);
         }
         if done == total {
             self.clear_bar();
@@ -228,4 +262,24 @@ fn style(template: &str) -> ProgressStyle {
 /// Whoever closed standard error does not want to be told.
 fn say(text: &str) {
     writeln!(std::io::stderr().lock(), "{text}").ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_that_take_turns_say_how_far_they_are() {
+        let mut passes = Passes::default();
+        let begin = Instant::now();
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        assert_eq!(passes.line("store", 0, 40, begin), None);
+        assert_eq!(passes.line("load", 0, 40, begin), None);
+        assert_eq!(passes.line("store", 10, 40, after(6)), None);
+        assert_eq!(passes.line("load", 10, 40, after(9)), None);
+        assert_eq!(passes.line("store", 11, 40, after(12)).unwrap(), "store: 11 of 40 questions, 12 s");
+        assert_eq!(passes.line("load", 12, 40, after(15)).unwrap(), "load: 12 of 40 questions, 15 s");
+        assert_eq!(passes.line("store", 20, 40, after(16)), None);
+        assert_eq!(passes.line("load", 40, 40, after(17)).unwrap(), "load: 40 of 40 questions, 17 s");
+    }
 }

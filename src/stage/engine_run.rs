@@ -90,6 +90,9 @@ impl<'a> EngineRun<'a> {
         if self.bench.device.kind() == DeviceKind::Cuda {
             let bytes = u64::from(engine.kv_cache_gib) * GIB;
             arguments.insert("kv_cache_memory_bytes".to_owned(), bytes.into());
+            // With the KV's bytes given, it only makes vLLM refuse a GPU that others use, too. The suite's needs are
+            // looked at before any engine starts.
+            arguments.insert("gpu_memory_utilization".to_owned(), 0.01.into());
         }
         arguments
     }

@@ -60,14 +60,16 @@ def report_letters(letters: tuple[int, ...]) -> None:
     from vllm.v1.worker.gpu.sample import sampler
     from vllm.v1.worker.gpu.sample.logprob import compute_token_logprobs
 
-    compute = sampler.compute_topk_logprobs
+    # Its name changed between vLLM 0.24 and 0.26.
+    name = next(name for name in ("compute_topk_logprobs", "compute_topk_scores") if hasattr(sampler, name))
+    compute = getattr(sampler, name)
 
     def compute_with_letters(logits: Any, num_logprobs: int, *arguments: Any, **named: Any) -> Any:
         columns = letter_ids.to(logits.device).expand(logits.shape[0], -1).contiguous()
         computed = compute(logits, num_logprobs - len(letters), *arguments, **named)
         return append(computed, columns, compute_token_logprobs(logits, columns))
 
-    sampler.compute_topk_logprobs = compute_with_letters
+    setattr(sampler, name, compute_with_letters)
 
 
 def round_prefix_hits(multiple: int) -> None:
