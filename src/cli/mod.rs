@@ -17,6 +17,7 @@ mod run;
 mod shell;
 mod stack;
 mod store;
+mod suite;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -25,7 +26,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use self::arguments::{Cli, Command};
+use self::arguments::{Cli, Command, SuiteCommand};
 use self::bisect::bisect;
 use self::doctor::examine;
 use self::explain::explain_stages;
@@ -37,6 +38,7 @@ use self::reproduce::reproduce;
 use self::run::{export_stage, run_step, run_suite};
 use self::shell::{print_completions, write_manual_pages};
 use self::store::{clean_store, list_store};
+use self::suite::{check_suite, show_suite};
 use crate::engine::environment::{EnvironmentRequest, Stack};
 use crate::exit_code::ERROR;
 use crate::progress::{Progress, Verbosity};
@@ -69,6 +71,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Report(arguments) => write_report(&arguments),
         Command::Stage { name, arguments } => until_interrupted(export_stage(name, &arguments)),
         Command::Explain { stage, arguments } => until_interrupted(explain_stages(stage, &arguments)),
+        Command::Suite(SuiteCommand::Show { name }) => show_suite(&name),
+        Command::Suite(SuiteCommand::Check { name, cache }) => check_suite(&name, cache),
         Command::Fetch(arguments) => fetch_assets(&arguments),
         Command::Faults => {
             print(&describe_catalogue())?;
