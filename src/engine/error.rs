@@ -102,6 +102,12 @@ impl EngineError {
             Self::Silent { log, .. } => Some(format!(
                 "its log is {log}; a slow machine may need larger values under `[patience]` in the suite"
             )),
+            Self::Failed { message, log, .. } if message.to_lowercase().contains("out of memory") => {
+                Some(format!(
+                    "close what else uses that memory, or lower `engine.kv_cache_gib` or `engine.max_model_len` in the \
+                 suite; its log is {log}"
+                ))
+            }
             Self::Failed { log, .. } | Self::Garbled { log, .. } | Self::Http { log, .. } => {
                 Some(format!("its log is {log}"))
             }
