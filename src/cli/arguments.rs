@@ -32,7 +32,7 @@ Examples:
   kv-correctness run --data mmlu.tar.xz --subjects 5 other questions, in MMLU's layout
   kv-correctness run --json > report.json            the report to a program
 
-Writes report.json, report.html, junit.xml, summary.md and summary.txt to --out.
+Writes report.json, report.html, junit.xml, summary.md, summary.txt and log.jsonl to --out.
 Exit codes: 0 equivalent, 1 degraded, 2 error (no verdict), 3 inconclusive, 4 not exercised, 5 insensitive";
 
 const REPORT_EXAMPLES: &str = "\
