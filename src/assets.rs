@@ -66,7 +66,7 @@ impl AssetError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unknown { kind: "dataset", .. } => {
-                "give `--data` the path of a .tar, .tar.xz or .tar.gz in MMLU's layout".to_owned()
+                "give `--data` the path of a .tar, .tar.xz, .tar.gz or folder in MMLU's layout".to_owned()
             }
             Self::Unknown { .. } => {
                 "give the model's `source` the path of a folder in Hugging Face's layout".to_owned()
@@ -91,6 +91,8 @@ pub enum Archive {
     Embedded(&'static [u8]),
     /// On disk.
     File(Utf8PathBuf),
+    /// A folder of `dev`, `val` and `test`, as the archive that it would be packed into.
+    Folder(Vec<u8>),
     /// Fetched, and known by digest.
     Pinned(Utf8PathBuf, Digest),
 }
@@ -115,6 +117,9 @@ impl Archive {
         if Utf8Path::new(name).is_file() {
             return Ok(Self::File(name.into()));
         }
+        if Utf8Path::new(name).is_dir() {
+            return pack(Utf8Path::new(name)).map(Self::Folder);
+        }
         Err(AssetError::Unknown {
             kind: "dataset",
             name: name.to_owned(),
@@ -132,6 +137,7 @@ impl Archive {
     pub fn digest(&self) -> Result<Digest, AssetError> {
         match self {
             Self::Embedded(bytes) => Ok(digest_bytes(bytes)),
+            Self::Folder(bytes) => Ok(digest_bytes(bytes)),
             Self::Pinned(_, digest) => Ok(*digest),
             Self::File(path) => {
                 digest_file(path).map(|(digest, _)| digest).map_err(|source| io_error(path, source))
@@ -146,11 +152,46 @@ impl Archive {
     pub fn open(&self) -> Result<Box<dyn Read + Send>, AssetError> {
         Ok(match self {
             Self::Embedded(bytes) => Box::new(*bytes),
+            Self::Folder(bytes) => Box::new(io::Cursor::new(bytes.clone())),
             Self::File(path) | Self::Pinned(path, _) => {
                 Box::new(fs::File::open(path).map_err(|source| io_error(path, source))?)
             }
         })
     }
+}
+
+/// Packs the tables of `dev`, `val` and `test`, which lie in `folder` or in its `data`, so that only names and content
+/// count.
+fn pack(folder: &Utf8Path) -> Result<Vec<u8>, AssetError> {
+    let below = folder.join("data");
+    let folder = if below.is_dir() { below } else { folder.to_owned() };
+    let mut archive = tar::Builder::new(Vec::new());
+    for split in ["dev", "val", "test"] {
+        let tables = folder.join(split);
+        if !tables.is_dir() {
+            continue; // the subjects that lack it are named when the archive is read
+        }
+        let entries = tables.read_dir_utf8().and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let mut paths: Vec<Utf8PathBuf> = entries
+            .map_err(|source| io_error(&tables, source))?
+            .iter()
+            .map(|entry| entry.path().into())
+            .collect();
+        paths.retain(|path| path.extension() == Some("csv"));
+        paths.sort();
+        for path in paths {
+            let place = Utf8Path::new("data").join(split).join(path.file_name().unwrap_or_default());
+            let mut add = || -> io::Result<()> {
+                let content = fs::read(&path)?;
+                let mut header = tar::Header::new_gnu();
+                header.set_size(content.len() as u64);
+                header.set_mode(0o644);
+                archive.append_data(&mut header, &place, content.as_slice())
+            };
+            add().map_err(|source| io_error(&path, source))?;
+        }
+    }
+    archive.into_inner().map_err(|source| io_error(&folder, source))
 }
 
 /// A model's files.

@@ -13,7 +13,7 @@ use crate::stage::{
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
-use crate::suite::Route;
+use crate::suite::{ModelSettings, Route};
 
 /// One model on one route: its artifacts, and what they show.
 #[derive(Debug)]
@@ -54,6 +54,19 @@ pub struct NotRun {
     pub reason: StageError,
 }
 
+/// The models and routes of a suite that are gone through. Keys hold how many the suite has in all, whatever is left out.
+#[derive(Debug, Clone, Copy)]
+struct Part<'a> {
+    models: &'a [ModelSettings],
+    routes: &'a [Route],
+}
+
+impl<'a> Part<'a> {
+    fn whole(bench: &'a Bench) -> Self {
+        Self { models: &bench.suite.models, routes: &bench.suite.routes }
+    }
+}
+
 /// What a run shows.
 #[derive(Debug)]
 pub struct Findings {
@@ -75,15 +88,19 @@ pub struct Findings {
 /// When a stage does not finish: there is no verdict then. A route that cannot run on this machine is none, as long as
 /// another one can.
 pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
+    run_part(bench, Part::whole(bench)).await
+}
+
+async fn run_part(bench: &Bench, part: Part<'_>) -> Result<Findings, StageError> {
     let (mut compared, mut not_run, mut planted) = (Vec::new(), Vec::new(), Vec::new());
     bench.environment.require_lmcache()?;
     let questions = extract(bench).await?;
     // What a later model lacks is said before the first one's engines start.
-    let models = prepare_models(bench, &questions).await?;
+    let models = prepare_models(bench, part.models, &questions).await?;
     for (model, prompts) in models {
         let baseline = baseline(bench, &model, &prompts).await?;
         let control = control(bench, &model, &prompts).await?;
-        for &route in &bench.suite.routes {
+        for &route in part.routes {
             let watched = Watched { questions: &questions, baseline: &baseline };
             let cached = match cached(bench, &model, &prompts, route, watched).await {
                 Err(reason @ StageError::Route(_)) => {
@@ -120,7 +137,7 @@ pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
                 control: &control,
             };
             let missing = |route| not_run.iter().any(|not_run| not_run.route == route);
-            for route in grounds(&bench.suite.routes).into_iter().filter(|route| !missing(*route)) {
+            for route in grounds(part.routes).into_iter().filter(|route| !missing(*route)) {
                 let artifact = faults(bench, &model, undamaged, route).await?;
                 let findings = read_faults(&artifact)?;
                 planted.push(Planted { findings, model: model.clone(), route, artifact });
@@ -145,9 +162,13 @@ fn grounds(routes: &[Route]) -> Vec<Route> {
 }
 
 /// Finds each model and makes its prompts.
-async fn prepare_models(bench: &Bench, questions: &Artifact) -> Result<Vec<(Model, Artifact)>, StageError> {
+async fn prepare_models(
+    bench: &Bench,
+    wanted: &[ModelSettings],
+    questions: &Artifact,
+) -> Result<Vec<(Model, Artifact)>, StageError> {
     let mut models = Vec::new();
-    for settings in &bench.suite.models {
+    for settings in wanted {
         let model = Model::find(settings, &bench.cache)?;
         model.check_parallelism(&bench.device, bench.environment.identity().version("ray").is_some())?;
         let prompts = prompts(bench, &model, questions).await?;
@@ -162,12 +183,20 @@ async fn prepare_models(bench: &Bench, questions: &Artifact) -> Result<Vec<(Mode
 /// # Errors
 /// When a stage does not finish.
 pub async fn run_stage(bench: &Bench, stage: StageName) -> Result<Vec<(String, Artifact)>, StageError> {
+    run_stage_of(bench, Part::whole(bench), stage).await
+}
+
+async fn run_stage_of(
+    bench: &Bench,
+    part: Part<'_>,
+    stage: StageName,
+) -> Result<Vec<(String, Artifact)>, StageError> {
     let questions = extract(bench).await?;
     if stage == StageName::Extract {
         return Ok(vec![(String::new(), questions)]);
     }
     if stage == StageName::Compare {
-        let compared = run(bench).await?.compared;
+        let compared = run_part(bench, part).await?.compared;
         let last = |compared: Compared| {
             let (_, artifact) = compared.artifacts.into_iter().last()?;
             Some((format!("{} {}", compared.model.name(), compared.route), artifact))
@@ -175,7 +204,7 @@ pub async fn run_stage(bench: &Bench, stage: StageName) -> Result<Vec<(String, A
         return Ok(compared.into_iter().filter_map(last).collect());
     }
     let mut artifacts = Vec::new();
-    for (model, prompts) in prepare_models(bench, &questions).await? {
+    for (model, prompts) in prepare_models(bench, part.models, &questions).await? {
         let name = model.name().to_owned();
         match stage {
             StageName::Prompts => artifacts.push((name, prompts)),
@@ -183,7 +212,7 @@ pub async fn run_stage(bench: &Bench, stage: StageName) -> Result<Vec<(String, A
             StageName::Control => artifacts.push((name, control(bench, &model, &prompts).await?)),
             StageName::Cached => {
                 let baseline = baseline(bench, &model, &prompts).await?;
-                for &route in &bench.suite.routes {
+                for &route in part.routes {
                     let watched = Watched { questions: &questions, baseline: &baseline };
                     let cached = cached(bench, &model, &prompts, route, watched).await?;
                     artifacts.push((format!("{name} {route}"), cached));
@@ -198,7 +227,7 @@ pub async fn run_stage(bench: &Bench, stage: StageName) -> Result<Vec<(String, A
                     baseline: &baseline,
                     control: &control,
                 };
-                for route in grounds(&bench.suite.routes) {
+                for route in grounds(part.routes) {
                     artifacts
                         .push((format!("{name} {route}"), faults(bench, &model, undamaged, route).await?));
                 }
@@ -217,15 +246,16 @@ pub async fn run_stage(bench: &Bench, stage: StageName) -> Result<Vec<(String, A
 pub async fn wanted_keys(mut bench: Bench) -> Result<Vec<(String, StageKey)>, StageError> {
     let asked = Mode::Ask(RefCell::default());
     bench.mode = asked;
-    for settings in bench.suite.models.clone() {
-        bench.suite.models = vec![settings];
-        for stage in StageName::ALL {
-            if stage == StageName::Faults && bench.planting == Planting::NotAsked {
-                continue;
-            }
-            match run_stage(&bench, stage).await {
-                Ok(_) | Err(StageError::NotRun { .. }) => {}
-                Err(error) => return Err(error),
+    for model in bench.suite.models.chunks(1) {
+        for route in bench.suite.routes.chunks(1) {
+            for stage in StageName::ALL {
+                if stage == StageName::Faults && bench.planting == Planting::NotAsked {
+                    continue;
+                }
+                match run_stage_of(&bench, Part { models: model, routes: route }, stage).await {
+                    Ok(_) | Err(StageError::NotRun { .. }) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
     }

@@ -85,7 +85,10 @@ impl Progress {
             passes: Passes::default(),
             fetch_line: None,
         }));
-        Events::new(move |event| progress.lock().unwrap_or_else(PoisonError::into_inner).show(&event))
+        Events::new(move |event| {
+            record(&event);
+            progress.lock().unwrap_or_else(PoisonError::into_inner).show(&event);
+        })
     }
 
     fn show(&mut self, event: &Event) {
@@ -108,7 +111,9 @@ impl Progress {
             return;
         }
         self.clear_bar();
-        if let Some(text) = self.describe(event) {
+        if let Some((least, text)) = describe(event)
+            && self.verbosity >= least
+        {
             say(&text);
         }
         let waits_for = match event {
@@ -122,79 +127,6 @@ impl Progress {
         if self.terminal && self.verbosity > Verbosity::Quiet {
             self.spin(&waits_for);
         }
-    }
-
-    fn describe(&self, event: &Event) -> Option<String> {
-        let seconds = |elapsed: &Duration| format!("{:.1} s", elapsed.as_secs_f64());
-        let of = |label: &str| if label.is_empty() { String::new() } else { format!(" {label}") };
-        let (least, text) = match event {
-            Event::Warning { message } => (Verbosity::Quiet, format!("warning: {message}")),
-            Event::StageReused { stage, label } => {
-                (Verbosity::Normal, format!("{stage:<9}{}: re-used", of(label)))
-            }
-            Event::StageStarted { stage, label } => {
-                (Verbosity::Verbose, format!("{stage:<9}{}: started", of(label)))
-            }
-            Event::StageFinished { stage, label, elapsed } => {
-                (Verbosity::Normal, format!("{stage:<9}{}: done in {}", of(label), seconds(elapsed)))
-            }
-            Event::Planned { label, words } => (Verbosity::Normal, format!("{label}: {words}")),
-            Event::EngineStarting { label, log } => {
-                (Verbosity::Verbose, format!("starting the {label}, log {log}"))
-            }
-            Event::EngineReady { label, elapsed } => {
-                (Verbosity::Normal, format!("{label}: ready after {}", seconds(elapsed)))
-            }
-            Event::ServerStarting { server, log } => {
-                (Verbosity::Verbose, format!("starting the {server}, log {log}"))
-            }
-            Event::ServerHealthy { server, elapsed } => {
-                (Verbosity::Normal, format!("{server}: healthy after {}", seconds(elapsed)))
-            }
-            Event::ServerStopped { server } => (Verbosity::Verbose, format!("{server}: stopped")),
-            Event::WaitingForLock { what, holder } => {
-                let holder =
-                    holder.as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string);
-                (Verbosity::Quiet, format!("waiting for {what}, held by {holder}"))
-            }
-            Event::EnvironmentStarted { folder, packages, log } => (
-                Verbosity::Normal,
-                format!("making the Python environment {folder} ({packages} packages, log {log}); once only"),
-            ),
-            Event::EnvironmentFinished { elapsed, .. } => {
-                (Verbosity::Normal, format!("environment: ready after {}", seconds(elapsed)))
-            }
-            Event::EnvironmentReused { folder } => {
-                (Verbosity::Verbose, format!("environment: re-used, {folder}"))
-            }
-            Event::BisectStep { words } => (Verbosity::Normal, format!("bisect: {words}")),
-            Event::BuildReused { what } => (Verbosity::Normal, format!("{what}: re-used")),
-            Event::BuildStarted { what, log } => (Verbosity::Verbose, format!("building {what}, log {log}")),
-            Event::BuildFinished { what, elapsed } => {
-                (Verbosity::Normal, format!("{what}: built in {}", seconds(elapsed)))
-            }
-            Event::SuiteNeeds { lines } => (Verbosity::Normal, lines.join("\n")),
-            Event::FetchStarted { files, bytes } => {
-                (Verbosity::Normal, format!("fetching {files} files, {}", HumanBytes(*bytes)))
-            }
-            Event::FetchFinished { files, bytes, elapsed } => (
-                Verbosity::Normal,
-                format!(
-                    "fetched and verified {files} files, {}, in {}",
-                    HumanBytes(*bytes),
-                    seconds(elapsed)
-                ),
-            ),
-            Event::FileReused { file, from } => (Verbosity::Normal, format!("{file}: re-used, {from}")),
-            Event::ConversionStarted { .. } => return None,
-            Event::ConversionFinished { model, elapsed } => {
-                (Verbosity::Normal, format!("{model}: converted and verified in {}", seconds(elapsed)))
-            }
-            Event::EnvironmentStep { .. } | Event::QuestionsDone { .. } | Event::FetchProgress { .. } => {
-                return None;
-            }
-        };
-        (self.verbosity >= least).then_some(text)
     }
 
     fn spin(&mut self, text: &str) {
@@ -253,6 +185,94 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Writes an event into the run's log.
+fn record(event: &Event) {
+    let fields = format!("{event:?}");
+    let kind = fields.split(' ').next().unwrap_or_default();
+    match (event, describe(event)) {
+        (Event::Warning { message }, _) => tracing::warn!(event = kind, "{message}"),
+        (Event::QuestionsDone { pass, done, total }, _) => {
+            let (done, total) = (*done as u64, *total as u64);
+            if done == total {
+                tracing::info!(event = kind, done, total, "{pass}");
+            } else {
+                tracing::debug!(event = kind, done, total, "{pass}");
+            }
+        }
+        (_, Some((_, text))) => tracing::info!(event = kind, "{text}"),
+        (_, None) => tracing::debug!(event = kind, "{fields}"),
+    }
+}
+
+/// An event in words, and from which verbosity on they are shown.
+fn describe(event: &Event) -> Option<(Verbosity, String)> {
+    let seconds = |elapsed: &Duration| format!("{:.1} s", elapsed.as_secs_f64());
+    let of = |label: &str| if label.is_empty() { String::new() } else { format!(" {label}") };
+    let described = match event {
+        Event::Warning { message } => (Verbosity::Quiet, format!("warning: {message}")),
+        Event::StageReused { stage, label } => {
+            (Verbosity::Normal, format!("{stage:<9}{}: re-used", of(label)))
+        }
+        Event::StageStarted { stage, label } => {
+            (Verbosity::Verbose, format!("{stage:<9}{}: started", of(label)))
+        }
+        Event::StageFinished { stage, label, elapsed } => {
+            (Verbosity::Normal, format!("{stage:<9}{}: done in {}", of(label), seconds(elapsed)))
+        }
+        Event::Planned { label, words } => (Verbosity::Normal, format!("{label}: {words}")),
+        Event::EngineStarting { label, log } => {
+            (Verbosity::Verbose, format!("starting the {label}, log {log}"))
+        }
+        Event::EngineReady { label, elapsed } => {
+            (Verbosity::Normal, format!("{label}: ready after {}", seconds(elapsed)))
+        }
+        Event::ServerStarting { server, log } => {
+            (Verbosity::Verbose, format!("starting the {server}, log {log}"))
+        }
+        Event::ServerHealthy { server, elapsed } => {
+            (Verbosity::Normal, format!("{server}: healthy after {}", seconds(elapsed)))
+        }
+        Event::ServerStopped { server } => (Verbosity::Verbose, format!("{server}: stopped")),
+        Event::WaitingForLock { what, holder } => {
+            let holder = holder.as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string);
+            (Verbosity::Quiet, format!("waiting for {what}, held by {holder}"))
+        }
+        Event::EnvironmentStarted { folder, packages, log } => (
+            Verbosity::Normal,
+            format!("making the Python environment {folder} ({packages} packages, log {log}); once only"),
+        ),
+        Event::EnvironmentFinished { elapsed, .. } => {
+            (Verbosity::Normal, format!("environment: ready after {}", seconds(elapsed)))
+        }
+        Event::EnvironmentReused { folder } => {
+            (Verbosity::Verbose, format!("environment: re-used, {folder}"))
+        }
+        Event::BisectStep { words } => (Verbosity::Normal, format!("bisect: {words}")),
+        Event::BuildReused { what } => (Verbosity::Normal, format!("{what}: re-used")),
+        Event::BuildStarted { what, log } => (Verbosity::Verbose, format!("building {what}, log {log}")),
+        Event::BuildFinished { what, elapsed } => {
+            (Verbosity::Normal, format!("{what}: built in {}", seconds(elapsed)))
+        }
+        Event::SuiteNeeds { lines } => (Verbosity::Normal, lines.join("\n")),
+        Event::FetchStarted { files, bytes } => {
+            (Verbosity::Normal, format!("fetching {files} files, {}", HumanBytes(*bytes)))
+        }
+        Event::FetchFinished { files, bytes, elapsed } => (
+            Verbosity::Normal,
+            format!("fetched and verified {files} files, {}, in {}", HumanBytes(*bytes), seconds(elapsed)),
+        ),
+        Event::FileReused { file, from } => (Verbosity::Normal, format!("{file}: re-used, {from}")),
+        Event::ConversionStarted { .. } => return None,
+        Event::ConversionFinished { model, elapsed } => {
+            (Verbosity::Normal, format!("{model}: converted and verified in {}", seconds(elapsed)))
+        }
+        Event::EnvironmentStep { .. } | Event::QuestionsDone { .. } | Event::FetchProgress { .. } => {
+            return None;
+        }
+    };
+    Some(described)
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -3,6 +3,8 @@
 //! Owns the file format and the embedded suites; leaves to `assets` and `stage` what the names stand for.
 //! Main type: [`Suite`].
 
+mod place;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +15,7 @@ use include_dir::{Dir, include_dir};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::place::place_of;
 use crate::comparison::Criteria;
 use crate::dataset::SubjectSelection;
 
@@ -324,15 +327,14 @@ impl SuiteError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Unknown { names, .. } => {
-                format!(
-                    "try `--suite {}`, or the path of a TOML file",
-                    names.first().map_or("canary", String::as_str)
-                )
-            }
+            Self::Unknown { name, names } => match nearest(name, names) {
+                Some(near) => format!("did you mean {near}?"),
+                None => "name one of these or a TOML file; `kv-correctness suite show canary > mine.toml` begins one"
+                    .to_owned(),
+            },
             Self::Read { .. } => "check the path and its permissions".to_owned(),
             Self::Malformed { .. } => {
-                "compare it with an embedded suite: data/suites/canary.toml in the sources".to_owned()
+                "compare it with one that is right: `kv-correctness suite show canary`".to_owned()
             }
         })
     }
@@ -348,12 +350,18 @@ impl Suite {
         names
     }
 
+    /// The text of an embedded suite.
+    #[must_use]
+    pub fn embedded_text(name: &str) -> Option<&'static str> {
+        EMBEDDED.get_file(format!("{name}.toml"))?.contents_utf8()
+    }
+
     /// Loads an embedded suite by name, or a file by path. Relative paths in a file are relative to its folder.
     ///
     /// # Errors
     /// When there is no such suite, or its text is not one.
     pub fn load(name: &str) -> Result<Self, SuiteError> {
-        if let Some(text) = EMBEDDED.get_file(format!("{name}.toml")).and_then(|file| file.contents_utf8()) {
+        if let Some(text) = Self::embedded_text(name) {
             return Self::parse(text, name);
         }
         let path = Utf8Path::new(name);
@@ -377,12 +385,15 @@ impl Suite {
         let suite: Self =
             toml::from_str(text).map_err(|error| malformed(error.to_string().trim_end().to_owned()))?;
         match suite.first_absurdity() {
-            Some(problem) => Err(malformed(problem)),
+            Some(Absurdity { path, problem }) => {
+                let place = place_of(text, &path).map_or_else(String::new, |place| format!("{place}: "));
+                Err(malformed(format!("{place}{problem}")))
+            }
             None => Ok(suite),
         }
     }
 
-    fn first_absurdity(&self) -> Option<String> {
+    fn first_absurdity(&self) -> Option<Absurdity> {
         let positive = [
             ("engine.max_num_seqs", self.engine.max_num_seqs),
             ("engine.max_tokens", self.engine.max_tokens),
@@ -391,38 +402,73 @@ impl Suite {
             ("lmcache.chunk_tokens", self.lmcache.chunk_tokens),
             ("lmcache.memory_gib", self.lmcache.memory_gib),
         ];
-        let mut names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
-        names.sort_unstable();
         if let Some((field, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
-            Some(format!("`{field}` must be at least 1"))
-        } else if let Some(field) = self.criteria.first_absurd_field() {
-            Some(format!("`criteria.{field}` is out of range"))
-        } else if self.engine.max_model_len <= self.engine.max_tokens {
-            Some("`engine.max_model_len` leaves no room for a prompt before `engine.max_tokens`".to_owned())
-        } else if let Some(problem) = self.absurd_parallelism() {
-            Some(problem)
-        } else if self.models.is_empty() || self.routes.is_empty() {
-            Some("it needs at least one model and one route".to_owned())
-        } else {
-            names
-                .windows(2)
-                .find(|pair| pair[0] == pair[1])
-                .map(|pair| format!("two models are named {}", pair[0]))
+            return Some(Absurdity::new(field, format!("`{field}` must be at least 1")));
         }
+        if let Some(field) = self.criteria.first_absurd_field() {
+            let path = format!("criteria.{field}");
+            return Some(Absurdity::new(&path, format!("`{path}` is out of range")));
+        }
+        if self.engine.max_model_len <= self.engine.max_tokens {
+            let problem = "`engine.max_model_len` leaves no room for a prompt before `engine.max_tokens`";
+            return Some(Absurdity::new("engine.max_model_len", problem));
+        }
+        let missing = [("models", self.models.is_empty()), ("routes", self.routes.is_empty())];
+        if let Some((path, _)) = missing.into_iter().find(|(_, missing)| *missing) {
+            return Some(Absurdity::new(path, "it needs at least one model and one route"));
+        }
+        self.absurd_parallelism().or_else(|| self.repeated_name())
     }
 
-    fn absurd_parallelism(&self) -> Option<String> {
-        for model in &self.models {
+    fn repeated_name(&self) -> Option<Absurdity> {
+        let name = |index: usize| &self.models[index].name;
+        let again =
+            (0..self.models.len()).find(|&index| (0..index).any(|other| name(other) == name(index)))?;
+        let problem = format!("two models are named {}", name(again));
+        Some(Absurdity::new(&format!("models.{again}.name"), problem))
+    }
+
+    fn absurd_parallelism(&self) -> Option<Absurdity> {
+        for (index, model) in self.models.iter().enumerate() {
             let sizes = [model.tensor_parallel_size, model.pipeline_parallel_size, model.data_parallel_size];
             if let Some((name, _)) = PARALLEL_ARGUMENTS.into_iter().zip(sizes).find(|(_, size)| *size == 0) {
-                return Some(format!("`{name}` of {} must be at least 1", model.name));
+                let problem = format!("`{name}` of {} must be at least 1", model.name);
+                return Some(Absurdity::new(&format!("models.{index}.{name}"), problem));
             }
         }
-        let of_models = self.models.iter().flat_map(|model| [&model.arguments, &model.cpu_arguments]);
-        let mut names = of_models.chain([&self.engine.arguments]).flat_map(BTreeMap::keys);
-        let misplaced = names.find(|name| PARALLEL_ARGUMENTS.contains(&name.as_str()))?;
-        Some(format!("`{misplaced}` stands beside a model's `source`, not among `arguments`"))
+        let of_models = self.models.iter().enumerate().flat_map(|(index, model)| {
+            let path = |name| format!("models.{index}.{name}");
+            [(path("arguments"), &model.arguments), (path("cpu_arguments"), &model.cpu_arguments)]
+        });
+        let everywhere = of_models.chain([("engine.arguments".to_owned(), &self.engine.arguments)]);
+        for (path, arguments) in everywhere {
+            if let Some(name) = arguments.keys().find(|name| PARALLEL_ARGUMENTS.contains(&name.as_str())) {
+                let problem = format!("`{name}` stands beside a model's `source`, not among `arguments`");
+                return Some(Absurdity::new(&format!("{path}.{name}"), problem));
+            }
+        }
+        None
     }
+}
+
+/// A setting that is well formed and cannot be.
+struct Absurdity {
+    /// As in `models.1.name`.
+    path: String,
+    problem: String,
+}
+
+impl Absurdity {
+    fn new(path: &str, problem: impl Into<String>) -> Self {
+        Self { path: path.to_owned(), problem: problem.into() }
+    }
+}
+
+/// The name that a mistyped one most likely stands for, if one is near enough.
+pub(crate) fn nearest<'a>(typed: &str, names: &'a [String]) -> Option<&'a str> {
+    let likeness = |name: &&String| strsim::jaro_winkler(typed, name);
+    let near = names.iter().max_by(|left, right| likeness(left).total_cmp(&likeness(right)))?;
+    (likeness(&near) > 0.8).then_some(near.as_str())
 }
 
 #[cfg(test)]
@@ -447,7 +493,9 @@ mod tests {
         assert!(
             error.to_string().starts_with("find suite \"canry\": it is neither a file nor one of canary")
         );
-        assert_eq!(error.hint().unwrap(), "try `--suite canary`, or the path of a TOML file");
+        assert_eq!(error.hint().unwrap(), "did you mean canary?");
+        let hint = Suite::load("nightly.toml").unwrap_err().hint().unwrap();
+        assert!(hint.contains("suite show canary"), "{hint}");
     }
 
     #[test]
@@ -462,7 +510,7 @@ mod tests {
         let text =
             include_str!("../data/suites/canary.toml").replace("chunk_tokens = 256", "chunk_tokens = 0");
         insta::assert_snapshot!(Suite::parse(&text, "mine").unwrap_err(),
-            @"understand suite mine: `lmcache.chunk_tokens` must be at least 1");
+            @"understand suite mine: line 22, column 1: `lmcache.chunk_tokens` must be at least 1");
     }
 
     #[test]

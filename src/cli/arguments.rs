@@ -32,7 +32,7 @@ Examples:
   kv-correctness run --data mmlu.tar.xz --subjects 5 other questions, in MMLU's layout
   kv-correctness run --json > report.json            the report to a program
 
-Writes report.json, report.html, junit.xml, summary.md and summary.txt to --out.
+Writes report.json, report.html, junit.xml, summary.md, summary.txt and log.jsonl to --out.
 Exit codes: 0 equivalent, 1 degraded, 2 error (no verdict), 3 inconclusive, 4 not exercised, 5 insensitive";
 
 const REPORT_EXAMPLES: &str = "\
@@ -44,6 +44,11 @@ Examples:
 
 const DOCTOR_EXIT_CODES: &str = "\
 Exit codes: 0 the suite can run here on at least one of its routes (without --suite: some suite can), 2 it cannot";
+
+const SUITE_EXAMPLES: &str = "\
+Examples:
+  kv-correctness suite show canary > mine.toml       a suite of your own begins with one that works
+  kv-correctness suite check mine.toml               its mistakes, with line and column; runs nothing";
 
 const GC_EXAMPLES: &str = "\
 Examples:
@@ -91,6 +96,9 @@ pub(super) enum Command {
     /// Run again what a report found wrong, on the questions that differed first
     #[command(after_help = REPRODUCE_EXIT_CODES)]
     Reproduce(ReproduceArguments),
+    /// Show a suite, or check one of your own
+    #[command(subcommand, after_help = SUITE_EXAMPLES)]
+    Suite(SuiteCommand),
     /// Get pinned models and datasets, verified by digest, and say where each is
     Fetch(FetchArguments),
     /// List the faults that `run --faults` plants: what each does, stands for, and what must see it
@@ -154,6 +162,25 @@ pub(super) enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum SuiteCommand {
+    /// Print a suite's text
+    Show {
+        /// An embedded suite's name, or the path of a TOML file
+        #[arg(value_name = "NAME|FILE")]
+        name: String,
+    },
+    /// Read a suite, its questions and its models, and say what is wrong and where
+    Check {
+        /// The path of a TOML file, or an embedded suite's name
+        #[arg(value_name = "FILE|NAME")]
+        name: String,
+        /// Folder of everything that is kept between runs
+        #[arg(long, env = "KV_CORRECTNESS_CACHE")]
+        cache: Option<Utf8PathBuf>,
+    },
+}
+
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct RunArguments {
@@ -174,7 +201,7 @@ pub(super) struct RunArguments {
     /// How many subjects, by name, or `all`. Left out: the suite's number
     #[arg(long)]
     pub(super) subjects: Option<SubjectSelection>,
-    /// A .tar, .tar.xz or .tar.gz in MMLU's layout, instead of the suite's dataset
+    /// A .tar, .tar.xz, .tar.gz or folder in MMLU's layout, instead of the suite's dataset
     #[arg(long)]
     pub(super) data: Option<Utf8PathBuf>,
     /// Folder of everything that is kept between runs

@@ -34,7 +34,11 @@ pub(super) async fn explain_stages(
         match previous {
             None => print(&format!("{name}: has never run here\n"))?,
             Some((_, _, previous)) if previous.digest() == key.digest() => {
-                print(&format!("{name}: unchanged, re-used\n"))?;
+                let fate = match store.find(&key)? {
+                    Some(_) => "unchanged, re-used",
+                    None => "unchanged, but runs again, since its artifact is not kept any more",
+                };
+                print(&format!("{name}: {fate}\n"))?;
             }
             Some((_, _, previous)) => {
                 print(&format!("{name}: runs again, since\n"))?;

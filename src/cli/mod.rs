@@ -7,6 +7,7 @@ mod bisect;
 mod doctor;
 mod explain;
 mod fetch;
+mod log;
 mod minimise;
 mod output;
 mod prepare;
@@ -17,15 +18,16 @@ mod run;
 mod shell;
 mod stack;
 mod store;
+mod suite;
 
 use std::io::Write;
 use std::process::ExitCode;
 
+use camino::Utf8Path;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
-use self::arguments::{Cli, Command};
+use self::arguments::{Cli, Command, SuiteCommand};
 use self::bisect::bisect;
 use self::doctor::examine;
 use self::explain::explain_stages;
@@ -37,6 +39,7 @@ use self::reproduce::reproduce;
 use self::run::{export_stage, run_step, run_suite};
 use self::shell::{print_completions, write_manual_pages};
 use self::store::{clean_store, list_store};
+use self::suite::{check_suite, show_suite};
 use crate::engine::environment::{EnvironmentRequest, Stack};
 use crate::exit_code::ERROR;
 use crate::progress::{Progress, Verbosity};
@@ -49,14 +52,26 @@ const TERMINATED: u8 = 143;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log::listen();
+    if let Some(folder) = out_folder(&cli.command) {
+        log::begin(folder);
+    }
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(error) => {
             report_error(&error);
             ExitCode::from(ERROR)
         }
+    }
+}
+
+/// Where a command that runs stages writes to.
+fn out_folder(command: &Command) -> Option<&Utf8Path> {
+    match command {
+        Command::Run { arguments, .. } | Command::Stage { arguments, .. } => Some(&arguments.out),
+        Command::Bisect(arguments) => Some(&arguments.run.out),
+        Command::Reproduce(arguments) => Some(&arguments.out),
+        _ => None,
     }
 }
 
@@ -69,6 +84,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Report(arguments) => write_report(&arguments),
         Command::Stage { name, arguments } => until_interrupted(export_stage(name, &arguments)),
         Command::Explain { stage, arguments } => until_interrupted(explain_stages(stage, &arguments)),
+        Command::Suite(SuiteCommand::Show { name }) => show_suite(&name),
+        Command::Suite(SuiteCommand::Check { name, cache }) => check_suite(&name, cache),
         Command::Fetch(arguments) => fetch_assets(&arguments),
         Command::Faults => {
             print(&describe_catalogue())?;
@@ -106,6 +123,7 @@ fn until_interrupted(work: impl Future<Output = anyhow::Result<ExitCode>>) -> an
             _ = terminate.recv() => TERMINATED,
         };
         let message = "interrupted: finished stages are kept, and the same command goes on from there";
+        tracing::warn!("{message}");
         writeln!(std::io::stderr(), "{message}").ok();
         Ok(ExitCode::from(code))
     });

@@ -50,7 +50,9 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 pub(super) fn report_error(error: &anyhow::Error) {
     let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
     let hint = hint(error).map_or_else(String::new, |hint| format!("\n\nhint: {hint}"));
-    writeln!(std::io::stderr(), "error: failed to {}{hint}", causes.join(": ")).ok();
+    let message = format!("failed to {}{hint}", causes.join(": "));
+    tracing::error!("{message}");
+    writeln!(std::io::stderr(), "error: {message}").ok();
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {

@@ -8,6 +8,7 @@ use fs_err as fs;
 
 use super::arguments::{PublishArguments, RunArguments};
 use super::bisect::{judged_report, mark, run_without_lmcache};
+use super::log;
 use super::output::{export_folder, print, report_error, write_whole};
 use super::prepare::{TemporaryStore, prepare};
 use super::publish::Publishing;
@@ -81,7 +82,8 @@ async fn run_prepared(
     })?;
     let findings = run(bench).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
     let (report, json, summary) = write_report(bench, findings, &arguments.out, store.is_some())?;
-    print(if arguments.json { &json } else { &summary })?;
+    let log = log::place().map_or_else(String::new, |path| format!("log: {path}\n"));
+    print(&if arguments.json { json } else { summary + &log })?;
     Ok(report)
 }
 

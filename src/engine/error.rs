@@ -102,6 +102,12 @@ impl EngineError {
             Self::Silent { log, .. } => Some(format!(
                 "its log is {log}; a slow machine may need larger values under `[patience]` in the suite"
             )),
+            Self::Failed { message, log, .. } if message.to_lowercase().contains("out of memory") => {
+                Some(format!(
+                    "close what else uses that memory, or lower `engine.kv_cache_gib` or `engine.max_model_len` in the \
+                 suite; its log is {log}"
+                ))
+            }
             Self::Failed { log, .. } | Self::Garbled { log, .. } | Self::Http { log, .. } => {
                 Some(format!("its log is {log}"))
             }
@@ -112,4 +118,31 @@ impl EngineError {
 /// What a process said, as a remark behind a message.
 pub(super) fn quote(line: Option<&str>) -> String {
     line.map_or_else(String::new, |line| format!("; it said: {line}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_mends_a_lack_of_memory_is_said_with_the_place_of_the_log() {
+        let failed = |message: &str| {
+            let error = EngineError::Failed {
+                what: "the baseline engine of tiny".to_owned(),
+                message: message.to_owned(),
+                log: "notes/engine.log".into(),
+            };
+            format!("failed to {error}\n\nhint: {}", error.hint().unwrap())
+        };
+        insta::assert_snapshot!(failed("CUDA out of memory. Tried to allocate 2.00 GiB."), @r"
+        failed to run the baseline engine of tiny: CUDA out of memory. Tried to allocate 2.00 GiB.
+
+        hint: close what else uses that memory, or lower `engine.kv_cache_gib` or `engine.max_model_len` in the suite; its log is notes/engine.log
+        ");
+        insta::assert_snapshot!(failed("Model architectures ['NoSuchModel'] are not supported for now."), @r"
+        failed to run the baseline engine of tiny: Model architectures ['NoSuchModel'] are not supported for now.
+
+        hint: its log is notes/engine.log
+        ");
+    }
 }

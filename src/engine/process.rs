@@ -140,7 +140,8 @@ impl Drop for OwnedProcess {
     }
 }
 
-/// The line of a log that best says what went wrong: the last one that names an error, else the last one.
+/// The line of a log that best says what went wrong: the last one that names an error and does not only point to
+/// another, as vLLM's processes do for one of theirs; else the last one.
 #[must_use]
 pub(super) fn telling_line(log: &Utf8Path) -> Option<String> {
     let text = fs_err::read(log).ok()?;
@@ -148,10 +149,16 @@ pub(super) fn telling_line(log: &Utf8Path) -> Option<String> {
     let lines = || tail.lines().map(str::trim).filter(|line| !line.is_empty());
     let names_error = |line: &&str| {
         let head = line.split(':').next().unwrap_or_default();
-        head.ends_with("Error") || head.ends_with("Exception") || line.contains("Error: ")
+        let named = head.ends_with("Error") || head.ends_with("Exception") || line.contains("Error: ");
+        named && !points_elsewhere(line)
     };
     let line = lines().rfind(names_error).or_else(|| lines().next_back())?;
     Some(line.chars().take(400).collect())
+}
+
+/// Whether an error's words leave the cause to another line of the log.
+pub(super) fn points_elsewhere(words: &str) -> bool {
+    words.contains("root cause")
 }
 
 /// Distinct ports that are free on loopback right now.
@@ -169,6 +176,19 @@ pub(super) fn free_ports<const COUNT: usize>() -> std::io::Result<[u16; COUNT]> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cause_is_quoted_rather_than_what_points_to_it() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let text = "INFO loading\n\
+            (Worker_TP1 pid=7) ERROR [executor.py:1] Traceback (most recent call last):\n\
+            (Worker_TP1 pid=7) ERROR [executor.py:1] torch.OutOfMemoryError: CUDA out of memory.\n\
+            RuntimeError: Engine core initialization failed. See root cause above.\n\
+            WARNING leaked semaphores\n";
+        fs_err::write(log.path(), text).unwrap();
+        let line = telling_line(Utf8Path::from_path(log.path()).unwrap()).unwrap();
+        assert!(line.ends_with("torch.OutOfMemoryError: CUDA out of memory."), "{line}");
+    }
 
     #[test]
     fn the_ports_of_one_server_differ() {

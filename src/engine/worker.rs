@@ -9,9 +9,9 @@ use include_dir::{Dir, File, include_dir};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
 
-use super::error::EngineError;
+use super::error::{EngineError, quote};
 use super::observation::Observation;
-use super::process::{Launch, OwnedProcess, Streams, telling_line};
+use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
 use super::protocol::{NumberedPrompt, PROTOCOL, Ready, Reply, Request, Start};
 use crate::dataset::Prompt;
 use crate::digest::{Digest, digest_bytes, digest_json};
@@ -225,6 +225,8 @@ impl Worker {
         let Reply::Failed { message, question, .. } = reply else { return Ok(reply) };
         let at = question.and_then(&name).map_or_else(String::new, |question| format!(" at {question}"));
         let log = self.process.log().to_owned();
+        let cause = telling_line(&log).filter(|_| points_elsewhere(&message));
+        let message = format!("{message}{}", quote(cause.as_deref()));
         Err(EngineError::Failed { what: format!("{}{at}", self.what), message, log })
     }
 

@@ -150,10 +150,10 @@ fn overview_row(finding: &Finding) -> String {
 
 fn explanation(finding: &Finding) -> String {
     let judgement = &finding.judgement;
-    let remarks: String =
+    let remarks: Vec<String> =
         finding.engine.remarks.iter().map(|remark| format!("> Remark: {}\n\n", escape(remark))).collect();
     format!(
-        "**{} over {}: {}**, decided by {}. {}{}\n\n> Next: {}\n\n{remarks}",
+        "**{} over {}: {}**, decided by {}. {}{}\n\n> Next: {}\n\n{}",
         escape(&finding.model),
         finding.route,
         judgement.verdict,
@@ -164,6 +164,7 @@ fn explanation(finding: &Finding) -> String {
             .as_ref()
             .map_or_else(String::new, |location| format!(" {}", escape(&location.words()))),
         escape(&judgement.next_step),
+        remarks.concat(),
     )
 }
 

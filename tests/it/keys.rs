@@ -57,6 +57,34 @@ fn nothing_changed_is_said_of_every_stage() {
 }
 
 #[test]
+fn models_and_routes_are_looked_for_each_by_itself_under_the_keys_of_the_whole_suite() {
+    let lab = Lab::new();
+    let second =
+        "source = \"model\"\n\n[[models]]\nname = \"twin\"\nsource = \"model\"\narguments.block_size = 32";
+    lab.edit("suite.toml", "source = \"model\"", second);
+    lab.edit("suite.toml", "[\"mp\"]", "[\"mp\", \"mp+fs\"]");
+    let ended = lab.run("", "");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let explained = || lab.end(lab.driver("explain --suite suite.toml --device cpu")).out;
+    insta::assert_snapshot!(explained(), @r"
+    extract: unchanged, re-used
+    prompts tiny: unchanged, re-used
+    baseline tiny: unchanged, re-used
+    control tiny: unchanged, re-used
+    cached tiny mp: unchanged, re-used
+    compare tiny mp: unchanged, re-used
+    cached tiny mp+fs: unchanged, re-used
+    compare tiny mp+fs: unchanged, re-used
+    baseline twin: unchanged, re-used
+    control twin: unchanged, re-used
+    cached twin mp: unchanged, re-used
+    cached twin mp+fs: unchanged, re-used
+    ");
+    fs::remove_dir_all(lab.path("cache/store-1/entries")).unwrap();
+    insta::assert_snapshot!(explained(), @"extract: unchanged, but runs again, since its artifact is not kept any more");
+}
+
+#[test]
 fn a_key_holds_these_fields_and_no_other() {
     let lab = Lab::finished();
     let fields = |stage: StageName| {

@@ -171,6 +171,16 @@ fn the_doctor_says_what_can_run_here_and_never_shows_a_token() {
         "{}",
         ended.out
     );
+    fs::remove_file(lab.path("bin/redis-server")).unwrap();
+    let doctor = |variables: &[(&str, &str)]| {
+        let mut command = lab.driver("doctor --suite suite.toml --device cpu");
+        command.env("PATH", lab.path("bin")).envs(variables.iter().copied());
+        lab.end(command).out
+    };
+    let without = doctor(&[]);
+    assert!(without.contains("later    route mp+redis, not in the suite: needs a Redis server"), "{without}");
+    let named = doctor(&[("KV_CORRECTNESS_REDIS_URL", "redis://elsewhere")]);
+    assert!(named.contains("ready    route mp+redis"), "{named}");
     let ended = end(&lab, "doctor --suite mmlu --device cpu");
     assert_eq!(ended.code, 2, "{}", ended.out);
     assert!(ended.out.contains("mend     kv-correctness fetch --suite mmlu"), "{}", ended.out);

@@ -77,6 +77,7 @@ fn on_each_remote_route_another_engine_is_served_from_the_routes_own_tier() {
     tiny  equivalent    equivalent    equivalent    equivalent
 
     verdict: equivalent (exit code 0)
+    log: out/log.jsonl
     ");
     let left = lab.path("cache/store-1/entries/cached").read_dir_utf8().unwrap();
     let notes = left.flat_map(|entry| entry.unwrap().path().join("notes").read_dir_utf8().unwrap());
@@ -115,6 +116,7 @@ fn a_route_that_cannot_run_here_is_told_and_the_others_go_on() {
       next         install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`
 
     verdict: not exercised, as far as it was run: 1 of 5 combinations of model and route cannot run here (exit code 4)
+    log: out/log.jsonl
     ");
 
     let mut command = lab.driver("run --suite suite.toml --device cpu --out out --route mp,mp+redis");
@@ -122,7 +124,7 @@ fn a_route_that_cannot_run_here_is_told_and_the_others_go_on() {
     let ended = lab.end(command);
     assert_eq!(ended.code, 2, "equivalence on some routes is not what was asked for: {}", ended.out);
     assert!(ended.out.ends_with(
-        "verdict: equivalent, as far as it was run: 1 of 2 combinations of model and route cannot run here (exit code 2)\n"
+        "verdict: equivalent, as far as it was run: 1 of 2 combinations of model and route cannot run here (exit code 2)\nlog: out/log.jsonl\n"
     ), "{}", ended.out);
     assert_eq!(lab.report().not_run.len(), 1);
 }

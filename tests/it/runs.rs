@@ -46,8 +46,10 @@ fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
                    [LAB]/cache/store-1/entries/cached/[DIGEST]/notes/
 
     verdict: equivalent (exit code 0)
+    log: out/log.jsonl
     ");
-    assert_eq!(fs::read_to_string(lab.path("out/summary.txt")).unwrap(), ended.out);
+    let summary = fs::read_to_string(lab.path("out/summary.txt")).unwrap();
+    assert_eq!(summary + "log: out/log.jsonl\n", ended.out);
     let report = lab.report();
     assert_eq!((report.verdict, report.exit_code), (Verdict::Equivalent, 0));
 }
@@ -117,6 +119,54 @@ fn json_is_the_report_and_quiet_says_nothing_else() {
     assert_eq!((ended.code, ended.err.as_str()), (0, ""));
     assert_eq!(ended.out, fs::read_to_string(lab.path("out/report.json")).unwrap());
     serde_json::from_str::<Report>(&ended.out).unwrap();
+}
+
+#[test]
+fn a_run_leaves_a_log_of_json_lines_without_secrets_and_names_it() {
+    let lab = Lab::new();
+    let mut command = lab.driver("run --suite suite.toml --device cpu --out out");
+    let secret = "hush-5e1f";
+    for name in ["HF_TOKEN", "KV_CORRECTNESS_REDIS_PASSWORD"] {
+        command.env(name, secret);
+    }
+    command.env("RUST_LOG", "trace");
+    let ended = lab.end(command);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert!(ended.out.ends_with("log: out/log.jsonl\n"), "{}", ended.out);
+    let text = fs::read_to_string(lab.path("out/log.jsonl")).unwrap();
+    assert!(!text.contains(secret), "{text}");
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let finished: Vec<&str> = lines
+        .iter()
+        .filter(|line| line["event"] == "StageFinished")
+        .map(|line| line["message"].as_str().unwrap().split(':').next().unwrap())
+        .collect();
+    let stages = [
+        "extract  ",
+        "prompts   tiny",
+        "baseline  tiny",
+        "control   tiny",
+        "cached    tiny mp",
+        "compare   tiny mp",
+    ];
+    assert_eq!(finished, stages);
+    assert!(lines.iter().all(|line| line["target"].as_str().unwrap().starts_with("kv_correctness")));
+    assert!(lines.iter().all(|line| line["timestamp"].is_string() && line["level"].is_string()));
+}
+
+#[test]
+fn a_failed_run_leaves_its_error_in_the_log_and_the_engines_words_in_a_file_of_their_own() {
+    let lab = Lab::new();
+    let ended = lab.run("crash@baseline", "");
+    assert_eq!(ended.code, 2);
+    let text = fs::read_to_string(lab.path("out/log.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(last["level"], "ERROR");
+    assert_eq!(
+        format!("error: {}\n", last["message"].as_str().unwrap()),
+        ended.err[ended.err.find("error:").unwrap()..]
+    );
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn a_suite_that_does_not_exist_is_refused_with_the_names_of_those_that_do() {
     insta::assert_snapshot!(refuse("run --device cpu --suite canry"), @r#"
     error: failed to find suite "canry": it is neither a file nor one of canary, canary-tp2, mmlu, smollm2
 
-    hint: try `--suite canary`, or the path of a TOML file
+    hint: did you mean canary?
     "#);
 }
 
@@ -69,7 +69,7 @@ fn an_archive_that_is_missing_or_cut_off_is_refused() {
     insta::assert_snapshot!(lab.error(&lab.run("", "--data nowhere.tar")), @r#"
     error: failed to find dataset "nowhere.tar": it is neither a path that exists nor known by name (canary, mmlu)
 
-    hint: give `--data` the path of a .tar, .tar.xz or .tar.gz in MMLU's layout
+    hint: give `--data` the path of a .tar, .tar.xz, .tar.gz or folder in MMLU's layout
     "#);
     let whole = xz(&archive(40));
     fs::write(lab.path("facts.tar.xz"), &whole[..whole.len() / 2]).unwrap();
@@ -98,13 +98,13 @@ fn a_suite_with_a_mistake_is_refused_with_its_line() {
        | ^^^^^^
     unknown field `magrin`, expected one of `margin`, `assumed_flip_rate`, `assumed_flip_correlation`, `near_tie_gap`, `tolerance`
 
-    hint: compare it with an embedded suite: data/suites/canary.toml in the sources
+    hint: compare it with one that is right: `kv-correctness suite show canary`
     ");
     lab.edit("suite.toml", "magrin = 0.005", "margin = 2.0");
     insta::assert_snapshot!(lab.error(&lab.run("", "")), @r"
-    error: failed to understand suite suite.toml: `criteria.margin` is out of range
+    error: failed to understand suite suite.toml: line 28, column 1: `criteria.margin` is out of range
 
-    hint: compare it with an embedded suite: data/suites/canary.toml in the sources
+    hint: compare it with one that is right: `kv-correctness suite show canary`
     ");
     assert_eq!(lab.steps(), Vec::<String>::new());
     lab.edit("suite.toml", "margin = 2.0", "margin = 0.005");
@@ -121,6 +121,85 @@ fn a_suite_with_a_mistake_is_refused_with_its_line() {
 
     hint: give the model's `source` the path of a folder in Hugging Face's layout
     "#);
+}
+
+#[test]
+fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_is_started() {
+    let lab = Lab::new();
+    let check = || lab.end(lab.driver("suite check suite.toml"));
+    let right = check();
+    assert_eq!(right.code, 0, "{}", right.err);
+    insta::assert_snapshot!(lab.redact(&right.out), @r"
+    suite facts: a fake engine answers small questions
+    questions facts.tar: 24 in 2 subjects
+    model tiny (model): dense, files [SHORT]
+    routes mp
+    right; whether it can run here: `kv-correctness doctor --suite suite.toml`
+    ");
+    lab.edit("suite.toml", "chunk_tokens = 16", "chunk_tokens = 0");
+    insta::assert_snapshot!(lab.error(&check()), @r"
+    error: failed to understand suite suite.toml: line 24, column 1: `lmcache.chunk_tokens` must be at least 1
+
+    hint: compare it with one that is right: `kv-correctness suite show canary`
+    ");
+    lab.edit("suite.toml", "chunk_tokens = 0", "chunk_tokens = \"many\"");
+    insta::assert_snapshot!(lab.error(&check()), @r#"
+    error: failed to understand suite suite.toml: TOML parse error at line 24, column 16
+       |
+    24 | chunk_tokens = "many"
+       |                ^^^^^^
+    invalid type: string "many", expected u32
+
+    hint: compare it with one that is right: `kv-correctness suite show canary`
+    "#);
+    lab.edit("suite.toml", "chunk_tokens = \"many\"", "chunk_tokens = 16");
+    fs::remove_file(lab.path("model/tokenizer.json")).unwrap();
+    insta::assert_snapshot!(lab.error(&check()), @r"
+    error: failed to use model/tokenizer.json: failed to open file `model/tokenizer.json`: No such file or directory (os error 2)
+
+    hint: check that it exists and may be read, and that the disk is not full
+    ");
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn a_suite_that_is_shown_is_one_to_begin_with() {
+    let lab = Lab::new();
+    let shown = lab.end(lab.driver("suite show canary"));
+    lab.write("mine.toml", &shown.out);
+    let checked = lab.end(lab.driver("suite check mine.toml"));
+    assert_eq!(checked.code, 0, "{}", checked.err);
+    insta::assert_snapshot!(lab.redact(&checked.out), @r"
+    suite canary: two embedded tiny models (dense and MLA) that recall facts from a long prompt
+    questions canary: 320 in 8 subjects
+    model canary-dense (canary-dense): dense, files [SHORT]
+    model canary-mla (canary-mla): MLA, files [SHORT]
+    routes mp
+    right; whether it can run here: `kv-correctness doctor --suite mine.toml`
+    ");
+    insta::assert_snapshot!(lab.error(&lab.end(lab.driver("suite show mnie.toml"))), @r#"
+    error: failed to find suite "mnie.toml": it is neither a file nor one of canary, canary-tp2, mmlu, smollm2
+
+    hint: name one of these or a TOML file; `kv-correctness suite show canary > mine.toml` begins one
+    "#);
+}
+
+#[test]
+fn a_folder_of_tables_is_the_same_dataset_as_its_archive() {
+    let lab = Lab::finished();
+    let report = lab.report();
+    tar::Archive::new(archive(12).as_slice()).unpack(lab.path("mine")).unwrap();
+    for folder in ["mine", "mine/data"] {
+        let (ended, steps) = lab.steps_of(|| lab.run("", &format!("--data {folder}")));
+        assert_eq!((ended.code, steps), (0, vec![]), "{}", ended.err);
+        assert_eq!(lab.report().findings, report.findings);
+    }
+    fs::remove_dir_all(lab.path("mine/data/val")).unwrap();
+    insta::assert_snapshot!(lab.error(&lab.run("", "--data mine")), @r"
+    error: failed to extract mine: complete the dataset: subject botany has no val questions
+
+    hint: add `data/val/botany_val.csv` with at least one row, or remove the subject
+    ");
 }
 
 #[test]

@@ -82,6 +82,7 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
                    [LAB]/cache/store-1/entries/cached/[DIGEST]/notes/
 
     verdict: degraded (exit code 1)
+    log: out/log.jsonl
     ");
 }
 

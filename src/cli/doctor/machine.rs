@@ -84,7 +84,7 @@ fn program_lines(request: &EnvironmentRequest) -> Vec<Line> {
         Line::new("uv", on_path("uv", "a pinned one is installed when it is needed")),
         Line::new(
             "redis-server",
-            on_path("redis-server", "only routes over Redis need it: `apt-get install redis-server`"),
+            on_path("redis-server", "only route mp+redis needs it: `apt-get install redis-server`"),
         ),
         Line::new("nix", on_path("nix", "only the hermetic way needs it")),
     ]

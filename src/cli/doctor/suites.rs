@@ -6,6 +6,7 @@ use super::machine::find_program;
 use crate::engine::environment::{EnvironmentError, EnvironmentRequest};
 use crate::engine::{Device, DeviceKind};
 use crate::fetch::Needs;
+use crate::stage::RouteError;
 use crate::suite::{Route, Suite};
 
 /// How near a suite is to running, from the farthest.
@@ -86,12 +87,22 @@ fn examine_route(
     device: &Device,
     request: &EnvironmentRequest,
 ) -> (Readiness, String) {
-    if route == Route::InProcess && device.kind() == DeviceKind::Cpu {
-        let words = "LMCache inside vLLM serves nothing on a CPU; a run ends with not exercised (4)";
-        return (Readiness::Never, words.to_owned());
+    let command = (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}"));
+    match (route, device.kind()) {
+        (Route::InProcess, DeviceKind::Cpu) => {
+            let words = "LMCache inside vLLM serves nothing on a CPU; a run ends with not exercised (4)";
+            (Readiness::Never, words.to_owned())
+        }
+        (Route::MpRedis, _) if redis_is_named() => command,
+        (Route::MpRedis, _) if find_program(&request.search_path, "redis-server").is_none() => {
+            let words = format!("needs a Redis server: {}", RouteError::NoRedis.hint());
+            (Readiness::AfterCommands, words)
+        }
+        (Route::InProcess | Route::Mp | Route::MpFs | Route::MpRedis | Route::MpP2p, _) => command,
     }
-    if route.name().ends_with("redis") && find_program(&request.search_path, "redis-server").is_none() {
-        return (Readiness::AfterCommands, "needs redis-server: `apt-get install redis-server`".to_owned());
-    }
-    (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}"))
+}
+
+/// Whether a run would use a server that is there already.
+fn redis_is_named() -> bool {
+    std::env::var("KV_CORRECTNESS_REDIS_URL").is_ok_and(|url| !url.is_empty())
 }
