@@ -83,10 +83,12 @@ pub(super) async fn prepare_with(
     } else {
         (cache.clone(), Durability::Lasting, None)
     };
+    // Opened first, so that nobody cleans away what is made now.
+    let store = Store::open(&store_folder, durability, events.clone())?;
     let environment = provide_environment(&device, &cache, &events).await?;
     let environment = replace(&environment, replacements, stack(&device), &cache, &events).await??;
     let bench = Bench {
-        store: Store::open(&store_folder, durability, events.clone())?,
+        store,
         environment,
         events,
         cache,
