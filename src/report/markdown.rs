@@ -150,8 +150,9 @@ fn overview_row(finding: &Finding) -> String {
 
 fn explanation(finding: &Finding) -> String {
     let judgement = &finding.judgement;
-    let remarks: String =
+    let remarks: Vec<String> =
         finding.engine.remarks.iter().map(|remark| format!("> Remark: {}\n\n", escape(remark))).collect();
+    let remarks = remarks.concat();
     format!(
         "**{} over {}: {}**, decided by {}. {}{}\n\n> Next: {}\n\n{remarks}",
         escape(&finding.model),
