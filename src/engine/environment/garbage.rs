@@ -34,7 +34,8 @@ fn unused_in(
         let mut unused = Vec::new();
         for entry in if parent.exists() { parent.read_dir_utf8()?.collect() } else { Vec::new() } {
             let folder = entry?.into_path();
-            let in_use = served(&folder).is_ok_and(|used| used.elapsed().is_ok_and(|age| age < unused_for));
+            // A time to come, of a clock that was set back, says nothing of an age.
+            let in_use = served(&folder).is_ok_and(|used| !used.elapsed().is_ok_and(|age| age >= unused_for));
             if folder.is_dir() && !in_use {
                 unused.push(folder);
             }
