@@ -128,7 +128,7 @@ pub(super) enum Command {
         #[arg(long, env = "KV_CORRECTNESS_CACHE")]
         cache: Option<Utf8PathBuf>,
     },
-    /// Remove artifacts and environments that have not served for a while; never what another run uses
+    /// Remove artifacts, environments and builds that have not served for a while; never what another run uses
     #[command(after_help = GC_EXAMPLES)]
     Gc {
         /// Remove what has not served for so many days

@@ -32,7 +32,6 @@ pub(super) async fn minimise_finding(
     let Some(all) = bench.excerpt.clone() else {
         return Ok("minimised    nothing: the report names no question that differed\n".to_owned());
     };
-    let longest = longest_chunks(bench).await?;
     let all: Vec<QuestionId> = all.into_iter().map(|one| one.question).collect();
     let of = |questions: &[QuestionId], tokens| -> Excerpt {
         questions.iter().map(|question| ExcerptQuestion { question: question.clone(), tokens }).collect()
@@ -43,6 +42,9 @@ pub(super) async fn minimise_finding(
         shows(bench, of(questions, None), wanted, &format!("{} questions", questions.len())).await
     })
     .await?;
+    // Of the questions that are left: a prompt is not cut behind its end.
+    bench.excerpt = Some(of(&questions, None));
+    let longest = longest_chunks(bench).await?;
     let chunk_tokens = bench.suite.lmcache.chunk_tokens;
     // One token behind the last whole chunk is left to compute.
     let tokens = |chunks: u32| (chunks < longest).then(|| chunks * chunk_tokens + 1);

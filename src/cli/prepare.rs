@@ -67,12 +67,16 @@ pub(super) async fn prepare_with(
     if let Some(identity) = arguments.identity {
         suite.faults.identity = identity;
     }
-    let device = choose_device(arguments.device)?;
     let cache = cache_folder(arguments.cache.clone())?;
-    let needs = Needs::of(&suite, &cache, &device);
-    if needs.names_pins() {
+    let device = choose_device(arguments.device);
+    let needs = match &device {
+        Ok(device) => Needs::of(&suite, &cache, device),
+        Err(_) => Needs::without_gpus(&suite, &cache),
+    };
+    if needs.names_pins() || device.is_err() {
         events.emit(Event::SuiteNeeds { lines: needs.lines() });
     }
+    let device = device?;
     needs.require(&arguments.suite)?;
     let (store_folder, durability, temporary) = if arguments.no_cache {
         fs::create_dir_all(&cache)?;
@@ -83,10 +87,12 @@ pub(super) async fn prepare_with(
     } else {
         (cache.clone(), Durability::Lasting, None)
     };
+    // Opened first, so that nobody cleans away what is made now.
+    let store = Store::open(&store_folder, durability, events.clone())?;
     let environment = provide_environment(&device, &cache, &events).await?;
     let environment = replace(&environment, replacements, stack(&device), &cache, &events).await??;
     let bench = Bench {
-        store: Store::open(&store_folder, durability, events.clone())?,
+        store,
         environment,
         events,
         cache,
@@ -131,7 +137,8 @@ pub(super) fn choose_device(choice: DeviceChoice) -> anyhow::Result<Device> {
         DeviceChoice::Cpu => Ok(Device::cpu()),
         DeviceChoice::Auto => Ok(cuda.unwrap_or_else(Device::cpu)),
         DeviceChoice::Cuda => cuda.context(
-            "find an NVIDIA GPU: the kernel's driver shows none\n\nhint: `--device cpu` runs the same suite on the processor",
+            "find an NVIDIA GPU: the kernel's driver shows none\n\nhint: `--device cpu` computes on the processor, for which the \
+             suite canary is made",
         ),
     }
 }

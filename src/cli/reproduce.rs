@@ -106,6 +106,8 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
             return Ok(Err(format!("the files of {} are not those of the report", settings.name)));
         }
     }
+    // Opened first, so that nobody cleans away what is made now.
+    let store = Store::open(&cache, Durability::Lasting, events.clone())?;
     let environment = provide_environment(&device, &cache, &events).await?;
     let wanted =
         match replacements(&report.environment, environment.identity(), arguments.lmcache_src.as_ref()) {
@@ -123,7 +125,7 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
         return Ok(Err(why));
     }
     Ok(Ok(Bench {
-        store: Store::open(&cache, Durability::Lasting, events.clone())?,
+        store,
         environment,
         events,
         cache,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use indicatif::HumanBytes;
 
 use super::output::print;
@@ -57,37 +57,33 @@ pub(super) fn clean_store(
     let unused_for = DAY.saturating_mul(u32::try_from(unused_days).unwrap_or(u32::MAX));
     let store = Store::open(&cache, Durability::Lasting, Progress::events(Verbosity::Normal))?;
     let labels = labels(&store)?;
-    let environments = if dry_run { unused(&cache, unused_for)? } else { Vec::new() };
-    let mut bytes = sizes(&environments)?;
-    let (entries, environments) = if dry_run {
-        (store.unused(unused_for)?, environments)
-    } else {
-        let before = unused(&cache, unused_for)?;
-        bytes = sizes(&before)?;
-        (store.remove_unused(unused_for)?, remove_unused(&cache, unused_for)?)
+    let alone = if dry_run { None } else { Some(store.alone()?) };
+    let unused_folders = unused(&cache, unused_for)?;
+    let sizes = unused_folders.iter().map(|folder| Ok((folder, folder_bytes(folder)?)));
+    let sizes: BTreeMap<_, _> = sizes.collect::<std::io::Result<_>>()?;
+    let (entries, folders) = match &alone {
+        None => (store.unused(unused_for)?, unused_folders.clone()),
+        Some(alone) => (alone.remove_unused(unused_for)?, remove_unused(&cache, unused_for)?),
     };
-    bytes += entries.iter().map(|entry| entry.bytes).sum::<u64>();
+    let bytes = folders.iter().filter_map(|folder| sizes.get(folder)).sum::<u64>()
+        + entries.iter().map(|entry| entry.bytes).sum::<u64>();
     let mut text = String::new();
     for entry in &entries {
         writeln!(text, "{}", describe(entry, &labels))?;
     }
-    for folder in &environments {
-        writeln!(text, "environment {folder}")?;
+    for folder in &folders {
+        writeln!(text, "{folder}")?;
     }
     let (what, days) = (if dry_run { "would go" } else { "removed" }, unused_days);
     writeln!(
         text,
-        "{what}: {} artifacts and {} environments that did not serve for {days} days, {}",
+        "{what}: {} artifacts, and {} environments or builds that did not serve for {days} days, {}",
         entries.len(),
-        environments.len(),
+        folders.len(),
         HumanBytes(bytes)
     )?;
     print(&text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn sizes(folders: &[Utf8PathBuf]) -> std::io::Result<u64> {
-    folders.iter().map(|folder| folder_bytes(Utf8Path::new(folder))).sum()
 }
 
 /// What the last key of each label was found or sealed as.

@@ -49,6 +49,13 @@ impl Needs {
         Self::on(suite, cache, device.kind(), &Machine::this(device))
     }
 
+    /// The needs of a suite on GPUs, on a machine that has none.
+    #[must_use]
+    pub fn without_gpus(suite: &Suite, cache: &Utf8Path) -> Self {
+        let machine = Machine { memory: available_memory(), gpu_memory: Vec::new(), gpus: 0 };
+        Self::on(suite, cache, DeviceKind::Cuda, &machine)
+    }
+
     fn on(suite: &Suite, cache: &Utf8Path, kind: DeviceKind, machine: &Machine) -> Self {
         let verified = Verified::read(cache);
         let mut needs = Self {
@@ -205,26 +212,34 @@ impl Needs {
     /// Fails where a run could not even start. Memory does not count: what it needs is an estimate.
     ///
     /// # Errors
-    /// When something has not been fetched, or there are too few GPUs.
+    /// When there are too few GPUs, or something has not been fetched.
     pub fn require(self, suite: &str) -> Result<(), FetchError> {
-        if !self.not_fetched.is_empty() {
-            return Err(FetchError::NotFetched { suite: suite.to_owned(), missing: self.not_fetched });
+        // First, since what is fetched for GPUs that are not there would be fetched in vain.
+        if let Some(error) = self.too_few_gpus {
+            return Err(error);
         }
-        self.too_few_gpus.map_or(Ok(()), Err)
+        if self.not_fetched.is_empty() {
+            return Ok(());
+        }
+        Err(FetchError::NotFetched { suite: suite.to_owned(), missing: self.not_fetched })
     }
 }
 
 impl Machine {
     fn this(device: &Device) -> Self {
-        let meminfo = fs_err::read_to_string("/proc/meminfo").unwrap_or_default();
-        let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-        let kib = available.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
         let (gpus, gpu_memory) = match device {
             Device::Cpu { .. } => (0, Vec::new()),
             Device::Cuda { names, .. } => (names.len(), gpu_memory()),
         };
-        Self { memory: kib.map(|kib| kib << 10), gpu_memory, gpus }
+        Self { memory: available_memory(), gpu_memory, gpus }
     }
+}
+
+/// Bytes of memory that can be had.
+fn available_memory() -> Option<u64> {
+    let meminfo = fs_err::read_to_string("/proc/meminfo").ok()?;
+    let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    available.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// Bytes of each GPU's memory, if NVIDIA's tool is there to tell.
@@ -270,16 +285,16 @@ mod tests {
         ");
         assert!(!needs.are_met());
         let error = needs.require("mmlu").unwrap_err();
-        insta::assert_snapshot!(error, @"find what suite mmlu needs: meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, mmlu have not been fetched");
-        assert_eq!(error.hint().unwrap(), "run `kv-correctness fetch --suite mmlu` first");
+        insta::assert_snapshot!(error, @"place deepseek-v2-lite on 2 GPUs: this machine has 1");
+        assert!(error.hint().unwrap().contains("`tensor_parallel_size`"));
     }
 
     #[test]
-    fn a_model_that_is_spread_over_more_gpus_than_there_are_is_refused() {
-        let machine = Machine { memory: None, gpu_memory: Vec::new(), gpus: 1 };
-        let mut needs = needs("mmlu", DeviceKind::Cuda, &machine);
-        needs.not_fetched.clear();
-        insta::assert_snapshot!(needs.require("mmlu").unwrap_err(), @"place deepseek-v2-lite on 2 GPUs: this machine has 1");
+    fn what_was_not_fetched_is_named_where_the_gpus_suffice() {
+        let machine = Machine { memory: None, gpu_memory: vec![80 * GIB; 2], gpus: 2 };
+        let error = needs("mmlu", DeviceKind::Cuda, &machine).require("mmlu").unwrap_err();
+        insta::assert_snapshot!(error, @"find what suite mmlu needs: meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, mmlu have not been fetched");
+        assert_eq!(error.hint().unwrap(), "run `kv-correctness fetch --suite mmlu` first");
     }
 
     #[test]

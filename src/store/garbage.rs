@@ -7,6 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::artifact::LAST_USED;
+use super::open::Alone;
 use super::{Store, StoreError};
 use crate::digest::{Digest, list_tree};
 use crate::lock::FileLock;
@@ -62,37 +63,6 @@ impl Store {
         Ok(unused)
     }
 
-    /// Removes the artifacts that did not serve for `unused_for`, and what failed stages and damage left behind. A run
-    /// reads artifacts as long as it lasts, so nothing is removed while another process has the store open. Returns the
-    /// removed artifacts.
-    ///
-    /// # Errors
-    /// When another process has the store open, or the store cannot be read or written.
-    pub fn remove_unused(&self, unused_for: Duration) -> Result<Vec<Entry>, StoreError> {
-        let _alone = self.alone()?;
-        let mut removed = self.unused(unused_for)?;
-        let clean = |removed: &mut Vec<Entry>| -> io::Result<()> {
-            let mut failure = Ok(());
-            removed.retain(|entry| match self.remove_unless_locked(entry.key, &entry.folder) {
-                Ok(gone) => gone,
-                Err(error) => {
-                    failure = Err(error);
-                    false
-                }
-            });
-            failure?;
-            for (key, folder) in keyed(&self.root().join("drafts"))? {
-                self.remove_unless_locked(key, &folder)?;
-            }
-            for entry in self.root().join("aside").read_dir_utf8()? {
-                remove_folder(entry?.path())?;
-            }
-            Ok(())
-        };
-        clean(&mut removed).map_err(|source| self.io_error(source))?;
-        Ok(removed)
-    }
-
     /// Removes a folder under its key's lock; false when another process holds that.
     fn remove_unless_locked(&self, key: Digest, folder: &Utf8Path) -> io::Result<bool> {
         let Ok(_lock) = FileLock::try_take(&self.lock_path(key))? else { return Ok(false) };
@@ -100,6 +70,38 @@ impl Store {
             remove_folder(&self.move_aside(folder)?)?;
         }
         Ok(true)
+    }
+}
+
+impl Alone<'_> {
+    /// Removes the artifacts that did not serve for `unused_for`, and what failed stages and damage left behind. Returns
+    /// the removed artifacts.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn remove_unused(&self, unused_for: Duration) -> Result<Vec<Entry>, StoreError> {
+        let store = self.store;
+        let mut removed = store.unused(unused_for)?;
+        let clean = |removed: &mut Vec<Entry>| -> io::Result<()> {
+            let mut failure = Ok(());
+            removed.retain(|entry| match store.remove_unless_locked(entry.key, &entry.folder) {
+                Ok(gone) => gone,
+                Err(error) => {
+                    failure = Err(error);
+                    false
+                }
+            });
+            failure?;
+            for (key, folder) in keyed(&store.root().join("drafts"))? {
+                store.remove_unless_locked(key, &folder)?;
+            }
+            for entry in store.root().join("aside").read_dir_utf8()? {
+                remove_folder(entry?.path())?;
+            }
+            Ok(())
+        };
+        clean(&mut removed).map_err(|source| store.io_error(source))?;
+        Ok(removed)
     }
 }
 

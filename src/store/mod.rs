@@ -35,7 +35,7 @@ pub use error::StoreError;
 pub use explain::{FieldChange, explain};
 pub use garbage::{Entry, folder_bytes};
 pub use key::StageKey;
-pub use open::{Claim, Durability, Reuse, Store};
+pub use open::{Alone, Claim, Durability, Reuse, Store};
 
 #[cfg(test)]
 mod tests;

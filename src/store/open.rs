@@ -50,11 +50,14 @@ pub enum Reuse {
 
 /// The store, for one process alone.
 #[derive(Debug)]
-pub(super) struct Alone<'a>(&'a std::fs::File);
+pub struct Alone<'a> {
+    pub(super) store: &'a Store,
+    file: &'a std::fs::File,
+}
 
 impl Drop for Alone<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.0.lock_shared() {
+        if let Err(error) = self.file.lock_shared() {
             tracing::debug!(%error, "the store is not shared again");
         }
     }
@@ -98,15 +101,19 @@ impl Store {
         Ok(store)
     }
 
-    /// Takes the store for this process alone until what is returned is dropped.
-    pub(super) fn alone(&self) -> Result<Alone<'_>, StoreError> {
+    /// Takes the store for this process alone until what is returned is dropped. A run has the store open as long as it
+    /// lasts, so whoever has it alone may remove what a run reads: artifacts, environments and builds.
+    ///
+    /// # Errors
+    /// When another process has the store open.
+    pub fn alone(&self) -> Result<Alone<'_>, StoreError> {
         let in_use = || StoreError::InUse { store: self.root.clone() };
         let file = self.in_use.as_deref().ok_or_else(in_use)?;
         file.try_lock().map_err(|error| match error {
             std::fs::TryLockError::WouldBlock => in_use(),
             std::fs::TryLockError::Error(source) => self.io_error(source),
         })?;
-        Ok(Alone(file))
+        Ok(Alone { store: self, file })
     }
 
     /// The artifact of a key, with every output file verified. A damaged one is moved aside with a warning and

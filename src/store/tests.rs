@@ -226,7 +226,7 @@ fn cleaning_removes_what_is_old_and_stale_and_spares_what_is_in_use() {
     let entries = fixture.store.entries().unwrap();
     assert_eq!(entries.len(), 3);
     assert!(entries.iter().all(|entry| entry.bytes > 1 && entry.stage == StageName::Baseline));
-    let removed = fixture.store.remove_unused(Duration::from_hours(24)).unwrap();
+    let removed = fixture.store.alone().unwrap().remove_unused(Duration::from_hours(24)).unwrap();
 
     assert_eq!(removed.iter().map(|entry| entry.key).collect::<Vec<_>>(), [key(0).digest()]);
     assert!(!old.folder().exists());

@@ -8,7 +8,10 @@ use crate::lab::Lab;
 
 /// A lab with the report of a bad revision in `bad.json`.
 fn with_report() -> Lab {
-    let lab = lab();
+    with_report_of(lab())
+}
+
+fn with_report_of(lab: Lab) -> Lab {
     let ended =
         drive(&lab, "run --suite suite.toml --device cpu --out out --lmcache-src src --lmcache-rev culprit");
     assert_eq!(ended.code, 1, "{}", ended.err);
@@ -90,4 +93,17 @@ fn minimising_leaves_the_questions_and_the_tokens_that_the_fault_needs_and_write
     assert!(line.contains("the first 17 tokens of") && line.matches("/test/").count() == 2, "{}", ended.out);
     let script = fs::read_to_string(lab.path("kv-correctness-out/reproduced/tiny-mp.py")).unwrap();
     assert!(script.contains("\"chunk_tokens\":16") && !script.contains("@CASE@"));
+}
+
+#[test]
+fn a_prompt_that_shows_a_fault_only_as_a_whole_is_not_cut_by_the_length_of_another() {
+    let lab = lab();
+    lab.write("src/faults", "uncut@load\n");
+    git(&lab, &["commit", "--quiet", "--all", "--message", "Whole"]);
+    git(&lab, &["tag", "--force", "culprit"]);
+    let lab = with_report_of(lab);
+    let ended = drive(&lab, "reproduce bad.json --lmcache-src src --minimise");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let line = ended.out.lines().find(|line| line.starts_with("minimised")).unwrap();
+    assert!(line.contains(" runs: whole prompts of ") && line.matches("/test/").count() == 1, "{line}");
 }

@@ -56,10 +56,18 @@ fn a_gpu_that_is_not_there_is_refused() {
         eprintln!("this machine has a GPU: not tested");
         return;
     }
-    insta::assert_snapshot!(refuse("run --device cuda"), @r"
+    let lab = Lab::new();
+    let ended = lab.end(lab.driver("run --suite mmlu --device cuda"));
+    let needs: Vec<&str> = ended.err.lines().filter(|line| line.contains("GPU")).collect();
+    insta::assert_snapshot!(needs.join("\n"), @r"
+    MISSING  llama-3.1-8b-instruct: 1 GPU with 62.2 GB (weights 16.1, KV 42.9, the rest about 3.2) [0 of 1 here]
+    MISSING  deepseek-v2-lite: 2 GPUs with 61.9 GB (weights 15.7, KV 42.9, the rest about 3.2) [0 of 2 here]
+    error: failed to find an NVIDIA GPU: the kernel's driver shows none
+    ");
+    insta::assert_snapshot!(lab.error(&ended), @r"
     error: failed to find an NVIDIA GPU: the kernel's driver shows none
 
-    hint: `--device cpu` runs the same suite on the processor
+    hint: `--device cpu` computes on the processor, for which the suite canary is made
     ");
 }
 

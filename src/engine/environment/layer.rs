@@ -6,6 +6,7 @@
 //! builds/<name>-<id>/        the installed package; <id> is the digest of what it was made from
 //!   layer.json               {"schema":1,"name":…,"package":…}; written last, so a folder without it is half-made
 //! builds/<name>-<id>.log     what the installer said
+//! builds/<name>-<id>.lock    held while it is made; its time says when it was last asked for, which `gc` goes by
 //! builds/work-<id>/          a source tree with its compiled objects; <id> is the digest of all that goes into these
 //! ```
 
@@ -25,7 +26,7 @@ use crate::event::{Event, Events};
 use crate::lock::FileLock;
 
 const SCHEMA: u32 = 1;
-const MARKER: &str = "layer.json";
+pub(super) const MARKER: &str = "layer.json";
 
 /// A package that takes the place of an environment's own.
 #[derive(Debug, Clone)]

@@ -19,7 +19,7 @@ use crate::event::{Event, Events};
 use crate::lock::FileLock;
 
 const SCHEMA: u32 = 1;
-const MARKER: &str = "environment.json";
+pub(super) const MARKER: &str = "environment.json";
 /// How long another process may take to make the same environment; a slow network needs most of it.
 pub(super) const PATIENCE: Duration = Duration::from_hours(1);
 
@@ -304,50 +304,7 @@ impl EnvironmentRequest {
     }
 }
 
-/// The environments that did not serve for `unused_for`.
-///
-/// # Errors
-/// When the cache folder cannot be read.
-pub fn unused(cache: &Utf8Path, unused_for: Duration) -> Result<Vec<Utf8PathBuf>, EnvironmentError> {
-    let parent = environments(cache);
-    let list = || -> io::Result<Vec<Utf8PathBuf>> {
-        let mut unused = Vec::new();
-        for entry in if parent.exists() { parent.read_dir_utf8()?.collect() } else { Vec::new() } {
-            let folder = entry?.into_path();
-            let last_used = fs::metadata(folder.join(MARKER)).and_then(|marker| marker.modified());
-            let in_use = last_used.is_ok_and(|used| used.elapsed().is_ok_and(|age| age < unused_for));
-            if folder.is_dir() && !in_use {
-                unused.push(folder);
-            }
-        }
-        unused.sort();
-        Ok(unused)
-    };
-    list().map_err(|source| EnvironmentError::Io { folder: parent.clone(), source })
-}
-
-/// Removes the environments that did not serve for `unused_for`, unless one is just being made; returns their folders.
-///
-/// # Errors
-/// When the cache folder cannot be read or written.
-pub fn remove_unused(cache: &Utf8Path, unused_for: Duration) -> Result<Vec<Utf8PathBuf>, EnvironmentError> {
-    let mut removed = Vec::new();
-    for folder in unused(cache, unused_for)? {
-        let remove = || -> io::Result<bool> {
-            let Ok(_lock) = FileLock::try_take(&folder.with_extension("lock"))? else { return Ok(false) };
-            // Without its marker a folder that is removed by half is not taken for an environment.
-            let _ = fs::remove_file(folder.join(MARKER));
-            fs::remove_dir_all(&folder)?;
-            Ok(true)
-        };
-        if remove().map_err(|source| EnvironmentError::Io { folder: folder.clone(), source })? {
-            removed.push(folder);
-        }
-    }
-    Ok(removed)
-}
-
-fn environments(cache: &Utf8Path) -> Utf8PathBuf {
+pub(super) fn environments(cache: &Utf8Path) -> Utf8PathBuf {
     absolute(cache).join("environments")
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::*;
 use crate::event::{Event, Events};
+use crate::lock::FileLock;
 
 struct Machine {
     root: Utf8PathBuf,
@@ -326,4 +327,34 @@ fn cleaning_removes_unused_and_half_made_environments_alone() {
         remove_unused(&machine.root.join("no-cache"), Duration::ZERO).unwrap(),
         Vec::<Utf8PathBuf>::new()
     );
+}
+
+#[test]
+fn cleaning_removes_builds_that_nobody_asked_for_with_their_logs_and_leaves_those_that_are_made_now() {
+    let machine = Machine::with(&[]);
+    let cache = machine.root.join("cache");
+    let builds = cache.join("builds");
+    let day = Duration::from_hours(24);
+    let build = |name: &str, age: Duration| {
+        let folder = builds.join(name);
+        fs::create_dir_all(folder.join("lmcache")).unwrap();
+        fs::write(folder.with_added_extension("log"), "").unwrap();
+        let lock = FileLock::try_take(&folder.with_added_extension("lock")).unwrap().unwrap();
+        let file = std::fs::File::options().append(true).open(folder.with_added_extension("lock")).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+        (folder, lock)
+    };
+    let (old, (work, _), (recent, _)) =
+        (build("lmcache-1", 3 * day), build("work-2", 3 * day), build("vllm-cpu-3", day));
+    // One of the old is just being made again.
+    assert_eq!(unused(&cache, 2 * day).unwrap(), [old.0.clone(), work.clone()]);
+    assert_eq!(remove_unused(&cache, 2 * day).unwrap(), std::slice::from_ref(&work));
+    assert!(
+        old.0.exists() && recent.exists() && !work.exists() && !work.with_added_extension("log").exists()
+    );
+    // A run that finds a build asks for its lock, too.
+    drop(old.1);
+    drop(FileLock::try_take(&old.0.with_added_extension("lock")).unwrap().unwrap());
+    assert!(unused(&cache, 2 * day).unwrap().is_empty());
+    assert_eq!(remove_unused(&cache, Duration::ZERO).unwrap(), [old.0, recent]);
 }

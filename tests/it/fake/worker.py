@@ -139,6 +139,9 @@ class Engine:
             # The third chunk of every prompt.
             if f"rot@{place}" in FAULTS and cached >= 3 * CHUNK:
                 answer["letters"][3] = next_float32(answer["letters"][3])
+            # Every prompt that does not end one token behind a chunk, as cut ones do.
+            if f"uncut@{place}" in FAULTS and len(tokens) % CHUNK != 1:
+                answer["letters"][3] = next_float32(answer["letters"][3])
             if index == 1:
                 strike(place, number)
                 if f"bit@{place}" in FAULTS:
