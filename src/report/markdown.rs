@@ -152,7 +152,6 @@ fn explanation(finding: &Finding) -> String {
     let judgement = &finding.judgement;
     let remarks: Vec<String> =
         finding.engine.remarks.iter().map(|remark| format!("> Remark: {}\n\n", escape(remark))).collect();
-    let remarks = remarks.concat();
     format!(
         "**{} over {}: {}**, decided by {}. {}{}\n\n> Next: {}\n\n{}",
         escape(&finding.model),
