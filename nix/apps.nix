@@ -27,23 +27,39 @@ let
       );
       meta = { inherit description; };
     };
-  correctness = app {
+  # The driver with the environments that the device asks for; `before` may name a command of its own.
+  driving =
+    {
+      name,
+      description,
+      before ? "",
+    }:
+    app {
+      inherit name description;
+      text = ''
+        ${before}
+        cpu_baseline=${later cpu.baseline}
+        cpu_lmcache=${later cpu.with-lmcache}
+        cuda_baseline=${later cuda.baseline}
+        cuda_lmcache=${later cuda.with-lmcache}
+        dataset=${later dataset}
+        ${builtins.readFile ./libcuda.sh}
+        ${builtins.readFile ./correctness.sh}
+      '';
+    };
+  correctness = driving {
     name = "correctness";
     description = "Run the correctness suite that this machine can run, and end with the verdict's exit code";
-    text = ''
-      cpu_baseline=${later cpu.baseline}
-      cpu_lmcache=${later cpu.with-lmcache}
-      cuda_baseline=${later cuda.baseline}
-      cuda_lmcache=${later cuda.with-lmcache}
-      dataset=${later dataset}
-      ${builtins.readFile ./libcuda.sh}
-      ${builtins.readFile ./correctness.sh}
-    '';
   };
 in
 {
   default = correctness;
   inherit correctness;
+  bisect = driving {
+    name = "bisect";
+    description = "Find the first bad revision or release of LMCache or vLLM";
+    before = ''set -- bisect "$@"'';
+  };
   doctor = app {
     name = "doctor";
     description = "Say what this machine can run, and what is missing";

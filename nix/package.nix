@@ -28,6 +28,14 @@ rustPlatform.buildRustPackage {
   cargoLock.lockFile = ../Cargo.lock;
   inherit doCheck; # the tests play vLLM and LMCache with Python scripts
   nativeCheckInputs = [ python3 ];
+  postInstall = ''
+    driver=$out/bin/${manifest.package.name} share=$out/share
+    "$driver" man $share/man/man1
+    mkdir -p $share/bash-completion/completions $share/zsh/site-functions $share/fish/vendor_completions.d
+    "$driver" completions bash > $share/bash-completion/completions/${manifest.package.name}
+    "$driver" completions zsh > $share/zsh/site-functions/_${manifest.package.name}
+    "$driver" completions fish > $share/fish/vendor_completions.d/${manifest.package.name}.fish
+  '';
   meta = {
     inherit (manifest.package) description;
     license = lib.licenses.asl20;

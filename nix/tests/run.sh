@@ -99,6 +99,16 @@ with_stand_ins flake check "${sandbox[@]}"
 step "nix develop"
 with_stand_ins develop "${sandbox[@]}" -c cargo --version
 
+step "what the package installs, and nix run .#bisect"
+package=$(with_stand_ins build --no-link --print-out-paths "${sandbox[@]}" .#default)
+for file in man/man1/kv-correctness.1 man/man1/kv-correctness-run.1 bash-completion/completions/kv-correctness \
+  zsh/site-functions/_kv-correctness fish/vendor_completions.d/kv-correctness.fish; do
+  [ -s "$package/share/$file" ] || fail "the package lacks $file"
+done
+status=0
+with_stand_ins run .#bisect -- --device cpu >"$work/log" 2>&1 || status=$?
+[ "$status" = 2 ] && grep -q -- "--lmcache" "$work/log" || fail "bisect without a range ends with $status: $(cat "$work/log")"
+
 step "environments, in the sandbox"
 with_stand_ins build --no-link "${sandbox[@]}" .#env-cpu .#env-cpu-baseline .#stages.cpu.prompts
 step "vLLM's tree over its wheel"

@@ -102,6 +102,7 @@ let
         version,
         src,
         meta,
+        postInstall,
         ...
       }:
       mkDerivation {
@@ -119,6 +120,7 @@ let
         installPhase = ''
           mkdir -p $out/bin
           cp ${host.target}/release/${pname} $out/bin/
+          ${postInstall}
         '';
       };
     python3 = python;
