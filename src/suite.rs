@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::comparison::Criteria;
 use crate::dataset::SubjectSelection;
+use crate::options::StoringOptions;
 
 /// vLLM's own names of the settings that spread a model over ranks; a suite sets them beside a model's `source`.
 const PARALLEL_ARGUMENTS: [&str; 4] =
@@ -185,6 +186,9 @@ pub struct LmcacheSettings {
     pub chunk_tokens: u32,
     /// Size of the memory tier, in GiB.
     pub memory_gib: u32,
+    /// What else changes what is stored.
+    #[serde(default)]
+    pub options: StoringOptions,
 }
 
 /// What faults are planted in, where they are asked for.
