@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use kv_correctness::comparison::{
-    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, compare, conclude,
+    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, Fidelity, compare, conclude,
 };
 use kv_correctness::dataset::{Choice, QuestionId, Split};
 use kv_correctness::engine::{Observation, Step, TokenLogprob};
@@ -51,6 +51,7 @@ fn evidence(noise: u32) -> Evidence {
         server: None,
         early_stop: None,
         batching: Batching::OneAtATime,
+        fidelity: Fidelity::Exact,
         questions,
     }
 }

@@ -15,6 +15,7 @@ pub mod exit_code;
 pub mod fault;
 pub mod fetch;
 pub mod lock;
+pub mod options;
 pub mod pipeline;
 pub mod progress;
 pub mod report;

@@ -8,8 +8,8 @@ use crate::assets::Model;
 use crate::comparison::{Comparison, Conclusion, Location, Verdict, conclude};
 use crate::fault::FaultFindings;
 use crate::stage::{
-    Arms, Bench, Mode, Planting, StageError, Undamaged, Watched, admit_prompts, baseline, cached, compare,
-    control, extract, faults, locate, prompts, read_comparison, read_faults,
+    Arms, Bench, Mode, Planting, StageError, Undamaged, Watched, admit_options, admit_prompts, baseline,
+    cached, compare, control, extract, faults, locate, prompts, read_comparison, read_faults,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
@@ -94,6 +94,7 @@ pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
 async fn run_part(bench: &Bench, part: Part<'_>) -> Result<Findings, StageError> {
     let (mut compared, mut not_run, mut planted) = (Vec::new(), Vec::new(), Vec::new());
     bench.environment.require_lmcache()?;
+    admit_options(bench)?;
     let questions = extract(bench).await?;
     // What a later model lacks is said before the first one's engines start.
     let models = prepare_models(bench, part.models, &questions).await?;

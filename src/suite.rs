@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use self::place::place_of;
 use crate::comparison::Criteria;
 use crate::dataset::SubjectSelection;
+use crate::options::StoringOptions;
 
 /// vLLM's own names of the settings that spread a model over ranks; a suite sets them beside a model's `source`.
 const PARALLEL_ARGUMENTS: [&str; 4] =
@@ -188,6 +189,9 @@ pub struct LmcacheSettings {
     pub chunk_tokens: u32,
     /// Size of the memory tier, in GiB.
     pub memory_gib: u32,
+    /// What else changes what is stored.
+    #[serde(default)]
+    pub options: StoringOptions,
 }
 
 /// What faults are planted in, where they are asked for.

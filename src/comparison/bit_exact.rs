@@ -8,7 +8,7 @@ use super::criteria::{Criteria, NAMED_OFFENDERS, PROVEN_SHARE};
 use super::difference::{
     Difference, DifferenceKind, Parting, count, first_difference, letter_difference, part,
 };
-use super::evidence::Case;
+use super::evidence::{Case, Fidelity};
 use super::noise_floor::NoiseFloor;
 
 /// The load pass held against its nearest computation without `LMCache`, bit for bit.
@@ -99,8 +99,12 @@ pub(super) fn compare_bits(cases: &[Case<'_>], noise: &NoiseFloor, criteria: &Cr
         against_baseline.add(difference);
     }
     let proven = f64::from(against_control.compared + against_baseline.compared - left_over.questions);
-    let outcome = if against_control.differing + store_pass.differing > 0 && noise.lets_bits_decide() {
+    let lossy = noise.fidelity == Fidelity::Lossy;
+    let wrong = store_pass.differing + if lossy { 0 } else { against_control.differing };
+    let outcome = if wrong > 0 && noise.lets_bits_decide() {
         Outcome::Failed
+    } else if lossy {
+        Outcome::DoesNotApply
     } else if against_control.differing == 0 && proven >= PROVEN_SHARE * f64::from(count(cases.len())) {
         Outcome::Passed
     } else {

@@ -201,6 +201,16 @@ pub enum Batching {
     Together,
 }
 
+/// Whether KV comes back from where it was stored as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fidelity {
+    /// Bit for bit, or something is wrong.
+    Exact,
+    /// By the suite's choice with loss, so that the load pass may move and the answers alone decide.
+    Lossy,
+}
+
 /// Everything that was seen of one model on one route.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
@@ -208,6 +218,8 @@ pub struct Evidence {
     pub questions: Vec<Asked>,
     /// How the engine computed them, in every arm.
     pub batching: Batching,
+    /// In what form KV was stored.
+    pub fidelity: Fidelity,
     /// vLLM alone.
     pub baseline: Arm,
     /// vLLM alone, once more.

@@ -2,7 +2,7 @@
 
 use super::early_stop::stopping_bound;
 use super::verdict::{Judgement, Rung, Verdict};
-use super::{Comparison, Offender, Outcome, Service, Tally};
+use super::{Comparison, Fidelity, Offender, Outcome, Service, Tally};
 
 /// What the rungs above the answers decide, if they do, for one of `comparisons` comparisons of a run. The order
 /// matters: a cache that was not used makes all else void, and bits decide before anything that needs statistics.
@@ -96,7 +96,8 @@ fn judge_bit_failure(comparison: &Comparison) -> Option<Judgement> {
     if bits.outcome != Outcome::Failed {
         return None;
     }
-    let (pass, tally, reference) = if bits.against_control.differing > 0 {
+    let exact = comparison.noise_floor.fidelity == Fidelity::Exact;
+    let (pass, tally, reference) = if exact && bits.against_control.differing > 0 {
         ("load pass", &bits.against_control, "the control, which computes the same shapes without LMCache")
     } else {
         ("store pass", &bits.store_pass, "the baseline, although nothing was served from the cache")

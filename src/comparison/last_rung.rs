@@ -3,7 +3,7 @@
 use super::criteria::LOSS_ALPHA;
 use super::ladder::note;
 use super::verdict::{Judgement, Rung, Verdict};
-use super::{Comparison, Outcome};
+use super::{Comparison, Fidelity, Outcome};
 
 /// What the answers decide, when no sharper rung did. `adjusted_loss` is the p-value for a loss, adjusted for all
 /// comparisons of the run that answers decide.
@@ -51,7 +51,9 @@ fn judge_noise(comparison: &Comparison) -> Option<Judgement> {
         let next = "Use a model that can answer, more questions, or a backend with a control.";
         return Some(Judgement::new(Verdict::Inconclusive, Rung::Answers, reason, next));
     }
-    let rung = if comparison.distribution.outcome == Outcome::DoesNotApply {
+    let rung = if comparison.noise_floor.fidelity == Fidelity::Lossy {
+        return None;
+    } else if comparison.distribution.outcome == Outcome::DoesNotApply {
         Rung::Distribution
     } else if comparison.near_ties.outcome == Outcome::DoesNotApply {
         Rung::NearTies

@@ -39,8 +39,8 @@ pub use difference::{Difference, DifferenceKind};
 pub use distribution::{Distribution, Shift};
 pub use early_stop::{EarlyStop, HarmMonitor, shuffle_questions};
 pub use evidence::{
-    Answered, Arm, ArmName, Asked, Batching, Bound, Evidence, Expected, ServerCounters, ServerEvidence,
-    ServingTier, Sharding,
+    Answered, Arm, ArmName, Asked, Batching, Bound, Evidence, Expected, Fidelity, ServerCounters,
+    ServerEvidence, ServingTier, Sharding,
 };
 pub use evidence_error::EvidenceError;
 pub use exercised::{
@@ -108,15 +108,20 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
     let cases = evidence::pair_arms(evidence)?;
     // After an early stop the server's totals cover other requests than the pairs do.
     let server = evidence.server.as_ref().filter(|_| evidence.early_stop.is_none());
-    let noise_floor = noise_floor::measure_noise(&cases, evidence.batching);
+    let noise_floor = noise_floor::measure_noise(&cases, evidence.batching, evidence.fidelity);
     let by_question = breakdown::measure_movements(&cases);
+    let mut near_ties = near_ties::classify_partings(&cases, criteria);
+    let mut distribution = distribution::measure_shifts(&cases, &criteria.tolerance);
+    if evidence.fidelity == Fidelity::Lossy {
+        (near_ties.outcome, distribution.outcome) = (Outcome::DoesNotApply, Outcome::DoesNotApply);
+    }
     Ok(Comparison {
         criteria: *criteria,
         questions: difference::count(cases.len()),
         exercised: exercised::check_service(&cases, server),
         bit_exact: bit_exact::compare_bits(&cases, &noise_floor, criteria),
-        near_ties: near_ties::classify_partings(&cases, criteria),
-        distribution: distribution::measure_shifts(&cases, &criteria.tolerance),
+        near_ties,
+        distribution,
         answers: answers::score_answers(&cases, criteria),
         early_stop: evidence.early_stop,
         by_subject: breakdown::score_subjects(&cases, &by_question),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bit_exact::Tally;
 use super::difference::{count, first_difference};
-use super::evidence::{Batching, Case};
+use super::evidence::{Batching, Case, Fidelity};
 
 /// The baseline against its repeat and the control, and whether a control of the load pass's shapes exists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -13,6 +13,8 @@ use super::evidence::{Batching, Case};
 pub struct NoiseFloor {
     /// How the engine computed.
     pub batching: Batching,
+    /// In what form KV was stored.
+    pub fidelity: Fidelity,
     /// Baseline against repeat, bit for bit.
     pub repeat: Tally,
     /// What the control offers; `None` where the attention backend has none.
@@ -50,7 +52,7 @@ impl NoiseFloor {
 }
 
 /// Measures the noise floor.
-pub(super) fn measure_noise(cases: &[Case<'_>], batching: Batching) -> NoiseFloor {
+pub(super) fn measure_noise(cases: &[Case<'_>], batching: Batching, fidelity: Fidelity) -> NoiseFloor {
     let mut repeat = Tally::default();
     let mut control: Option<ControlMatch> = None;
     let mut prefix: Option<Tally> = None;
@@ -70,7 +72,7 @@ pub(super) fn measure_noise(cases: &[Case<'_>], batching: Batching) -> NoiseFloo
             }
         }
     }
-    let mut noise = NoiseFloor { batching, repeat, control, prefix, words: String::new() };
+    let mut noise = NoiseFloor { batching, fidelity, repeat, control, prefix, words: String::new() };
     noise.words = describe(&noise, count(cases.len()));
     noise
 }
@@ -103,7 +105,9 @@ fn describe(noise: &NoiseFloor, questions: u32) -> String {
         }
     };
     let matched = noise.control.is_some_and(|control| control.matched > 0);
-    let consequence = if noise.lets_bits_decide() && matched {
+    let consequence = if noise.fidelity == Fidelity::Lossy {
+        "KV is stored with loss, as the suite wants it, so the load pass may move: answers alone decide, within the margin."
+    } else if noise.lets_bits_decide() && matched {
         "So the load pass must equal the control bit for bit."
     } else if noise.lets_bits_decide() {
         "So bits decide only where the load pass equals the baseline; otherwise the statistical rungs decide."

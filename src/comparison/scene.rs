@@ -3,7 +3,7 @@
 use crate::dataset::{Choice, QuestionId, Split};
 use crate::engine::{Observation, Step, TokenLogprob};
 
-use super::{Arm, ArmName, Asked, Batching, Evidence, Expected, ServerCounters, ServerEvidence};
+use super::{Arm, ArmName, Asked, Batching, Evidence, Expected, Fidelity, ServerCounters, ServerEvidence};
 
 /// A run in the making. Tokens 0 to 3 are the letters; any other token is read as no letter.
 pub(crate) struct Scene {
@@ -154,6 +154,7 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
     Evidence {
         questions: questions.to_vec(),
         batching: Batching::OneAtATime,
+        fidelity: Fidelity::Exact,
         baseline: arm(ArmName::Baseline),
         repeat: arm(ArmName::Repeat),
         control: has_control.then(|| arm(ArmName::Control)),

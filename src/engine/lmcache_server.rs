@@ -45,6 +45,9 @@ pub struct ServerSettings {
 pub struct Tiers {
     /// What it keeps chunks in besides, or gets them from.
     pub second: Option<SecondTier>,
+    /// What turns KV into the bytes of the second tier, if not LMCache's plain form: an object with `type` and what that
+    /// takes.
+    pub serde: Option<serde_json::Value>,
     /// The name of a segment of shared memory that takes the place of private memory, so that it can be reached.
     pub segment: Option<String>,
 }
@@ -82,8 +85,13 @@ impl SecondTier {
     }
 
     /// The server's options.
-    fn options(&self, transfer_port: u16) -> Vec<String> {
-        let adapter = |settings: serde_json::Value| vec!["--l2-adapter".to_owned(), settings.to_string()];
+    fn options(&self, transfer_port: u16, serde: Option<&serde_json::Value>) -> Vec<String> {
+        let adapter = |mut settings: serde_json::Value| {
+            if let Some(serde) = serde {
+                settings["serde"] = serde.clone();
+            }
+            vec!["--l2-adapter".to_owned(), settings.to_string()]
+        };
         match self {
             Self::Disk(folder) => adapter(serde_json::json!({ "type": "fs", "base_path": folder })),
             Self::Redis { host, port } => {
@@ -205,7 +213,7 @@ impl LmcacheServer {
         let mut command = vec![settings.program.to_string(), "server".to_owned()];
         command.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
         if let Some(second) = &settings.tiers.second {
-            command.extend(second.options(transfer_port));
+            command.extend(second.options(transfer_port, settings.tiers.serde.as_ref()));
         }
         if let Some(segment) = &settings.tiers.segment {
             command.extend(["--shm-name".to_owned(), segment.clone()]);

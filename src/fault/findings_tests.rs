@@ -1,6 +1,6 @@
 use super::*;
 use crate::comparison::{
-    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, ServerEvidence, compare,
+    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, Fidelity, ServerEvidence, compare,
 };
 use crate::dataset::{Choice, Split};
 use crate::engine::{KvShape, Observation, Step, TokenLogprob};
@@ -41,6 +41,7 @@ fn loaded(cached_tokens: u32, logprob: f64) -> Comparison {
     let evidence = Evidence {
         questions: (1..=QUESTIONS).map(asked).collect(),
         batching: Batching::OneAtATime,
+        fidelity: Fidelity::Exact,
         baseline: arm(ArmName::Baseline, 0, -0.5),
         repeat: arm(ArmName::Repeat, 0, -0.5),
         control: Some(arm(ArmName::Control, SERVED, -0.5)),

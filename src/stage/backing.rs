@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use serde_json::{Value, json};
 
 use super::engine_run::EngineRun;
 use super::route_error::RouteError;
@@ -14,6 +15,7 @@ use crate::digest::{Digest, digest_bytes};
 use crate::engine::environment::install_beside;
 use crate::engine::{Coordinator, LmcacheServer, Redis, RedisSettings, SecondTier, ServerSettings, Tiers};
 use crate::event::Event;
+use crate::options::Serde;
 use crate::store::Draft;
 use crate::suite::Route;
 
@@ -105,7 +107,8 @@ impl Backing {
         side: Side,
     ) -> Result<LmcacheServer, StageError> {
         let mut settings = server_settings(run, draft, &format!("lmcache-server-{}.log", side.name()));
-        settings.tiers = Tiers { second: Some(self.second_tier(side)), segment: None };
+        settings.tiers =
+            Tiers { second: Some(self.second_tier(side)), serde: serde_settings(run)?, segment: None };
         match self {
             Self::Disk(_) => {}
             Self::Redis(redis) => settings.variables.extend(redis.variables()),
@@ -172,6 +175,22 @@ pub(super) fn server_settings(run: &EngineRun<'_>, draft: &Draft, log: &str) -> 
         tiers: Tiers::default(),
         patience: Duration::from_secs(bench.suite.patience.change_seconds),
     }
+}
+
+/// What the server's second tier is told of the suite's serde.
+fn serde_settings(run: &EngineRun<'_>) -> Result<Option<Value>, StageError> {
+    let Some(serde) = run.bench.suite.lmcache.options.serde else { return Ok(None) };
+    let mut settings = json!({ "type": serde.name() });
+    if serde == Serde::Aesgcm {
+        // Nothing secret is encrypted, so the key is none either; both servers must have the same.
+        let folder = run.bench.cache.join("serde");
+        let path = folder.join("aesgcm.key");
+        let failed = |source| StageError::Write { path: path.clone(), source };
+        fs_err::create_dir_all(&folder).map_err(failed)?;
+        fs_err::write(&path, [b'k'; 32]).map_err(failed)?;
+        settings["master_key_path"] = path.as_str().into();
+    }
+    Ok(Some(settings))
 }
 
 /// Starts a server and tells of it.

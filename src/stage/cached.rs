@@ -10,13 +10,15 @@ use super::backing::{Backing, Side, added_packages, launch_server, server_settin
 use super::engine_run::{ArmKey, EngineRun, Pass, take_prompts};
 use super::lines::{read_json, write_json};
 use super::prompts::read_prompts;
+use super::route_error::RouteError;
 use super::watch::{EarlyStopping, Watch, shuffle};
-use super::{Bench, StageError};
+use super::{Bench, Mode, Planting, StageError};
 use crate::assets::Model;
 use crate::comparison::EarlyStop;
 use crate::dataset::Prompt;
 use crate::digest::Digest;
 use crate::engine::{Capacity, Connector, LmcacheServer, Plan, PrefixCache, ServerCounters, Worker};
+use crate::options::{NotOffered, StoringOptions};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft, StageKey};
 use crate::suite::Route;
@@ -34,6 +36,7 @@ const SLICE: usize = 32;
 #[derive(Serialize)]
 struct CachedArm {
     route: Route,
+    options: StoringOptions,
     capacity: Capacity,
     /// The requirements of what the route adds to the environment.
     added_packages: Option<Digest>,
@@ -102,6 +105,7 @@ pub async fn cached(
     };
     let arm = CachedArm {
         route,
+        options: bench.suite.lmcache.options,
         capacity: run.capacity()?,
         added_packages: added_packages(bench, route),
         watched: watched.map(watched_key),
@@ -110,6 +114,34 @@ pub async fn cached(
     let key = StageKey::new(SCHEMA, StageName::Cached, &key);
     let label = format!("{} {route}", model.name());
     bench.make(&key, &label, async |draft| fill(&run, draft, route, watched).await).await
+}
+
+/// Refuses options that none of the suite's routes offers, and faults where bytes would not be where they are planted.
+///
+/// # Errors
+/// When nothing that was asked for could be done with the options.
+pub fn admit_options(bench: &Bench) -> Result<(), StageError> {
+    if bench.planting == Planting::Asked && bench.suite.lmcache.options.serde.is_some() {
+        return Err(RouteError::FaultsBehindSerde.into());
+    }
+    // Keys can be told of what cannot run.
+    if matches!(bench.mode, Mode::Ask(_)) {
+        return Ok(());
+    }
+    let refused: Result<Vec<RouteError>, ()> =
+        bench.suite.routes.iter().map(|route| require_options(bench, *route).err().ok_or(())).collect();
+    match refused.map(|mut refused| refused.pop()) {
+        Ok(Some(refused)) => Err(refused.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a route that does not offer the suite's options.
+fn require_options(bench: &Bench, route: Route) -> Result<(), RouteError> {
+    match bench.suite.lmcache.options.not_offered(route) {
+        Some(NotOffered { option, reason }) => Err(RouteError::NotOffered { option, reason }),
+        None => Ok(()),
+    }
 }
 
 /// What [`cached`] knows of its passes besides the observations.
@@ -123,6 +155,7 @@ async fn fill(
     route: Route,
     watched: Option<Watched<'_>>,
 ) -> Result<(), StageError> {
+    require_options(run.bench, route)?;
     let plan = run.plan()?;
     let watch = watched.map(|watched| Watch::new(run, watched.questions, watched.baseline)).transpose()?;
     let total = plan.expectations.len();
@@ -150,7 +183,7 @@ async fn in_one_engine(
     } else {
         let settings = server_settings(run, draft, "lmcache-server.log");
         let server = launch_server(run.bench, &settings, "lmcache server").await?;
-        let connector = server.connector(None);
+        let connector = with_options(server.connector(None), run);
         (Some(server), connector, Vec::new())
     };
     let mut worker = run.start(draft, &format!("{route} cached"), Some(connector), None, variables).await?;
@@ -192,7 +225,7 @@ async fn through_backing(
     let route = loading.route;
     let mut passes = Passes::none(true);
     let first = backing.start_server(run, draft, Side::Store).await?;
-    let connector = first.connector(backing.salt());
+    let connector = with_options(first.connector(backing.salt()), run);
     let mut worker = run.start(draft, &format!("{route} storing"), Some(connector), None, Vec::new()).await?;
     let mut prompts = read_prompts(run.prompts)?;
     for round in &plan.rounds {
@@ -209,7 +242,7 @@ async fn through_backing(
     let first = backing.is_memory_of_the_first_server().then_some(first);
 
     let second = backing.start_server(run, draft, Side::Load).await?;
-    let connector = second.connector(backing.salt());
+    let connector = with_options(second.connector(backing.salt()), run);
     let mut worker = run.start(draft, &format!("{route} loading"), Some(connector), None, Vec::new()).await?;
     let mut prompts = read_prompts(run.prompts)?;
     for round in &plan.rounds {
@@ -310,6 +343,14 @@ async fn read_counters(server: Option<&LmcacheServer>) -> Result<ServerCounters,
     }
 }
 
+/// The connector with those of the suite's options that the engine's side of an LMCache server has.
+fn with_options(mut connector: Connector, run: &EngineRun<'_>) -> Connector {
+    if run.bench.suite.lmcache.options.save_decode_cache {
+        connector.extra.insert("lmcache.mp.save_decode_cache".to_owned(), true.into());
+    }
+    connector
+}
+
 fn in_process_connector() -> Connector {
     Connector {
         name: "LMCacheConnectorV1".to_owned(),
@@ -321,8 +362,12 @@ fn in_process_connector() -> Connector {
 
 fn in_process_variables(run: &EngineRun<'_>) -> Vec<(String, String)> {
     let settings = run.bench.suite.lmcache;
+    let set = |option: bool| if option { "True" } else { "False" }.to_owned();
     [
         ("LMCACHE_CHUNK_SIZE", settings.chunk_tokens.to_string()),
+        ("LMCACHE_SAVE_UNFULL_CHUNK", set(settings.options.save_unfull_chunk)),
+        ("LMCACHE_SAVE_DECODE_CACHE", set(settings.options.save_decode_cache)),
+        ("LMCACHE_USE_LAYERWISE", set(settings.options.layerwise)),
         ("LMCACHE_LOCAL_CPU", "True".to_owned()),
         ("LMCACHE_MAX_LOCAL_CPU_SIZE", settings.memory_gib.to_string()),
     ]

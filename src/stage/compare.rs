@@ -16,11 +16,12 @@ use crate::comparison::{
 };
 use crate::digest::Digest;
 use crate::engine::{Capacity, Expectation, Observation, Plan, ServerCounters};
+use crate::options::StoringOptions;
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 use crate::suite::Route;
 
-const SCHEMA: u32 = 4;
+const SCHEMA: u32 = 5;
 const COMPARISON: &str = "comparison.json";
 
 #[derive(Serialize)]
@@ -32,6 +33,7 @@ struct Key<'a> {
     cached: Digest,
     capacity: Capacity,
     route: Route,
+    options: StoringOptions,
     criteria: &'a Criteria,
 }
 
@@ -69,6 +71,7 @@ pub async fn compare(
         cached: arms.cached.output_digest(),
         capacity: run.capacity()?,
         route,
+        options: bench.suite.lmcache.options,
         criteria: &bench.suite.criteria,
     };
     let key = StageKey::new(SCHEMA, StageName::Compare, &key);
@@ -91,6 +94,7 @@ pub fn read_comparison(compared: &Artifact) -> Result<Comparison, StageError> {
 
 fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence, StageError> {
     let tokenizer = load_tokenizer(run.model)?;
+    let options = run.bench.suite.lmcache.options;
     let passes = read_passes(arms.cached)?;
     let plan = run.plan()?;
     let distinct_chunks = plan.distinct_chunks(passes.asked);
@@ -104,7 +108,9 @@ fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence,
         .into_iter()
         .filter_map(|expectation| {
             let answer = *published.get(&expectation.question)?;
-            Some(Asked { expected: expected(&expectation), id: expectation.question, answer })
+            let whole_chunks = expected(&expectation);
+            let load = options.full_hit(whole_chunks.prompt_tokens, whole_chunks.load);
+            Some(Asked { expected: Expected { load, ..whole_chunks }, id: expectation.question, answer })
         })
         .collect();
     // Where the passes with LMCache ended early, the other arms are cut to the same questions.
@@ -116,7 +122,9 @@ fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence,
         Ok(Arm::new(name, observations, |observation| read_answer(&tokenizer, observation))?)
     };
     let sharding = match route {
-        Route::Mp => Some(sharding(run, stored_chunks, Bound::Exactly)?),
+        Route::Mp if !options.save_decode_cache => Some(sharding(run, stored_chunks, Bound::Exactly)?),
+        // Generated tokens may fill up one chunk more.
+        Route::Mp => Some(sharding(run, stored_chunks, Bound::AtLeast)?),
         // What one round stored, the next may find in the second tier.
         Route::MpFs | Route::MpRedis | Route::MpP2p => Some(sharding(run, distinct_chunks, Bound::AtLeast)?),
         Route::InProcess => None,
@@ -124,6 +132,7 @@ fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence,
     Ok(Evidence {
         questions,
         batching: batching(run.bench),
+        fidelity: options.fidelity(),
         baseline: arm(ArmName::Baseline, arms.baseline, BASELINE)?,
         repeat: arm(ArmName::Repeat, arms.control, REPEAT)?,
         control: Some(arm(ArmName::Control, arms.control, CONTROL)?),

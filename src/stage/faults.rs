@@ -20,7 +20,7 @@ use super::planting_ground::{Ground, choose_questions};
 use super::prompts::load_tokenizer;
 use super::{Bench, StageError};
 use crate::assets::Model;
-use crate::comparison::{Arm, ArmName, Asked, Bound, Criteria, Evidence, ServerEvidence, compare};
+use crate::comparison::{Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity, ServerEvidence, compare};
 use crate::dataset::{Prompt, QuestionId, Tokenizer};
 use crate::digest::{Digest, digest_bytes};
 use crate::engine::{
@@ -148,7 +148,7 @@ async fn fill(
     let segment = segment_fits(u64::from(suite.lmcache.memory_gib) << 30)
         .then(|| format!("kv-correctness-{}", std::process::id()));
     let mut settings = server_settings(run, draft, "lmcache-server.log");
-    settings.tiers = Tiers { second: Some(tier.settings()), segment: segment.clone() };
+    settings.tiers = Tiers { second: Some(tier.settings()), serde: None, segment: segment.clone() };
     settings.variables.extend(secrets);
     let server = launch_server(bench, &settings, "lmcache server").await?;
     let mut worker = run.start(draft, "faults", Some(server.connector(salt)), None, Vec::new()).await?;
@@ -267,6 +267,7 @@ fn gather(
     Ok(Evidence {
         questions,
         batching: batching(run.bench),
+        fidelity: Fidelity::Exact,
         baseline: arm(ArmName::Baseline, undamaged.baseline, BASELINE)?,
         repeat: arm(ArmName::Repeat, undamaged.control, REPEAT)?,
         control: Some(arm(ArmName::Control, undamaged.control, CONTROL)?),

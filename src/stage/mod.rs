@@ -32,7 +32,7 @@ mod watch;
 
 pub use arms::{baseline, control};
 pub use bench::{Bench, Excerpt, ExcerptQuestion, Locating, Mode, Planting};
-pub use cached::{Passes, Watched, cached};
+pub use cached::{Passes, Watched, admit_options, cached};
 pub use compare::{Arms, compare, read_comparison};
 pub use engine_run::{llm_arguments, read_ready};
 pub use error::StageError;

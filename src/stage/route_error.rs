@@ -5,6 +5,17 @@ use crate::engine::environment::EnvironmentError;
 /// Why a route cannot run on this machine, found out before its engines start. Other routes can go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
+    /// The route does not offer an option that the suite sets.
+    #[error("store with `lmcache.options.{option}` on this route: {reason}")]
+    NotOffered {
+        /// The option.
+        option: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// What a serde makes of KV is no ground for faults.
+    #[error("plant faults in KV that `lmcache.options.serde` turns into other bytes")]
+    FaultsBehindSerde,
     /// There is no Redis server, and none to start.
     #[error("find `redis-server` on PATH")]
     NoRedis,
@@ -36,6 +47,10 @@ impl RouteError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
+            Self::NotOffered { option, .. } => {
+                format!("leave `{option}` out of the suite, or choose a route that offers it (docs/routes.md) with `--route`")
+            }
+            Self::FaultsBehindSerde => "leave out `--faults`, or the suite's `serde`".to_owned(),
             Self::NoRedis => "install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`".to_owned(),
             Self::RedisUnreachable { .. } => {
                 "is it running, and is KV_CORRECTNESS_REDIS_PASSWORD its password?".to_owned()

@@ -38,6 +38,16 @@ fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
     }
 }
 
+/// The paths of the fields of a stage's key.
+fn fields_of_key(lab: &Lab, stage: StageName) -> Vec<String> {
+    let entries = lab.path("cache/store-1/entries").join(stage.as_str());
+    let entry = entries.read_dir_utf8().unwrap().next().unwrap().unwrap();
+    let key = fs::read(entry.path().join("key.json")).unwrap();
+    let mut fields = Vec::new();
+    leaves(&serde_json::from_slice(&key).unwrap(), "", &mut fields);
+    fields
+}
+
 fn edit_suite(before: &str, after: &str) -> String {
     explain(|lab| lab.edit("suite.toml", before, after))
 }
@@ -87,14 +97,7 @@ fn models_and_routes_are_looked_for_each_by_itself_under_the_keys_of_the_whole_s
 #[test]
 fn a_key_holds_these_fields_and_no_other() {
     let lab = Lab::finished();
-    let fields = |stage: StageName| {
-        let entries = lab.path("cache/store-1/entries").join(stage.as_str());
-        let entry = entries.read_dir_utf8().unwrap().next().unwrap().unwrap();
-        let key = fs::read(entry.path().join("key.json")).unwrap();
-        let mut fields = Vec::new();
-        leaves(&serde_json::from_slice(&key).unwrap(), "", &mut fields);
-        fields
-    };
+    let fields = |stage| fields_of_key(&lab, stage);
     let baseline = fields(StageName::Baseline);
     let besides = |stage| {
         let fields: Vec<String> =
@@ -153,6 +156,10 @@ fn a_key_holds_these_fields_and_no_other() {
     /fields/arm/capacity/chunk_tokens
     /fields/arm/capacity/engine_bytes
     /fields/arm/capacity/lmcache_bytes
+    /fields/arm/options/layerwise
+    /fields/arm/options/save_decode_cache
+    /fields/arm/options/save_unfull_chunk
+    /fields/arm/options/serde
     /fields/arm/route
     /fields/arm/watched/baseline
     /fields/arm/watched/comparisons
@@ -176,6 +183,10 @@ fn a_key_holds_these_fields_and_no_other() {
     /fields/criteria/tolerance/flip_rate
     /fields/criteria/tolerance/letter_difference
     /fields/criteria/tolerance/mean_divergence
+    /fields/options/layerwise
+    /fields/options/save_decode_cache
+    /fields/options/save_unfull_chunk
+    /fields/options/serde
     /fields/prompts
     /fields/questions
     /fields/route
@@ -308,6 +319,13 @@ fn each_setting_of_lmcache_is_an_ingredient_where_it_matters() {
     control tiny: /arm/capacity/lmcache_bytes
     cached tiny mp: /arm/capacity/lmcache_bytes
     ");
+    for option in
+        ["save_unfull_chunk = true", "save_decode_cache = true", "layerwise = true", "serde = \"fp8\""]
+    {
+        let change = edit_suite("memory_gib = 1", &format!("memory_gib = 1\noptions = {{ {option} }}"));
+        let name = option.split(' ').next().unwrap();
+        assert_eq!(change, format!("cached tiny mp: /arm/options/{name}"));
+    }
     insta::assert_snapshot!(edit_suite(r#"routes = ["mp"]"#, r#"routes = ["in-process"]"#), @"cached tiny in-process: has never run here");
 }
 

@@ -9,6 +9,8 @@ mod faults;
 mod keys;
 mod lab;
 mod real;
+mod real_endurance;
+mod real_identity;
 mod real_ranks;
 mod reports;
 mod reproduce;

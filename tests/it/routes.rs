@@ -281,3 +281,36 @@ fn a_redis_server_by_address_is_used_with_a_password_that_is_shown_nowhere() {
         everything.iter().filter(|(_, text)| text.contains("hunter2")).map(|(path, _)| path).collect();
     assert!(leaks.is_empty() && !ended.err.contains("hunter2"), "{leaks:?}");
 }
+
+#[test]
+fn an_option_that_no_route_offers_is_refused_before_anything_starts() {
+    let lab = lab();
+    lab.edit("suite.toml", "memory_gib = 1", "memory_gib = 1\noptions = { serde = \"fp8\" }");
+    insta::assert_snapshot!(lab.error(&lab.run("", "--route mp,mp+p2p")), @r"
+    error: failed to run this route: store with `lmcache.options.serde` on this route: it translates what leaves a server for a tier behind its memory, and this route has no such tier
+
+    hint: leave `serde` out of the suite, or choose a route that offers it (docs/routes.md) with `--route`
+    ");
+    insta::assert_snapshot!(lab.error(&lab.run("", "--route mp+fs --faults")), @r"
+    error: failed to run this route: plant faults in KV that `lmcache.options.serde` turns into other bytes
+
+    hint: leave out `--faults`, or the suite's `serde`
+    ");
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn an_option_that_some_routes_offer_is_used_there_and_told() {
+    let lab = lab();
+    lab.edit(
+        "suite.toml",
+        "memory_gib = 1",
+        "memory_gib = 1\noptions = { serde = \"aesgcm\", save_decode_cache = true }",
+    );
+    let ended = lab.run("", "--route mp,mp+fs");
+    assert_eq!(ended.code, 2, "{}{}", ended.err, ended.out);
+    assert!(ended.out.contains("\nstored with save_decode_cache, serde aesgcm\n"), "{}", ended.out);
+    let report = lab.report();
+    assert_eq!(report.findings[0].judgement.verdict, Verdict::Equivalent);
+    assert_eq!(report.not_run[0].route.name(), "mp");
+}

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use kv_correctness::comparison::{
-    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, HarmMonitor, Tolerance, Verdict, compare,
-    conclude, pair_predictions, shuffle_questions,
+    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, Fidelity, HarmMonitor, Tolerance, Verdict,
+    compare, conclude, pair_predictions, shuffle_questions,
 };
 use kv_correctness::dataset::{Choice, QuestionId, Split};
 use kv_correctness::engine::{Observation, Step, TokenLogprob};
@@ -92,6 +92,7 @@ impl Study {
             server: None,
             early_stop: None,
             batching: Batching::OneAtATime,
+            fidelity: Fidelity::Exact,
             questions: asked,
         };
         let numbers: HashMap<QuestionId, usize> =

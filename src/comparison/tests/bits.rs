@@ -170,3 +170,24 @@ fn without_a_control_equality_with_the_baseline_is_enough() {
     assert_eq!(comparison.bit_exact.against_baseline.compared, 40);
     assert!(comparison.noise_floor.words.contains("There is no control"), "{}", comparison.noise_floor.words);
 }
+
+#[test]
+fn kv_that_is_stored_with_loss_is_judged_by_its_answers_alone() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    let lossy = |scene: &Scene| judged(&Evidence { fidelity: Fidelity::Lossy, ..scene.evidence() });
+    for question in 0..40 {
+        scene.edit(ArmName::Load, question, |observation| nudge(observation, 2.0));
+    }
+    let (comparison, judgement) = lossy(&scene);
+    let outcomes =
+        [comparison.bit_exact.outcome, comparison.near_ties.outcome, comparison.distribution.outcome];
+    assert_eq!(outcomes, [Outcome::DoesNotApply; 3]);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Inconclusive, Rung::Answers));
+    assert!(comparison.noise_floor.words.ends_with("answers alone decide, within the margin."));
+    assert_judged(&mut scene, Verdict::Degraded, Rung::BitExact);
+    // What is stored with loss still must not disturb whoever stores it.
+    scene.edit(ArmName::Store, 6, |observation| nudge(observation, 1e-6));
+    let (_, judgement) = lossy(&scene);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::BitExact));
+    assert!(judgement.reason.starts_with("The store pass differs"), "{}", judgement.reason);
+}

@@ -1,0 +1,182 @@
+//! Options of LMCache that change what is stored, and which route offers them. Main type: [`StoringOptions`].
+//!
+//! What is said of routes here is LMCache 0.5.6's: see `docs/routes.md`.
+
+use std::fmt::Write;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::comparison::Fidelity;
+use crate::suite::Route;
+
+/// What LMCache stores besides whole chunks of prompts, and in which form. The default is LMCache's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoringOptions {
+    /// A prompt's rest behind its last whole chunk is stored, too.
+    pub save_unfull_chunk: bool,
+    /// KV of generated tokens is stored, too.
+    pub save_decode_cache: bool,
+    /// Each layer is stored and loaded by itself.
+    pub layerwise: bool,
+    /// What turns KV into the bytes of the tier behind a server's memory; LMCache's plain form where it is not said.
+    pub serde: Option<Serde>,
+}
+
+/// LMCache's name of a form in which KV is kept outside a server's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Serde {
+    /// Encrypted; the bytes come back as they were.
+    Aesgcm,
+    /// A byte an element: lossy.
+    Fp8,
+    /// Compressed with loss.
+    Cachegen,
+    /// A few bits an element: lossy.
+    Turboquant,
+}
+
+impl Serde {
+    /// LMCache's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aesgcm => "aesgcm",
+            Self::Fp8 => "fp8",
+            Self::Cachegen => "cachegen",
+            Self::Turboquant => "turboquant",
+        }
+    }
+
+    /// Whether KV comes back as it was.
+    #[must_use]
+    pub fn fidelity(self) -> Fidelity {
+        match self {
+            Self::Aesgcm => Fidelity::Exact,
+            Self::Fp8 | Self::Cachegen | Self::Turboquant => Fidelity::Lossy,
+        }
+    }
+}
+
+/// An option that a route does not offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotOffered {
+    /// Its name in the suite.
+    pub option: &'static str,
+    /// Why not.
+    pub reason: &'static str,
+}
+
+const WHOLE_CHUNKS: &str = "an LMCache server stores whole chunks only";
+const ALL_LAYERS: &str = "an LMCache server stores all layers of a chunk together";
+const NO_TIER: &str =
+    "it translates what leaves a server for a tier behind its memory, and this route has no such tier";
+const IN_PROCESS_ONLY: &str =
+    "LMCache has it for the remote storage of its in-process mode only, and no route here has that";
+const UNTRIED: &str = "it needs a GPU and settings of the model, and was never tried with this program";
+
+impl StoringOptions {
+    /// The first option that the route does not offer.
+    #[must_use]
+    pub fn not_offered(self, route: Route) -> Option<NotOffered> {
+        let in_process = route == Route::InProcess;
+        let has_tier = matches!(route, Route::MpFs | Route::MpRedis);
+        let serde = self.serde.and_then(|serde| match serde {
+            Serde::Cachegen => Some(IN_PROCESS_ONLY),
+            Serde::Turboquant => Some(UNTRIED),
+            Serde::Aesgcm | Serde::Fp8 => (!has_tier).then_some(NO_TIER),
+        });
+        [
+            ("save_unfull_chunk", (self.save_unfull_chunk && !in_process).then_some(WHOLE_CHUNKS)),
+            ("layerwise", (self.layerwise && !in_process).then_some(ALL_LAYERS)),
+            ("serde", serde),
+        ]
+        .into_iter()
+        .find_map(|(option, reason)| Some(NotOffered { option, reason: reason? }))
+    }
+
+    /// Whether KV comes back as it was stored.
+    #[must_use]
+    pub fn fidelity(self) -> Fidelity {
+        self.serde.map_or(Fidelity::Exact, Serde::fidelity)
+    }
+
+    /// Tokens of a prompt that a load pass must be served, where whole chunks alone would be `whole_chunks`.
+    #[must_use]
+    pub fn full_hit(self, prompt_tokens: u32, whole_chunks: u32) -> u32 {
+        if self.save_unfull_chunk { prompt_tokens.saturating_sub(1) } else { whole_chunks }
+    }
+
+    /// What differs from LMCache's defaults, for people; empty if nothing does.
+    #[must_use]
+    pub fn words(self) -> String {
+        let mut words = String::new();
+        let flags = [
+            ("save_unfull_chunk", self.save_unfull_chunk),
+            ("save_decode_cache", self.save_decode_cache),
+            ("layerwise", self.layerwise),
+        ];
+        for (name, _) in flags.into_iter().filter(|(_, set)| *set) {
+            words.push_str(if words.is_empty() { "" } else { ", " });
+            words.push_str(name);
+        }
+        if let Some(serde) = self.serde {
+            let separator = if words.is_empty() { "" } else { ", " };
+            let loss = if serde.fidelity() == Fidelity::Lossy { " (lossy)" } else { "" };
+            write!(words, "{separator}serde {}{loss}", serde.name()).expect("a string can be written to");
+        }
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusals(options: StoringOptions) -> Vec<(&'static str, Option<&'static str>)> {
+        let refusal = |route: Route| (route.name(), options.not_offered(route).map(|refused| refused.option));
+        Route::ALL.into_iter().map(refusal).collect()
+    }
+
+    #[test]
+    fn each_route_offers_what_lmcache_does_on_it() {
+        let servers = |option| {
+            vec![
+                ("in-process", None),
+                ("mp", Some(option)),
+                ("mp+fs", Some(option)),
+                ("mp+redis", Some(option)),
+                ("mp+p2p", Some(option)),
+            ]
+        };
+        let defaults = StoringOptions::default();
+        assert!(refusals(defaults).iter().all(|(_, refused)| refused.is_none()));
+        let unfull = StoringOptions { save_unfull_chunk: true, ..defaults };
+        assert_eq!(refusals(unfull), servers("save_unfull_chunk"));
+        assert_eq!(refusals(StoringOptions { layerwise: true, ..defaults }), servers("layerwise"));
+        let decode = StoringOptions { save_decode_cache: true, ..defaults };
+        assert!(refusals(decode).iter().all(|(_, refused)| refused.is_none()));
+        for serde in [Serde::Fp8, Serde::Aesgcm] {
+            let refused = refusals(StoringOptions { serde: Some(serde), ..defaults });
+            let offered: Vec<&str> = refused
+                .into_iter()
+                .filter(|(_, refused)| refused.is_none())
+                .map(|(route, _)| route)
+                .collect();
+            assert_eq!(offered, ["mp+fs", "mp+redis"]);
+        }
+        for serde in [Serde::Cachegen, Serde::Turboquant] {
+            let refused = refusals(StoringOptions { serde: Some(serde), ..defaults });
+            assert!(refused.iter().all(|(_, refused)| *refused == Some("serde")));
+        }
+    }
+
+    #[test]
+    fn options_are_told_where_they_differ_from_lmcaches_own() {
+        assert_eq!(StoringOptions::default().words(), "");
+        let both = StoringOptions { save_decode_cache: true, serde: Some(Serde::Fp8), ..Default::default() };
+        assert_eq!(both.words(), "save_decode_cache, serde fp8 (lossy)");
+    }
+}
