@@ -112,13 +112,20 @@ fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence,
             let load = options.full_hit(whole_chunks.prompt_tokens, whole_chunks.load);
             Some(Asked { expected: Expected { load, ..whole_chunks }, id: expectation.question, answer })
         })
-        .collect();
+        .collect::<Vec<Asked>>();
+    drop(published);
+    let asked = questions.len();
     // Where the passes with LMCache ended early, the other arms are cut to the same questions.
     let arm = |name, artifact: &Artifact, file| -> Result<Arm, StageError> {
-        let mut observations: Vec<Observation> =
-            read_lines(artifact.path(file))?.collect::<Result<_, _>>()?;
-        observations
-            .retain(|observation| asked_last.as_ref().is_some_and(|last| observation.question <= *last));
+        let mut observations = Vec::with_capacity(asked);
+        for observation in read_lines::<Observation>(artifact.path(file))? {
+            let mut observation = observation?;
+            if asked_last.as_ref().is_some_and(|last| observation.question <= *last) {
+                // Five arms of all of MMLU are in memory at once.
+                observation.steps.shrink_to_fit();
+                observations.push(observation);
+            }
+        }
         Ok(Arm::new(name, observations, |observation| read_answer(&tokenizer, observation))?)
     };
     let sharding = match route {
