@@ -4,10 +4,9 @@
 //! Main type: [`Suite`].
 
 mod place;
+mod route;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -16,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::place::place_of;
+pub use self::route::{NotARoute, Route};
 use crate::comparison::Criteria;
 use crate::dataset::SubjectSelection;
 use crate::options::StoringOptions;
@@ -25,62 +25,6 @@ const PARALLEL_ARGUMENTS: [&str; 4] =
     ["tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"];
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/suites");
-
-/// A way for KV to travel from the store pass to the load pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum Route {
-    /// LMCache inside vLLM's process, in memory (`LMCacheConnectorV1`).
-    #[serde(rename = "in-process")]
-    InProcess,
-    /// An `lmcache server` process, in its memory (`LMCacheMPConnector`).
-    #[serde(rename = "mp")]
-    Mp,
-    /// From one `lmcache server` through a folder on disk to another.
-    #[serde(rename = "mp+fs")]
-    MpFs,
-    /// From one `lmcache server` through a Redis server to another.
-    #[serde(rename = "mp+redis")]
-    MpRedis,
-    /// From one `lmcache server` straight to another, its peer.
-    #[serde(rename = "mp+p2p")]
-    MpP2p,
-}
-
-impl Route {
-    /// All routes.
-    pub const ALL: [Self; 5] = [Self::InProcess, Self::Mp, Self::MpFs, Self::MpRedis, Self::MpP2p];
-
-    /// The name on the command line, in suites and in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::InProcess => "in-process",
-            Self::Mp => "mp",
-            Self::MpFs => "mp+fs",
-            Self::MpRedis => "mp+redis",
-            Self::MpP2p => "mp+p2p",
-        }
-    }
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(self.name())
-    }
-}
-
-/// A text that names no route.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a route (in-process, mp, mp+fs, mp+redis, mp+p2p)")]
-pub struct NotARoute(pub String);
-
-impl FromStr for Route {
-    type Err = NotARoute;
-
-    fn from_str(text: &str) -> Result<Self, NotARoute> {
-        Self::ALL.into_iter().find(|route| route.name() == text).ok_or_else(|| NotARoute(text.to_owned()))
-    }
-}
 
 /// Everything that a run is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -476,70 +420,4 @@ pub(crate) fn nearest<'a>(typed: &str, names: &'a [String]) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_embedded_suite_can_be_loaded() {
-        let names = Suite::names();
-        assert!(names.contains(&"canary".to_owned()));
-        for name in names {
-            assert_eq!(
-                Suite::load(&name).map(|suite| suite.name).map_err(|error| error.to_string()),
-                Ok(name)
-            );
-        }
-    }
-
-    #[test]
-    fn an_unknown_suite_is_refused_with_the_names_of_those_that_exist() {
-        let error = Suite::load("canry").unwrap_err();
-        assert!(
-            error.to_string().starts_with("find suite \"canry\": it is neither a file nor one of canary")
-        );
-        assert_eq!(error.hint().unwrap(), "did you mean canary?");
-        let hint = Suite::load("nightly.toml").unwrap_err().hint().unwrap();
-        assert!(hint.contains("suite show canary"), "{hint}");
-    }
-
-    #[test]
-    fn an_unknown_field_is_refused_with_its_line() {
-        let text = include_str!("../data/suites/canary.toml").replace("margin =", "magrin =");
-        let error = Suite::parse(&text, "mine").unwrap_err().to_string();
-        assert!(error.contains("magrin") && error.contains("line "), "{error}");
-    }
-
-    #[test]
-    fn a_setting_that_cannot_be_is_refused_by_name() {
-        let text =
-            include_str!("../data/suites/canary.toml").replace("chunk_tokens = 256", "chunk_tokens = 0");
-        insta::assert_snapshot!(Suite::parse(&text, "mine").unwrap_err(),
-            @"understand suite mine: line 22, column 1: `lmcache.chunk_tokens` must be at least 1");
-    }
-
-    #[test]
-    fn the_number_of_ranks_is_said_once_and_is_not_zero() {
-        let text = include_str!("../data/suites/mmlu.toml");
-        let refused = |text: &str| Suite::parse(text, "mine").unwrap_err().to_string();
-        let none = text.replace("tensor_parallel_size = 2", "tensor_parallel_size = 0");
-        assert!(refused(&none).ends_with("`tensor_parallel_size` of deepseek-v2-lite must be at least 1"));
-        let twice = text.replace("[lmcache]", "arguments.tensor_parallel_size = 2\n[lmcache]");
-        assert!(refused(&twice).contains("beside a model's `source`"));
-    }
-
-    #[test]
-    fn what_spreads_a_model_is_told_to_vllm_under_its_own_names() {
-        let arguments = |settings: &str| {
-            let text = include_str!("../data/suites/canary.toml");
-            let text = text.replacen("source =", &format!("{settings}\nsource ="), 1);
-            let suite = Suite::parse(&text, "mine").unwrap();
-            serde_json::to_string(&suite.models[0].parallel_arguments()).unwrap()
-        };
-        assert_eq!(arguments(""), "{}");
-        assert_eq!(arguments("tensor_parallel_size = 2"), r#"{"tensor_parallel_size":2}"#);
-        assert_eq!(arguments("pipeline_parallel_size = 3"), r#"{"pipeline_parallel_size":3}"#);
-        assert_eq!(arguments("data_parallel_size = 4"), r#"{"data_parallel_size":4}"#);
-        let backend = arguments("distributed_executor_backend = \"ray\"");
-        assert_eq!(backend, r#"{"distributed_executor_backend":"ray"}"#);
-    }
-}
+mod tests;

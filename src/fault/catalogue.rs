@@ -1,271 +1,9 @@
-//! Every fault that is planted: what it does, which public bug it stands for, and what has to see it.
-//! Main types: [`Fault`], [`Variant`].
+//! Every fault that is planted. Main value: [`CATALOGUE`].
 
-use std::ops::Range;
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
+use super::kind::{Applies, Donor, Fault, Group, Layers, Must, Place, Ranks, Spots, Tier, Variant};
+use super::operator::{Bit, Operator, Spread};
 use crate::comparison::Rung;
 use crate::engine::KvShape;
-
-use super::operator::{Bit, Operator, Spread};
-
-/// The chunk of each prompt and the layers in it that a dose is planted in, one spot at a time.
-pub type Spots = &'static [(Place, Layers)];
-
-/// Name (empty for an only dose), operator and spots.
-pub type Dose = (&'static str, Operator, Spots);
-
-/// A kind of damage, in one or more doses and places.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Fault {
-    /// Its name in reports.
-    pub name: &'static str,
-    /// What kind of damage.
-    pub group: Group,
-    /// What it does.
-    pub what: &'static str,
-    /// The public bug, or the way of failing, that it stands for.
-    pub stands_for: &'static str,
-    /// What must come of it.
-    pub must: Must,
-    /// The models that have what it damages.
-    pub applies: Applies,
-    /// Where foreign bytes come from.
-    pub donor: Donor,
-    /// The ranks whose shards are damaged.
-    pub ranks: Ranks,
-    /// The doses, from the smallest.
-    pub doses: &'static [Dose],
-    /// Whether its first variant is planted in LMCache's memory as well.
-    pub in_memory: bool,
-}
-
-/// Kinds of damage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Group {
-    /// No damage, or all of it.
-    Control,
-    /// The wrong KV.
-    Content,
-    /// The right KV in the wrong places.
-    Structure,
-    /// The right KV, wrongly written.
-    Encoding,
-    /// Too little KV, or too much.
-    Extent,
-    /// KV that was never there.
-    State,
-}
-
-/// What must come of a fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Must {
-    /// The ladder sees it; the named rung is expected to be the first.
-    BeSeen(Rung),
-    /// It may be seen, by bits alone: keys change places together with their values, which attention does not tell apart but
-    /// for the order in which it sums.
-    ReorderAlone,
-    /// The engine reads what it would have read: the verdict stays *equivalent*.
-    ChangeNothing,
-    /// Nothing is served: *not exercised*.
-    ServeNothing,
-}
-
-/// The models that a fault can be planted in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applies {
-    /// All.
-    Both,
-    /// Those with keys and values for heads.
-    Dense,
-    /// Those with a latent vector.
-    Mla,
-    /// Those with several KV heads in one shard.
-    SeveralHeads,
-    /// Those whose chunks are stored in several shards.
-    SeveralShards,
-}
-
-/// Shards of a chunk, by the ranks that stored them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ranks {
-    /// All.
-    All,
-    /// That of the last rank.
-    Last,
-}
-
-impl Ranks {
-    /// The ranks among those of so many shards, at least one.
-    #[must_use]
-    pub fn of(self, shards: u32) -> Range<u32> {
-        match self {
-            Self::All => 0..shards,
-            Self::Last => shards.saturating_sub(1)..shards,
-        }
-    }
-}
-
-/// The chunk that foreign bytes come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Donor {
-    /// None.
-    Nobody,
-    /// The chunk after it in the same prompt, or before it where it is the last.
-    Neighbour,
-    /// The same, and the neighbour gets this one's bytes.
-    Exchange,
-    /// The chunk at the same place of the next question.
-    NextQuestion,
-    /// The chunk at the same place of the first question, for all of them.
-    FirstQuestion,
-    /// The first rank's shard of the same chunk.
-    FirstRank,
-    /// The next rank's shard of the same chunk, and the first one's for the last.
-    NextRank,
-}
-
-/// A whole chunk of a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Place {
-    /// The first.
-    First,
-    /// The one in the middle.
-    Middle,
-    /// The last whole one.
-    Last,
-    /// All of them.
-    Every,
-}
-
-/// Layers of a chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Layers {
-    /// All.
-    All,
-    /// The first.
-    First,
-    /// The one in the middle.
-    Middle,
-    /// The last.
-    Last,
-}
-
-impl Place {
-    /// The places among so many chunks, at least one.
-    #[must_use]
-    pub fn of(self, chunks: usize) -> Range<usize> {
-        let one = |place| place..place + 1;
-        match self {
-            Self::First => one(0),
-            Self::Middle => one(chunks / 2),
-            Self::Last => one(chunks - 1),
-            Self::Every => 0..chunks,
-        }
-    }
-}
-
-impl Layers {
-    /// The layers among so many, at least one.
-    #[must_use]
-    pub fn of(self, layers: usize) -> Range<usize> {
-        let one = |layer| layer..layer + 1;
-        match self {
-            Self::All => 0..layers,
-            Self::First => one(0),
-            Self::Middle => one(layers / 2),
-            Self::Last => one(layers - 1),
-        }
-    }
-}
-
-/// Where LMCache keeps what is damaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Tier {
-    /// The shared memory that the engine reads from.
-    Memory,
-    /// The second tier: the files of a folder, or on `mp+redis` the values of a Redis server.
-    Disk,
-}
-
-/// One fault in one dose at one spot.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Variant {
-    /// The fault.
-    pub fault: &'static Fault,
-    /// The dose's name; empty where there is one dose.
-    pub dose: &'static str,
-    /// The dose.
-    pub operator: Operator,
-    /// The chunk of each prompt.
-    pub place: Place,
-    /// The layers of that chunk.
-    pub layers: Layers,
-    /// The tier.
-    pub tier: Tier,
-}
-
-impl Fault {
-    /// All variants for a model that has shards of this shape, so many a chunk: first those in memory, then those on disk.
-    /// The identity is planted so many times.
-    #[must_use]
-    pub fn variants(shape: KvShape, shards: u32, identity: u32) -> Vec<Variant> {
-        let applicable = || CATALOGUE.iter().filter(|fault| fault.applies_to(shape, shards));
-        let memory =
-            applicable().filter(|fault| fault.in_memory).filter_map(|fault| fault.on(Tier::Memory).next());
-        let disk = applicable().flat_map(|fault| {
-            let times = if fault.is_identity() { identity } else { 1 };
-            (0..times).flat_map(|_| fault.on(Tier::Disk))
-        });
-        memory.chain(disk).collect()
-    }
-
-    /// The same for values of a Redis server. A value comes with its length, so one with bytes that no reader asks for is
-    /// refused, and no padding; and one value of another length makes LMCache 0.5.6 read nothing more from Redis ever after,
-    /// so these come last.
-    #[must_use]
-    pub fn variants_in_redis(shape: KvShape, shards: u32, identity: u32) -> Vec<Variant> {
-        let (lengths, bytes): (Vec<Variant>, Vec<Variant>) = Self::variants(shape, shards, identity)
-            .into_iter()
-            .partition(|variant| variant.operator.changes_length());
-        bytes
-            .into_iter()
-            .chain(lengths.into_iter().filter(|variant| variant.operator != Operator::Append))
-            .collect()
-    }
-
-    /// Whether the fault can be planted in a model that has shards of this shape, so many a chunk.
-    #[must_use]
-    pub fn applies_to(&self, shape: KvShape, shards: u32) -> bool {
-        match (self.applies, shape) {
-            (Applies::SeveralShards, _) => shards > 1,
-            (Applies::SeveralHeads, KvShape::Dense { kv_heads, .. }) => kv_heads > 1,
-            (Applies::Both, _)
-            | (Applies::Dense, KvShape::Dense { .. })
-            | (Applies::Mla, KvShape::Mla { .. }) => true,
-            (Applies::Dense | Applies::SeveralHeads, KvShape::Mla { .. })
-            | (Applies::Mla, KvShape::Dense { .. }) => false,
-        }
-    }
-
-    fn is_identity(&self) -> bool {
-        self.doses.iter().all(|(_, operator, _)| *operator == Operator::Rewrite)
-    }
-
-    fn on(&'static self, tier: Tier) -> impl Iterator<Item = Variant> {
-        self.doses.iter().flat_map(move |&(dose, operator, spots)| {
-            let variant =
-                move |&(place, layers)| Variant { fault: self, dose, operator, place, layers, tier };
-            spots.iter().map(variant)
-        })
-    }
-}
 
 const EVERY: Spots = &[(Place::Every, Layers::All)];
 const MIDDLE: Spots = &[(Place::Middle, Layers::All)];
@@ -613,95 +351,36 @@ pub const CATALOGUE: &[Fault] = &[
     },
 ];
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    const DENSE: KvShape = KvShape::Dense { layers: 4, kv_heads: 2, head_size: 64 };
-    const MLA: KvShape = KvShape::Mla { layers: 4, latent: 512, rotary: 64 };
-    const ONE_HEAD: KvShape = KvShape::Dense { layers: 4, kv_heads: 1, head_size: 64 };
-
-    #[test]
-    fn each_architecture_has_at_least_sixteen_faults_besides_the_controls() {
-        for (shape, shards) in [(DENSE, 1), (MLA, 1), (ONE_HEAD, 2)] {
-            let faults = CATALOGUE.iter().filter(|fault| fault.applies_to(shape, shards));
-            assert!(faults.filter(|fault| fault.group != Group::Control).count() >= 16);
-        }
+impl Fault {
+    /// All variants for a model that has shards of this shape, so many a chunk: first those in memory, then those on disk.
+    /// The identity is planted so many times.
+    #[must_use]
+    pub fn variants(shape: KvShape, shards: u32, identity: u32) -> Vec<Variant> {
+        let applicable = || CATALOGUE.iter().filter(|fault| fault.applies_to(shape, shards));
+        let memory =
+            applicable().filter(|fault| fault.in_memory).filter_map(|fault| fault.on(Tier::Memory).next());
+        let disk = applicable().flat_map(|fault| {
+            let times = if fault.is_identity() { identity } else { 1 };
+            (0..times).flat_map(|_| fault.on(Tier::Disk))
+        });
+        memory.chain(disk).collect()
     }
 
-    #[test]
-    fn variants_differ_and_the_identity_is_planted_as_often_as_asked() {
-        for (shape, shards) in [(DENSE, 1), (MLA, 1), (DENSE, 2)] {
-            let variants = Fault::variants(shape, shards, 20);
-            let identities =
-                variants.iter().filter(|variant| variant.fault.is_identity() && variant.tier == Tier::Disk);
-            assert_eq!(identities.count(), 20);
-            let names: BTreeSet<String> = variants
-                .iter()
-                .map(|variant| {
-                    let Variant { fault, dose, place, layers, tier, .. } = variant;
-                    format!("{} {dose} {place:?} {layers:?} {tier:?}", fault.name)
-                })
-                .collect();
-            assert_eq!(names.len(), variants.len() - 19);
-        }
-    }
-
-    #[test]
-    fn every_fault_changes_what_is_read_and_no_harmless_control_does() {
-        use super::super::layout::tests::{DENSE, MLA};
-        for layout in [DENSE, MLA] {
-            // Numbers between 1 and 2, no two rows alike.
-            let chunk = |salt: usize| -> Vec<u8> {
-                (0..layout.bytes() / 2)
-                    .flat_map(|at| [u8::try_from(at * salt % 127).unwrap(), 0x3f])
-                    .collect()
-            };
-            let (pristine, donor) = (chunk(3), chunk(5));
-            for variant in Fault::variants(layout.shape, 2, 1) {
-                let layers = variant.layers.of(layout.layers());
-                let planted = variant.operator.apply(&layout, layers, &pristine, &donor);
-                let read = planted.as_deref().unwrap_or_default().get(..layout.bytes());
-                let changes = read != Some(&pristine[..]);
-                assert_eq!(changes, variant.fault.must != Must::ChangeNothing, "{variant:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn in_redis_nothing_is_padded_and_what_changes_a_length_comes_last() {
-        let shape = KvShape::Mla { layers: 4, latent: 512, rotary: 64 };
-        let variants = Fault::variants_in_redis(shape, 1, 2);
-        let first = variants.iter().position(|variant| variant.operator.changes_length()).unwrap();
-        assert!(variants[first..].iter().all(|variant| variant.operator.changes_length()));
-        assert!(variants.iter().all(|variant| variant.operator != Operator::Append));
-        assert_eq!(variants.len(), Fault::variants(shape, 1, 2).len() - 1);
-    }
-
-    #[test]
-    fn faults_of_shards_need_shards_and_faults_of_heads_need_heads() {
-        let names = |shape, shards| -> BTreeSet<&str> {
-            let faults = CATALOGUE.iter().filter(|fault| fault.applies_to(shape, shards));
-            faults.map(|fault| fault.name).collect()
-        };
-        let (whole, sharded) = (names(DENSE, 1), names(ONE_HEAD, 2));
-        let of_heads = BTreeSet::from(["heads rotated", "shard missing", "shard repeated"]);
-        let of_shards =
-            BTreeSet::from(["rank's shard zero", "first rank's shard for all", "shards exchanged"]);
-        assert_eq!(&whole - &sharded, of_heads);
-        assert_eq!(&sharded - &whole, of_shards);
-        assert!(of_shards.is_disjoint(&names(MLA, 1)));
-        assert_eq!([Ranks::All, Ranks::Last].map(|ranks| ranks.of(3)), [0..3, 2..3]);
-    }
-
-    #[test]
-    fn places_and_layers_are_where_their_names_say() {
-        let places = [Place::First, Place::Middle, Place::Last, Place::Every].map(|place| place.of(5));
-        assert_eq!(places, [0..1, 2..3, 4..5, 0..5]);
-        assert_eq!([Place::First, Place::Middle, Place::Last].map(|place| place.of(1)), [0..1, 0..1, 0..1]);
-        let layers = [Layers::All, Layers::First, Layers::Middle, Layers::Last].map(|layers| layers.of(6));
-        assert_eq!(layers, [0..6, 0..1, 3..4, 5..6]);
+    /// The same for values of a Redis server. A value comes with its length, so one with bytes that no reader asks for is
+    /// refused, and no padding; and one value of another length makes LMCache 0.5.6 read nothing more from Redis ever after,
+    /// so these come last.
+    #[must_use]
+    pub fn variants_in_redis(shape: KvShape, shards: u32, identity: u32) -> Vec<Variant> {
+        let (lengths, bytes): (Vec<Variant>, Vec<Variant>) = Self::variants(shape, shards, identity)
+            .into_iter()
+            .partition(|variant| variant.operator.changes_length());
+        bytes
+            .into_iter()
+            .chain(lengths.into_iter().filter(|variant| variant.operator != Operator::Append))
+            .collect()
     }
 }
+
+#[cfg(test)]
+#[path = "catalogue_tests.rs"]
+mod tests;

@@ -9,7 +9,7 @@ use crate::comparison::{Comparison, Judgement, LOSS_ALPHA, Outcome, Rung, Servic
 use crate::dataset::QuestionId;
 use crate::engine::ServerCounters;
 
-use super::catalogue::{Group, Layers, Must, Place, Tier, Variant};
+use super::kind::{Group, Layers, Must, Place, Tier, Variant};
 use super::layout::Layout;
 
 /// What became of a planted fault.

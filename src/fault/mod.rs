@@ -9,18 +9,18 @@ mod chunk_name;
 mod element;
 mod error;
 mod findings;
+mod kind;
 mod layout;
 mod memory;
 mod operator;
 mod planting;
 mod second_tier;
 
-pub use catalogue::{
-    Applies, CATALOGUE, Donor, Dose, Fault, Group, Layers, Must, Place, Ranks, Spots, Tier, Variant,
-};
+pub use catalogue::CATALOGUE;
 pub use chunk_name::{ChunkName, Shard};
 pub use error::FaultError;
 pub use findings::{Damage, Fate, FaultFindings, Score, SmallestDose, Trial};
+pub use kind::{Applies, Donor, Dose, Fault, Group, Layers, Must, Place, Ranks, Spots, Tier, Variant};
 pub use layout::{Layout, LayoutError, Probe};
 pub use memory::{MemoryTier, segment_fits, segment_path};
 pub use operator::{Bit, Operator, Spread};

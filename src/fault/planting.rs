@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::catalogue::{Donor, Place, Ranks};
 use super::chunk_name::{ChunkName, Shard};
+use super::kind::{Donor, Place, Ranks};
 
 /// A shard to change, and the shard that foreign bytes come from: itself where there is no donor.
 #[derive(Debug, Clone, PartialEq, Eq)]
