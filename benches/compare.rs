@@ -23,11 +23,12 @@ fn ask(number: u32) -> Asked {
 fn observe(number: u32, asked: &Asked, cached_tokens: u32, noise: u32) -> Observation {
     let flipped = noise > 0 && number % 100 == 7;
     let letter = u32::from(number.is_multiple_of(3) || flipped) + number % 4;
-    let logprob = |rank: u32| -0.1 - f64::from(rank) - 1e-4 * f64::from((number * 31 + noise) % 97);
+    #[expect(clippy::cast_possible_truncation, reason = "an engine's log-probabilities are float32")]
+    let logprob = |rank: u32| (-0.1 - f64::from(rank) - 1e-4 * f64::from((number * 31 + noise) % 97)) as f32;
     let top: Vec<TokenLogprob> =
         (0..5).map(|rank| TokenLogprob { token: (letter + rank) % 5, logprob: logprob(rank) }).collect();
     let steps = vec![Step { chosen: top[0], top }; 2];
-    let letters = [0, 1, 2, 3].map(logprob);
+    let letters = [0, 1, 2, 3].map(logprob).map(f64::from);
     let prompt_tokens = asked.expected.prompt_tokens;
     Observation { question: asked.id.clone(), prompt_tokens, cached_tokens, letters, steps }
 }

@@ -104,11 +104,11 @@ pub(super) fn part(reference: &Observation, other: &Observation, near_tie_gap: f
         };
     };
     let others = || left.top.iter().filter(|listed| listed.token != left.chosen.token);
-    let runner_up = others().map(|listed| listed.logprob).fold(f64::NEG_INFINITY, f64::max);
+    let runner_up = others().map(|listed| listed.nats()).fold(f64::NEG_INFINITY, f64::max);
     let chosen_instead = others().find(|listed| listed.token == right.chosen.token);
-    let gap = chosen_instead.map(|listed| left.chosen.logprob - listed.logprob);
+    let gap = chosen_instead.map(|listed| left.chosen.nats() - listed.nats());
     match (chosen_instead, gap) {
-        (Some(listed), Some(gap)) if listed.logprob >= runner_up && gap <= near_tie_gap => Parting::NearTie,
+        (Some(listed), Some(gap)) if listed.nats() >= runner_up && gap <= near_tie_gap => Parting::NearTie,
         _ => Parting::BeyondGap { token: count(index), gap },
     }
 }
@@ -127,16 +127,12 @@ fn first_rank(left: &Step, right: &Step) -> Option<usize> {
 /// Largest difference over the tokens that both steps list or chose; `None` when there is none in common.
 fn largest_shared_difference(left: &Step, right: &Step) -> Option<f64> {
     let listed = |step: &Step, token: u32| {
-        step.top
-            .iter()
-            .chain([&step.chosen])
-            .find(|listed| listed.token == token)
-            .map(|listed| listed.logprob)
+        step.top.iter().chain([&step.chosen]).find(|listed| listed.token == token).map(|listed| listed.nats())
     };
     left.top
         .iter()
         .chain([&left.chosen])
-        .filter_map(|one| Some((one.logprob - listed(right, one.token)?).abs()))
+        .filter_map(|one| Some((one.nats() - listed(right, one.token)?).abs()))
         .reduce(f64::max)
 }
 
@@ -152,7 +148,7 @@ mod tests {
     use super::*;
 
     /// An answer of one token: the first listed is chosen.
-    fn answer(top: &[(u32, f64)]) -> Observation {
+    fn answer(top: &[(u32, f32)]) -> Observation {
         let mut observation = Scene::new(1, 1, 1.0).arms[ArmName::Load as usize].remove(0);
         let top: Vec<TokenLogprob> =
             top.iter().map(|&(token, logprob)| TokenLogprob { token, logprob }).collect();
@@ -167,7 +163,7 @@ mod tests {
         assert_eq!(part_at(1, 0.25), Parting::Nowhere);
         assert_eq!(part_at(2, 0.25), Parting::NearTie);
         assert!(
-            matches!(part_at(2, 0.05), Parting::BeyondGap { token: 0, gap: Some(gap) } if (gap - 0.1).abs() < 1e-12)
+            matches!(part_at(2, 0.05), Parting::BeyondGap { token: 0, gap: Some(gap) } if (gap - 0.1).abs() < 1e-6)
         );
         // Close behind, but not the runner-up.
         assert!(matches!(part_at(3, 0.25), Parting::BeyondGap { gap: Some(_), .. }));

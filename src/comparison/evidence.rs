@@ -119,7 +119,7 @@ impl Arm {
 /// Whether every log-probability is a number.
 fn is_finite(observation: &Observation) -> bool {
     let steps = observation.steps.iter().flat_map(|step| step.top.iter().chain([&step.chosen]));
-    observation.letters.iter().chain(steps.map(|token| &token.logprob)).all(|logprob| logprob.is_finite())
+    observation.letters.into_iter().chain(steps.map(|token| token.nats())).all(f64::is_finite)
 }
 
 /// The `LMCache` server's own counters over one pass.

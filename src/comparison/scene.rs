@@ -113,12 +113,13 @@ fn cached(asked: &Asked, arm: ArmName) -> u32 {
 }
 
 fn answer(asked: &Asked, question: usize, cached_tokens: u32, letter: Choice) -> Observation {
-    let logprob = |rank: usize| -0.4 - 1.5 * f64::from(number(rank)) - 0.3 * scatter(question, 2);
+    #[expect(clippy::cast_possible_truncation, reason = "an engine's log-probabilities are float32")]
+    let logprob = |rank: usize| (-0.4 - 1.5 * f64::from(number(rank)) - 0.3 * scatter(question, 2)) as f32;
     let order: Vec<usize> =
         [letter.index()].into_iter().chain((0..4).filter(|other| *other != letter.index())).collect();
     let mut letters = [0.0; 4];
     for (rank, index) in order.iter().enumerate() {
-        letters[*index] = logprob(rank);
+        letters[*index] = f64::from(logprob(rank));
     }
     let top: Vec<TokenLogprob> = order
         .iter()

@@ -4,14 +4,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
 
-/// A token and its natural-log probability, finite, as the engine reported it (an exact image of its float32).
+/// A token and its natural-log probability, finite: the engine's own float32. Five arms of all of MMLU are in memory at once.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenLogprob {
     /// Vocabulary index.
     pub token: u32,
     /// Natural logarithm of the probability, at most 0 up to rounding.
-    pub logprob: f64,
+    pub logprob: f32,
+}
+
+impl TokenLogprob {
+    /// The log-probability for arithmetic, which is done in double precision.
+    #[must_use]
+    pub fn nats(self) -> f64 {
+        f64::from(self.logprob)
+    }
 }
 
 /// One generated token: what was chosen and the most likely alternatives.

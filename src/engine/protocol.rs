@@ -140,7 +140,7 @@ pub struct Scored {
 impl Scored {
     /// All numbers of the reply, for the check that each is finite.
     pub(super) fn logprobs(&self) -> impl Iterator<Item = f64> {
-        let of = |logprob: &TokenLogprob| logprob.logprob;
+        let of = |logprob: &TokenLogprob| logprob.nats();
         let steps = self.steps.iter().flat_map(move |step| step.top.iter().chain([&step.chosen]).map(of));
         self.letters.into_iter().chain(steps)
     }

@@ -10,19 +10,19 @@ use crate::suite::Dtype;
 const QUESTIONS: u32 = 4;
 const SERVED: u32 = 512;
 
-fn observation(row: u32, cached_tokens: u32, logprob: f64) -> Observation {
+fn observation(row: u32, cached_tokens: u32, logprob: f32) -> Observation {
     let top = vec![TokenLogprob { token: 0, logprob }, TokenLogprob { token: 1, logprob: -3.0 }];
     Observation {
         question: QuestionId { subject: "anatomy".parse().unwrap(), split: Split::Test, row },
         prompt_tokens: 600,
         cached_tokens,
-        letters: [logprob, -3.0, -4.0, -5.0],
+        letters: [f64::from(logprob), -3.0, -4.0, -5.0],
         steps: vec![Step { chosen: top[0], top }],
     }
 }
 
 /// Four questions whose load pass is served so many tokens and gives the first question this log-probability.
-fn loaded(cached_tokens: u32, logprob: f64) -> Comparison {
+fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
     let arm = |name, cached_tokens, logprob| {
         let value = |row| if row == 1 { logprob } else { -0.5 };
         let observations = (1..=QUESTIONS).map(|row| observation(row, cached_tokens, value(row))).collect();

@@ -206,9 +206,9 @@ fn letter(published: Choice, right: bool) -> Choice {
     Choice::ALL[(published.index() + usize::from(!right)) % 4]
 }
 
-fn observe(asked: &Asked, cached_tokens: u32, letter: Choice, logprob: f64) -> Observation {
+fn observe(asked: &Asked, cached_tokens: u32, letter: Choice, logprob: f32) -> Observation {
     let mut letters = [-3.0; 4];
-    letters[letter.index()] = logprob;
+    letters[letter.index()] = f64::from(logprob);
     let token = u32::try_from(letter.index()).expect("one of four");
     let chosen = TokenLogprob { token, logprob };
     let step = Step { chosen, top: vec![chosen] };

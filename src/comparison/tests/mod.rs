@@ -78,7 +78,7 @@ fn evidence_that_does_not_belong_together_is_refused() {
         Err(EvidenceError::Duplicate { arm: ArmName::Load, .. })
     ));
     let mut observations = Scene::new(2, 1, 1.0).arms[0].clone();
-    observations[1].steps[0].top[2].logprob = f64::NAN;
+    observations[1].steps[0].top[2].logprob = f32::NAN;
     let refused = Arm::new(ArmName::Load, observations, read_letter).unwrap_err();
     assert!(matches!(refused, EvidenceError::NotNumbers { .. }) && refused.hint().is_some());
     let absurd = Criteria { margin: 0.0, ..Criteria::default() };
