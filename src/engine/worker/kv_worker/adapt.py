@@ -61,7 +61,10 @@ def report_letters(letters: tuple[int, ...]) -> None:
     from vllm.v1.worker.gpu.sample.logprob import compute_token_logprobs
 
     # Its name changed between vLLM 0.24 and 0.26.
-    name = next(name for name in ("compute_topk_logprobs", "compute_topk_scores") if hasattr(sampler, name))
+    names = ("compute_topk_logprobs", "compute_topk_scores")
+    name = next((name for name in names if hasattr(sampler, name)), None)
+    if name is None:
+        raise RuntimeError(f"this vLLM's GPU sampler has none of {', '.join(names)}: the letters cannot be reported")
     compute = getattr(sampler, name)
 
     def compute_with_letters(logits: Any, num_logprobs: int, *arguments: Any, **named: Any) -> Any:
