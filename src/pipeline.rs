@@ -4,6 +4,8 @@
 
 use std::cell::RefCell;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
+
 use crate::assets::Model;
 use crate::comparison::{Comparison, Conclusion, Location, Verdict, conclude};
 use crate::fault::FaultFindings;
@@ -92,58 +94,19 @@ pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
 }
 
 async fn run_part(bench: &Bench, part: Part<'_>) -> Result<Findings, StageError> {
-    let (mut compared, mut not_run, mut planted) = (Vec::new(), Vec::new(), Vec::new());
     bench.environment.require_lmcache()?;
     admit_options(bench)?;
     let questions = extract(bench).await?;
     // What a later model lacks is said before the first one's engines start.
     let models = prepare_models(bench, part.models, &questions).await?;
-    for (model, prompts) in models {
-        let baseline = baseline(bench, &model, &prompts).await?;
-        let control = control(bench, &model, &prompts).await?;
-        for &route in part.routes {
-            let watched = Watched { questions: &questions, baseline: &baseline };
-            let cached = match cached(bench, &model, &prompts, route, watched).await {
-                Err(reason @ StageError::Route(_)) => {
-                    bench.events.warn(format!(
-                        "{} over {route} is not run: {}",
-                        model.name(),
-                        reason.in_full()
-                    ));
-                    not_run.push(NotRun { model: model.clone(), route, reason });
-                    continue;
-                }
-                cached => cached?,
-            };
-            let arms = Arms {
-                questions: &questions,
-                prompts: &prompts,
-                baseline: &baseline,
-                control: &control,
-                cached: &cached,
-            };
-            let compare = compare(bench, &model, route, arms).await?;
-            let comparison = read_comparison(&compare)?;
-            let location = locate(bench, &model, route, &prompts, watched, &comparison).await;
-            let artifacts =
-                [&questions, &prompts, &baseline, &control, &cached, &compare].map(Artifact::clone);
-            let artifacts = StageName::ALL.into_iter().zip(artifacts).collect();
-            compared.push(Compared { model: model.clone(), route, artifacts, comparison, location });
-        }
-        if bench.planting == Planting::Asked {
-            let undamaged = Undamaged {
-                questions: &questions,
-                prompts: &prompts,
-                baseline: &baseline,
-                control: &control,
-            };
-            let missing = |route| not_run.iter().any(|not_run| not_run.route == route);
-            for route in grounds(part.routes).into_iter().filter(|route| !missing(*route)) {
-                let artifact = faults(bench, &model, undamaged, route).await?;
-                let findings = read_faults(&artifact)?;
-                planted.push(Planted { findings, model: model.clone(), route, artifact });
-            }
-        }
+    let of_models =
+        stream::iter(models).map(|(model, prompts)| run_model(bench, part, &questions, model, prompts));
+    let of_models: Vec<OfModel> = of_models.buffered(models_at_a_time(bench)).try_collect().await?;
+    let (mut compared, mut not_run, mut planted) = (Vec::new(), Vec::new(), Vec::new());
+    for of_model in of_models {
+        compared.extend(of_model.compared);
+        not_run.extend(of_model.not_run);
+        planted.extend(of_model.planted);
     }
     if compared.is_empty()
         && let Some(first) = not_run.pop()
@@ -154,6 +117,65 @@ async fn run_part(bench: &Bench, part: Part<'_>) -> Result<Findings, StageError>
     let doubts = planted.iter().filter_map(|planted| planted.findings.doubt());
     let verdict = doubts.map(|doubt| doubt.verdict).fold(conclusion.overall, Verdict::min);
     Ok(Findings { compared, not_run, conclusion, planted, verdict })
+}
+
+/// What a run shows of one model.
+#[derive(Debug, Default)]
+struct OfModel {
+    compared: Vec<Compared>,
+    not_run: Vec<NotRun>,
+    planted: Vec<Planted>,
+}
+
+/// A model has up to two engines at a time.
+fn models_at_a_time(bench: &Bench) -> usize {
+    (bench.engines_at_a_time / 2).max(1)
+}
+
+async fn run_model(
+    bench: &Bench,
+    part: Part<'_>,
+    questions: &Artifact,
+    model: Model,
+    prompts: Artifact,
+) -> Result<OfModel, StageError> {
+    let mut of_model = OfModel::default();
+    let without = (baseline(bench, &model, &prompts), control(bench, &model, &prompts));
+    // Neither needs anything of the other.
+    let (baseline, control) = if bench.engines_at_a_time > 1 {
+        tokio::try_join!(without.0, without.1)?
+    } else {
+        (without.0.await?, without.1.await?)
+    };
+    for &route in part.routes {
+        let watched = Watched { questions, baseline: &baseline };
+        let cached = match cached(bench, &model, &prompts, route, watched).await {
+            Err(reason @ StageError::Route(_)) => {
+                bench.events.warn(format!("{} over {route} is not run: {}", model.name(), reason.in_full()));
+                of_model.not_run.push(NotRun { model: model.clone(), route, reason });
+                continue;
+            }
+            cached => cached?,
+        };
+        let arms =
+            Arms { questions, prompts: &prompts, baseline: &baseline, control: &control, cached: &cached };
+        let compare = compare(bench, &model, route, arms).await?;
+        let comparison = read_comparison(&compare)?;
+        let location = locate(bench, &model, route, &prompts, watched, &comparison).await;
+        let artifacts = [questions, &prompts, &baseline, &control, &cached, &compare].map(Artifact::clone);
+        let artifacts = StageName::ALL.into_iter().zip(artifacts).collect();
+        of_model.compared.push(Compared { model: model.clone(), route, artifacts, comparison, location });
+    }
+    if bench.planting == Planting::Asked {
+        let undamaged = Undamaged { questions, prompts: &prompts, baseline: &baseline, control: &control };
+        let missing = |route| of_model.not_run.iter().any(|not_run| not_run.route == route);
+        for route in grounds(part.routes).into_iter().filter(|route| !missing(*route)) {
+            let artifact = faults(bench, &model, undamaged, route).await?;
+            let findings = read_faults(&artifact)?;
+            of_model.planted.push(Planted { findings, model: model.clone(), route, artifact });
+        }
+    }
+    Ok(of_model)
 }
 
 /// Where faults are planted: on disk in any case, and in Redis where that is tested.

@@ -1,5 +1,6 @@
 //! What can be asked for on the command line, as clap reads it.
 
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use camino::Utf8PathBuf;
@@ -219,6 +220,9 @@ pub(super) struct RunArguments {
     /// Keep no stage between runs: everything runs in a store of its own that is removed afterwards
     #[arg(long)]
     pub(super) no_cache: bool,
+    /// Engines that may run beside each other. Left out: as many as fit on the GPU, one on a CPU
+    #[arg(long, value_name = "N")]
+    pub(super) engines: Option<NonZeroUsize>,
     /// Plant faults in what LMCache stored: each must be seen, or the verdict is insensitive
     #[arg(long)]
     pub(super) faults: bool,

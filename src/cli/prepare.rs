@@ -1,6 +1,7 @@
 //! From arguments to a bench: the suite as changed by flags, the device, the environment and the store.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -77,6 +78,7 @@ pub(super) async fn prepare_with(
         events.emit(Event::SuiteNeeds { lines: needs.lines() });
     }
     let device = device?;
+    let engines_at_a_time = arguments.engines.map_or_else(|| needs.engines_at_a_time(), NonZeroUsize::get);
     needs.require(&arguments.suite)?;
     let (store_folder, durability, temporary) = if arguments.no_cache {
         fs::create_dir_all(&cache)?;
@@ -104,6 +106,7 @@ pub(super) async fn prepare_with(
         early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
         planting: if arguments.faults { Planting::Asked } else { Planting::NotAsked },
         locating: Locating::Asked,
+        engines_at_a_time,
         mode: Mode::Run { force: arguments.force },
     };
     Ok((bench, temporary))

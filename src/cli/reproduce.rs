@@ -137,6 +137,7 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
         early_stopping: EarlyStopping::Allowed,
         planting: Planting::NotAsked,
         locating: Locating::NotAsked,
+        engines_at_a_time: 1,
         mode: Mode::Run { force: None },
     }))
 }

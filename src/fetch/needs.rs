@@ -14,6 +14,8 @@ use crate::suite::{ExecutorBackend, ModelSettings, Suite};
 const GIB: u64 = 1 << 30;
 /// What vLLM takes on a GPU besides weights and KV: context, workspaces, activations of one batch. An estimate.
 const GPU_OVERHEAD: u64 = 3 * GIB;
+/// What an engine with its server keeps busy where several run beside each other.
+const PROCESSORS_OF_AN_ENGINE: usize = 4;
 
 /// A suite's needs.
 #[derive(Debug)]
@@ -24,6 +26,7 @@ pub struct Needs {
     too_few_gpus: Option<FetchError>,
     names_pins: bool,
     lacks_room: bool,
+    engines_at_a_time: usize,
 }
 
 #[derive(Debug)]
@@ -40,6 +43,7 @@ struct Machine {
     /// Bytes of each GPU's memory.
     gpu_memory: Vec<u64>,
     gpus: usize,
+    processors: usize,
 }
 
 impl Needs {
@@ -52,7 +56,7 @@ impl Needs {
     /// The needs of a suite on GPUs, on a machine that has none.
     #[must_use]
     pub fn without_gpus(suite: &Suite, cache: &Utf8Path) -> Self {
-        let machine = Machine { memory: available_memory(), gpu_memory: Vec::new(), gpus: 0 };
+        let machine = Machine { memory: available_memory(), gpu_memory: Vec::new(), gpus: 0, processors: 1 };
         Self::on(suite, cache, DeviceKind::Cuda, &machine)
     }
 
@@ -64,6 +68,7 @@ impl Needs {
             too_few_gpus: None,
             names_pins: false,
             lacks_room: false,
+            engines_at_a_time: engines_at_a_time(suite, kind, machine),
         };
         let mut to_fetch = 0;
         for settings in &suite.models {
@@ -121,8 +126,7 @@ impl Needs {
     fn add_gpus(&mut self, suite: &Suite, settings: &ModelSettings, machine: &Machine) {
         let wanted = Parallelism::of(settings).ranks();
         let elsewhere = settings.distributed_executor_backend == Some(ExecutorBackend::Ray);
-        let weights = weight_bytes(settings) / u64::from(wanted.max(1));
-        let kv = u64::from(suite.engine.kv_cache_gib) * GIB;
+        let (weights, kv) = gpu_bytes(suite, settings);
         let each = weights + kv + GPU_OVERHEAD;
         // Ray's other hosts are not seen from here.
         let enough = elsewhere || usize::try_from(wanted).is_ok_and(|wanted| wanted <= machine.gpus);
@@ -203,6 +207,12 @@ impl Needs {
         self.lacks_room
     }
 
+    /// How many engines may run beside each other here, by these needs.
+    #[must_use]
+    pub fn engines_at_a_time(&self) -> usize {
+        self.engines_at_a_time
+    }
+
     /// Whether nothing is missing.
     #[must_use]
     pub fn are_met(&self) -> bool {
@@ -231,7 +241,8 @@ impl Machine {
             Device::Cpu { .. } => (0, Vec::new()),
             Device::Cuda { names, .. } => (names.len(), gpu_memory()),
         };
-        Self { memory: available_memory(), gpu_memory, gpus }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { memory: available_memory(), gpu_memory, gpus, processors }
     }
 }
 
@@ -250,8 +261,37 @@ fn gpu_memory() -> Vec<u64> {
     text.lines().filter_map(|line| line.trim().parse::<u64>().ok()).map(|mib| mib << 20).collect()
 }
 
+/// Bytes of the weights, of a pinned model or a folder; 0 for an embedded model.
 fn weight_bytes(settings: &ModelSettings) -> u64 {
-    ModelPin::find(&settings.source).map_or(0, ModelPin::weight_bytes)
+    let of_folder = || {
+        let files = Utf8Path::new(&settings.source).read_dir_utf8().into_iter().flatten().flatten();
+        let weights = files.filter(|file| file.path().extension() == Some("safetensors"));
+        weights.filter_map(|file| Some(fs_err::metadata(file.path()).ok()?.len())).sum()
+    };
+    ModelPin::find(&settings.source).map_or_else(of_folder, ModelPin::weight_bytes)
+}
+
+/// Bytes of weights and of KV on each of a model's GPUs.
+fn gpu_bytes(suite: &Suite, settings: &ModelSettings) -> (u64, u64) {
+    let ranks = Parallelism::of(settings).ranks();
+    (weight_bytes(settings) / u64::from(ranks.max(1)), u64::from(suite.engine.kv_cache_gib) * GIB)
+}
+
+/// As many as one GPU, the memory and the processors have room for; one on a processor, which an engine has to itself, and
+/// where a model takes several GPUs.
+fn engines_at_a_time(suite: &Suite, kind: DeviceKind, machine: &Machine) -> usize {
+    let on_several = suite.models.iter().any(|settings| Parallelism::of(settings).ranks() > 1);
+    let (Some(gpu), Some(memory)) = (machine.gpu_memory.first(), machine.memory) else { return 1 };
+    if kind == DeviceKind::Cpu || on_several {
+        return 1;
+    }
+    let largest =
+        suite.models.iter().map(|settings| gpu_bytes(suite, settings)).map(|(weights, kv)| weights + kv);
+    let on_gpu = gpu / (largest.max().unwrap_or(0) + GPU_OVERHEAD);
+    // One engine of two has an LMCache.
+    let in_memory = 2 * (memory / (u64::from(suite.lmcache.memory_gib) * GIB).max(1));
+    let room = usize::try_from(on_gpu.min(in_memory)).unwrap_or(1);
+    room.min(machine.processors / PROCESSORS_OF_AN_ENGINE).max(1)
 }
 
 /// What is too little, in words; nothing if it is enough or not known.
@@ -273,7 +313,7 @@ mod tests {
 
     #[test]
     fn the_mmlu_suite_says_what_it_needs_and_what_of_it_is_missing() {
-        let machine = Machine { memory: Some(64 * GIB), gpu_memory: vec![80 * GIB], gpus: 1 };
+        let machine = Machine { memory: Some(64 * GIB), gpu_memory: vec![80 * GIB], gpus: 1, processors: 16 };
         let needs = needs("mmlu", DeviceKind::Cuda, &machine);
         insta::assert_snapshot!(needs.lines().join("\n"), @r"
         MISSING  meta-llama/Llama-3.1-8B-Instruct: 16.06 GB, Llama 3.1 Community License (accept it at https://huggingface.co/meta-llama/Llama-3.1-8B-Instruct, and set HF_TOKEN) [not fetched]
@@ -291,7 +331,7 @@ mod tests {
 
     #[test]
     fn what_was_not_fetched_is_named_where_the_gpus_suffice() {
-        let machine = Machine { memory: None, gpu_memory: vec![80 * GIB; 2], gpus: 2 };
+        let machine = Machine { memory: None, gpu_memory: vec![80 * GIB; 2], gpus: 2, processors: 16 };
         let error = needs("mmlu", DeviceKind::Cuda, &machine).require("mmlu").unwrap_err();
         insta::assert_snapshot!(error, @"find what suite mmlu needs: meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, mmlu have not been fetched");
         assert_eq!(error.hint().unwrap(), "run `kv-correctness fetch --suite mmlu` first");
@@ -301,7 +341,7 @@ mod tests {
     fn gpus_of_other_hosts_are_not_missed_where_ray_places_the_ranks() {
         let mut suite = Suite::load("mmlu").unwrap();
         suite.models[1].distributed_executor_backend = Some(ExecutorBackend::Ray);
-        let machine = Machine { memory: None, gpu_memory: vec![80 * GIB], gpus: 1 };
+        let machine = Machine { memory: None, gpu_memory: vec![80 * GIB], gpus: 1, processors: 16 };
         let cache = tempfile::tempdir().unwrap();
         let cache = Utf8Path::from_path(cache.path()).unwrap();
         let mut needs = Needs::on(&suite, cache, DeviceKind::Cuda, &machine);
@@ -311,7 +351,7 @@ mod tests {
 
     #[test]
     fn each_rank_on_a_processor_needs_a_kv_cache_of_its_own() {
-        let machine = Machine { memory: Some(3 * GIB), gpu_memory: Vec::new(), gpus: 0 };
+        let machine = Machine { memory: Some(3 * GIB), gpu_memory: Vec::new(), gpus: 0, processors: 16 };
         let needs = needs("canary-tp2", DeviceKind::Cpu, &machine);
         insta::assert_snapshot!(needs.lines().join("\n"), @r"
         here     canary-dense: weights and both KV caches: 3.2 GB of memory
@@ -320,8 +360,25 @@ mod tests {
     }
 
     #[test]
+    fn engines_run_beside_each_other_where_gpu_memory_and_processors_have_room_for_them() {
+        let machine = |gib: u64, memory: u64, processors| Machine {
+            memory: Some(memory * GIB),
+            gpu_memory: vec![gib * GIB],
+            gpus: 1,
+            processors,
+        };
+        let at_a_time = |suite, kind, machine| needs(suite, kind, &machine).engines_at_a_time();
+        assert_eq!(at_a_time("canary", DeviceKind::Cuda, machine(80, 128, 16)), 4, "four processors each");
+        assert_eq!(at_a_time("canary", DeviceKind::Cuda, machine(8, 128, 64)), 2, "4 GiB of GPU memory each");
+        assert_eq!(at_a_time("canary", DeviceKind::Cuda, machine(80, 2, 64)), 4, "a server of 1 GiB for two");
+        assert_eq!(at_a_time("canary", DeviceKind::Cuda, machine(2, 2, 2)), 1, "one may always be tried");
+        assert_eq!(at_a_time("canary", DeviceKind::Cpu, machine(80, 128, 64)), 1);
+        assert_eq!(at_a_time("canary-tp2", DeviceKind::Cuda, machine(80, 128, 64)), 1);
+    }
+
+    #[test]
     fn the_embedded_suite_needs_nothing_that_must_be_fetched() {
-        let machine = Machine { memory: Some(8 * GIB), gpu_memory: Vec::new(), gpus: 0 };
+        let machine = Machine { memory: Some(8 * GIB), gpu_memory: Vec::new(), gpus: 0, processors: 16 };
         let needs = needs("canary", DeviceKind::Cpu, &machine);
         assert!(needs.are_met() && !needs.names_pins());
         assert!(needs.require("canary").is_ok());

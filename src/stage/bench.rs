@@ -42,6 +42,8 @@ pub struct Bench {
     pub planting: Planting,
     /// Whether the chunk that is served wrong is looked for after a mismatch.
     pub locating: Locating,
+    /// Engines that may run beside each other. It is in no key: what one computes does not depend on others.
+    pub engines_at_a_time: usize,
     /// What to do about stages that are not there.
     pub mode: Mode,
 }
