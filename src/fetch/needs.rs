@@ -42,6 +42,8 @@ struct Machine {
     memory: Option<u64>,
     /// Bytes of each GPU's memory.
     gpu_memory: Vec<u64>,
+    /// Bytes of it that others have not taken.
+    gpu_free: Vec<u64>,
     gpus: usize,
     processors: usize,
 }
@@ -56,7 +58,13 @@ impl Needs {
     /// The needs of a suite on GPUs, on a machine that has none.
     #[must_use]
     pub fn without_gpus(suite: &Suite, cache: &Utf8Path) -> Self {
-        let machine = Machine { memory: available_memory(), gpu_memory: Vec::new(), gpus: 0, processors: 1 };
+        let machine = Machine {
+            memory: available_memory(),
+            gpu_memory: Vec::new(),
+            gpu_free: Vec::new(),
+            gpus: 0,
+            processors: 1,
+        };
         Self::on(suite, cache, DeviceKind::Cuda, &machine)
     }
 
@@ -237,12 +245,12 @@ impl Needs {
 
 impl Machine {
     fn this(device: &Device) -> Self {
-        let (gpus, gpu_memory) = match device {
-            Device::Cpu { .. } => (0, Vec::new()),
-            Device::Cuda { names, .. } => (names.len(), gpu_memory()),
+        let (gpus, gpu_memory, gpu_free) = match device {
+            Device::Cpu { .. } => (0, Vec::new(), Vec::new()),
+            Device::Cuda { names, .. } => (names.len(), gpu_memory("total"), gpu_memory("free")),
         };
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { memory: available_memory(), gpu_memory, gpus, processors }
+        Self { memory: available_memory(), gpu_memory, gpu_free, gpus, processors }
     }
 }
 
@@ -253,9 +261,9 @@ fn available_memory() -> Option<u64> {
     available.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// Bytes of each GPU's memory, if NVIDIA's tool is there to tell.
-fn gpu_memory() -> Vec<u64> {
-    let query = ["--query-gpu=memory.total", "--format=csv,noheader,nounits"];
+/// Bytes of each GPU's memory, `total` or `free`, if NVIDIA's tool is there to tell.
+fn gpu_memory(which: &str) -> Vec<u64> {
+    let query = [&format!("--query-gpu=memory.{which}"), "--format=csv,noheader,nounits"];
     let output = Command::new("nvidia-smi").args(query).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     text.lines().filter_map(|line| line.trim().parse::<u64>().ok()).map(|mib| mib << 20).collect()
@@ -277,11 +285,11 @@ fn gpu_bytes(suite: &Suite, settings: &ModelSettings) -> (u64, u64) {
     (weight_bytes(settings) / u64::from(ranks.max(1)), u64::from(suite.engine.kv_cache_gib) * GIB)
 }
 
-/// As many as one GPU, the memory and the processors have room for; one on a processor, which an engine has to itself, and
+/// As many as the free memory of one GPU, the memory and the processors have room for; one on a processor, which an engine has to itself, and
 /// where a model takes several GPUs.
 fn engines_at_a_time(suite: &Suite, kind: DeviceKind, machine: &Machine) -> usize {
     let on_several = suite.models.iter().any(|settings| Parallelism::of(settings).ranks() > 1);
-    let (Some(gpu), Some(memory)) = (machine.gpu_memory.first(), machine.memory) else { return 1 };
+    let (Some(gpu), Some(memory)) = (machine.gpu_free.first(), machine.memory) else { return 1 };
     if kind == DeviceKind::Cpu || on_several {
         return 1;
     }
@@ -313,7 +321,13 @@ mod tests {
 
     #[test]
     fn the_mmlu_suite_says_what_it_needs_and_what_of_it_is_missing() {
-        let machine = Machine { memory: Some(64 * GIB), gpu_memory: vec![80 * GIB], gpus: 1, processors: 16 };
+        let machine = Machine {
+            memory: Some(64 * GIB),
+            gpu_memory: vec![80 * GIB],
+            gpu_free: Vec::new(),
+            gpus: 1,
+            processors: 16,
+        };
         let needs = needs("mmlu", DeviceKind::Cuda, &machine);
         insta::assert_snapshot!(needs.lines().join("\n"), @r"
         MISSING  meta-llama/Llama-3.1-8B-Instruct: 16.06 GB, Llama 3.1 Community License (accept it at https://huggingface.co/meta-llama/Llama-3.1-8B-Instruct, and set HF_TOKEN) [not fetched]
@@ -331,7 +345,13 @@ mod tests {
 
     #[test]
     fn what_was_not_fetched_is_named_where_the_gpus_suffice() {
-        let machine = Machine { memory: None, gpu_memory: vec![80 * GIB; 2], gpus: 2, processors: 16 };
+        let machine = Machine {
+            memory: None,
+            gpu_memory: vec![80 * GIB; 2],
+            gpu_free: Vec::new(),
+            gpus: 2,
+            processors: 16,
+        };
         let error = needs("mmlu", DeviceKind::Cuda, &machine).require("mmlu").unwrap_err();
         insta::assert_snapshot!(error, @"find what suite mmlu needs: meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, mmlu have not been fetched");
         assert_eq!(error.hint().unwrap(), "run `kv-correctness fetch --suite mmlu` first");
@@ -341,7 +361,13 @@ mod tests {
     fn gpus_of_other_hosts_are_not_missed_where_ray_places_the_ranks() {
         let mut suite = Suite::load("mmlu").unwrap();
         suite.models[1].distributed_executor_backend = Some(ExecutorBackend::Ray);
-        let machine = Machine { memory: None, gpu_memory: vec![80 * GIB], gpus: 1, processors: 16 };
+        let machine = Machine {
+            memory: None,
+            gpu_memory: vec![80 * GIB],
+            gpu_free: Vec::new(),
+            gpus: 1,
+            processors: 16,
+        };
         let cache = tempfile::tempdir().unwrap();
         let cache = Utf8Path::from_path(cache.path()).unwrap();
         let mut needs = Needs::on(&suite, cache, DeviceKind::Cuda, &machine);
@@ -351,7 +377,13 @@ mod tests {
 
     #[test]
     fn each_rank_on_a_processor_needs_a_kv_cache_of_its_own() {
-        let machine = Machine { memory: Some(3 * GIB), gpu_memory: Vec::new(), gpus: 0, processors: 16 };
+        let machine = Machine {
+            memory: Some(3 * GIB),
+            gpu_memory: Vec::new(),
+            gpu_free: Vec::new(),
+            gpus: 0,
+            processors: 16,
+        };
         let needs = needs("canary-tp2", DeviceKind::Cpu, &machine);
         insta::assert_snapshot!(needs.lines().join("\n"), @r"
         here     canary-dense: weights and both KV caches: 3.2 GB of memory
@@ -363,7 +395,8 @@ mod tests {
     fn engines_run_beside_each_other_where_gpu_memory_and_processors_have_room_for_them() {
         let machine = |gib: u64, memory: u64, processors| Machine {
             memory: Some(memory * GIB),
-            gpu_memory: vec![gib * GIB],
+            gpu_memory: vec![80 * GIB],
+            gpu_free: vec![gib * GIB],
             gpus: 1,
             processors,
         };
@@ -378,7 +411,13 @@ mod tests {
 
     #[test]
     fn the_embedded_suite_needs_nothing_that_must_be_fetched() {
-        let machine = Machine { memory: Some(8 * GIB), gpu_memory: Vec::new(), gpus: 0, processors: 16 };
+        let machine = Machine {
+            memory: Some(8 * GIB),
+            gpu_memory: Vec::new(),
+            gpu_free: Vec::new(),
+            gpus: 0,
+            processors: 16,
+        };
         let needs = needs("canary", DeviceKind::Cpu, &machine);
         assert!(needs.are_met() && !needs.names_pins());
         assert!(needs.require("canary").is_ok());
