@@ -71,6 +71,16 @@ pub enum EngineError {
         /// Its log.
         log: Utf8PathBuf,
     },
+    /// What the load pass is served from is not there any more.
+    #[error("keep {what} until the load pass is over: {problem}")]
+    Gone {
+        /// The server, with its address.
+        what: String,
+        /// What is wrong.
+        problem: String,
+        /// Its log, or that of who asks it.
+        log: Utf8PathBuf,
+    },
     /// A server's answer could not be had or read.
     #[error("ask {url}: {problem}")]
     Http {
@@ -108,6 +118,10 @@ impl EngineError {
                  suite; its log is {log}"
                 ))
             }
+            Self::Gone { log, .. } => Some(format!(
+                "LMCache may wait for it for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log \
+                 is {log}"
+            )),
             Self::Failed { log, .. } | Self::Garbled { log, .. } | Self::Http { log, .. } => {
                 Some(format!("its log is {log}"))
             }

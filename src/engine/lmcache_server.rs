@@ -270,6 +270,20 @@ impl LmcacheServer {
         })
     }
 
+    /// Sees that it still answers, since others load from its memory.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn require_alive(&self) -> Result<(), EngineError> {
+        let url = format!("http://127.0.0.1:{}/healthcheck", self.http_port);
+        let answer = ask(Method::Get, url).await.map(drop);
+        answer.map_err(|problem| EngineError::Gone {
+            what: "the LMCache server that stored".to_owned(),
+            problem,
+            log: self.process.log().to_owned(),
+        })
+    }
+
     /// Waits until so many chunks are in the memory tier, and all of them in a second tier that stores; or until no more
     /// arrive: storing goes on after a request's answer.
     ///

@@ -193,10 +193,12 @@ impl Redis {
     ///
     /// # Errors
     /// When it does not; `log` is where its own last words are, if it is ours.
-    pub fn require_alive(&self, log: &Utf8Path) -> Result<(), EngineError> {
-        connect(&self.address).map(drop).map_err(|error| {
+    pub async fn require_alive(&self, log: &Utf8Path) -> Result<(), EngineError> {
+        let address = self.address.clone();
+        let asked = tokio::task::spawn_blocking(move || connect(&address).map(drop)).await;
+        asked.expect("asking a server does not panic").map_err(|error| {
             let log = self.process.as_ref().map_or(log, OwnedProcess::log).to_owned();
-            EngineError::Http { url: self.address.to_string(), problem: error.to_string(), log }
+            EngineError::Gone { what: format!("{WHAT} {}", self.address), problem: error.to_string(), log }
         })
     }
 

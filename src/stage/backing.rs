@@ -21,6 +21,8 @@ use crate::suite::Route;
 
 /// What LMCache's peers transfer KV with, beside an environment that lacks it.
 const PEER_PACKAGES: &str = include_str!("../../nix/stacks/p2p.txt");
+/// Between two looks at whether what a load pass is served from is still there.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 const GIB: u64 = 1 << 30;
 
 /// Which of a remote route's two engines a server is for.
@@ -134,11 +136,21 @@ impl Backing {
         draft: &Draft,
     ) -> Result<(), StageError> {
         if let Some(first) = first {
-            first.counters().await?;
+            first.require_alive().await?;
         }
         match self {
-            Self::Redis(redis) => Ok(redis.require_alive(&draft.note_path("lmcache-server-load.log"))?),
+            Self::Redis(redis) => Ok(redis.require_alive(&draft.note_path("lmcache-server-load.log")).await?),
             Self::Disk(_) | Self::Peers { .. } => Ok(()),
+        }
+    }
+
+    /// Waits until what the load pass is served from has gone, and says so. LMCache itself may wait for it without end.
+    pub(super) async fn until_gone(&self, first: Option<&LmcacheServer>, draft: &Draft) -> StageError {
+        loop {
+            tokio::time::sleep(WATCH_INTERVAL).await;
+            if let Err(gone) = self.require_alive(first, draft).await {
+                return gone;
+            }
         }
     }
 

@@ -248,7 +248,10 @@ async fn through_backing(
     for round in &plan.rounds {
         let prompts = take_prompts(&mut prompts, round.prompts)?;
         let before = second.counters().await?;
-        let go_on = loading.load(&mut worker, &prompts, &mut passes).await?;
+        let go_on = tokio::select! {
+            go_on = loading.load(&mut worker, &prompts, &mut passes) => go_on?,
+            gone = backing.until_gone(first.as_ref(), draft) => return Err(gone),
+        };
         passes.count_load(second.counters().await?.since(before));
         backing.require_alive(first.as_ref(), draft).await?;
         if !go_on {

@@ -176,6 +176,17 @@ fn a_redis_server_that_dies_between_the_passes_is_an_error_in_time() {
     );
 }
 
+/// As with LMCache 0.5.6, whose lookup never returns then.
+#[test]
+fn a_redis_server_that_dies_while_the_engine_waits_for_it_is_an_error_in_time() {
+    let lab = lab();
+    insta::assert_snapshot!(lab.error(&lab.run("vanish@redis hang@load", "--route mp+redis")), @r"
+    error: failed to keep the Redis server redis://127.0.0.1:[PORT] until the load pass is over: Connection refused (os error 111)
+
+    hint: LMCache may wait for it for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/redis.log
+    ");
+}
+
 #[test]
 fn a_redis_server_that_forgets_between_the_passes_is_not_exercised() {
     let lab = lab();
@@ -198,9 +209,9 @@ fn a_tier_that_takes_nothing_is_not_exercised() {
 fn a_peer_that_leaves_between_the_passes_is_an_error_in_time() {
     let lab = lab();
     insta::assert_snapshot!(lab.error(&lab.run("leave-peer@server", "--route mp+p2p")), @r"
-    error: failed to ask http://127.0.0.1:[PORT]/metrics: io: Connection refused (os error 111)
+    error: failed to keep the LMCache server that stored until the load pass is over: io: Connection refused (os error 111)
 
-    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server-store.log
+    hint: LMCache may wait for it for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server-store.log
     ");
 }
 

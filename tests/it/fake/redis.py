@@ -43,6 +43,8 @@ def answer(words):
         servers += 1  # the fake LMCache servers ask it once each
         if servers == 2 and "die" in FAULTS:
             os._exit(1)
+        if servers == 2 and "vanish" in FAULTS:
+            threading.Timer(0.5, os._exit, [1]).start()
         if servers == 2 and "forget" in FAULTS:
             values.clear()
         return b":%d\r\n" % len(values)
