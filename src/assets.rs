@@ -258,6 +258,12 @@ impl Model {
         Self { settings: ModelSettings { name, ..self.settings.clone() }, ..self.clone() }
     }
 
+    /// The same model with its files in this folder.
+    #[must_use]
+    pub fn moved_to(&self, folder: Utf8PathBuf) -> Self {
+        Self { source: ModelSource::Folder(folder), ..self.clone() }
+    }
+
     /// Its name in reports.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | 0 | equivalent |
 //! | 1 | degraded |
-//! | 2 | no verdict: bad usage, bad input, infrastructure; or equivalent, but a route that was asked for cannot run here |
+//! | 2 | no verdict: bad usage, bad input, infrastructure; or equivalent, but something that was asked for was not done: a route
+//! cannot run here, or what was read of foreign KV proves nothing |
 //! | 3 | inconclusive |
 //! | 4 | not exercised |
 //! | 5 | insensitive |
@@ -15,11 +16,11 @@ use crate::comparison::Verdict;
 /// No verdict.
 pub const ERROR: u8 = 2;
 
-/// The status of a run: that of its verdict. Without some of the routes that were asked for, equivalence is not what was
-/// asked for, and there is no verdict.
+/// The status of a run: that of its verdict. Where something that was asked for was not done (routes that cannot run, readers
+/// of foreign KV without a control), equivalence is not what was asked for, and there is no verdict.
 #[must_use]
-pub fn exit_code_of_run(verdict: Verdict, routes_not_run: usize) -> u8 {
-    if verdict == Verdict::Equivalent && routes_not_run > 0 { ERROR } else { exit_code(verdict) }
+pub fn exit_code_of_run(verdict: Verdict, not_done: usize) -> u8 {
+    if verdict == Verdict::Equivalent && not_done > 0 { ERROR } else { exit_code(verdict) }
 }
 
 /// The status that tells a verdict.

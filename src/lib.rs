@@ -14,6 +14,7 @@ pub mod event;
 pub mod exit_code;
 pub mod fault;
 pub mod fetch;
+pub mod foreign;
 pub mod lock;
 pub mod options;
 pub mod pipeline;

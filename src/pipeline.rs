@@ -1,4 +1,5 @@
-//! The whole flow: extract → prompts → baseline → control → cached → compare → conclude, and planted faults if asked for.
+//! The whole flow: extract → prompts → baseline → control → cached → compare → conclude; planted faults and foreign KV if
+//! asked for.
 //!
 //! Data moves forward; every line below takes finished artifacts and returns one. Main function: [`run`].
 
@@ -9,9 +10,11 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use crate::assets::Model;
 use crate::comparison::{Comparison, Conclusion, Location, Verdict, conclude};
 use crate::fault::FaultFindings;
+use crate::foreign::ForeignFindings;
 use crate::stage::{
-    Arms, Bench, Mode, Planting, StageError, Undamaged, Watched, admit_options, admit_prompts, baseline,
-    cached, compare, control, extract, faults, locate, prompts, read_comparison, read_faults,
+    Arms, Bench, ForeignReading, Mode, Planting, StageError, Undamaged, Watched, admit_options,
+    admit_prompts, baseline, cached, compare, control, extract, faults, foreign, locate, prompts,
+    read_comparison, read_faults, read_foreign,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
@@ -43,6 +46,17 @@ pub struct Planted {
     pub artifact: Artifact,
     /// What the ladder said of each fault.
     pub findings: FaultFindings,
+}
+
+/// What LMCache served of one model's KV to readers of another identity.
+#[derive(Debug)]
+pub struct Foreign {
+    /// The model.
+    pub model: Model,
+    /// Of the foreign stage.
+    pub artifact: Artifact,
+    /// What each reader got.
+    pub findings: ForeignFindings,
 }
 
 /// A model on a route that cannot run on this machine.
@@ -80,6 +94,8 @@ pub struct Findings {
     pub conclusion: Conclusion,
     /// Each model with planted faults, if they were asked for.
     pub planted: Vec<Planted>,
+    /// Each model with foreign KV, if that was asked for. The verdict does not depend on it.
+    pub foreign: Vec<Foreign>,
     /// The verdict on all: the conclusion's, unless planted faults say that it cannot be relied on.
     pub verdict: Verdict,
 }
@@ -102,11 +118,13 @@ async fn run_part(bench: &Bench, part: Part<'_>) -> Result<Findings, StageError>
     let of_models =
         stream::iter(models).map(|(model, prompts)| run_model(bench, part, &questions, model, prompts));
     let of_models: Vec<OfModel> = of_models.buffered(models_at_a_time(bench)).try_collect().await?;
-    let (mut compared, mut not_run, mut planted) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut compared, mut not_run) = (Vec::new(), Vec::new());
+    let (mut planted, mut foreign) = (Vec::new(), Vec::new());
     for of_model in of_models {
         compared.extend(of_model.compared);
         not_run.extend(of_model.not_run);
         planted.extend(of_model.planted);
+        foreign.extend(of_model.foreign);
     }
     if compared.is_empty()
         && let Some(first) = not_run.pop()
@@ -116,7 +134,7 @@ async fn run_part(bench: &Bench, part: Part<'_>) -> Result<Findings, StageError>
     let conclusion = conclude(compared.iter().map(|compared| &compared.comparison));
     let doubts = planted.iter().filter_map(|planted| planted.findings.doubt());
     let verdict = doubts.map(|doubt| doubt.verdict).fold(conclusion.overall, Verdict::min);
-    Ok(Findings { compared, not_run, conclusion, planted, verdict })
+    Ok(Findings { compared, not_run, conclusion, planted, foreign, verdict })
 }
 
 /// What a run shows of one model.
@@ -125,6 +143,7 @@ struct OfModel {
     compared: Vec<Compared>,
     not_run: Vec<NotRun>,
     planted: Vec<Planted>,
+    foreign: Option<Foreign>,
 }
 
 /// A model has up to two engines at a time.
@@ -174,6 +193,14 @@ async fn run_model(
             let findings = read_faults(&artifact)?;
             of_model.planted.push(Planted { findings, model: model.clone(), route, artifact });
         }
+    }
+    if bench.foreign == ForeignReading::Asked {
+        let artifact = foreign(bench, &model, &prompts).await?;
+        let findings = read_foreign(&artifact)?;
+        for finding in findings.findings() {
+            bench.events.warn(format!("finding about LMCache, {}: {finding}", model.name()));
+        }
+        of_model.foreign = Some(Foreign { model: model.clone(), artifact, findings });
     }
     Ok(of_model)
 }
@@ -255,6 +282,7 @@ async fn run_stage_of(
                         .push((format!("{name} {route}"), faults(bench, &model, undamaged, route).await?));
                 }
             }
+            StageName::Foreign => artifacts.push((name, foreign(bench, &model, &prompts).await?)),
             StageName::Extract | StageName::Compare => {}
         }
     }
@@ -272,7 +300,12 @@ pub async fn wanted_keys(mut bench: Bench) -> Result<Vec<(String, StageKey)>, St
     for model in bench.suite.models.chunks(1) {
         for route in bench.suite.routes.chunks(1) {
             for stage in StageName::ALL {
-                if stage == StageName::Faults && bench.planting == Planting::NotAsked {
+                let asked = match stage {
+                    StageName::Faults => bench.planting == Planting::Asked,
+                    StageName::Foreign => bench.foreign == ForeignReading::Asked,
+                    _ => true,
+                };
+                if !asked {
                     continue;
                 }
                 match run_stage_of(&bench, Part { models: model, routes: route }, stage).await {

@@ -24,11 +24,13 @@ pub enum StageName {
     Compare,
     /// What the comparison says of planted faults.
     Faults,
+    /// What LMCache serves of KV of another identity.
+    Foreign,
 }
 
 impl StageName {
     /// All stages, in the order in which they run.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Extract,
         Self::Prompts,
         Self::Baseline,
@@ -36,6 +38,7 @@ impl StageName {
         Self::Cached,
         Self::Compare,
         Self::Faults,
+        Self::Foreign,
     ];
 
     /// The name on the command line, in keys and in folders.
@@ -49,6 +52,7 @@ impl StageName {
             Self::Cached => "cached",
             Self::Compare => "compare",
             Self::Faults => "faults",
+            Self::Foreign => "foreign",
         }
     }
 }
@@ -61,7 +65,7 @@ impl fmt::Display for StageName {
 
 /// A text that names no stage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a stage (extract, prompts, baseline, control, cached, compare or faults)")]
+#[error("{0:?} is not a stage (extract, prompts, baseline, control, cached, compare, faults or foreign)")]
 pub struct NotAStage(pub String);
 
 impl FromStr for StageName {

@@ -79,7 +79,7 @@ pub(super) enum Command {
     Report(ReportArguments),
     /// Run a suite up to one stage, and put that stage's artifacts under --out
     Stage {
-        /// extract, prompts, baseline, control, cached, compare or faults
+        /// extract, prompts, baseline, control, cached, compare, faults or foreign
         name: StageName,
         #[command(flatten)]
         arguments: RunArguments,
@@ -229,6 +229,10 @@ pub(super) struct RunArguments {
     /// With --faults: how many times bytes are written again unchanged. Left out: the suite's number
     #[arg(long, value_name = "N", requires = "faults")]
     pub(super) identity: Option<u32>,
+    /// Ask LMCache for KV that was stored under another salt, chunk size, data type or other weights: it must serve none of
+    /// it, and what it serves is reported as a finding about LMCache, without a change of the verdict
+    #[arg(long)]
+    pub(super) foreign: bool,
     /// Print the report as JSON instead of the summary
     #[arg(long)]
     pub(super) json: bool,

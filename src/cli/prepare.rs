@@ -14,7 +14,7 @@ use crate::engine::{Device, DeviceKind, RedisAddress, RedisUrlError};
 use crate::event::{Event, Events};
 use crate::fetch::Needs;
 use crate::progress::{Progress, Verbosity};
-use crate::stage::{Bench, EarlyStopping, Locating, Mode, Planting};
+use crate::stage::{Bench, EarlyStopping, ForeignReading, Locating, Mode, Planting};
 use crate::store::{Durability, Store};
 use crate::suite::Suite;
 
@@ -105,6 +105,7 @@ pub(super) async fn prepare_with(
         excerpt: None,
         early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
         planting: if arguments.faults { Planting::Asked } else { Planting::NotAsked },
+        foreign: if arguments.foreign { ForeignReading::Asked } else { ForeignReading::NotAsked },
         locating: Locating::Asked,
         engines_at_a_time,
         mode: Mode::Run { force: arguments.force },

@@ -21,7 +21,7 @@ use crate::fetch::Needs;
 use crate::pipeline::run;
 use crate::progress::{Progress, Verbosity};
 use crate::report::{Finding, Report, SCHEMA, differing_questions};
-use crate::stage::{Bench, EarlyStopping, ExcerptQuestion, Locating, Mode, Planting};
+use crate::stage::{Bench, EarlyStopping, ExcerptQuestion, ForeignReading, Locating, Mode, Planting};
 use crate::store::{Durability, Store};
 
 const NOT_REPRODUCED: u8 = 1;
@@ -136,6 +136,7 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
         excerpt: None,
         early_stopping: EarlyStopping::Allowed,
         planting: Planting::NotAsked,
+        foreign: ForeignReading::NotAsked,
         locating: Locating::NotAsked,
         engines_at_a_time: 1,
         mode: Mode::Run { force: None },

@@ -18,8 +18,8 @@ use crate::engine::environment::BuildError;
 use crate::exit_code::exit_code_of_run;
 use crate::pipeline::{Findings, run, run_stage};
 use crate::report::{
-    Finding, NotRun, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults, to_html,
-    to_junit, to_markdown,
+    Finding, ForeignKv, NotRun, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults,
+    to_html, to_junit, to_markdown,
 };
 use crate::stage::{Bench, Locating, StageError, read_dataset, read_ready};
 use crate::stage_name::StageName;
@@ -132,7 +132,7 @@ pub(super) async fn export_stage(stage: StageName, arguments: &RunArguments) -> 
 }
 
 fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
-    let Findings { compared, not_run, conclusion, planted, verdict } = outcome;
+    let Findings { compared, not_run, conclusion, planted, foreign, verdict } = outcome;
     let not_run: Vec<NotRun> = not_run
         .into_iter()
         .map(|not_run| NotRun {
@@ -153,6 +153,16 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
             log: planted.artifact.note_path(""),
         })
         .collect();
+    let foreign_kv: Vec<ForeignKv> = foreign
+        .into_iter()
+        .map(|foreign| ForeignKv {
+            model: foreign.model.name().to_owned(),
+            findings: foreign.findings,
+            artifact: foreign.artifact.output_digest(),
+            log: foreign.artifact.note_path(""),
+        })
+        .collect();
+    let void = foreign_kv.iter().filter(|foreign| !foreign.findings.control_holds()).count();
     let mut findings = Vec::new();
     for (compared, judgement) in compared.into_iter().zip(conclusion.judgements) {
         let artifact =
@@ -190,12 +200,13 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         verdict,
-        exit_code: exit_code_of_run(verdict, not_run.len()),
+        exit_code: exit_code_of_run(verdict, not_run.len() + void),
         suite: bench.suite.clone(),
         device: bench.device.clone(),
         environment: bench.environment.identity().clone(),
         findings,
         not_run,
         planted_faults,
+        foreign_kv,
     })
 }

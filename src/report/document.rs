@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use crate::engine::environment::EnvironmentIdentity;
 use crate::engine::{Device, KvShape, Ready};
 use crate::fault::FaultFindings;
+use crate::foreign::ForeignFindings;
 use crate::stage_name::StageName;
 use crate::suite::{Route, Suite};
 
@@ -44,6 +45,24 @@ pub struct Report {
     pub not_run: Vec<NotRun>,
     /// Each model with planted faults; empty if they were not asked for.
     pub planted_faults: Vec<PlantedFaults>,
+    /// Each model with what LMCache served of its KV to readers of another identity; empty if that was not asked for.
+    #[serde(default)]
+    pub foreign_kv: Vec<ForeignKv>,
+}
+
+/// What LMCache served of one model's KV to readers of another identity, on the route `mp+fs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignKv {
+    /// The model's name.
+    pub model: String,
+    /// What each reader got.
+    pub findings: ForeignFindings,
+    /// Output digest of the foreign stage.
+    pub artifact: Digest,
+    /// Where vLLM's and LMCache's output is, on the machine that ran them.
+    #[schemars(with = "String")]
+    pub log: Utf8PathBuf,
 }
 
 /// A model on a route that cannot run on this machine.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Finding, NotRun, PlantedFaults, Report, SCHEMA};
+use super::{Finding, ForeignKv, NotRun, PlantedFaults, Report, SCHEMA};
 use crate::comparison::scene::{Scene, say, scatter};
 use crate::comparison::{
     ArmName, Criteria, EarlyStop, Evidence, Location, Place as ChunkPlace, Rung, Verdict, compare, conclude,
@@ -11,8 +11,9 @@ use crate::dataset::{Choice, Question};
 use crate::digest::digest_bytes;
 use crate::engine::environment::{EnvironmentIdentity, Package};
 use crate::engine::{Device, KvShape, Ready};
-use crate::exit_code::{ERROR, exit_code};
+use crate::exit_code::{ERROR, exit_code, exit_code_of_run};
 use crate::fault::{Fate, FaultFindings, Group, Layers, Layout, Place, Tier, Trial};
+use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
 use crate::stage_name::StageName;
 use crate::suite::{Dtype, Route, Suite};
 
@@ -39,6 +40,8 @@ pub(super) fn every_kind() -> Vec<(&'static str, Report)> {
         ("faults all seen", with_faults(&[Fate::Killed, Fate::Neutral, Fate::Harmless, Fate::Harmless])),
         ("insensitive", with_faults(&[Fate::Killed, Fate::Survived, Fate::NotRead, Fate::FalseAlarm])),
         ("route not run", with_a_route_not_run()),
+        ("foreign KV served", with_foreign_kv(3072)),
+        ("foreign KV without control", with_foreign_kv(2816)),
         ("nothing compared", report(vec![])),
     ]
 }
@@ -53,6 +56,40 @@ fn with_a_route_not_run() -> Report {
         next_step: "install Debian's package `redis-server`".to_owned(),
     });
     report.exit_code = ERROR;
+    report
+}
+
+/// One reader was served foreign KV, and one failed; the control was served so many of 3072 tokens.
+fn with_foreign_kv(control: u64) -> Report {
+    let answered = |differs_in, served_tokens, largest_difference| Reading {
+        differs_in,
+        expected_tokens: 3072,
+        outcome: ReadingOutcome::Answered {
+            served_tokens,
+            second_tier_tokens: served_tokens,
+            largest_difference: Some(largest_difference),
+        },
+    };
+    let failed = Reading {
+        differs_in: Difference::DataType { dtype: Dtype::Float32 },
+        expected_tokens: 3072,
+        outcome: ReadingOutcome::Failed { message: NASTY.to_owned() },
+    };
+    let readings = vec![
+        answered(Difference::Nothing, control, 1e-6),
+        answered(Difference::Salt, 0, 0.0),
+        failed,
+        answered(Difference::Weights, 3072, 0.25),
+    ];
+    let mut report = report(vec![("canary-dense", Route::Mp, equivalent())]);
+    report.suite.lmcache.options.save_decode_cache = true;
+    report.exit_code = exit_code_of_run(report.verdict, usize::from(control != 3072));
+    report.foreign_kv.push(ForeignKv {
+        model: "canary-dense".to_owned(),
+        findings: ForeignFindings { prompts: 4, readings },
+        artifact: digest_bytes(b"foreign"),
+        log: "/cache/store-1/entries/foreign/0/notes/".into(),
+    });
     report
 }
 
@@ -201,6 +238,7 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
         findings,
         not_run: Vec::new(),
         planted_faults: Vec::new(),
+        foreign_kv: Vec::new(),
     }
 }
 

@@ -1,16 +1,18 @@
 //! The report as JUnit XML: one suite a model and route, in it one case a rung, and one suite for each model's planted
-//! faults. Main function: [`to_junit`].
+//! faults and foreign KV. Main function: [`to_junit`].
 //!
-//! Exactly the cases that keep the run from *equivalent* are failures or errors: the rung that decided, and plantings
-//! that make the run insensitive. Whatever else a rung saw is in its properties.
+//! Exactly the cases that keep the run from *equivalent* are failures or errors: the rung that decided, plantings
+//! that make the run insensitive, and readers of foreign KV that prove nothing. Whatever else a rung saw is in its properties.
 
 use quick_junit::{NonSuccessKind, Property, TestCase, TestCaseStatus, TestSuite};
 
+use super::foreign::foreign_rows;
 use super::ladder::{RungState, rungs};
 use super::words::{flip_kind, flip_letters, one_line, rung, short_rung};
-use super::{Finding, NotRun, PlantedFaults, Report};
+use super::{Finding, ForeignKv, NotRun, PlantedFaults, Report};
 use crate::comparison::{Rung, Verdict};
 use crate::fault::Fate;
+use crate::foreign::Meaning;
 
 /// How many flips a case names.
 const NAMED_FLIPS: usize = 50;
@@ -22,6 +24,7 @@ pub fn to_junit(report: &Report) -> String {
     junit.add_test_suites(report.findings.iter().map(|finding| finding_suite(report, finding)));
     junit.add_test_suites(report.not_run.iter().map(not_run_suite));
     junit.add_test_suites(report.planted_faults.iter().map(faults_suite));
+    junit.add_test_suites(report.foreign_kv.iter().map(foreign_suite));
     junit.to_string().expect("a report has no form that XML lacks")
 }
 
@@ -48,6 +51,10 @@ fn finding_suite(report: &Report, finding: &Finding) -> TestSuite {
     suite.add_property(Property::new("device", report.device.to_string()));
     suite.add_property(Property::new("model_digest", finding.model_digest.to_string()));
     suite.add_property(Property::new("verdict", finding.judgement.verdict.to_string()));
+    let options = report.suite.lmcache.options.words();
+    if !options.is_empty() {
+        suite.add_property(Property::new("stored_with", options));
+    }
     for (rung, state, numbers) in rungs(finding) {
         suite.add_test_case(rung_case(&name, finding, rung, state, &numbers));
     }
@@ -203,6 +210,42 @@ fn faults_suite(planted: &PlantedFaults) -> TestSuite {
         suite.add_test_case(case);
     }
     suite
+}
+
+/// A case a reader. A finding about LMCache is skipped with a message: it is to be seen, and fails nothing here.
+fn foreign_suite(foreign: &ForeignKv) -> TestSuite {
+    let name = format!("{}, KV of another identity over mp+fs", foreign.model);
+    let mut suite = TestSuite::new(name.clone());
+    suite
+        .add_property(Property::new("findings_about_lmcache", foreign.findings.findings().len().to_string()));
+    let mut findings = foreign.findings.findings().into_iter();
+    for row in foreign_rows(&foreign.findings) {
+        let status = match row.kind {
+            Meaning::ControlHolds | Meaning::Miss => TestCaseStatus::success(),
+            Meaning::ControlFails => {
+                let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+                status.set_type("proves nothing").set_message(&*row.meaning);
+                status
+            }
+            Meaning::Finding => skipped(&findings.next().unwrap_or_default()),
+            Meaning::NothingProven | Meaning::Failed => skipped(&row.meaning),
+        };
+        let mut case = TestCase::new(format!("differs in {}", row.differs_in), status);
+        case.set_classname(&*name);
+        case.add_properties([
+            Property::new("tokens_served", row.served),
+            Property::new("tokens_expected", row.expected.to_string()),
+            Property::new("largest_difference_nats", row.movement),
+        ]);
+        suite.add_test_case(case);
+    }
+    suite
+}
+
+fn skipped(message: &str) -> TestCaseStatus {
+    let mut status = TestCaseStatus::skipped();
+    status.set_message(message);
+    status
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use super::foreign::{ForeignRow, foreign_rows, foreign_words};
 use super::ladder::rungs;
 use super::words::{
     counted, ending, flip_kind, flip_letters, nats, one_line, percent, points, rung, short_rung,
 };
-use super::{Finding, NotRun, PlantedFaults, Report};
+use super::{Finding, ForeignKv, NotRun, PlantedFaults, Report};
 use crate::comparison::Verdict;
 
 /// The most bytes that GitHub takes for a step's summary and Buildkite for an annotation, less some to spare.
@@ -43,6 +44,9 @@ pub fn to_markdown(report: &Report, limit: usize) -> String {
     }
     for planted in &report.planted_faults {
         page.add("table of planted faults", &faults(planted));
+    }
+    for foreign in &report.foreign_kv {
+        page.add("table of foreign KV", &foreign_table(foreign));
     }
     for finding in report.findings.iter().filter(|finding| !finding.flipped_questions.is_empty()) {
         add_flips(&mut page, finding);
@@ -107,8 +111,10 @@ impl Page {
 fn heading(report: &Report) -> String {
     let environment = &report.environment;
     let version = |version: Option<&str>| escape(version.unwrap_or("unknown"));
+    let options = report.suite.lmcache.options.words();
+    let options = if options.is_empty() { options } else { format!(" Stored with {}.", escape(&options)) };
     format!(
-        "## {} kv-correctness: {} (exit code {})\n\nSuite `{}` on {}; vLLM {}, LMCache {}.\n\n",
+        "## {} kv-correctness: {} (exit code {})\n\nSuite `{}` on {}; vLLM {}, LMCache {}.{options}\n\n",
         symbol(report.verdict),
         report.verdict,
         report.exit_code,
@@ -187,6 +193,26 @@ fn faults(planted: &PlantedFaults) -> String {
     }
     if missed.len() > SHOWN_SURVIVORS {
         writeln!(text, "- and {} more", missed.len() - SHOWN_SURVIVORS).expect("a string can be written to");
+    }
+    text + "\n"
+}
+
+fn foreign_table(foreign: &ForeignKv) -> String {
+    let mut text = format!(
+        "**{}, KV of another identity over mp+fs: {}**\n\n",
+        escape(&foreign.model),
+        foreign_words(&foreign.findings)
+    );
+    for finding in foreign.findings.findings() {
+        writeln!(text, "> ⚠️ Finding about LMCache: {}\n", escape(&finding))
+            .expect("a string can be written to");
+    }
+    text += "| the reader differs in | tokens served | which means | largest movement, nats |\n|---|--:|---|--:|\n";
+    for row in foreign_rows(&foreign.findings) {
+        let ForeignRow { differs_in, served, expected, movement, meaning, .. } = row;
+        let (differs_in, meaning) = (escape(&differs_in), escape(&meaning));
+        writeln!(text, "| {differs_in} | {served} of {expected} | {meaning} | {movement} |")
+            .expect("a string can be written to");
     }
     text + "\n"
 }

@@ -2,10 +2,11 @@
 
 use std::fmt::{self, Write};
 
+use super::foreign::{ForeignRow, foreign_rows, foreign_words};
 use super::ladder::numbers;
 use super::matrix::write_matrix;
 use super::words::{ending, flip_kind, flip_letters, rung};
-use super::{Finding, PlantedFaults, Report};
+use super::{Finding, ForeignKv, PlantedFaults, Report};
 use crate::comparison::{Comparison, Flip, Rung, TierAgreement};
 use crate::dataset::Question;
 use crate::engine::environment::Package;
@@ -40,6 +41,10 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
         writeln!(text)?;
         write_faults(text, planted)?;
     }
+    for foreign in &report.foreign_kv {
+        writeln!(text)?;
+        write_foreign(text, foreign)?;
+    }
     write_matrix(text, report)?;
     writeln!(text)?;
     let missing = match report.not_run.len() {
@@ -49,7 +54,12 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
             report.findings.len() + missing
         ),
     };
-    writeln!(text, "verdict: {}{missing} (exit code {})", report.verdict, report.exit_code)
+    let void = if report.foreign_kv.iter().all(|foreign| foreign.findings.control_holds()) {
+        ""
+    } else {
+        "; what was read of foreign KV proves nothing"
+    };
+    writeln!(text, "verdict: {}{missing}{void} (exit code {})", report.verdict, report.exit_code)
 }
 
 fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
@@ -195,6 +205,28 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
         line(text, "next", &doubt.next_step)?;
     }
     line(text, "logs", planted.log.as_str())
+}
+
+fn write_foreign(text: &mut String, foreign: &ForeignKv) -> fmt::Result {
+    writeln!(
+        text,
+        "{}, KV of another identity over mp+fs: {}",
+        foreign.model,
+        foreign_words(&foreign.findings)
+    )?;
+    let rows = foreign_rows(&foreign.findings);
+    let width = rows.iter().map(|row| row.differs_in.len()).max().unwrap_or(0);
+    for ForeignRow { differs_in, served, expected, meaning, .. } in &rows {
+        line(
+            text,
+            if *differs_in == rows[0].differs_in { "differs in" } else { "" },
+            &format!("{differs_in:width$}  {served} of {expected} tokens: {meaning}"),
+        )?;
+    }
+    for finding in foreign.findings.findings() {
+        line(text, "finding", &finding)?;
+    }
+    line(text, "logs", foreign.log.as_str())
 }
 
 fn line(text: &mut String, name: &str, value: &str) -> fmt::Result {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::engine_run::{ArmKey, EngineRun, take_prompts};
+use super::engine_run::{ArmKey, EngineRun, EngineSetup, take_prompts};
 use super::prompts::read_prompts;
 use super::watch::shuffle;
 use super::{Bench, StageError};
@@ -46,7 +46,7 @@ pub async fn baseline(bench: &Bench, model: &Model, prompts: &Artifact) -> Resul
                 label: model.name().to_owned(),
                 words: what_it_can_show(bench, &plan),
             });
-            let mut worker = run.start(draft, "baseline", None, None, Vec::new()).await?;
+            let mut worker = run.start(draft, EngineSetup::alone("baseline")).await?;
             let mut pass = run.pass(draft, "baseline", BASELINE, plan.expectations.len())?;
             let mut prompts = read_prompts(prompts)?;
             for round in &plan.rounds {
@@ -86,7 +86,8 @@ pub async fn control(bench: &Bench, model: &Model, prompts: &Artifact) -> Result
         .make(&key, model.name(), async |draft| {
             let plan = run.plan()?;
             let total = plan.expectations.len();
-            let mut worker = run.start(draft, "control", None, Some(chunk_tokens), Vec::new()).await?;
+            let setup = EngineSetup { hit_multiple: Some(chunk_tokens), ..EngineSetup::alone("control") };
+            let mut worker = run.start(draft, setup).await?;
             let mut repeat = run.pass(draft, "repeat", REPEAT, total)?;
             let mut control = run.pass(draft, "control", CONTROL, total)?;
             let mut prompts = read_prompts(prompts)?;

@@ -139,7 +139,9 @@ impl Backing {
             first.require_alive().await?;
         }
         match self {
-            Self::Redis(redis) => Ok(redis.require_alive(&draft.note_path("lmcache-server-load.log")).await?),
+            Self::Redis(redis) => {
+                Ok(redis.require_alive(&draft.note_path("lmcache-server-load.log")).await?)
+            }
             Self::Disk(_) | Self::Peers { .. } => Ok(()),
         }
     }
@@ -190,7 +192,7 @@ pub(super) fn server_settings(run: &EngineRun<'_>, draft: &Draft, log: &str) -> 
 }
 
 /// What the server's second tier is told of the suite's serde.
-fn serde_settings(run: &EngineRun<'_>) -> Result<Option<Value>, StageError> {
+pub(super) fn serde_settings(run: &EngineRun<'_>) -> Result<Option<Value>, StageError> {
     let Some(serde) = run.bench.suite.lmcache.options.serde else { return Ok(None) };
     let mut settings = json!({ "type": serde.name() });
     if serde == Serde::Aesgcm {
@@ -219,7 +221,7 @@ pub(super) async fn launch_server(
 }
 
 /// An empty folder that is removed with its value, on a disk with room for the bytes.
-fn make_folder(draft: &Draft, bytes: u64) -> Result<tempfile::TempDir, StageError> {
+pub(super) fn make_folder(draft: &Draft, bytes: u64) -> Result<tempfile::TempDir, StageError> {
     let notes = draft.note_path("");
     let failed = |source| StageError::Write { path: notes.clone(), source };
     let disk = rustix::fs::statvfs(notes.as_std_path()).map_err(|error| failed(error.into()))?;
@@ -305,6 +307,6 @@ fn random_name() -> String {
     bytes.short()
 }
 
-fn utf8(folder: &tempfile::TempDir) -> Utf8PathBuf {
+pub(super) fn utf8(folder: &tempfile::TempDir) -> Utf8PathBuf {
     Utf8PathBuf::try_from(folder.path().to_owned()).expect("its parent is UTF-8")
 }

@@ -40,6 +40,8 @@ pub struct Bench {
     pub early_stopping: EarlyStopping,
     /// Whether faults are planted once the comparison is done.
     pub planting: Planting,
+    /// Whether LMCache is asked for KV of another identity.
+    pub foreign: ForeignReading,
     /// Whether the chunk that is served wrong is looked for after a mismatch.
     pub locating: Locating,
     /// Engines that may run beside each other. It is in no key: what one computes does not depend on others.
@@ -66,6 +68,15 @@ pub enum Planting {
     /// All that apply, on every model.
     Asked,
     /// None.
+    NotAsked,
+}
+
+/// Whether LMCache is asked for KV that was stored under another identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForeignReading {
+    /// By every kind of reader, of every model.
+    Asked,
+    /// By none.
     NotAsked,
 }
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::backing::{Backing, Side, added_packages, launch_server, server_settings};
-use super::engine_run::{ArmKey, EngineRun, Pass, take_prompts};
+use super::engine_run::{ArmKey, EngineRun, EngineSetup, Pass, take_prompts};
 use super::lines::{read_json, write_json};
 use super::prompts::read_prompts;
 use super::route_error::RouteError;
 use super::watch::{EarlyStopping, Watch, shuffle};
-use super::{Bench, Mode, Planting, StageError};
+use super::{Bench, ForeignReading, Mode, Planting, StageError};
 use crate::assets::Model;
 use crate::comparison::EarlyStop;
 use crate::dataset::Prompt;
@@ -116,11 +116,15 @@ pub async fn cached(
     bench.make(&key, &label, async |draft| fill(&run, draft, route, watched).await).await
 }
 
-/// Refuses options that none of the suite's routes offers, and faults where bytes would not be where they are planted.
+/// Refuses options that none of the suite's routes offers, or not the one that foreign KV is read on, and faults where bytes
+/// would not be where they are planted.
 ///
 /// # Errors
 /// When nothing that was asked for could be done with the options.
 pub fn admit_options(bench: &Bench) -> Result<(), StageError> {
+    if bench.foreign == ForeignReading::Asked {
+        require_options(bench, Route::MpFs)?;
+    }
     if bench.planting == Planting::Asked && bench.suite.lmcache.options.serde.is_some() {
         return Err(RouteError::FaultsBehindSerde.into());
     }
@@ -186,7 +190,8 @@ async fn in_one_engine(
         let connector = with_options(server.connector(None), run);
         (Some(server), connector, Vec::new())
     };
-    let mut worker = run.start(draft, &format!("{route} cached"), Some(connector), None, variables).await?;
+    let setup = EngineSetup { variables, ..EngineSetup::connected(&format!("{route} cached"), connector) };
+    let mut worker = run.start(draft, setup).await?;
     let mut prompts = read_prompts(run.prompts)?;
     let mut passes = Passes::none(server.is_some());
     for round in &plan.rounds {
@@ -226,7 +231,7 @@ async fn through_backing(
     let mut passes = Passes::none(true);
     let first = backing.start_server(run, draft, Side::Store).await?;
     let connector = with_options(first.connector(backing.salt()), run);
-    let mut worker = run.start(draft, &format!("{route} storing"), Some(connector), None, Vec::new()).await?;
+    let mut worker = run.start(draft, EngineSetup::connected(&format!("{route} storing"), connector)).await?;
     let mut prompts = read_prompts(run.prompts)?;
     for round in &plan.rounds {
         let prompts = take_prompts(&mut prompts, round.prompts)?;
@@ -243,7 +248,7 @@ async fn through_backing(
 
     let second = backing.start_server(run, draft, Side::Load).await?;
     let connector = with_options(second.connector(backing.salt()), run);
-    let mut worker = run.start(draft, &format!("{route} loading"), Some(connector), None, Vec::new()).await?;
+    let mut worker = run.start(draft, EngineSetup::connected(&format!("{route} loading"), connector)).await?;
     let mut prompts = read_prompts(run.prompts)?;
     for round in &plan.rounds {
         let prompts = take_prompts(&mut prompts, round.prompts)?;
@@ -328,7 +333,7 @@ impl Passes {
 }
 
 /// Waits for a round's chunks, which go on arriving after the last answer.
-async fn settle(
+pub(super) async fn settle(
     run: &EngineRun<'_>,
     server: &LmcacheServer,
     before: ServerCounters,
@@ -347,7 +352,7 @@ async fn read_counters(server: Option<&LmcacheServer>) -> Result<ServerCounters,
 }
 
 /// The connector with those of the suite's options that the engine's side of an LMCache server has.
-fn with_options(mut connector: Connector, run: &EngineRun<'_>) -> Connector {
+pub(super) fn with_options(mut connector: Connector, run: &EngineRun<'_>) -> Connector {
     if run.bench.suite.lmcache.options.save_decode_cache {
         connector.extra.insert("lmcache.mp.save_decode_cache".to_owned(), true.into());
     }

@@ -20,7 +20,7 @@ use crate::engine::{
 };
 use crate::event::Event;
 use crate::store::{Artifact, Draft};
-use crate::suite::EngineSettings;
+use crate::suite::{Dtype, EngineSettings};
 
 pub(super) const READY: &str = "engine.json";
 const GIB: u64 = 1 << 30;
@@ -42,6 +42,33 @@ pub(super) struct EngineRun<'a> {
     pub(super) bench: &'a Bench,
     pub(super) model: &'a Model,
     pub(super) prompts: &'a Artifact,
+}
+
+/// How one engine differs from the others of a run.
+#[derive(Default)]
+pub(super) struct EngineSetup {
+    /// For messages: `baseline`.
+    pub(super) arm: String,
+    /// LMCache's, if it is there.
+    pub(super) connector: Option<Connector>,
+    /// What hits in vLLM's own prefix cache are rounded down to a multiple of.
+    pub(super) hit_multiple: Option<u32>,
+    /// Variables besides those that all have.
+    pub(super) variables: Vec<(String, String)>,
+    /// Another data type than the suite's.
+    pub(super) dtype: Option<Dtype>,
+}
+
+impl EngineSetup {
+    /// An engine without LMCache.
+    pub(super) fn alone(arm: &str) -> Self {
+        Self { arm: arm.to_owned(), ..Self::default() }
+    }
+
+    /// An engine with LMCache.
+    pub(super) fn connected(arm: &str, connector: Connector) -> Self {
+        Self { connector: Some(connector), ..Self::alone(arm) }
+    }
 }
 
 /// An arm's identity: an environment with or without LMCache.
@@ -179,15 +206,9 @@ impl<'a> EngineRun<'a> {
     }
 
     /// Starts this arm's engine. The first start of an environment compiles and can take minutes.
-    pub(super) async fn start(
-        &self,
-        draft: &Draft,
-        arm: &str,
-        connector: Option<Connector>,
-        hit_multiple: Option<u32>,
-        extra_variables: Vec<(String, String)>,
-    ) -> Result<Worker, StageError> {
+    pub(super) async fn start(&self, draft: &Draft, setup: EngineSetup) -> Result<Worker, StageError> {
         let (bench, suite) = (self.bench, &self.bench.suite);
+        let EngineSetup { arm, connector, hit_multiple, variables: extra_variables, dtype } = setup;
         let letters = load_tokenizer(self.model)?
             .letter_tokens()
             .map_err(|source| StageError::Tokenizer { model: self.model.name().to_owned(), source })?;
@@ -195,10 +216,12 @@ impl<'a> EngineRun<'a> {
             Some(_) => &bench.environment,
             None => bench.environment.of_baseline(),
         };
+        let mut arguments = self.llm_arguments();
+        arguments.extend(dtype.map(|dtype| ("dtype".to_owned(), dtype.name().into())));
         let start = Start {
             protocol: PROTOCOL,
             model: self.model.folder(&bench.cache)?.into_string(),
-            arguments: self.llm_arguments(),
+            arguments,
             connector,
             hit_multiple,
             letters,

@@ -14,7 +14,7 @@ use super::answer::{published_answers, read_answer};
 use super::arms::{BASELINE, CONTROL, REPEAT};
 use super::backing::{launch_server, provide_redis, server_settings};
 use super::compare::{batching, counters, expected, sharding};
-use super::engine_run::{ArmKey, EngineRun, READY};
+use super::engine_run::{ArmKey, EngineRun, EngineSetup, READY};
 use super::lines::{read_json, read_lines, write_json};
 use super::planting_ground::{Ground, choose_questions};
 use super::prompts::load_tokenizer;
@@ -151,7 +151,7 @@ async fn fill(
     settings.tiers = Tiers { second: Some(tier.settings()), serde: None, segment: segment.clone() };
     settings.variables.extend(secrets);
     let server = launch_server(bench, &settings, "lmcache server").await?;
-    let mut worker = run.start(draft, "faults", Some(server.connector(salt)), None, Vec::new()).await?;
+    let mut worker = run.start(draft, EngineSetup::connected("faults", server.connector(salt))).await?;
     let ready: Ready = read_json(&draft.path(READY))?;
     let (ranks, shape) = (run.parallelism(), run.model.kv_shape()?);
     let layout = Layout {

@@ -12,6 +12,7 @@
 //! | cached | model and route | `store.jsonl`, `load.jsonl`, `passes.json`, `engine.json` |
 //! | compare | model and route | `comparison.json` |
 //! | faults | model | `faults.json`, `engine.json` |
+//! | foreign | model | `foreign.json`, `engine.json` |
 
 mod answer;
 mod arms;
@@ -23,6 +24,7 @@ mod engine_run;
 mod error;
 mod extract;
 mod faults;
+mod foreign;
 mod lines;
 mod locate;
 mod planting_ground;
@@ -31,13 +33,14 @@ mod route_error;
 mod watch;
 
 pub use arms::{baseline, control};
-pub use bench::{Bench, Excerpt, ExcerptQuestion, Locating, Mode, Planting};
+pub use bench::{Bench, Excerpt, ExcerptQuestion, ForeignReading, Locating, Mode, Planting};
 pub use cached::{Passes, Watched, admit_options, cached};
 pub use compare::{Arms, compare, read_comparison};
 pub use engine_run::{llm_arguments, read_ready};
 pub use error::StageError;
 pub use extract::{extract, read_dataset};
 pub use faults::{Undamaged, faults, read_faults};
+pub use foreign::{foreign, read_foreign};
 pub use locate::locate;
 pub use prompts::{admit_prompts, prompts, read_prompts};
 pub use route_error::RouteError;

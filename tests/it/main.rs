@@ -6,6 +6,7 @@
 mod bisect;
 mod endings;
 mod faults;
+mod foreign;
 mod keys;
 mod lab;
 mod real;

@@ -9,7 +9,7 @@ use kv_correctness::comparison::{Rung, Service, Verdict};
 use kv_correctness::report::Report;
 
 /// Runs the embedded suite on one subject; the report, and standard error for messages.
-fn run(arguments: &str, code: i32) -> Report {
+pub(crate) fn run(arguments: &str, code: i32) -> Report {
     let out = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_kv-correctness"));
     command.args(["run", "--device", "cpu", "--subjects", "1", "--json", "--out"]).arg(out.path());

@@ -25,12 +25,12 @@ fn a_suite_that_does_not_exist_is_refused_with_the_names_of_those_that_do() {
 #[test]
 fn stages_and_routes_that_do_not_exist_are_refused_with_the_names_of_those_that_do() {
     insta::assert_snapshot!(refuse("stage basline"), @r#"
-    error: invalid value 'basline' for '<NAME>': "basline" is not a stage (extract, prompts, baseline, control, cached, compare or faults)
+    error: invalid value 'basline' for '<NAME>': "basline" is not a stage (extract, prompts, baseline, control, cached, compare, faults or foreign)
 
     For more information, try '--help'.
     "#);
     insta::assert_snapshot!(refuse("run --force basline"), @r#"
-    error: invalid value 'basline' for '--force <STAGE>': "basline" is not a stage (extract, prompts, baseline, control, cached, compare or faults)
+    error: invalid value 'basline' for '--force <STAGE>': "basline" is not a stage (extract, prompts, baseline, control, cached, compare, faults or foreign)
 
     For more information, try '--help'.
     "#);

@@ -166,7 +166,7 @@ fn a_cache_that_serves_too_little_is_not_exercised() {
     insta::assert_snapshot!(judge("lose@server", 4), @r"
     tiny (dense) over mp: NOT EXERCISED
       decided by   hits: what LMCache served against what it must serve
-      why          LMCache served 960 of 8287 tokens in the load pass; 24 of 24 requests got fewer than were stored for them (first: botany/test/1, 32 tokens instead of 336).
+      why          LMCache served 768 of 8287 tokens in the load pass; 24 of 24 requests got fewer than were stored for them (first: botany/test/1, 16 tokens instead of 336).
       next         Look for evictions, failed stores or failed loads in LMCache's log; give it more memory if it was full.
     verdict: not exercised (exit code 4)
     ");

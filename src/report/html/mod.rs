@@ -5,6 +5,7 @@
 
 mod faults;
 mod finding;
+mod foreign;
 mod forest;
 mod plot;
 
@@ -12,6 +13,7 @@ use askama::Template;
 
 use self::faults::FaultsView;
 use self::finding::FindingView;
+use self::foreign::ForeignView;
 use self::forest::Forest;
 use super::Report;
 use super::words::{counted, is_character, one_line, short_rung};
@@ -37,6 +39,7 @@ struct Page<'a> {
     forest: Forest,
     findings: Vec<FindingView<'a>>,
     faults: Vec<FaultsView<'a>>,
+    foreign: Vec<ForeignView<'a>>,
     provenance: Vec<(&'static str, String)>,
     settings: String,
 }
@@ -99,6 +102,7 @@ impl<'a> Page<'a> {
                 .map(|(place, finding)| FindingView::of(report, place, finding))
                 .collect(),
             faults: report.planted_faults.iter().map(FaultsView::of).collect(),
+            foreign: report.foreign_kv.iter().map(ForeignView::of).collect(),
             provenance: provenance(report),
             settings: serde_json::to_string_pretty(&report.suite).expect("a suite has a JSON form"),
         }
@@ -107,7 +111,10 @@ impl<'a> Page<'a> {
 
 /// The reason for the worst verdict, and what to do; what was not run is said with it.
 fn headline(report: &Report) -> (String, Option<String>) {
-    let (sentence, next) = worst(report);
+    let (mut sentence, next) = worst(report);
+    if !report.foreign_kv.iter().all(|foreign| foreign.findings.control_holds()) {
+        sentence.push_str(" But what was read of foreign KV proves nothing.");
+    }
     let Some(first) = report.not_run.first() else { return (sentence, next) };
     let missing = counted(report.not_run.len(), "combination");
     let not_run = format!("{missing} of model and route not run, first {} over {}", first.model, first.route);
@@ -177,6 +184,8 @@ fn matrix(report: &Report, routes: &[Route]) -> Vec<MatrixRow> {
 fn provenance(report: &Report) -> Vec<(&'static str, String)> {
     let environment = &report.environment;
     let version = |version: Option<&str>| version.unwrap_or("unknown").to_owned();
+    let options = report.suite.lmcache.options.words();
+    let stored = if options.is_empty() { "as LMCache does by default".to_owned() } else { options };
     vec![
         ("kv-correctness", format!("{}, report schema {}", report.version, report.schema)),
         ("Suite", format!("{}: {}", report.suite.name, report.suite.description)),
@@ -184,6 +193,7 @@ fn provenance(report: &Report) -> Vec<(&'static str, String)> {
         ("Device", report.device.to_string()),
         ("vLLM", version(environment.vllm_version())),
         ("LMCache", version(environment.version("lmcache"))),
+        ("KV is stored", stored),
         ("torch", version(environment.version("torch"))),
         ("Python", format!("{} on {}", environment.python, environment.platform)),
     ]

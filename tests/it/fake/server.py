@@ -1,7 +1,8 @@
 """A stand-in for `lmcache`: keeps names of chunks instead of KV, counts like the real one, fails on demand.
 
 The worker's connection speaks JSON lines: {"lookup": tokens, "ranks": n} and {"store": tokens, "ranks": n}, answered with
-a number of tokens; each rank has a shard of every chunk.
+a number of tokens; each rank has a shard of every chunk. {"identity": …} and {"salt": …} are told first: names hold the data type, the size
+of chunks and the salt, but not under the faults deaf-dtype, deaf-chunk and deaf-salt; and the weights only under wary.
 As `lmcache coordinator` it does no more than be there; peers find each other by files beside FAKE_LOG.
 FAKE_LOG and FAKE_FAULTS are as in the fake worker; the place of this program's faults is `server`.
 """
@@ -39,6 +40,7 @@ arriving = {}
 counts = dict.fromkeys(METRICS, 0)
 loads = 0
 salt = ""
+identity = ""
 serves = False  # whether the second tier had something from the start
 
 
@@ -69,7 +71,7 @@ def put_behind(name):
             with open(os.path.join(ADAPTER["base_path"], f"model@0@0@{name}.data"), "wb") as file:
                 file.write(b"kv")
         elif ADAPTER.get("type") == "resp":
-            redis("SET", f"model@0@0@{name}{salt}", b"kv")
+            redis("SET", f"model@0@0@{name}", b"kv")
         return True
     except OSError:
         return False
@@ -81,7 +83,7 @@ def is_behind(name):
         if ADAPTER.get("type") == "fs":
             return os.path.exists(os.path.join(ADAPTER["base_path"], f"model@0@0@{name}.data"))
         if ADAPTER.get("type") == "resp":
-            return redis("EXISTS", f"model@0@0@{name}{salt}") == b":1\r\n"
+            return redis("EXISTS", f"model@0@0@{name}") == b":1\r\n"
         return any(ask_peer(port, name) for port in peers())
     except (OSError, ValueError):
         return False
@@ -109,7 +111,9 @@ def note(text):
 def chunks(tokens):
     """Each whole chunk's name, which covers all tokens before it too."""
     ends = range(CHUNK, len(tokens) + 1, CHUNK)
-    return [hashlib.sha256(struct.pack(f"<{end}I", *tokens[:end])).hexdigest() for end in ends]
+    size = "" if "deaf-chunk" in FAULTS else f"{CHUNK} "
+    tag = f"{size}{identity}".encode()
+    return [hashlib.sha256(tag + struct.pack(f"<{end}I", *tokens[:end])).hexdigest() + salt for end in ends]
 
 
 def look_up(tokens, ranks):
@@ -149,7 +153,12 @@ def store(tokens, ranks):
 
 def set_salt(text):
     global salt
-    salt = "@" + text
+    salt = "" if "deaf-salt" in FAULTS else "@" + text
+
+
+def set_identity(of):
+    global identity
+    identity = ("" if "deaf-dtype" in FAULTS else of["dtype"]) + (of["weights"] if "wary" in FAULTS else "")
 
 
 def arrive():
@@ -187,6 +196,9 @@ class Worker(socketserver.StreamRequestHandler):
                     answer = look_up(request["lookup"], request["ranks"])
                 elif "salt" in request:
                     set_salt(request["salt"])
+                    answer = "null"
+                elif "identity" in request:
+                    set_identity(request["identity"])
                     answer = "null"
                 elif "serves" in request:
                     answer = json.dumps(serves)

@@ -109,6 +109,7 @@ class Engine:
                 self.server = Server(connector["extra"]["lmcache.mp.port"], ranks)
                 if connector["cache_salt"] is not None:
                     self.server.ask("salt", connector["cache_salt"])
+                self.server.ask("identity", {"dtype": start["arguments"]["dtype"], "weights": weights(start["model"])})
             else:
                 print("WARNING: no CPU connector, degraded mode (recompute)", file=sys.stderr, flush=True)
         with open(os.path.join(start["model"], "tokenizer.json"), encoding="utf-8") as file:
@@ -170,7 +171,8 @@ class Engine:
         if self.server is None:
             return 0
         # A real store pass over `mp` is served nothing of what prompts share, and one over other routes is.
-        hit = 0 if place == "store" and "shared@store" not in FAULTS else self.server.ask("lookup", tokens)
+        asks = read and (place != "store" or "shared@store" in FAULTS)
+        hit = self.server.ask("lookup", tokens) if asks else 0
         self.server.ask("store", tokens)
         return min(hit, len(tokens) - 1)
 
@@ -210,6 +212,15 @@ class Engine:
         return {"5": (choice + 1) % 4, "9": None}.get(row, choice)
 
 
+def weights(folder):
+    """A digest of a model's weights, if it has any."""
+    path = os.path.join(folder, "model.safetensors")
+    if not os.path.exists(path):
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
 def digest(tokens, cached=0, place=""):
     return hashlib.sha256(struct.pack(f"<{len(tokens) + 1}I", cached, *tokens) + place.encode()).digest()
 
@@ -228,6 +239,7 @@ def main():
         request = json.loads(line)
         if request["type"] == "start":
             strike("start")
+            strike(f"start-{request['arguments'].get('dtype')}")
             engine = Engine(request)
             note(f"start {engine.arm}")
             strike(f"start-{engine.arm}")
