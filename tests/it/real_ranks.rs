@@ -13,13 +13,13 @@ use kv_correctness::engine::{
 use kv_correctness::event::Events;
 use serde_json::{Value, json};
 
-pub(crate) const CHUNK_TOKENS: u32 = 256;
+const CHUNK_TOKENS: u32 = 256;
 const PROMPTS: u32 = 6;
 /// Two whole chunks and a rest.
 const PROMPT_TOKENS: u32 = 600;
 /// Tokens of all prompts' whole chunks.
-pub(crate) const WHOLE_TOKENS: u32 = PROMPTS * (PROMPT_TOKENS / CHUNK_TOKENS * CHUNK_TOKENS);
-pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
+const WHOLE_TOKENS: u32 = PROMPTS * (PROMPT_TOKENS / CHUNK_TOKENS * CHUNK_TOKENS);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// What one engine was served of what another had stored, and what that did to its answers.
 #[derive(Debug)]
@@ -34,29 +34,15 @@ struct Loaded {
     own: Vec<Observation>,
 }
 
-/// How an engine differs from the one that stored.
-pub(crate) struct Reader<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) dtype: &'a str,
-    pub(crate) ranks: u32,
-    pub(crate) salt: Option<&'a str>,
-}
-
-impl Reader<'_> {
-    fn of_ranks(name: &str, ranks: u32) -> Reader<'_> {
-        Reader { name, dtype: "bfloat16", ranks, salt: None }
-    }
-}
-
-pub(crate) struct Bench {
+struct Bench {
     folder: tempfile::TempDir,
     environment: Environment,
-    pub(crate) model: Utf8PathBuf,
+    model: Utf8PathBuf,
     cpu_arguments: Value,
 }
 
 impl Bench {
-    pub(crate) fn new(model: &str, cpu_arguments: Value) -> Self {
+    fn new(model: &str, cpu_arguments: Value) -> Self {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let cache = std::env::var("KV_CORRECTNESS_CACHE").map(Utf8PathBuf::from);
         let cache = cache.unwrap_or_else(|_| {
@@ -68,7 +54,7 @@ impl Bench {
         Self { folder, environment, model, cpu_arguments }
     }
 
-    pub(crate) fn path(&self, name: &str) -> Utf8PathBuf {
+    fn path(&self, name: &str) -> Utf8PathBuf {
         Utf8Path::from_path(self.folder.path()).unwrap().join(name)
     }
 
@@ -89,31 +75,31 @@ impl Bench {
         variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
     }
 
-    pub(crate) async fn server(&self, chunk_tokens: u32, tiers: Tiers) -> LmcacheServer {
+    async fn server(&self) -> LmcacheServer {
         let settings = ServerSettings {
             program: self.environment.executable("lmcache"),
             guard: env!("CARGO_BIN_EXE_kv-correctness").into(),
             variables: self.variables(),
             log: self.path("server.log"),
-            chunk_tokens,
+            chunk_tokens: CHUNK_TOKENS,
             memory_gib: 1,
-            tiers,
+            tiers: Tiers::default(),
             patience: PATIENCE,
         };
         LmcacheServer::start(&settings).await.unwrap()
     }
 
-    pub(crate) async fn engine(&self, server: &LmcacheServer, reader: &Reader<'_>) -> Worker {
+    async fn engine(&self, server: &LmcacheServer, name: &str, ranks: u32) -> Worker {
         let mut arguments: BTreeMap<String, Value> =
             serde_json::from_value(self.cpu_arguments.clone()).unwrap();
-        let others = json!({"dtype": reader.dtype, "max_model_len": 1024, "max_num_seqs": 1, "enforce_eager": true,
-            "tensor_parallel_size": reader.ranks});
+        let others = json!({"dtype": "bfloat16", "max_model_len": 1024, "max_num_seqs": 1, "enforce_eager": true,
+            "tensor_parallel_size": ranks});
         arguments.extend(serde_json::from_value::<BTreeMap<String, Value>>(others).unwrap());
         let start = Start {
             protocol: PROTOCOL,
             model: self.model.to_string(),
             arguments,
-            connector: Some(server.connector(reader.salt.map(str::to_owned))),
+            connector: Some(server.connector(None)),
             hit_multiple: None,
             letters: [40, 41, 42, 43],
             top: 8,
@@ -124,15 +110,15 @@ impl Bench {
             guard: env!("CARGO_BIN_EXE_kv-correctness").into(),
             command: [self.environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
             variables: self.variables(),
-            log: self.path(&format!("engine-{}.log", reader.name)),
+            log: self.path(&format!("engine-{name}.log")),
         };
         let patience = Patience { start: PATIENCE, answer: Duration::from_mins(1), finish: PATIENCE };
-        Worker::start(&launch, &start, patience, format!("the engine {}", reader.name)).await.unwrap().0
+        Worker::start(&launch, &start, patience, format!("the engine {name}")).await.unwrap().0
     }
 }
 
 /// Prompts that share nothing, the same in every run.
-pub(crate) fn prompts() -> Vec<Prompt> {
+fn prompts() -> Vec<Prompt> {
     let prompt = |row: u32| Prompt {
         question: QuestionId { subject: "ranks".parse().unwrap(), split: Split::Test, row },
         examples: 0,
@@ -143,7 +129,7 @@ pub(crate) fn prompts() -> Vec<Prompt> {
 
 /// Asks every prompt, and waits until the chunks that were not served are stored in so many shards each: they arrive after
 /// the answers.
-pub(crate) async fn ask(worker: &mut Worker, server: &LmcacheServer, shards: u64) -> Vec<Observation> {
+async fn ask(worker: &mut Worker, server: &LmcacheServer, shards: u64) -> Vec<Observation> {
     let before = server.counters().await.unwrap().written_chunks;
     let observations = worker.score(&prompts(), PrefixCache::Read, || {}).await.unwrap();
     let computed = u64::from(WHOLE_TOKENS - served(&observations)) / u64::from(CHUNK_TOKENS) * shards;
@@ -152,7 +138,7 @@ pub(crate) async fn ask(worker: &mut Worker, server: &LmcacheServer, shards: u64
     observations
 }
 
-pub(crate) fn served(observations: &[Observation]) -> u32 {
+fn served(observations: &[Observation]) -> u32 {
     observations.iter().map(|one| one.cached_tokens).sum()
 }
 
@@ -173,7 +159,7 @@ async fn load(reader: &mut Worker, server: &LmcacheServer, shards: u64) -> Loade
 }
 
 /// For each prompt the largest difference of a letter's log-probability.
-pub(crate) fn differences(one: &[Observation], other: &[Observation]) -> Vec<f64> {
+fn differences(one: &[Observation], other: &[Observation]) -> Vec<f64> {
     let of = |(one, other): (&Observation, &Observation)| {
         let pairs = one.letters.into_iter().zip(other.letters);
         largest(&pairs.map(|(one, other)| (one - other).abs()).collect::<Vec<_>>())
@@ -181,7 +167,7 @@ pub(crate) fn differences(one: &[Observation], other: &[Observation]) -> Vec<f64
     one.iter().zip(other).map(of).collect()
 }
 
-pub(crate) fn largest(differences: &[f64]) -> f64 {
+fn largest(differences: &[f64]) -> f64 {
     differences.iter().copied().fold(0.0, f64::max)
 }
 
@@ -190,9 +176,9 @@ fn exchange(model: &str, cpu_arguments: Value, shards: u64) -> [Loaded; 2] {
     let bench = Bench::new(model, cpu_arguments);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let loaded = runtime.block_on(async {
-        let server = bench.server(CHUNK_TOKENS, Tiers::default()).await;
-        let (one, two) = (Reader::of_ranks("of-one", 1), Reader::of_ranks("of-two", 2));
-        let (mut one, mut two) = tokio::join!(bench.engine(&server, &one), bench.engine(&server, &two));
+        let server = bench.server().await;
+        let (mut one, mut two) =
+            tokio::join!(bench.engine(&server, "of-one", 1), bench.engine(&server, "of-two", 2));
         assert_eq!(served(&ask(&mut one, &server, 1).await), 0);
         let by_two = load(&mut two, &server, shards).await;
         let by_one = load(&mut one, &server, 1).await;
