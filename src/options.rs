@@ -2,10 +2,12 @@
 //!
 //! What is said of routes here is LMCache 0.5.6's: see `docs/routes.md`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::comparison::Fidelity;
 use crate::suite::Route;
@@ -107,6 +109,25 @@ impl StoringOptions {
     #[must_use]
     pub fn full_hit(self, prompt_tokens: u32, whole_chunks: u32) -> u32 {
         if self.save_unfull_chunk { prompt_tokens.saturating_sub(1) } else { whole_chunks }
+    }
+
+    /// What an engine tells its connector to an LMCache server.
+    #[must_use]
+    pub fn connector_settings(self) -> BTreeMap<String, Value> {
+        let decoded =
+            self.save_decode_cache.then(|| ("lmcache.mp.save_decode_cache".to_owned(), true.into()));
+        decoded.into_iter().collect()
+    }
+
+    /// The variables of an LMCache in the engine's own process.
+    #[must_use]
+    pub fn variables(self) -> [(&'static str, String); 3] {
+        let set = |option: bool| if option { "True" } else { "False" }.to_owned();
+        [
+            ("LMCACHE_SAVE_UNFULL_CHUNK", set(self.save_unfull_chunk)),
+            ("LMCACHE_SAVE_DECODE_CACHE", set(self.save_decode_cache)),
+            ("LMCACHE_USE_LAYERWISE", set(self.layerwise)),
+        ]
     }
 
     /// What differs from LMCache's defaults, for people; empty if nothing does.

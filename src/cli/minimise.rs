@@ -122,6 +122,8 @@ async fn make_case(bench: &Bench, finding: &Finding) -> anyhow::Result<Case> {
         ("LMCACHE_TRACK_USAGE", "false".to_owned()),
         ("VLLM_NO_USAGE_STATS", "1".to_owned()),
     ];
+    let options = bench.suite.lmcache.options;
+    let own = own.into_iter().chain(options.variables()).map(|(name, value)| (name.to_owned(), value));
     let asked = read_prompts(&prompts)?.map(|prompt| {
         prompt.map(|prompt| CasePrompt { name: prompt.question.to_string(), token_ids: prompt.token_ids })
     });
@@ -130,7 +132,8 @@ async fn make_case(bench: &Bench, finding: &Finding) -> anyhow::Result<Case> {
         config: serde_json::from_slice(&model.read("config.json")?)
             .context("read the model's config.json")?,
         arguments,
-        variables: variables.chain(own.map(|(name, value)| (name.to_owned(), value))).collect(),
+        variables: variables.chain(own).collect(),
+        connector: options.connector_settings(),
         chunk_tokens: bench.suite.lmcache.chunk_tokens,
         memory_gib: bench.suite.lmcache.memory_gib,
         max_tokens: bench.suite.engine.max_tokens,

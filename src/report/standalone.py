@@ -46,11 +46,12 @@ def answer_twice(role: str, model: str, port: int) -> list[list[dict[str, Any]]]
     if role == "lmcache":
         connector: dict[str, Any] = {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}
         if CASE["route"] == "mp":
+            server = {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": port}
             connector = {
                 "kv_connector": "LMCacheMPConnector",
                 "kv_connector_module_path": "lmcache.integration.vllm.lmcache_mp_connector",
                 "kv_role": "kv_both",
-                "kv_connector_extra_config": {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": port},
+                "kv_connector_extra_config": {**server, **CASE["connector"]},
             }
         extra = {"enable_prefix_caching": False, "kv_transfer_config": KVTransferConfig(**connector)}
     llm = LLM(model=model, skip_tokenizer_init=True, seed=CASE["seed"], **CASE["arguments"], **extra)

@@ -21,6 +21,8 @@ pub struct Case {
     pub arguments: BTreeMap<String, Value>,
     /// Variables that are set before vLLM is imported.
     pub variables: BTreeMap<String, String>,
+    /// Settings of the connector besides the server's address.
+    pub connector: BTreeMap<String, Value>,
     /// Tokens of one chunk of LMCache.
     pub chunk_tokens: u32,
     /// LMCache's memory, in GiB.
@@ -60,6 +62,7 @@ mod tests {
             config: serde_json::json!({ "name": "a \"quoted\" \\ name", "empty": "" }),
             arguments: BTreeMap::new(),
             variables: BTreeMap::new(),
+            connector: BTreeMap::new(),
             chunk_tokens: 256,
             memory_gib: 1,
             max_tokens: 2,

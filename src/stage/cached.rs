@@ -353,9 +353,7 @@ async fn read_counters(server: Option<&LmcacheServer>) -> Result<ServerCounters,
 
 /// The connector with those of the suite's options that the engine's side of an LMCache server has.
 pub(super) fn with_options(mut connector: Connector, run: &EngineRun<'_>) -> Connector {
-    if run.bench.suite.lmcache.options.save_decode_cache {
-        connector.extra.insert("lmcache.mp.save_decode_cache".to_owned(), true.into());
-    }
+    connector.extra.extend(run.bench.suite.lmcache.options.connector_settings());
     connector
 }
 
@@ -370,15 +368,13 @@ fn in_process_connector() -> Connector {
 
 fn in_process_variables(run: &EngineRun<'_>) -> Vec<(String, String)> {
     let settings = run.bench.suite.lmcache;
-    let set = |option: bool| if option { "True" } else { "False" }.to_owned();
-    [
+    let own = [
         ("LMCACHE_CHUNK_SIZE", settings.chunk_tokens.to_string()),
-        ("LMCACHE_SAVE_UNFULL_CHUNK", set(settings.options.save_unfull_chunk)),
-        ("LMCACHE_SAVE_DECODE_CACHE", set(settings.options.save_decode_cache)),
-        ("LMCACHE_USE_LAYERWISE", set(settings.options.layerwise)),
         ("LMCACHE_LOCAL_CPU", "True".to_owned()),
         ("LMCACHE_MAX_LOCAL_CPU_SIZE", settings.memory_gib.to_string()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .to_vec()
+    ];
+    own.into_iter()
+        .chain(settings.options.variables())
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }

@@ -85,7 +85,9 @@ fn what_cannot_be_reproduced_here_is_said_with_why() {
 
 #[test]
 fn minimising_leaves_the_questions_and_the_tokens_that_the_fault_needs_and_writes_a_script() {
-    let lab = with_report();
+    let lab = lab();
+    lab.edit("suite.toml", "memory_gib = 1", "memory_gib = 1\noptions = { save_decode_cache = true }");
+    let lab = with_report_of(lab);
     let ended = drive(&lab, "reproduce bad.json --lmcache-src src --minimise");
     assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
     // The fake strikes at the second answer of a pass, so two questions are needed.
@@ -93,6 +95,11 @@ fn minimising_leaves_the_questions_and_the_tokens_that_the_fault_needs_and_write
     assert!(line.contains("the first 17 tokens of") && line.matches("/test/").count() == 2, "{}", ended.out);
     let script = fs::read_to_string(lab.path("kv-correctness-out/reproduced/tiny-mp.py")).unwrap();
     assert!(script.contains("\"chunk_tokens\":16") && !script.contains("@CASE@"));
+    assert!(
+        script.contains(r#""connector":{"lmcache.mp.save_decode_cache":true}"#),
+        "options are the suite's"
+    );
+    assert!(script.contains(r#""LMCACHE_SAVE_DECODE_CACHE":"True""#));
 }
 
 #[test]
