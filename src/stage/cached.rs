@@ -246,27 +246,31 @@ async fn through_backing(
     worker.finish().await?;
     let first = backing.is_memory_of_the_first_server().then_some(first);
 
-    let second = backing.start_server(run, draft, Side::Load).await?;
-    let connector = with_options(second.connector(backing.salt()), run);
-    let mut worker = run.start(draft, EngineSetup::connected(&format!("{route} loading"), connector)).await?;
-    let mut prompts = read_prompts(run.prompts)?;
-    for round in &plan.rounds {
-        let prompts = take_prompts(&mut prompts, round.prompts)?;
-        let before = second.counters().await?;
-        let go_on = tokio::select! {
-            go_on = loading.load(&mut worker, &prompts, &mut passes) => go_on?,
-            gone = backing.until_gone(first.as_ref(), draft) => return Err(gone),
-        };
-        passes.count_load(second.counters().await?.since(before));
-        backing.require_alive(first.as_ref(), draft).await?;
-        if !go_on {
-            break;
+    let loaded = async {
+        let second = backing.start_server(run, draft, Side::Load).await?;
+        let connector = with_options(second.connector(backing.salt()), run);
+        let mut worker =
+            run.start(draft, EngineSetup::connected(&format!("{route} loading"), connector)).await?;
+        let mut prompts = read_prompts(run.prompts)?;
+        for round in &plan.rounds {
+            let prompts = take_prompts(&mut prompts, round.prompts)?;
+            let before = second.counters().await?;
+            let go_on = loading.load(&mut worker, &prompts, &mut passes).await?;
+            passes.count_load(second.counters().await?.since(before));
+            backing.require_alive(first.as_ref(), draft).await?;
+            if !go_on {
+                break;
+            }
+            second.clear().await?;
         }
-        second.clear().await?;
+        loading.pass.finish()?;
+        worker.finish().await?;
+        Ok(passes)
+    };
+    tokio::select! {
+        loaded = loaded => loaded,
+        gone = backing.until_gone(first.as_ref(), draft) => Err(gone),
     }
-    loading.pass.finish()?;
-    worker.finish().await?;
-    Ok(passes)
 }
 
 /// A load pass under way.
