@@ -12,7 +12,7 @@ use include_dir::{Dir, include_dir};
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
 use crate::engine::{Device, KvShape, Parallelism, ParallelismError};
 use crate::fetch::{ArchivePin, ModelPin, Verified};
-use crate::suite::ModelSettings;
+use crate::suite::{ModelSettings, nearest};
 
 static CANARY_ARCHIVE: &[u8] = include_bytes!("../data/canary.tar.xz");
 static MODELS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/models");
@@ -38,6 +38,9 @@ pub enum AssetError {
         /// What was asked for.
         name: String,
     },
+    /// A folder is no dataset.
+    #[error("find questions in the folder {0}: it holds no table of dev, val or test")]
+    NoTables(Utf8PathBuf),
     /// A file cannot be read or written.
     #[error("use {path}")]
     Io {
@@ -65,11 +68,18 @@ impl AssetError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Unknown { kind: "dataset", .. } => {
-                "give `--data` the path of a .tar, .tar.xz, .tar.gz or folder in MMLU's layout".to_owned()
-            }
-            Self::Unknown { .. } => {
-                "give the model's `source` the path of a folder in Hugging Face's layout".to_owned()
+            Self::Unknown { kind, name, embedded } => match (nearest(name, embedded), *kind) {
+                (Some(near), _) => format!("did you mean {near}?"),
+                (None, "dataset") => {
+                    "give `--data` the path of a .tar, .tar.xz, .tar.gz or folder in MMLU's layout".to_owned()
+                }
+                (None, _) => {
+                    "give the model's `source` the path of a folder in Hugging Face's layout".to_owned()
+                }
+            },
+            Self::NoTables(_) => {
+                "it needs the folders `dev`, `val` and `test`, or these in its `data`, with a CSV file a subject"
+                    .to_owned()
             }
             Self::NotFetched { kind: "dataset", name } => format!("run `kv-correctness fetch --data {name}`"),
             Self::NotFetched { name, .. } => format!("run `kv-correctness fetch {name}`"),
@@ -166,6 +176,7 @@ fn pack(folder: &Utf8Path) -> Result<Vec<u8>, AssetError> {
     let below = folder.join("data");
     let folder = if below.is_dir() { below } else { folder.to_owned() };
     let mut archive = tar::Builder::new(Vec::new());
+    let mut tables_found = false;
     for split in ["dev", "val", "test"] {
         let tables = folder.join(split);
         if !tables.is_dir() {
@@ -179,6 +190,7 @@ fn pack(folder: &Utf8Path) -> Result<Vec<u8>, AssetError> {
             .collect();
         paths.retain(|path| path.extension() == Some("csv"));
         paths.sort();
+        tables_found |= !paths.is_empty();
         for path in paths {
             let place = Utf8Path::new("data").join(split).join(path.file_name().unwrap_or_default());
             let mut add = || -> io::Result<()> {
@@ -190,6 +202,9 @@ fn pack(folder: &Utf8Path) -> Result<Vec<u8>, AssetError> {
             };
             add().map_err(|source| io_error(&path, source))?;
         }
+    }
+    if !tables_found {
+        return Err(AssetError::NoTables(folder));
     }
     archive.into_inner().map_err(|source| io_error(&folder, source))
 }

@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use fs_err as fs;
 
 use super::arguments::Cli;
-use super::output::print;
+use super::output::{OutputError, print};
 
 pub(super) fn print_completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     let mut text = Vec::new();
@@ -18,7 +18,10 @@ pub(super) fn print_completions(shell: clap_complete::Shell) -> anyhow::Result<E
 }
 
 pub(super) fn write_manual_pages(folder: &Utf8Path) -> anyhow::Result<ExitCode> {
-    fs::create_dir_all(folder)?;
-    clap_mangen::generate_to(Cli::command(), folder)?;
+    let write = || -> std::io::Result<()> {
+        fs::create_dir_all(folder)?;
+        clap_mangen::generate_to(Cli::command(), folder)
+    };
+    write().map_err(OutputError::at(folder))?;
     Ok(ExitCode::SUCCESS)
 }

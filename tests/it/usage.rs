@@ -25,17 +25,26 @@ fn a_suite_that_does_not_exist_is_refused_with_the_names_of_those_that_do() {
 #[test]
 fn stages_and_routes_that_do_not_exist_are_refused_with_the_names_of_those_that_do() {
     insta::assert_snapshot!(refuse("stage basline"), @r#"
-    error: invalid value 'basline' for '<NAME>': "basline" is not a stage (extract, prompts, baseline, control, cached, compare or faults)
+    error: invalid value 'basline' for '<NAME>'
+      [possible values: extract, prompts, baseline, control, cached, compare, faults]
+
+      tip: a similar value exists: 'baseline'
 
     For more information, try '--help'.
     "#);
     insta::assert_snapshot!(refuse("run --force basline"), @r#"
-    error: invalid value 'basline' for '--force <STAGE>': "basline" is not a stage (extract, prompts, baseline, control, cached, compare or faults)
+    error: invalid value 'basline' for '--force <STAGE>'
+      [possible values: extract, prompts, baseline, control, cached, compare, faults]
+
+      tip: a similar value exists: 'baseline'
 
     For more information, try '--help'.
     "#);
-    insta::assert_snapshot!(refuse("run --route mp,pm"), @r#"
-    error: invalid value 'pm' for '--route <ROUTE>': "pm" is not a route (in-process, mp, mp+fs, mp+redis, mp+p2p)
+    insta::assert_snapshot!(refuse("run --route mp,m+fs"), @r#"
+    error: invalid value 'm+fs' for '--route <ROUTE>'
+      [possible values: in-process, mp, mp+fs, mp+redis, mp+p2p, all]
+
+      tip: a similar value exists: 'mp+fs'
 
     For more information, try '--help'.
     "#);
@@ -90,7 +99,7 @@ fn an_archive_that_is_missing_or_cut_off_is_refused() {
     insta::assert_snapshot!(lab.error(&lab.run("", "--data page.html")), @r#"
     error: failed to extract page.html: read the archive: the file is neither tar, tar.xz nor tar.gz (it starts with "<html>not found<")
 
-    hint: give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip, a folder or a saved web page
+    hint: give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip or a saved web page; or the folder that it was made of
     "#);
     assert_eq!(lab.steps(), Vec::<String>::new());
 }
@@ -268,9 +277,9 @@ fn folders_that_cannot_be_written_are_refused_before_anything_starts() {
     ");
     let ended = lab.end(lab.driver("run --suite suite.toml --device cpu --out suite.toml/out"));
     insta::assert_snapshot!(lab.error(&ended), @r"
-    error: failed to write the report: failed to create directory `suite.toml/out`: Not a directory (os error 20)
+    error: failed to write suite.toml/out: failed to create directory `suite.toml/out`: Not a directory (os error 20)
 
-    hint: name another folder with `--out DIR`
+    hint: see to it that this place can be written, or name another, and run the same command again: finished stages are kept
     ");
     assert_eq!(lab.steps(), Vec::<String>::new());
 }
