@@ -48,6 +48,39 @@ fn an_interrupted_driver_leaves_no_process_and_its_finished_stages() {
 }
 
 #[test]
+fn an_interrupted_driver_takes_its_progress_line_from_the_terminal() {
+    let lab = Lab::new();
+    let waiting = lab.interrupt_on_terminal("hang@start-baseline", "hang start-baseline");
+    assert_eq!((waiting.code, waiting.err.as_str()), (130, ""));
+    let asking = lab.interrupt_on_terminal("hang@store", "hang store");
+    assert_eq!((asking.code, asking.err.as_str()), (130, ""));
+    insta::assert_snapshot!(lab.redact(&waiting.out), @r"
+    extract  : done in [TIME]
+    prompts   tiny: done in [TIME]
+    tiny: 24 questions from 2 subjects show no loss but a gross one by their answers
+    , if 1.0 % of the answers flip without harm. Equivalence within 0.50 points need
+    s about 5198 questions and more subjects: too few, unless bits decide.
+    interrupted: ending what still runs
+    what is finished is kept, and the same command goes on from there
+    ");
+    insta::assert_snapshot!(lab.redact(&asking.out), @r"
+    extract  : re-used
+    prompts   tiny: re-used
+    tiny: 24 questions from 2 subjects show no loss but a gross one by their answers
+    , if 1.0 % of the answers flip without harm. Equivalence within 0.50 points need
+    s about 5198 questions and more subjects: too few, unless bits decide.
+    baseline engine of tiny: ready after [TIME]
+    baseline  tiny: done in [TIME]
+    control engine of tiny: ready after [TIME]
+    control   tiny: done in [TIME]
+    lmcache server: healthy after [TIME]
+    mp cached engine of tiny: ready after [TIME]
+    interrupted: ending what still runs
+    what is finished is kept, and the same command goes on from there
+    ");
+}
+
+#[test]
 fn a_driver_that_is_killed_outright_leaves_no_process_and_its_finished_stages() {
     for (faults, step, left) in PLACES {
         let lab = Lab::new();

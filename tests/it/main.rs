@@ -8,6 +8,7 @@ mod endings;
 mod faults;
 mod keys;
 mod lab;
+mod obstacles;
 mod real;
 mod real_endurance;
 mod real_identity;
