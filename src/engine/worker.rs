@@ -244,13 +244,11 @@ impl Worker {
     async fn died(&mut self) -> EngineError {
         let (log, what) = (self.process.log().to_owned(), self.what.clone());
         let asked = Instant::now();
-        match self.process.wait(self.patience.finish).await {
-            Some(status) => self.process.died(what, status),
-            None => {
-                let (patience, asks_server) = (asked.elapsed(), self.asks_server);
-                EngineError::Silent { what, patience, said: telling_line(&log), log, asks_server }
-            }
+        if let Some(status) = self.process.wait(self.patience.finish).await {
+            return self.process.died(what, status);
         }
+        let (patience, asks_server) = (asked.elapsed(), self.asks_server);
+        EngineError::Silent { what, patience, said: telling_line(&log), log, asks_server }
     }
 
     fn garbled(&self, problem: String) -> EngineError {

@@ -1,5 +1,7 @@
 //! What a run leaves behind, in every format, and the commands of everyday use around it.
 
+use std::io::Read;
+
 use fs_err as fs;
 use serde_json::Value;
 
@@ -62,6 +64,23 @@ fn the_committed_schema_is_what_the_program_prints() {
     let committed =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/report.schema.json")).unwrap();
     assert_eq!(output(&Lab::new(), "schema"), committed);
+}
+
+#[test]
+fn the_published_reports_of_earlier_versions_can_be_read() {
+    let lab = Lab::new();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/evidence/h100");
+    let mut read = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let packed = fs::read(entry.unwrap().path()).unwrap();
+        let mut report = String::new();
+        liblzma::read::XzDecoder::new(packed.as_slice()).read_to_string(&mut report).unwrap();
+        lab.write("report.json", &report);
+        assert!(output(&lab, "report .").contains("over "));
+        assert!(output(&lab, "report . --format html").contains("</html>"));
+        read += 1;
+    }
+    assert!(read > 0);
 }
 
 #[test]
