@@ -63,6 +63,18 @@ pub enum AssetError {
     Parallelism(#[from] ParallelismError),
 }
 
+const MODEL_FILES: &str = "a model folder needs config.json, tokenizer.json and *.safetensors of one model";
+
+/// Whether a name that is no path has the form OWNER/MODEL.
+fn is_name_on_hub(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('/').collect();
+    parts.len() == 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with('.'))
+}
+
+fn is_of_model(path: &Utf8Path) -> bool {
+    path.file_name().is_some_and(|name| ["config.json", "tokenizer.json"].contains(&name))
+}
+
 impl AssetError {
     /// What to do next.
     #[must_use]
@@ -73,6 +85,11 @@ impl AssetError {
                 (None, "dataset") => {
                     "give `--data` the path of a .tar, .tar.xz, .tar.gz or folder in MMLU's layout".to_owned()
                 }
+                (None, _) if is_name_on_hub(name) => format!(
+                    "if it is on the Hugging Face hub, pin it by its files: `hf download {name} --revision COMMIT \
+                     --local-dir FOLDER`, and give that folder to the model's `source`",
+                    name = name.split('@').next().unwrap_or(name)
+                ),
                 (None, _) => {
                     "give the model's `source` the path of a folder in Hugging Face's layout".to_owned()
                 }
@@ -83,12 +100,13 @@ impl AssetError {
             }
             Self::NotFetched { kind: "dataset", name } => format!("run `kv-correctness fetch --data {name}`"),
             Self::NotFetched { name, .. } => format!("run `kv-correctness fetch {name}`"),
+            Self::Io { path, source } if source.kind() == io::ErrorKind::NotFound && is_of_model(path) => {
+                MODEL_FILES.to_owned()
+            }
             Self::Io { .. } => {
                 "check that it exists and may be read, and that the disk is not full".to_owned()
             }
-            Self::Config { .. } => {
-                "a model folder needs config.json, tokenizer.json and *.safetensors of one model".to_owned()
-            }
+            Self::Config { .. } => MODEL_FILES.to_owned(),
             Self::Parallelism(error) => return error.hint(),
         })
     }
