@@ -172,14 +172,14 @@ fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_i
     lab.edit("suite.toml", "chunk_tokens = \"many\"", "chunk_tokens = 16");
     fs::remove_file(lab.path("model/tokenizer.json")).unwrap();
     insta::assert_snapshot!(lab.error(&check()), @r"
-    error: failed to check suite suite.toml, line 39, column 1: use model/tokenizer.json: failed to open file `model/tokenizer.json`: No such file or directory (os error 2)
+    error: failed to check suite suite.toml, line 38, column 1: use model/tokenizer.json: failed to open file `model/tokenizer.json`: No such file or directory (os error 2)
 
     hint: a model folder needs config.json, tokenizer.json and *.safetensors of one model
     ");
     // What a name on the hub stands for can change from one day to the next.
     lab.edit("suite.toml", "source = \"model\"", "source = \"some-owner/some-model@main\"");
     insta::assert_snapshot!(lab.error(&check()), @r#"
-    error: failed to check suite suite.toml, line 39, column 1: find model "some-owner/some-model@main": it is neither a path that exists nor known by name (canary-dense, canary-mla, meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, smollm2-135m-instruct)
+    error: failed to check suite suite.toml, line 38, column 1: find model "some-owner/some-model@main": it is neither a path that exists nor known by name (canary-dense, canary-mla, meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, smollm2-135m-instruct)
 
     hint: if it is on the Hugging Face hub, pin it by its files: `hf download some-owner/some-model --revision COMMIT --local-dir FOLDER`, and give that folder to the model's `source`
     "#);
