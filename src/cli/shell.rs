@@ -13,7 +13,8 @@ use super::output::{OutputError, print};
 pub(super) fn print_completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "kv-correctness", &mut text);
-    print(&String::from_utf8(text)?)?;
+    // For bash, clap spells the state behind a subcommand in two ways where a program's name holds a hyphen.
+    print(&String::from_utf8(text)?.replace("kv__subcmd__correctness", "kv__correctness"))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -215,6 +215,19 @@ fn every_command_has_a_manual_page_and_completions() {
         assert!(text.contains(".SH") && text.contains("DESCRIPTION"), "{page}");
     }
     assert!(!lab.path("pages/kv-correctness-internal-guard.1").exists());
+    lab.write("completions", &output(&lab, "completions bash"));
+    let complete = |words: &str| {
+        let script = "source ./completions; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1))
+            _kv__correctness kv-correctness \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\"
+            echo ${COMPREPLY[@]}";
+        let mut command = std::process::Command::new("bash");
+        command.current_dir(lab.path("")).args(["-c", script, "bash", "kv-correctness"]);
+        command.args(words.split(' '));
+        lab.end(command).out.trim().to_owned()
+    };
+    assert_eq!(complete("run --route mp+"), "mp+fs mp+redis mp+p2p");
+    assert_eq!(complete("stage --force ba"), "baseline");
+    assert_eq!(complete("suite check --ca"), "--cache");
     for shell in ["bash", "zsh", "fish"] {
         let text = output(&lab, &format!("completions {shell}"));
         assert!(text.contains("kv-correctness") && text.contains("doctor"), "{shell}");
