@@ -12,7 +12,7 @@ use crate::fetch::{ArchivePin, FetchError, FetchSettings, Fetcher, ModelPin, Nee
 use crate::progress::{Progress, Verbosity};
 use crate::suite::Suite;
 
-/// Gets pinned models and datasets. A download goes on where an interrupted one ended, so nothing need be caught.
+/// Gets pinned models and datasets. A download goes on where an interrupted one ended, so nothing need be undone.
 pub(super) fn fetch_assets(arguments: &FetchArguments) -> anyhow::Result<ExitCode> {
     let cache = cache_folder(arguments.cache.clone())?;
     let device = choose_device(arguments.device)?;

@@ -105,8 +105,8 @@ impl ProcessEnd {
     /// A guard tells its command's signal as shells do. `memory_ran_out`: the kernel has ended some process for it.
     pub(super) fn new(status: ExitStatus, memory_ran_out: bool) -> Self {
         use std::os::unix::process::ExitStatusExt;
-        let signal =
-            status.signal().or_else(|| status.code().filter(|code| *code > 128).map(|code| code - 128));
+        let told = status.code().filter(|code| (129..=192).contains(code)).map(|code| code - 128);
+        let signal = status.signal().or(told);
         match signal {
             Some(9) if memory_ran_out => Self::OutOfMemory,
             Some(signal) => Self::Signal(signal),
@@ -168,6 +168,19 @@ pub(super) fn quote(line: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_is_told_apart_from_a_status_and_from_a_lack_of_memory() {
+        use std::os::unix::process::ExitStatusExt;
+        let end =
+            |raw, memory_ran_out| ProcessEnd::new(ExitStatus::from_raw(raw), memory_ran_out).to_string();
+        assert_eq!(end(9, false), "killed, signal 9");
+        assert_eq!(end(137 << 8, false), "killed, signal 9");
+        assert_eq!(end(137 << 8, true), "killed, signal 9, as the kernel ran out of memory");
+        assert_eq!(end(134 << 8, true), "signal 6");
+        assert_eq!(end(3 << 8, true), "exit status: 3");
+        assert_eq!(end(255 << 8, false), "exit status: 255");
+    }
 
     #[test]
     fn what_mends_a_lack_of_memory_is_said_with_the_place_of_the_log() {

@@ -51,8 +51,10 @@ pub(super) fn clear_bar() {
 
 /// Takes the bar away for good, before the program's last words.
 pub fn close() {
-    clear_bar();
-    *slot() = Slot::Closed;
+    let before = std::mem::replace(&mut *slot(), Slot::Closed);
+    if let Slot::Open(Some(bar)) = before {
+        bar.finish_and_clear();
+    }
 }
 
 /// Standard error, less its right margin.
