@@ -12,7 +12,7 @@ use include_dir::{Dir, include_dir};
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
 use crate::engine::{Device, KvShape, Parallelism, ParallelismError};
 use crate::fetch::{ArchivePin, ModelPin, Verified};
-use crate::suite::ModelSettings;
+use crate::suite::{ModelSettings, nearest};
 
 static CANARY_ARCHIVE: &[u8] = include_bytes!("../data/canary.tar.xz");
 static MODELS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/models");
@@ -38,6 +38,9 @@ pub enum AssetError {
         /// What was asked for.
         name: String,
     },
+    /// A folder is no dataset.
+    #[error("find questions in the folder {0}: it holds no table of dev, val or test")]
+    NoTables(Utf8PathBuf),
     /// A file cannot be read or written.
     #[error("use {path}")]
     Io {
@@ -60,25 +63,50 @@ pub enum AssetError {
     Parallelism(#[from] ParallelismError),
 }
 
+const MODEL_FILES: &str = "a model folder needs config.json, tokenizer.json and *.safetensors of one model";
+
+/// Whether a name that is no path has the form OWNER/MODEL.
+fn is_name_on_hub(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('/').collect();
+    parts.len() == 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with('.'))
+}
+
+fn is_of_model(path: &Utf8Path) -> bool {
+    path.file_name().is_some_and(|name| ["config.json", "tokenizer.json"].contains(&name))
+}
+
 impl AssetError {
     /// What to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Unknown { kind: "dataset", .. } => {
-                "give `--data` the path of a .tar, .tar.xz, .tar.gz or folder in MMLU's layout".to_owned()
-            }
-            Self::Unknown { .. } => {
-                "give the model's `source` the path of a folder in Hugging Face's layout".to_owned()
+            Self::Unknown { kind, name, embedded } => match (nearest(name, embedded), *kind) {
+                (Some(near), _) => format!("did you mean {near}?"),
+                (None, "dataset") => {
+                    "give `--data` the path of a .tar, .tar.xz, .tar.gz or folder in MMLU's layout".to_owned()
+                }
+                (None, _) if is_name_on_hub(name) => format!(
+                    "if it is on the Hugging Face hub, pin it by its files: `hf download {name} --revision COMMIT \
+                     --local-dir FOLDER`, and give that folder to the model's `source`",
+                    name = name.split('@').next().unwrap_or(name)
+                ),
+                (None, _) => {
+                    "give the model's `source` the path of a folder in Hugging Face's layout".to_owned()
+                }
+            },
+            Self::NoTables(_) => {
+                "it needs the folders `dev`, `val` and `test`, or these in its `data`, with a CSV file a subject"
+                    .to_owned()
             }
             Self::NotFetched { kind: "dataset", name } => format!("run `kv-correctness fetch --data {name}`"),
             Self::NotFetched { name, .. } => format!("run `kv-correctness fetch {name}`"),
+            Self::Io { path, source } if source.kind() == io::ErrorKind::NotFound && is_of_model(path) => {
+                MODEL_FILES.to_owned()
+            }
             Self::Io { .. } => {
                 "check that it exists and may be read, and that the disk is not full".to_owned()
             }
-            Self::Config { .. } => {
-                "a model folder needs config.json, tokenizer.json and *.safetensors of one model".to_owned()
-            }
+            Self::Config { .. } => MODEL_FILES.to_owned(),
             Self::Parallelism(error) => return error.hint(),
         })
     }
@@ -166,6 +194,7 @@ fn pack(folder: &Utf8Path) -> Result<Vec<u8>, AssetError> {
     let below = folder.join("data");
     let folder = if below.is_dir() { below } else { folder.to_owned() };
     let mut archive = tar::Builder::new(Vec::new());
+    let mut tables_found = false;
     for split in ["dev", "val", "test"] {
         let tables = folder.join(split);
         if !tables.is_dir() {
@@ -179,6 +208,7 @@ fn pack(folder: &Utf8Path) -> Result<Vec<u8>, AssetError> {
             .collect();
         paths.retain(|path| path.extension() == Some("csv"));
         paths.sort();
+        tables_found |= !paths.is_empty();
         for path in paths {
             let place = Utf8Path::new("data").join(split).join(path.file_name().unwrap_or_default());
             let mut add = || -> io::Result<()> {
@@ -190,6 +220,9 @@ fn pack(folder: &Utf8Path) -> Result<Vec<u8>, AssetError> {
             };
             add().map_err(|source| io_error(&path, source))?;
         }
+    }
+    if !tables_found {
+        return Err(AssetError::NoTables(folder));
     }
     archive.into_inner().map_err(|source| io_error(&folder, source))
 }

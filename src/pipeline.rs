@@ -170,7 +170,11 @@ async fn run_model(
         let watched = Watched { questions, baseline: &baseline };
         let cached = match cached(bench, &model, &prompts, route, watched).await {
             Err(reason @ StageError::Route(_)) => {
-                bench.events.warn(format!("{} over {route} is not run: {}", model.name(), reason.in_full()));
+                bench.events.warn(format!(
+                    "{} over {route} is not run: failed to {}",
+                    model.name(),
+                    reason.in_full()
+                ));
                 of_model.not_run.push(NotRun { model: model.clone(), route, reason });
                 continue;
             }

@@ -2,13 +2,17 @@
 //!
 //! Everything goes to standard error. Main type: [`Progress`].
 
+mod terminal;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::HumanBytes;
 
+pub use self::terminal::close;
+use self::terminal::{clear_bar, make_bar, with_bar};
 use crate::event::{Event, Events};
 
 /// How much is shown.
@@ -30,7 +34,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Progress {
     verbosity: Verbosity,
     terminal: bool,
-    bar: Option<ProgressBar>,
+    /// Whether the bar is one that only turns.
+    spins: bool,
     passes: Passes,
     /// When a fetch was last told of in a line.
     fetch_line: Option<Instant>,
@@ -81,7 +86,7 @@ impl Progress {
         let progress = Arc::new(Mutex::new(Self {
             verbosity,
             terminal,
-            bar: None,
+            spins: false,
             passes: Passes::default(),
             fetch_line: None,
         }));
@@ -110,7 +115,7 @@ impl Progress {
             }
             return;
         }
-        self.clear_bar();
+        clear_bar();
         if let Some((least, text)) = describe(event)
             && self.verbosity >= least
         {
@@ -130,31 +135,35 @@ impl Progress {
     }
 
     fn spin(&mut self, text: &str) {
-        if self.bar.as_ref().is_none_or(|bar| bar.length().is_some()) {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.set_style(style("{spinner} {wide_msg} {elapsed}"));
+        if !self.spins {
+            clear_bar();
+        }
+        self.spins = true;
+        let make = || {
+            let bar = make_bar(None, "{spinner} {wide_msg} {elapsed}");
             bar.enable_steady_tick(Duration::from_millis(120));
-            self.bar = Some(bar);
-        }
-        if let Some(bar) = &self.bar {
-            bar.set_message(text.to_owned());
-        }
+            bar
+        };
+        with_bar(make, |bar| bar.set_message(text.to_owned()));
     }
 
     fn show_questions(&mut self, name: &str, done: usize, total: usize) {
-        if self.passes.turn_to(name) {
-            self.clear_bar();
-            if self.terminal {
-                let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
-                bar.set_style(style("{msg} {wide_bar} {pos}/{len} questions, {per_sec}, {eta} left"));
+        if self.passes.turn_to(name) || self.spins {
+            clear_bar();
+        }
+        if self.terminal {
+            self.spins = false;
+            let make = || {
+                let bar = make_bar(
+                    Some(total as u64),
+                    "{msg} {wide_bar} {pos}/{len} questions, {per_sec}, {eta} left",
+                );
                 bar.set_message(name.to_owned());
                 bar.set_position(done as u64);
                 bar.reset_eta();
-                self.bar = Some(bar);
-            }
-        }
-        if let Some(bar) = &self.bar {
-            bar.set_position(done as u64);
+                bar
+            };
+            with_bar(make, |bar| bar.set_position(done as u64));
         }
         if let Some(line) = self.passes.line(name, done, total, Instant::now())
             && !self.terminal
@@ -162,27 +171,19 @@ impl Progress {
             say(&line);
         }
         if done == total {
-            self.clear_bar();
+            clear_bar();
         }
     }
 
     fn show_fetch(&mut self, done: u64, total: u64) {
         if self.terminal {
-            let bar = self.bar.get_or_insert_with(|| {
-                let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-                bar.set_style(style("{wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left"));
-                bar
-            });
-            bar.set_position(done);
+            self.spins = false;
+            let make =
+                || make_bar(Some(total), "{wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
+            with_bar(make, |bar| bar.set_position(done));
         } else if self.fetch_line.is_none_or(|last| last.elapsed() > LINE_INTERVAL) {
             self.fetch_line = Some(Instant::now());
             say(&format!("{} of {}", HumanBytes(done), HumanBytes(total)));
-        }
-    }
-
-    fn clear_bar(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
         }
     }
 }
@@ -257,11 +258,16 @@ fn describe(event: &Event) -> Option<(Verbosity, String)> {
         }
         Event::SuiteNeeds { lines } => (Verbosity::Normal, lines.join("\n")),
         Event::FetchStarted { files, bytes } => {
-            (Verbosity::Normal, format!("fetching {files} files, {}", HumanBytes(*bytes)))
+            (Verbosity::Normal, format!("fetching {}, {}", count_files(*files), HumanBytes(*bytes)))
         }
         Event::FetchFinished { files, bytes, elapsed } => (
             Verbosity::Normal,
-            format!("fetched and verified {files} files, {}, in {}", HumanBytes(*bytes), seconds(elapsed)),
+            format!(
+                "fetched and verified {}, {}, in {}",
+                count_files(*files),
+                HumanBytes(*bytes),
+                seconds(elapsed)
+            ),
         ),
         Event::FileReused { file, from } => (Verbosity::Normal, format!("{file}: re-used, {from}")),
         Event::ConversionStarted { .. } => return None,
@@ -275,8 +281,8 @@ fn describe(event: &Event) -> Option<(Verbosity, String)> {
     Some(described)
 }
 
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+fn count_files(files: usize) -> String {
+    if files == 1 { "1 file".to_owned() } else { format!("{files} files") }
 }
 
 /// Whoever closed standard error does not want to be told.

@@ -328,6 +328,12 @@ impl Suite {
         Ok(suite)
     }
 
+    /// Where a setting stands in the text of a suite: `line 12, column 1`, for one as in `models.1.source`.
+    #[must_use]
+    pub fn place_of(name: &str, setting: &str) -> Option<String> {
+        place_of(&fs_err::read_to_string(name).ok()?, setting)
+    }
+
     fn parse(text: &str, name: &str) -> Result<Self, SuiteError> {
         let malformed = |problem: String| SuiteError::Malformed { name: name.to_owned(), problem };
         let suite: Self =

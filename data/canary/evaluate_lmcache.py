@@ -201,9 +201,9 @@ def main() -> None:
     os.environ.update(
         {
             "DO_NOT_TRACK": "1",
+            "GOMP_SPINCOUNT": "20000",
             "HF_HUB_OFFLINE": "1",
             "LMCACHE_TRACK_USAGE": "false",
-            "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONHASHSEED": "0",
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use camino::Utf8PathBuf;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::stack::StackArguments;
@@ -79,7 +80,8 @@ pub(super) enum Command {
     Report(ReportArguments),
     /// Run a suite up to one stage, and put that stage's artifacts under --out
     Stage {
-        /// extract, prompts, baseline, control, cached, compare, faults or foreign
+        /// The stage
+        #[arg(value_parser = stage_parser())]
         name: StageName,
         #[command(flatten)]
         arguments: RunArguments,
@@ -87,6 +89,7 @@ pub(super) enum Command {
     /// Say which field of a stage's key changed since the stage last ran, and so why it would run again
     Explain {
         /// The stage; all of them if it is left out
+        #[arg(value_parser = stage_parser())]
         stage: Option<StageName>,
         #[command(flatten)]
         arguments: RunArguments,
@@ -191,9 +194,8 @@ pub(super) struct RunArguments {
     /// What computes: auto takes a GPU if there is one
     #[arg(long, value_enum, default_value = "auto")]
     pub(super) device: DeviceChoice,
-    /// How KV travels: in-process, mp, mp+fs, mp+redis, mp+p2p, or all; may be repeated or separated by commas. Left
-    /// out: the suite's routes
-    #[arg(long, value_delimiter = ',')]
+    /// How KV travels; may be repeated or separated by commas. Left out: the suite's routes
+    #[arg(long, value_delimiter = ',', value_parser = route_choice_parser())]
     pub(super) route: Vec<RouteChoice>,
     /// For mp+redis: a server to use instead of one of our own, redis://[USER@]HOST[:PORT]. Its password comes from
     /// `KV_CORRECTNESS_REDIS_PASSWORD`
@@ -212,7 +214,7 @@ pub(super) struct RunArguments {
     #[arg(long, default_value = "kv-correctness-out")]
     pub(super) out: Utf8PathBuf,
     /// Run this stage even if its artifact is there; later stages run if its output changed
-    #[arg(long, value_name = "STAGE")]
+    #[arg(long, value_name = "STAGE", value_parser = stage_parser())]
     pub(super) force: Option<StageName>,
     /// Ask every question, even when harm is beyond doubt
     #[arg(long)]
@@ -319,7 +321,7 @@ pub(super) struct ReportArguments {
     #[arg(long, value_name = "PATH")]
     pub(super) out: Option<Utf8PathBuf>,
     /// For lmcache-jsonl: the route, where the report has several
-    #[arg(long)]
+    #[arg(long, value_parser = route_parser())]
     pub(super) route: Option<Route>,
 }
 
@@ -352,10 +354,10 @@ pub(super) struct FetchArguments {
     /// What this suite needs
     #[arg(long, value_name = "NAME|FILE", group = "what")]
     pub(super) suite: Option<String>,
-    /// Models by their names in data/models.lock.toml
-    #[arg(value_name = "MODEL", group = "what")]
-    pub(super) models: Vec<String>,
-    /// A dataset by its name in data/archive.lock.toml
+    /// Models and datasets by their names in data/models.lock.toml and data/archive.lock.toml
+    #[arg(value_name = "NAME", group = "what")]
+    pub(super) names: Vec<String>,
+    /// The same for a dataset; without a name, MMLU
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "mmlu", group = "what")]
     pub(super) data: Option<String>,
     /// Only say what the suite needs and what of it is missing here; exit 2 if anything is
@@ -383,6 +385,21 @@ impl RouteChoice {
             Self::One(route) => vec![route],
         }
     }
+}
+
+// Possible values are what help and completions list and what a mistyped one is held against.
+
+fn stage_parser() -> impl TypedValueParser<Value = StageName> {
+    PossibleValuesParser::new(StageName::ALL.map(StageName::as_str)).try_map(|name| name.parse::<StageName>())
+}
+
+fn route_parser() -> impl TypedValueParser<Value = Route> {
+    PossibleValuesParser::new(Route::ALL.map(Route::name)).try_map(|name| name.parse::<Route>())
+}
+
+fn route_choice_parser() -> impl TypedValueParser<Value = RouteChoice> {
+    let names = Route::ALL.into_iter().map(Route::name).chain(["all"]);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<RouteChoice>())
 }
 
 impl FromStr for RouteChoice {

@@ -12,7 +12,7 @@ use crate::fetch::{ArchivePin, FetchError, FetchSettings, Fetcher, ModelPin, Nee
 use crate::progress::{Progress, Verbosity};
 use crate::suite::Suite;
 
-/// Gets pinned models and datasets. A download goes on where an interrupted one ended, so nothing need be caught.
+/// Gets pinned models and datasets. A download goes on where an interrupted one ended, so nothing need be undone.
 pub(super) fn fetch_assets(arguments: &FetchArguments) -> anyhow::Result<ExitCode> {
     let cache = cache_folder(arguments.cache.clone())?;
     let device = choose_device(arguments.device)?;
@@ -28,11 +28,12 @@ pub(super) fn fetch_assets(arguments: &FetchArguments) -> anyhow::Result<ExitCod
         models.extend(suite.models.iter().filter_map(|model| ModelPin::find(&model.source)));
         archives.extend(ArchivePin::find(&suite.dataset));
     }
-    for name in &arguments.models {
-        models.push(ModelPin::find(name).ok_or_else(|| FetchError::unknown(name))?);
-    }
-    if let Some(name) = &arguments.data {
-        archives.push(ArchivePin::find(name).ok_or_else(|| FetchError::unknown(name))?);
+    for name in arguments.names.iter().chain(&arguments.data) {
+        match (ModelPin::find(name), ArchivePin::find(name)) {
+            (Some(model), _) => models.push(model),
+            (None, Some(archive)) => archives.push(archive),
+            (None, None) => return Err(FetchError::unknown(name).into()),
+        }
     }
     let events = Progress::events(Verbosity::Normal);
     let fetcher = Fetcher::new(FetchSettings::from_variables(cache.clone()), events)?;

@@ -20,10 +20,10 @@ mod stack;
 mod store;
 mod suite;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -42,7 +42,7 @@ use self::store::{clean_store, list_store};
 use self::suite::{check_suite, show_suite};
 use crate::engine::environment::{EnvironmentRequest, Stack};
 use crate::exit_code::ERROR;
-use crate::progress::{Progress, Verbosity};
+use crate::progress::{self, Progress, Verbosity};
 use crate::report::{describe_catalogue, json_schema};
 
 const INTERRUPTED: u8 = 130;
@@ -59,6 +59,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(error) => {
+            progress::close();
             report_error(&error);
             ExitCode::from(ERROR)
         }
@@ -86,18 +87,12 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain { stage, arguments } => until_interrupted(explain_stages(stage, &arguments)),
         Command::Suite(SuiteCommand::Show { name }) => show_suite(&name),
         Command::Suite(SuiteCommand::Check { name, cache }) => check_suite(&name, cache),
-        Command::Fetch(arguments) => fetch_assets(&arguments),
+        Command::Fetch(arguments) => until_interrupted(on_thread(move || fetch_assets(&arguments))),
         Command::Faults => {
             print(&describe_catalogue())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Env { cache } => {
-            let events = Progress::events(Verbosity::Normal);
-            let environment =
-                EnvironmentRequest::from_variables(Stack::Cpu, cache_folder(cache)?).provide(&events)?;
-            print(&format!("{}\n", environment.python()))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Env { cache } => until_interrupted(on_thread(move || make_environment(cache))),
         Command::Doctor { suite, device, cache } => examine(suite.as_deref(), device, cache),
         Command::Ls { cache } => list_store(cache),
         Command::Gc { unused_days, dry_run, cache } => clean_store(unused_days, dry_run, cache),
@@ -111,22 +106,45 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
+fn make_environment(cache: Option<Utf8PathBuf>) -> anyhow::Result<ExitCode> {
+    let events = Progress::events(Verbosity::Normal);
+    let request = EnvironmentRequest::from_variables(Stack::Cpu, cache_folder(cache)?);
+    print(&format!("{}\n", request.provide(&events)?.python()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Work that waits for disks and networks, on a thread that an interrupt need not wait for.
+async fn on_thread(
+    work: impl FnOnce() -> anyhow::Result<ExitCode> + Send + 'static,
+) -> anyhow::Result<ExitCode> {
+    tokio::task::spawn_blocking(work).await?
+}
+
 /// Drives the work on this thread alone, which its processes' guards watch. When the work is dropped, so are they.
 fn until_interrupted(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        let mut work = Box::pin(work);
         let code = tokio::select! {
-            finished = work => return finished,
+            finished = &mut work => return finished,
             _ = interrupt.recv() => INTERRUPTED,
             _ = terminate.recv() => TERMINATED,
         };
-        let message = "interrupted: finished stages are kept, and the same command goes on from there";
-        tracing::warn!("{message}");
-        writeln!(std::io::stderr(), "{message}").ok();
+        progress::close();
+        say_interrupted("interrupted: ending what still runs");
+        drop(work);
+        say_interrupted("what is finished is kept, and the same command goes on from there");
         Ok(ExitCode::from(code))
     });
     runtime.shutdown_background(); // a thread may still wait for another run's lock
     code
+}
+
+fn say_interrupted(message: &str) {
+    tracing::warn!("{message}");
+    // Where a terminal shows `^C`, the message takes its place.
+    let start = if std::io::stderr().is_terminal() { "\r" } else { "" };
+    writeln!(std::io::stderr(), "{start}{message}").ok();
 }

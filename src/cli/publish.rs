@@ -48,7 +48,7 @@ impl Publishing {
         if self.buildkite
             && let Err(error) = annotate(report)
         {
-            events.warn(format!("the build was not annotated: {error}"));
+            events.warn(format!("the build was not annotated: {error:#}"));
         }
     }
 }

@@ -28,7 +28,7 @@ impl ReadReportError {
             Self::Read(_) => "name the folder that `run --out` wrote to, or a report.json in it".to_owned(),
             Self::Malformed { .. } => "make it again: `run` writes it".to_owned(),
             Self::OtherSchema { .. } => {
-                "make it again with this version: `run` re-uses its stages and takes seconds".to_owned()
+                "make it again with this version, whose `run` re-uses stages, or use the version that wrote it".to_owned()
             }
         }
     }
@@ -45,7 +45,6 @@ pub(super) fn write_report(arguments: &ReportArguments) -> anyhow::Result<ExitCo
         ReportFormat::LmcacheJsonl => {
             let folder = arguments.out.clone().unwrap_or_else(|| ".".into());
             let files = to_lmcache_jsonl(&report, arguments.route)?;
-            fs::create_dir_all(&folder)?;
             for (name, text) in files {
                 write_whole(&folder.join(&name), &text)?;
                 print(&format!("{}\n", folder.join(name)))?;
@@ -64,7 +63,7 @@ pub(super) fn to_json(report: &Report) -> String {
     serde_json::to_string_pretty(report).expect("a report has a JSON form") + "\n"
 }
 
-fn read_report(path: &Utf8Path) -> Result<Report, ReadReportError> {
+pub(super) fn read_report(path: &Utf8Path) -> Result<Report, ReadReportError> {
     let path = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
     let text = fs::read_to_string(&path)?;
     let malformed =

@@ -3,14 +3,15 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use camino::{Utf8Path, Utf8PathBuf};
+use anyhow::Context;
+use camino::Utf8PathBuf;
 use fs_err as fs;
 
 use super::arguments::ReproduceArguments;
 use super::minimise::minimise_finding;
 use super::output::print;
 use super::prepare::{cache_folder, provide_environment, stack};
+use super::report::read_report;
 use super::run::write_report;
 use super::stack::{Replacement, replace};
 use crate::assets::Model;
@@ -20,7 +21,7 @@ use crate::engine::{Device, DeviceKind};
 use crate::fetch::Needs;
 use crate::pipeline::run;
 use crate::progress::{Progress, Verbosity};
-use crate::report::{Finding, Report, SCHEMA, differing_questions};
+use crate::report::{Finding, Report, differing_questions};
 use crate::stage::{Bench, EarlyStopping, ExcerptQuestion, ForeignReading, Locating, Mode, Planting};
 use crate::store::{Durability, Store};
 
@@ -57,20 +58,6 @@ pub(super) async fn reproduce(arguments: &ReproduceArguments) -> anyhow::Result<
 fn impossible(why: &str) -> anyhow::Result<ExitCode> {
     print(&format!("cannot be reproduced here: {why}\n"))?;
     Ok(ExitCode::from(IMPOSSIBLE))
-}
-
-fn read_report(path: &Utf8Path) -> anyhow::Result<Report> {
-    let text = fs::read_to_string(path).context("read the report")?;
-    let value: serde_json::Value =
-        serde_json::from_str(&text).with_context(|| format!("read the report {path}"))?;
-    if value.get("schema") != Some(&SCHEMA.into()) {
-        bail!(
-            "read the report {path}: its schema is {}, and this version reads {SCHEMA}\n\nhint: use the version of \
-             kv-correctness that wrote it",
-            value.get("schema").unwrap_or(&serde_json::Value::Null)
-        );
-    }
-    serde_json::from_value(value).with_context(|| format!("read the report {path}"))
 }
 
 /// A bench like the report's; or why there is none here.

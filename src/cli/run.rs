@@ -9,7 +9,7 @@ use fs_err as fs;
 use super::arguments::{PublishArguments, RunArguments};
 use super::bisect::{judged_report, mark, run_without_lmcache};
 use super::log;
-use super::output::{export_folder, print, report_error, write_whole};
+use super::output::{OutputError, export_folder, print, report_error, write_whole};
 use super::prepare::{TemporaryStore, prepare};
 use super::publish::Publishing;
 use super::report::to_json;
@@ -77,9 +77,7 @@ async fn run_prepared(
     arguments: &RunArguments,
 ) -> anyhow::Result<Report> {
     // Said before hours of work rather than after them.
-    fs::create_dir_all(&arguments.out).map_err(|error| {
-        anyhow::anyhow!("write the report: {error}\n\nhint: name another folder with `--out DIR`")
-    })?;
+    fs::create_dir_all(&arguments.out).map_err(OutputError::at(&arguments.out))?;
     let findings = run(bench).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
     let (report, json, summary) = write_report(bench, findings, &arguments.out, store.is_some())?;
     let log = log::place().map_or_else(String::new, |path| format!("log: {path}\n"));

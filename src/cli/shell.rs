@@ -8,17 +8,21 @@ use clap::CommandFactory;
 use fs_err as fs;
 
 use super::arguments::Cli;
-use super::output::print;
+use super::output::{OutputError, print};
 
 pub(super) fn print_completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "kv-correctness", &mut text);
-    print(&String::from_utf8(text)?)?;
+    // For bash, clap spells the state behind a subcommand in two ways where a program's name holds a hyphen.
+    print(&String::from_utf8(text)?.replace("kv__subcmd__correctness", "kv__correctness"))?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn write_manual_pages(folder: &Utf8Path) -> anyhow::Result<ExitCode> {
-    fs::create_dir_all(folder)?;
-    clap_mangen::generate_to(Cli::command(), folder)?;
+    let write = || -> std::io::Result<()> {
+        fs::create_dir_all(folder)?;
+        clap_mangen::generate_to(Cli::command(), folder)
+    };
+    write().map_err(OutputError::at(folder))?;
     Ok(ExitCode::SUCCESS)
 }

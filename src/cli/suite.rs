@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
@@ -11,7 +12,7 @@ use super::prepare::cache_folder;
 use crate::assets::{Archive, AssetError, Model};
 use crate::dataset::{Limits, PromptTemplate, Split};
 use crate::stage::StageError;
-use crate::suite::Suite;
+use crate::suite::{ModelSettings, Suite};
 
 /// Prints a suite's text, so that a suite of one's own can begin with it.
 pub(super) fn show_suite(name: &str) -> anyhow::Result<ExitCode> {
@@ -27,21 +28,19 @@ pub(super) fn show_suite(name: &str) -> anyhow::Result<ExitCode> {
 pub(super) fn check_suite(name: &str, cache: Option<Utf8PathBuf>) -> anyhow::Result<ExitCode> {
     let suite = Suite::load(name)?;
     let cache = cache_folder(cache)?;
+    let at = |setting: &str| {
+        let place = Suite::place_of(name, setting).map_or_else(String::new, |place| format!(", {place}"));
+        format!("check suite {name}{place}")
+    };
     if suite.prompt.template != PromptTemplate::single_letter().name() {
-        return Err(StageError::Template(suite.prompt.template).into());
+        return Err(StageError::Template(suite.prompt.template)).context(at("prompt.template"));
     }
     let mut text = format!("suite {}: {}\n", suite.name, suite.description);
-    writeln!(text, "questions {}: {}", suite.dataset, describe_questions(&suite, &cache)?)?;
-    for settings in &suite.models {
-        let words = match Model::find(settings, &cache) {
-            Err(error @ AssetError::NotFetched { .. }) => not_fetched(&error),
-            Err(error) => return Err(StageError::from(error).into()),
-            Ok(model) => {
-                model.read("tokenizer.json").map_err(StageError::from)?;
-                let shape = model.kv_shape().map_err(StageError::from)?;
-                format!("{}, files {}", shape.name(), model.digest().short())
-            }
-        };
+    let questions = describe_questions(&suite, &cache).with_context(|| at("dataset"))?;
+    writeln!(text, "questions {}: {questions}", suite.dataset)?;
+    for (index, settings) in suite.models.iter().enumerate() {
+        let words =
+            describe_model(settings, &cache).with_context(|| at(&format!("models.{index}.source")))?;
         writeln!(text, "model {} ({}): {words}", settings.name, settings.source)?;
     }
     let routes: Vec<&str> = suite.routes.iter().map(|route| route.name()).collect();
@@ -49,6 +48,15 @@ pub(super) fn check_suite(name: &str, cache: Option<Utf8PathBuf>) -> anyhow::Res
     writeln!(text, "right; whether it can run here: `kv-correctness doctor --suite {name}`")?;
     print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn describe_model(settings: &ModelSettings, cache: &Utf8Path) -> Result<String, StageError> {
+    let model = match Model::find(settings, cache) {
+        Err(error @ AssetError::NotFetched { .. }) => return Ok(not_fetched(&error)),
+        model => model?,
+    };
+    model.read("tokenizer.json")?;
+    Ok(format!("{}, files {}", model.kv_shape()?.name(), model.digest().short()))
 }
 
 fn describe_questions(suite: &Suite, cache: &Utf8Path) -> Result<String, StageError> {

@@ -202,10 +202,11 @@ pub enum Batching {
 }
 
 /// Whether KV comes back from where it was stored as it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fidelity {
     /// Bit for bit, or something is wrong.
+    #[default]
     Exact,
     /// By the suite's choice with loss, so that the load pass may move and the answers alone decide.
     Lossy,

@@ -13,7 +13,8 @@ use super::evidence::{Batching, Case, Fidelity};
 pub struct NoiseFloor {
     /// How the engine computed.
     pub batching: Batching,
-    /// In what form KV was stored.
+    /// In what form KV was stored; there was one form before there was a choice.
+    #[serde(default)]
     pub fidelity: Fidelity,
     /// Baseline against repeat, bit for bit.
     pub repeat: Tally,

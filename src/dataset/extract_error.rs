@@ -208,7 +208,7 @@ impl ExtractError {
         let hint = match self {
             Self::Read { .. } => "check that the path is a file which this user may read, then run again",
             Self::NotAnArchive { .. } => {
-                "give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip, a folder or a saved web page"
+                "give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip or a saved web page; or the folder that it was made of"
             }
             Self::Truncated { .. } | Self::Damaged { .. } => {
                 "download the archive again and compare its SHA-256 with the published one"

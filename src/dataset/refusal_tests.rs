@@ -38,15 +38,15 @@ fn refusal_of_rows(csv: impl Into<Vec<u8>>) -> String {
 fn what_is_not_an_archive_is_refused() {
     insta::assert_snapshot!(refusal(b""), @r#"
     read the archive: the file is neither tar, tar.xz nor tar.gz (it starts with "")
-    hint: give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip, a folder or a saved web page
+    hint: give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip or a saved web page; or the folder that it was made of
     "#);
     insta::assert_snapshot!(refusal(b"<!DOCTYPE html>\n<html>"), @r#"
     read the archive: the file is neither tar, tar.xz nor tar.gz (it starts with "<!DOCTYPE html>\n")
-    hint: give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip, a folder or a saved web page
+    hint: give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip or a saved web page; or the folder that it was made of
     "#);
     insta::assert_snapshot!(refusal(&xz(b"question,A,B,C,D,answer")), @r#"
     read the archive: what it decompresses to is neither tar, tar.xz nor tar.gz (it starts with "question,A,B,C,D")
-    hint: give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip, a folder or a saved web page
+    hint: give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip or a saved web page; or the folder that it was made of
     "#);
     let folder = std::fs::File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
     insta::assert_snapshot!(render(&extract(folder, &Limits::default()).unwrap_err()), @r"

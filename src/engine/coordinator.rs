@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::error::EngineError;
 use super::lmcache_server::{ServerSettings, answers};
-use super::process::{Launch, OwnedProcess, Streams, free_ports};
+use super::process::{Launch, OwnedProcess, Streams, free_ports, start_on_free_ports};
 
 const WHAT: &str = "LMCache's coordinator";
 
@@ -21,6 +21,10 @@ impl Coordinator {
     /// # Errors
     /// When it cannot be started, ends, or is not healthy in time.
     pub async fn start(settings: &ServerSettings, patience: Duration) -> Result<Self, EngineError> {
+        start_on_free_ports(async || Self::try_start(settings, patience).await).await
+    }
+
+    async fn try_start(settings: &ServerSettings, patience: Duration) -> Result<Self, EngineError> {
         let program = settings.program.to_string();
         let [port] =
             free_ports().map_err(|source| EngineError::Spawn { command: program.clone(), source })?;

@@ -1,5 +1,6 @@
 //! What can go wrong with a process that the driver owns. Main type: [`EngineError`].
 
+use std::fmt;
 use std::io;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -28,12 +29,12 @@ pub enum EngineError {
         source: io::Error,
     },
     /// The process ended before its work was done.
-    #[error("keep {what} running: it ended ({status}){}", quote(said.as_deref()))]
+    #[error("keep {what} running: it ended ({end}){}", quote(said.as_deref()))]
     Died {
         /// Which process.
         what: String,
         /// How it ended.
-        status: ExitStatus,
+        end: ProcessEnd,
         /// The telling line of its log.
         said: Option<String>,
         /// Its log.
@@ -50,6 +51,8 @@ pub enum EngineError {
         said: Option<String>,
         /// Its log.
         log: Utf8PathBuf,
+        /// Whether it may have waited for an LMCache server.
+        asks_server: bool,
     },
     /// The worker said that it failed.
     #[error("run {what}: {message}")]
@@ -93,6 +96,46 @@ pub enum EngineError {
     },
 }
 
+/// What mends a lack of memory.
+const LESS_MEMORY: &str = "close what else uses that memory, or lower `engine.kv_cache_gib`, `engine.max_model_len` or \
+                           `lmcache.memory_gib` in the suite";
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessEnd {
+    /// By itself, with this status.
+    Status(i32),
+    /// By a signal.
+    Signal(i32),
+    /// By the kernel, which had no memory left.
+    OutOfMemory,
+}
+
+impl ProcessEnd {
+    /// A guard tells its command's signal as shells do. `memory_ran_out`: the kernel has ended some process for it.
+    pub(super) fn new(status: ExitStatus, memory_ran_out: bool) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        let told = status.code().filter(|code| (129..=192).contains(code)).map(|code| code - 128);
+        let signal = status.signal().or(told);
+        match signal {
+            Some(9) if memory_ran_out => Self::OutOfMemory,
+            Some(signal) => Self::Signal(signal),
+            None => Self::Status(status.code().unwrap_or_default()),
+        }
+    }
+}
+
+impl fmt::Display for ProcessEnd {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(formatter, "exit status: {status}"),
+            Self::Signal(9) => formatter.write_str("killed, signal 9"),
+            Self::Signal(signal) => write!(formatter, "signal {signal}"),
+            Self::OutOfMemory => formatter.write_str("killed, signal 9, as the kernel ran out of memory"),
+        }
+    }
+}
+
 impl EngineError {
     /// What to do next.
     #[must_use]
@@ -102,26 +145,28 @@ impl EngineError {
                 "can the cache folder be written, and was this program moved since it started?".to_owned(),
             ),
             Self::Worker { .. } => Some("is the cache folder writable, and the disk not full?".to_owned()),
-            Self::Died { status, log, .. } => {
-                use std::os::unix::process::ExitStatusExt;
-                let killed = status.signal() == Some(9) || status.code() == Some(137);
-                let cause =
-                    if killed { "SIGKILL is usually the kernel out of memory: see `dmesg`; " } else { "" };
-                Some(format!("{cause}its log is {log}"))
+            Self::Died { end: ProcessEnd::OutOfMemory, log, .. } => {
+                Some(format!("{LESS_MEMORY}; its log is {log}"))
             }
-            Self::Silent { log, .. } => Some(format!(
-                "its log is {log}; a slow machine may need larger values under `[patience]` in the suite"
+            Self::Died { end: ProcessEnd::Signal(9), log, .. } => Some(format!(
+                "somebody ended it, or the kernel for lack of memory (`dmesg` tells); what is finished is kept, and the \
+                 same command goes on from there; its log is {log}"
             )),
-            Self::Failed { message, log, .. } if message.to_lowercase().contains("out of memory") => {
+            Self::Died { log, .. } => Some(format!("its log is {log}")),
+            Self::Silent { log, asks_server, .. } => {
+                let server =
+                    if *asks_server { ", that of the LMCache server it asks lies beside it" } else { "" };
                 Some(format!(
-                    "close what else uses that memory, or lower `engine.kv_cache_gib` or `engine.max_model_len` in the \
-                 suite; its log is {log}"
+                    "its log is {log}{server}; a slow machine may need larger values under `[patience]` in the suite"
                 ))
             }
             Self::Gone { log, .. } => Some(format!(
                 "LMCache may wait for it for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log \
                  is {log}"
             )),
+            Self::Failed { message, log, .. } if message.to_lowercase().contains("out of memory") => {
+                Some(format!("{LESS_MEMORY}; its log is {log}"))
+            }
             Self::Failed { log, .. } | Self::Garbled { log, .. } | Self::Http { log, .. } => {
                 Some(format!("its log is {log}"))
             }
@@ -139,6 +184,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_signal_is_told_apart_from_a_status_and_from_a_lack_of_memory() {
+        use std::os::unix::process::ExitStatusExt;
+        let end =
+            |raw, memory_ran_out| ProcessEnd::new(ExitStatus::from_raw(raw), memory_ran_out).to_string();
+        assert_eq!(end(9, false), "killed, signal 9");
+        assert_eq!(end(137 << 8, false), "killed, signal 9");
+        assert_eq!(end(137 << 8, true), "killed, signal 9, as the kernel ran out of memory");
+        assert_eq!(end(134 << 8, true), "signal 6");
+        assert_eq!(end(3 << 8, true), "exit status: 3");
+        assert_eq!(end(255 << 8, false), "exit status: 255");
+    }
+
+    #[test]
     fn what_mends_a_lack_of_memory_is_said_with_the_place_of_the_log() {
         let failed = |message: &str| {
             let error = EngineError::Failed {
@@ -151,7 +209,7 @@ mod tests {
         insta::assert_snapshot!(failed("CUDA out of memory. Tried to allocate 2.00 GiB."), @r"
         failed to run the baseline engine of tiny: CUDA out of memory. Tried to allocate 2.00 GiB.
 
-        hint: close what else uses that memory, or lower `engine.kv_cache_gib` or `engine.max_model_len` in the suite; its log is notes/engine.log
+        hint: close what else uses that memory, or lower `engine.kv_cache_gib`, `engine.max_model_len` or `lmcache.memory_gib` in the suite; its log is notes/engine.log
         ");
         insta::assert_snapshot!(failed("Model architectures ['NoSuchModel'] are not supported for now."), @r"
         failed to run the baseline engine of tiny: Model architectures ['NoSuchModel'] are not supported for now.

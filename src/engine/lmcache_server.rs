@@ -10,14 +10,14 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::error::{EngineError, quote};
-use super::process::{Launch, OwnedProcess, Streams, free_ports, telling_line};
+use super::process::{Launch, OwnedProcess, Streams, free_ports, start_on_free_ports, telling_line};
 use super::protocol::Connector;
 
 const WHAT: &str = "the LMCache server";
+/// What vLLM asks a server through.
+pub(super) const CONNECTOR: &str = "LMCacheMPConnector";
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
-/// A port that was free may be taken by another process before the server binds it.
-const START_ATTEMPTS: u32 = 3;
 
 /// How to run the server.
 #[derive(Debug, Clone)]
@@ -186,13 +186,7 @@ impl LmcacheServer {
     /// # Errors
     /// When it cannot be started, ends, or is not healthy in time.
     pub async fn start(settings: &ServerSettings) -> Result<Self, EngineError> {
-        let mut attempt = 1;
-        loop {
-            match Self::try_start(settings).await {
-                Err(EngineError::Died { .. }) if attempt < START_ATTEMPTS => attempt += 1,
-                outcome => return outcome,
-            }
-        }
+        start_on_free_ports(async || Self::try_start(settings).await).await
     }
 
     async fn try_start(settings: &ServerSettings) -> Result<Self, EngineError> {
@@ -235,7 +229,7 @@ impl LmcacheServer {
     #[must_use]
     pub fn connector(&self, cache_salt: Option<String>) -> Connector {
         Connector {
-            name: "LMCacheMPConnector".to_owned(),
+            name: CONNECTOR.to_owned(),
             module_path: Some("lmcache.integration.vllm.lmcache_mp_connector".to_owned()),
             extra: BTreeMap::from([
                 ("lmcache.mp.host".to_owned(), "tcp://127.0.0.1".into()),

@@ -18,7 +18,7 @@ mod worker;
 
 pub use coordinator::Coordinator;
 pub use device::{Device, DeviceKind};
-pub use error::EngineError;
+pub use error::{EngineError, ProcessEnd};
 pub use guard::guard;
 pub use kv_shape::KvShape;
 pub use lmcache_server::{LmcacheServer, SecondTier, ServerCounters, ServerSettings, Tiers};
@@ -27,5 +27,5 @@ pub use parallelism::{Parallelism, ParallelismError};
 pub use plan::{Capacity, Expectation, Plan, Round, TooLarge, full_hit};
 pub use process::{Launch, OwnedProcess, Streams};
 pub use protocol::{Connector, NumberedPrompt, PROTOCOL, Ready, Reply, Request, Scored, Start};
-pub use redis::{Redis, RedisAddress, RedisSettings, RedisUrlError};
+pub use redis::{Redis, RedisAddress, RedisSettings, RedisUrlError, describe_redis_error};
 pub use worker::{Patience, PrefixCache, Worker};

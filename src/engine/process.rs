@@ -12,7 +12,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::Signal;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::error::EngineError;
+use super::error::{EngineError, ProcessEnd};
 use super::guard::{GRACE, signal_group};
 
 /// Variables that change what vLLM, LMCache or Python do and are not part of any key: none is passed on.
@@ -40,6 +40,8 @@ pub struct OwnedProcess {
     child: Child,
     group: u32,
     log: Utf8PathBuf,
+    /// How often the kernel had ended a process for lack of memory when this one was started.
+    memory_kills: u64,
 }
 
 /// Which standard streams the driver keeps.
@@ -77,7 +79,7 @@ impl OwnedProcess {
         };
         let child = command.stderr(Stdio::from(log)).spawn().map_err(failed)?;
         let group = child.id().expect("a process that was just started has an id");
-        Ok(Self { child, group, log: launch.log.clone() })
+        Ok(Self { child, group, log: launch.log.clone(), memory_kills: count_memory_kills() })
     }
 
     /// The pipes of a process started with [`Streams::Piped`]; they can be taken once.
@@ -110,14 +112,26 @@ impl OwnedProcess {
         while !is_ready().await {
             let (what, log) = (what.to_owned(), self.log.clone());
             if let Some(status) = self.try_wait() {
-                return Err(EngineError::Died { what, status, said: telling_line(&log), log });
+                return Err(self.died(what, status));
             }
             if Instant::now() > deadline {
-                return Err(EngineError::Silent { what, patience, said: telling_line(&log), log });
+                return Err(EngineError::Silent {
+                    what,
+                    patience,
+                    said: telling_line(&log),
+                    log,
+                    asks_server: false,
+                });
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
+    }
+
+    /// The error for its end.
+    pub(super) fn died(&self, what: String, status: ExitStatus) -> EngineError {
+        let end = ProcessEnd::new(status, count_memory_kills() > self.memory_kills);
+        EngineError::Died { what, end, said: telling_line(&self.log), log: self.log.clone() }
     }
 
     /// Waits until it ends by itself, at most so long.
@@ -140,17 +154,25 @@ impl Drop for OwnedProcess {
     }
 }
 
+/// How often the kernel has ended a process for lack of memory since this machine started.
+fn count_memory_kills() -> u64 {
+    let counters = fs_err::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
+    count.unwrap_or(0)
+}
+
 /// The line of a log that best says what went wrong: the last one that names an error and does not only point to
-/// another, as vLLM's processes do for one of theirs; else the last one.
+/// another, as vLLM's processes do for one of theirs; else the last one. What is only warned of is no error.
 #[must_use]
 pub(super) fn telling_line(log: &Utf8Path) -> Option<String> {
     let text = fs_err::read(log).ok()?;
     let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(64 * 1024)..]).into_owned();
+    let tail = console::strip_ansi_codes(&tail);
     let lines = || tail.lines().map(str::trim).filter(|line| !line.is_empty());
     let names_error = |line: &&str| {
         let head = line.split(':').next().unwrap_or_default();
         let named = head.ends_with("Error") || head.ends_with("Exception") || line.contains("Error: ");
-        named && !points_elsewhere(line)
+        named && !line.contains(" WARNING ") && !points_elsewhere(line)
     };
     let line = lines().rfind(names_error).or_else(|| lines().next_back())?;
     Some(line.chars().take(400).collect())
@@ -159,6 +181,22 @@ pub(super) fn telling_line(log: &Utf8Path) -> Option<String> {
 /// Whether an error's words leave the cause to another line of the log.
 pub(super) fn points_elsewhere(words: &str) -> bool {
     words.contains("root cause")
+}
+
+/// A port that was free may be taken by another process before a server binds it.
+const START_ATTEMPTS: u32 = 3;
+
+/// Starts a server on ports of [`free_ports`], again where it ended at once.
+pub(super) async fn start_on_free_ports<Server>(
+    start: impl AsyncFn() -> Result<Server, EngineError>,
+) -> Result<Server, EngineError> {
+    for _ in 1..START_ATTEMPTS {
+        match start().await {
+            Err(EngineError::Died { .. }) => {}
+            outcome => return outcome,
+        }
+    }
+    start().await
 }
 
 /// Distinct ports that are free on loopback right now.
@@ -184,10 +222,15 @@ mod tests {
             (Worker_TP1 pid=7) ERROR [executor.py:1] Traceback (most recent call last):\n\
             (Worker_TP1 pid=7) ERROR [executor.py:1] torch.OutOfMemoryError: CUDA out of memory.\n\
             RuntimeError: Engine core initialization failed. See root cause above.\n\
+            \x1b[33;20m(MainProcess pid=5)\x1b[0m WARNING [base.py:380] ValueError: Tokenizer not available\n\
             WARNING leaked semaphores\n";
         fs_err::write(log.path(), text).unwrap();
         let line = telling_line(Utf8Path::from_path(log.path()).unwrap()).unwrap();
         assert!(line.ends_with("torch.OutOfMemoryError: CUDA out of memory."), "{line}");
+        fs_err::write(log.path(), "INFO loading\n\x1b[33;20m[17:00] LMCache WARNING:\x1b[0m degraded mode\n")
+            .unwrap();
+        let line = telling_line(Utf8Path::from_path(log.path()).unwrap()).unwrap();
+        assert_eq!(line, "[17:00] LMCache WARNING: degraded mode");
     }
 
     #[test]

@@ -9,10 +9,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use redis::{Client, Connection, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisError};
+use redis::{
+    Client, Connection, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError,
+};
 
 use super::error::EngineError;
-use super::process::{Launch, OwnedProcess, Streams, free_ports};
+use super::process::{Launch, OwnedProcess, Streams, free_ports, start_on_free_ports};
 
 const WHAT: &str = "the Redis server";
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
@@ -131,6 +133,10 @@ impl Redis {
     /// # Errors
     /// When it cannot be started, ends, or does not answer in time.
     pub async fn start(settings: &RedisSettings) -> Result<Self, EngineError> {
+        start_on_free_ports(async || Self::try_start(settings).await).await
+    }
+
+    async fn try_start(settings: &RedisSettings) -> Result<Self, EngineError> {
         let failed = |source| EngineError::Spawn { command: settings.program.to_string(), source };
         let [port] = free_ports().map_err(failed)?;
         let options = [
@@ -274,6 +280,18 @@ impl Drop for Redis {
         {
             tracing::warn!(address = %self.address, %error, "this run's values could not be deleted");
         }
+    }
+}
+
+/// Why a server could not be asked, in a few words: an answer that is none of Redis is not repeated.
+#[must_use]
+pub fn describe_redis_error(error: &RedisError) -> String {
+    if error.kind() == ErrorKind::Parse {
+        "what answers there does not speak Redis".to_owned()
+    } else if error.is_timeout() {
+        format!("it does not answer within {} s", ANSWER_PATIENCE.as_secs())
+    } else {
+        error.to_string()
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
 
 use super::error::{EngineError, quote};
+use super::lmcache_server::CONNECTOR;
 use super::observation::Observation;
 use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
 use super::protocol::{NumberedPrompt, PROTOCOL, Ready, Reply, Request, Start};
@@ -51,6 +52,7 @@ pub struct Worker {
     replies: Lines<BufReader<ChildStdout>>,
     patience: Patience,
     what: String,
+    asks_server: bool,
 }
 
 impl Worker {
@@ -101,7 +103,9 @@ impl Worker {
     ) -> Result<(Self, Ready), EngineError> {
         let mut process = OwnedProcess::start(launch, Streams::Piped)?;
         let (requests, replies) = process.take_pipes().expect("the pipes were asked for and not yet taken");
-        let mut worker = Self { process, requests, replies: BufReader::new(replies).lines(), patience, what };
+        let asks_server = start.connector.as_ref().is_some_and(|connector| connector.name == CONNECTOR);
+        let replies = BufReader::new(replies).lines();
+        let mut worker = Self { process, requests, replies, patience, what, asks_server };
         worker.send(&Request::Start(start)).await?;
         match worker.receive(worker.patience.start).await? {
             Reply::Ready(ready) if ready.protocol == PROTOCOL => Ok((worker, ready)),
@@ -215,7 +219,14 @@ impl Worker {
             Ok(Err(error)) => return Err(self.garbled(format!("its output cannot be read: {error}"))),
             Err(_) => {
                 let (log, what) = (self.process.log().to_owned(), self.what.clone());
-                return Err(EngineError::Silent { what, patience, said: telling_line(&log), log });
+                let asks_server = self.asks_server;
+                return Err(EngineError::Silent {
+                    what,
+                    patience,
+                    said: telling_line(&log),
+                    log,
+                    asks_server,
+                });
             }
         };
         let reply = serde_json::from_str(&line).map_err(|error| {
@@ -233,10 +244,11 @@ impl Worker {
     async fn died(&mut self) -> EngineError {
         let (log, what) = (self.process.log().to_owned(), self.what.clone());
         let asked = Instant::now();
-        match self.process.wait(self.patience.finish).await {
-            Some(status) => EngineError::Died { what, status, said: telling_line(&log), log },
-            None => EngineError::Silent { what, patience: asked.elapsed(), said: telling_line(&log), log },
+        if let Some(status) = self.process.wait(self.patience.finish).await {
+            return self.process.died(what, status);
         }
+        let (patience, asks_server) = (asked.elapsed(), self.asks_server);
+        EngineError::Silent { what, patience, said: telling_line(&log), log, asks_server }
     }
 
     fn garbled(&self, problem: String) -> EngineError {

@@ -8,6 +8,7 @@ use super::{ArchivePin, ModelPin};
 use crate::digest::Digest;
 use crate::engine::environment::EnvironmentError;
 use crate::lock::LockError;
+use crate::suite::nearest;
 
 /// Why something could not be fetched; completes "failed to …". No message holds a token.
 #[derive(Debug, thiserror::Error)]
@@ -178,9 +179,10 @@ impl FetchError {
     pub fn hint(&self) -> Option<String> {
         let again = "what was fetched is kept, and the same command goes on from there";
         Some(match self {
-            Self::Unknown { .. } => {
-                "only what is pinned is fetched; a suite may also name a model's folder by its path".to_owned()
-            }
+            Self::Unknown { name, pinned } => match nearest(name, pinned) {
+                Some(near) => format!("did you mean {near}?"),
+                None => "only what is pinned is fetched; a suite may also name a model's folder by its path".to_owned(),
+            },
             Self::Refused { with_token, licence_page, .. } => {
                 let token = if *with_token {
                     "make sure that HF_TOKEN belongs to that account and may read gated repositories"

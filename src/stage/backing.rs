@@ -13,7 +13,9 @@ use super::route_error::RouteError;
 use super::{Bench, StageError};
 use crate::digest::{Digest, digest_bytes};
 use crate::engine::environment::install_beside;
-use crate::engine::{Coordinator, LmcacheServer, Redis, RedisSettings, SecondTier, ServerSettings, Tiers};
+use crate::engine::{
+    Coordinator, LmcacheServer, Redis, RedisSettings, SecondTier, ServerSettings, Tiers, describe_redis_error,
+};
 use crate::event::Event;
 use crate::options::Serde;
 use crate::store::Draft;
@@ -242,7 +244,10 @@ pub(super) async fn provide_redis(
     // Its allocator rounds up by up to a quarter.
     let needed = bytes / 4 * 5 + (GIB >> 4);
     if let Some(address) = bench.redis.clone() {
-        let unreachable = |source| RouteError::RedisUnreachable { address: address.to_string(), source };
+        let unreachable = |error| RouteError::RedisUnreachable {
+            address: address.to_string(),
+            problem: describe_redis_error(&error),
+        };
         let salt = format!("kv-correctness-{}", random_name());
         let redis = Redis::attach(address.clone(), salt).map_err(unreachable)?;
         if let Some(free) = redis.free_bytes().map_err(unreachable)?.filter(|free| *free < needed) {

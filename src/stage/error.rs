@@ -146,7 +146,9 @@ impl StageError {
             Self::Evidence(error) => error.hint(),
             Self::Fault(error) => error.hint(),
             Self::NotRun { .. } => Some("`kv-correctness run` runs it".to_owned()),
-            Self::Write { .. } => Some("is the disk full? `df -h` tells".to_owned()),
+            Self::Write { .. } => Some(
+                "make room there, or name a folder on another disk with --cache DIR; what is finished is kept".to_owned(),
+            ),
             Self::Read { .. } | Self::Line { .. } => {
                 Some("run the stage again: `--force` with the stage's name".to_owned())
             }

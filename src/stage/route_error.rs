@@ -20,12 +20,12 @@ pub enum RouteError {
     #[error("find `redis-server` on PATH")]
     NoRedis,
     /// The Redis server that was named does not answer, or not to us.
-    #[error("reach {address}")]
+    #[error("reach {address}: {problem}")]
     RedisUnreachable {
         /// Its address, without who asks.
         address: String,
         /// Why.
-        source: redis::RedisError,
+        problem: String,
     },
     /// What must lie between the two engines does not fit.
     #[error("fit the KV of all questions into {tier}: it takes {} MiB, and {} MiB are free", needed >> 20, free >> 20)]
@@ -53,7 +53,7 @@ impl RouteError {
             Self::FaultsBehindSerde => "leave out `--faults`, or the suite's `serde`".to_owned(),
             Self::NoRedis => "install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`".to_owned(),
             Self::RedisUnreachable { .. } => {
-                "is it running, and is KV_CORRECTNESS_REDIS_PASSWORD its password?".to_owned()
+                "is a Redis server running there, and is KV_CORRECTNESS_REDIS_PASSWORD its password?".to_owned()
             }
             Self::Space { .. } => "ask fewer questions with `--subjects`, or make room".to_owned(),
             Self::NoPeerPackages(error) => error.hint().unwrap_or_else(|| {

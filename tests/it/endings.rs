@@ -36,13 +36,48 @@ fn an_interrupted_driver_leaves_no_process_and_its_finished_stages() {
         let ended = running.wait();
         assert_eq!(lab.processes(), Vec::<String>::new(), "{faults}");
         assert_eq!((ended.code, ended.out.as_str()), (130, ""), "{faults}: {}", ended.err);
-        let last = ended.err.lines().last().unwrap();
-        assert_eq!(last, "interrupted: finished stages are kept, and the same command goes on from there");
+        let (_, last_words) = ended.err.split_once("interrupted: ").unwrap();
+        let expected =
+            "ending what still runs\nwhat is finished is kept, and the same command goes on from there\n";
+        assert_eq!(last_words, expected);
         let (ended, steps) = lab.steps_of(|| lab.run("", ""));
         assert_eq!(ended.code, 0, "{}", ended.err);
         assert_eq!(starts(steps), left, "{faults}");
         assert_eq!(lab.report(), Lab::finished().report());
     }
+}
+
+#[test]
+fn an_interrupted_driver_takes_its_progress_line_from_the_terminal() {
+    let lab = Lab::new();
+    let waiting = lab.interrupt_on_terminal("hang@start-baseline", "hang start-baseline");
+    assert_eq!((waiting.code, waiting.err.as_str()), (130, ""));
+    let asking = lab.interrupt_on_terminal("hang@store", "hang store");
+    assert_eq!((asking.code, asking.err.as_str()), (130, ""));
+    insta::assert_snapshot!(lab.redact(&waiting.out), @r"
+    extract  : done in [TIME]
+    prompts   tiny: done in [TIME]
+    tiny: 24 questions from 2 subjects show no loss but a gross one by their answers
+    , if 1.0 % of the answers flip without harm. Equivalence within 0.50 points need
+    s about 5198 questions and more subjects: too few, unless bits decide.
+    interrupted: ending what still runs
+    what is finished is kept, and the same command goes on from there
+    ");
+    insta::assert_snapshot!(lab.redact(&asking.out), @r"
+    extract  : re-used
+    prompts   tiny: re-used
+    tiny: 24 questions from 2 subjects show no loss but a gross one by their answers
+    , if 1.0 % of the answers flip without harm. Equivalence within 0.50 points need
+    s about 5198 questions and more subjects: too few, unless bits decide.
+    baseline engine of tiny: ready after [TIME]
+    baseline  tiny: done in [TIME]
+    control engine of tiny: ready after [TIME]
+    control   tiny: done in [TIME]
+    lmcache server: healthy after [TIME]
+    mp cached engine of tiny: ready after [TIME]
+    interrupted: ending what still runs
+    what is finished is kept, and the same command goes on from there
+    ");
 }
 
 #[test]

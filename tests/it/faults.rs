@@ -23,14 +23,14 @@ fn fail_soon(faults: &str, setting: &str) -> String {
 #[test]
 fn an_engine_that_is_killed_is_told_by_its_signal_and_its_last_words() {
     insta::assert_snapshot!(fail("crash@start-baseline"), @r"
-    error: failed to keep the baseline engine of tiny running: it ended (exit status: 137); it said: RuntimeError: the fake engine was told to crash
+    error: failed to keep the baseline engine of tiny running: it ended (killed, signal 9); it said: RuntimeError: the fake engine was told to crash
 
-    hint: SIGKILL is usually the kernel out of memory: see `dmesg`; its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    hint: somebody ended it, or the kernel for lack of memory (`dmesg` tells); what is finished is kept, and the same command goes on from there; its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
     ");
     insta::assert_snapshot!(fail("crash@load"), @r"
-    error: failed to keep the mp cached engine of tiny running: it ended (exit status: 137); it said: RuntimeError: the fake engine was told to crash
+    error: failed to keep the mp cached engine of tiny running: it ended (killed, signal 9); it said: RuntimeError: the fake engine was told to crash
 
-    hint: SIGKILL is usually the kernel out of memory: see `dmesg`; its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    hint: somebody ended it, or the kernel for lack of memory (`dmesg` tells); what is finished is kept, and the same command goes on from there; its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
     ");
 }
 
@@ -44,7 +44,7 @@ fn an_engine_that_goes_silent_is_ended() {
     insta::assert_snapshot!(fail_soon("hang@load", "answer_seconds"), @r"
     error: failed to get an answer from the mp cached engine of tiny within [TIME]
 
-    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log; a slow machine may need larger values under `[patience]` in the suite
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log, that of the LMCache server it asks lies beside it; a slow machine may need larger values under `[patience]` in the suite
     ");
 }
 
@@ -137,6 +137,26 @@ fn a_server_that_ends_at_once_is_told_by_its_last_words() {
     error: failed to keep the LMCache server running: it ended (exit status: 3); it said: OSError: the fake server was told to die
 
     hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server.log
+    ");
+}
+
+#[test]
+fn servers_whose_port_was_taken_meanwhile_are_started_on_another() {
+    let lab = Lab::new();
+    lab.install("nixl-1.5.1", "package/__init__.py,sha256=0,1\n");
+    let ended = lab.run("taken@server taken@redis", "--route mp,mp+redis,mp+p2p");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let count = |step: &str| lab.steps().iter().filter(|seen| *seen == step).count();
+    // One, two and two servers.
+    assert_eq!([count("start redis"), count("start coordinator"), count("start server")], [2, 2, 5 + 3]);
+}
+
+#[test]
+fn a_server_that_hangs_is_no_verdict_and_ends_with_the_run() {
+    insta::assert_snapshot!(fail_soon("freeze@server", "answer_seconds"), @r"
+    error: failed to get an answer from the mp cached engine of tiny within [TIME]
+
+    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log, that of the LMCache server it asks lies beside it; a slow machine may need larger values under `[patience]` in the suite
     ");
 }
 

@@ -150,6 +150,24 @@ impl Lab {
         self.end(command)
     }
 
+    /// Runs the suite on a terminal where Ctrl-C is pressed once a fake process tells this step; what is left on it.
+    pub(crate) fn interrupt_on_terminal(&self, faults: &str, step: &str) -> Ended {
+        self.write("terminal.py", include_str!("fake/terminal.py"));
+        let driver = self.driver("");
+        let mut command = Command::new(&*PYTHON);
+        command.current_dir(self.path(""));
+        for (name, value) in driver.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.args(["-IS", "terminal.py", step, env!("CARGO_BIN_EXE_kv-correctness")]);
+        command.args("run --suite suite.toml --device cpu --out out".split(' '));
+        command.env("FAKE_FAULTS", faults).env("TERM", "xterm");
+        self.end(command)
+    }
+
     /// Starts what [`run`](Self::run) runs.
     pub(crate) fn start_run(&self, faults: &str) -> Running {
         let mut command = self.driver("run --suite suite.toml --device cpu --out out");
@@ -242,7 +260,7 @@ impl Lab {
         let message = ended.err[start..].trim_end();
         let (_, hint) = message.split_once("\n\nhint: ").expect("a hint");
         if let Some((_, log)) = hint.split_once("its log is ") {
-            let log = log.split([';', '\n']).next().unwrap();
+            let log = log.split([';', ',', '\n']).next().unwrap();
             assert!(Utf8Path::new(log).is_file(), "the hint names a log that is not there: {hint}");
         }
         self.redact(message)

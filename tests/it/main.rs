@@ -9,6 +9,7 @@ mod faults;
 mod foreign;
 mod keys;
 mod lab;
+mod obstacles;
 mod real;
 mod real_endurance;
 mod real_identity;

@@ -1,5 +1,7 @@
 //! What a run leaves behind, in every format, and the commands of everyday use around it.
 
+use std::io::Read;
+
 use fs_err as fs;
 use serde_json::Value;
 
@@ -62,6 +64,23 @@ fn the_committed_schema_is_what_the_program_prints() {
     let committed =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/report.schema.json")).unwrap();
     assert_eq!(output(&Lab::new(), "schema"), committed);
+}
+
+#[test]
+fn the_published_reports_of_earlier_versions_can_be_read() {
+    let lab = Lab::new();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/evidence/h100");
+    let mut read = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let packed = fs::read(entry.unwrap().path()).unwrap();
+        let mut report = String::new();
+        liblzma::read::XzDecoder::new(packed.as_slice()).read_to_string(&mut report).unwrap();
+        lab.write("report.json", &report);
+        assert!(output(&lab, "report .").contains("over "));
+        assert!(output(&lab, "report . --format html").contains("</html>"));
+        read += 1;
+    }
+    assert!(read > 0);
 }
 
 #[test]
@@ -196,6 +215,19 @@ fn every_command_has_a_manual_page_and_completions() {
         assert!(text.contains(".SH") && text.contains("DESCRIPTION"), "{page}");
     }
     assert!(!lab.path("pages/kv-correctness-internal-guard.1").exists());
+    lab.write("completions", &output(&lab, "completions bash"));
+    let complete = |words: &str| {
+        let script = "source ./completions; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1))
+            _kv__correctness kv-correctness \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\"
+            echo ${COMPREPLY[@]}";
+        let mut command = std::process::Command::new("bash");
+        command.current_dir(lab.path("")).args(["-c", script, "bash", "kv-correctness"]);
+        command.args(words.split(' '));
+        lab.end(command).out.trim().to_owned()
+    };
+    assert_eq!(complete("run --route mp+"), "mp+fs mp+redis mp+p2p");
+    assert_eq!(complete("stage --force ba"), "baseline");
+    assert_eq!(complete("suite check --ca"), "--cache");
     for shell in ["bash", "zsh", "fish"] {
         let text = output(&lab, &format!("completions {shell}"));
         assert!(text.contains("kv-correctness") && text.contains("doctor"), "{shell}");

@@ -1,5 +1,6 @@
 //! Routes by which KV reaches another engine: which tier must serve, and what happens where a route cannot run or breaks.
 
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -281,7 +282,7 @@ fn a_redis_server_by_address_is_used_with_a_password_that_is_shown_nowhere() {
     insta::assert_snapshot!(lab.error(&refused), @r"
     error: failed to run this route: reach redis://127.0.0.1:[PORT]: Password authentication failed - AuthenticationFailed
 
-    hint: is it running, and is KV_CORRECTNESS_REDIS_PASSWORD its password?
+    hint: is a Redis server running there, and is KV_CORRECTNESS_REDIS_PASSWORD its password?
     ");
     set_value(&url, "theirs", "kept");
     let ended = lab.start(command("hunter2")).wait();
@@ -291,6 +292,36 @@ fn a_redis_server_by_address_is_used_with_a_password_that_is_shown_nowhere() {
     let leaks: Vec<_> =
         everything.iter().filter(|(_, text)| text.contains("hunter2")).map(|(path, _)| path).collect();
     assert!(leaks.is_empty() && !ended.err.contains("hunter2"), "{leaks:?}");
+}
+
+#[test]
+fn what_is_no_redis_server_is_told_apart_from_one_that_is_not_there() {
+    let lab = lab();
+    let refuse = |port: u16| {
+        let arguments =
+            "run --suite suite.toml --device cpu --route mp+redis -q --redis-url redis://127.0.0.1";
+        lab.error(&lab.end(lab.driver(&format!("{arguments}:{port}"))))
+    };
+    let web_server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = web_server.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for connection in web_server.incoming() {
+            let mut connection = connection.unwrap();
+            assert_ne!(connection.read(&mut [0; 64]).unwrap(), 0);
+            connection.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n<html>").unwrap();
+        }
+    });
+    insta::assert_snapshot!(refuse(port), @r"
+    error: failed to run this route: reach redis://127.0.0.1:[PORT]: what answers there does not speak Redis
+
+    hint: is a Redis server running there, and is KV_CORRECTNESS_REDIS_PASSWORD its password?
+    ");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    insta::assert_snapshot!(refuse(free), @r"
+    error: failed to run this route: reach redis://127.0.0.1:[PORT]: Connection refused (os error 111)
+
+    hint: is a Redis server running there, and is KV_CORRECTNESS_REDIS_PASSWORD its password?
+    ");
 }
 
 #[test]

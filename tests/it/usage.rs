@@ -25,17 +25,26 @@ fn a_suite_that_does_not_exist_is_refused_with_the_names_of_those_that_do() {
 #[test]
 fn stages_and_routes_that_do_not_exist_are_refused_with_the_names_of_those_that_do() {
     insta::assert_snapshot!(refuse("stage basline"), @r#"
-    error: invalid value 'basline' for '<NAME>': "basline" is not a stage (extract, prompts, baseline, control, cached, compare, faults or foreign)
+    error: invalid value 'basline' for '<NAME>'
+      [possible values: extract, prompts, baseline, control, cached, compare, faults, foreign]
+
+      tip: a similar value exists: 'baseline'
 
     For more information, try '--help'.
     "#);
     insta::assert_snapshot!(refuse("run --force basline"), @r#"
-    error: invalid value 'basline' for '--force <STAGE>': "basline" is not a stage (extract, prompts, baseline, control, cached, compare, faults or foreign)
+    error: invalid value 'basline' for '--force <STAGE>'
+      [possible values: extract, prompts, baseline, control, cached, compare, faults, foreign]
+
+      tip: a similar value exists: 'baseline'
 
     For more information, try '--help'.
     "#);
-    insta::assert_snapshot!(refuse("run --route mp,pm"), @r#"
-    error: invalid value 'pm' for '--route <ROUTE>': "pm" is not a route (in-process, mp, mp+fs, mp+redis, mp+p2p)
+    insta::assert_snapshot!(refuse("run --route mp,m+fs"), @r#"
+    error: invalid value 'm+fs' for '--route <ROUTE>'
+      [possible values: in-process, mp, mp+fs, mp+redis, mp+p2p, all]
+
+      tip: a similar value exists: 'mp+fs'
 
     For more information, try '--help'.
     "#);
@@ -90,7 +99,7 @@ fn an_archive_that_is_missing_or_cut_off_is_refused() {
     insta::assert_snapshot!(lab.error(&lab.run("", "--data page.html")), @r#"
     error: failed to extract page.html: read the archive: the file is neither tar, tar.xz nor tar.gz (it starts with "<html>not found<")
 
-    hint: give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip, a folder or a saved web page
+    hint: give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip or a saved web page; or the folder that it was made of
     "#);
     assert_eq!(lab.steps(), Vec::<String>::new());
 }
@@ -163,9 +172,24 @@ fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_i
     lab.edit("suite.toml", "chunk_tokens = \"many\"", "chunk_tokens = 16");
     fs::remove_file(lab.path("model/tokenizer.json")).unwrap();
     insta::assert_snapshot!(lab.error(&check()), @r"
-    error: failed to use model/tokenizer.json: failed to open file `model/tokenizer.json`: No such file or directory (os error 2)
+    error: failed to check suite suite.toml, line 38, column 1: use model/tokenizer.json: failed to open file `model/tokenizer.json`: No such file or directory (os error 2)
 
-    hint: check that it exists and may be read, and that the disk is not full
+    hint: a model folder needs config.json, tokenizer.json and *.safetensors of one model
+    ");
+    // What a name on the hub stands for can change from one day to the next.
+    lab.edit("suite.toml", "source = \"model\"", "source = \"some-owner/some-model@main\"");
+    insta::assert_snapshot!(lab.error(&check()), @r#"
+    error: failed to check suite suite.toml, line 38, column 1: find model "some-owner/some-model@main": it is neither a path that exists nor known by name (canary-dense, canary-mla, meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, smollm2-135m-instruct)
+
+    hint: if it is on the Hugging Face hub, pin it by its files: `hf download some-owner/some-model --revision COMMIT --local-dir FOLDER`, and give that folder to the model's `source`
+    "#);
+    lab.edit("suite.toml", "some-owner/some-model@main", "cannary-dense");
+    assert!(lab.error(&check()).ends_with("hint: did you mean canary-dense?"));
+    lab.edit("suite.toml", "facts.tar", "env");
+    insta::assert_snapshot!(lab.error(&check()), @r"
+    error: failed to check suite suite.toml, line 3, column 1: find questions in the folder env: it holds no table of dev, val or test
+
+    hint: it needs the folders `dev`, `val` and `test`, or these in its `data`, with a CSV file a subject
     ");
     assert_eq!(lab.steps(), Vec::<String>::new());
 }
@@ -268,9 +292,9 @@ fn folders_that_cannot_be_written_are_refused_before_anything_starts() {
     ");
     let ended = lab.end(lab.driver("run --suite suite.toml --device cpu --out suite.toml/out"));
     insta::assert_snapshot!(lab.error(&ended), @r"
-    error: failed to write the report: failed to create directory `suite.toml/out`: Not a directory (os error 20)
+    error: failed to write suite.toml/out: failed to create directory `suite.toml/out`: Not a directory (os error 20)
 
-    hint: name another folder with `--out DIR`
+    hint: see to it that this place can be written, or name another, and run the same command again: finished stages are kept
     ");
     assert_eq!(lab.steps(), Vec::<String>::new());
 }

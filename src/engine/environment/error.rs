@@ -30,13 +30,15 @@ pub enum EnvironmentError {
     },
     /// There is neither a uv nor a way to install one.
     #[error(
-        "install uv, which makes the Python environment: neither `{python} -m venv` nor `{python} -m pip` works; see {log}"
+        "install uv, which makes the Python environment, with {python}: its output is in {log} and ends with\n{last_lines}"
     )]
     NoInstaller {
         /// The Python that was tried.
         python: Utf8PathBuf,
-        /// What it said.
+        /// All that it said.
         log: Utf8PathBuf,
+        /// The last that it said.
+        last_lines: String,
     },
     /// The disk is too full.
     #[error(
@@ -115,24 +117,33 @@ impl EnvironmentError {
         let own = "name an environment of your own with KV_CORRECTNESS_ENV=DIR";
         Some(match self {
             Self::Platform { .. } => format!("{own} (vLLM and LMCache installed in it)"),
-            Self::NoPython { .. } => "install one (on Debian: `apt-get install python3 python3-venv`), or name one \
+            Self::NoPython { .. } => {
+                "install one (on Debian: `apt-get install python3 python3-venv`), or name one \
                  with KV_CORRECTNESS_PYTHON=/path/to/python3"
-                .to_owned(),
-            Self::NoInstaller { .. } => {
-                "on Debian `apt-get install python3-venv` is what is missing; or install uv and put it on PATH".to_owned()
+                    .to_owned()
             }
-            Self::DiskSpace { .. } => "free some space, or name a folder on another disk with --cache DIR".to_owned(),
+            Self::NoInstaller { .. } => format!(
+                "when the package index was not reached, mend that (PIP_INDEX_URL names another); when venv or pip is \
+                 missing, install it (on Debian: `apt-get install python3-venv`); or put a uv on PATH; or {own}"
+            ),
+            Self::DiskSpace { .. } => {
+                "free some space, or name a folder on another disk with --cache DIR".to_owned()
+            }
             Self::Step { log, .. } => format!(
                 "read {log}; when the package index was not reached, mend that (UV_DEFAULT_INDEX names another) and \
                  run the same command again; or {own}"
             ),
-            Self::Incomplete { package, .. } => format!("install {package} there, or leave KV_CORRECTNESS_ENV unset"),
+            Self::Incomplete { package, .. } => {
+                format!("install {package} there, or leave KV_CORRECTNESS_ENV unset")
+            }
             Self::Disagreement { package, .. } => {
                 format!("install the same {package} in both, or leave KV_CORRECTNESS_ENV_BASELINE unset")
             }
             Self::Editable { package, .. } => format!("install {package} there without --editable"),
             Self::Lock(error) => return error.hint(),
-            Self::Io { folder, .. } => format!("check that {folder} can be read and written, or pass another --cache DIR"),
+            Self::Io { folder, .. } => {
+                format!("check that {folder} can be read and written, or pass another --cache DIR")
+            }
         })
     }
 }

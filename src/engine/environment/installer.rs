@@ -75,20 +75,27 @@ impl Installer<'_> {
             pin.as_str(),
         ];
 
-        let in_environment = || -> io::Result<bool> {
+        let in_environment = || -> io::Result<Ending> {
             clear(&folder)?;
-            let made = self.run(Command::new(python).args(["-m", "venv", folder.as_str()]))?.status.success();
-            Ok(made && self.run(Command::new(folder.join("bin/python")).args(pip))?.status.success())
+            let made = self.run(Command::new(python).args(["-m", "venv", folder.as_str()]))?;
+            if !made.status.success() {
+                return Ok(made);
+            }
+            self.run(Command::new(folder.join("bin/python")).args(pip))
         };
-        let in_folder = || -> io::Result<bool> {
+        let in_folder = || -> io::Result<Ending> {
             clear(&folder)?;
-            Ok(self.run(Command::new(python).args(pip).args(["--target", folder.as_str()]))?.status.success())
+            self.run(Command::new(python).args(pip).args(["--target", folder.as_str()]))
         };
-        if (in_environment().map_err(failed)? || in_folder().map_err(failed)?) && runs(&uv) {
-            Ok(uv)
-        } else {
-            Err(EnvironmentError::NoInstaller { python: python.to_owned(), log: self.log.to_owned() })
+        let mut ending = in_environment().map_err(failed)?;
+        if !ending.status.success() {
+            ending = in_folder().map_err(failed)?;
         }
+        if ending.status.success() && runs(&uv) {
+            return Ok(uv);
+        }
+        let (python, log) = (python.to_owned(), self.log.to_owned());
+        Err(EnvironmentError::NoInstaller { python, log, last_lines: ending.last_lines.join("\n") })
     }
 
     /// Runs a step that must succeed.

@@ -198,7 +198,8 @@ fn a_debian_without_venv_and_pip_is_told_what_to_install() {
     machine.set("no-pip", "");
     let error = machine.request().provide(&Events::ignored()).unwrap_err();
     assert!(matches!(error, EnvironmentError::NoInstaller { .. }), "{error:?}");
-    assert!(error.hint().unwrap().contains("apt-get install python3-venv"));
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("apt-get install python3-venv") && hint.contains("PIP_INDEX_URL"), "{hint}");
 }
 
 #[test]

@@ -82,4 +82,8 @@ class Listener(socketserver.ThreadingTCPServer):
 
 with open(os.environ["FAKE_LOG"], "a", encoding="utf-8") as log:
     log.write("start redis\n")
+if "taken" in FAULTS and not os.path.exists(os.environ["FAKE_LOG"] + ".taken-redis"):
+    open(os.environ["FAKE_LOG"] + ".taken-redis", "w").close()
+    print("Could not create server TCP listening socket: bind: Address already in use", flush=True)
+    sys.exit(1)
 Listener((OPTIONS["--bind"], int(OPTIONS["--port"])), Client).serve_forever()

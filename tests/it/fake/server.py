@@ -187,10 +187,22 @@ def metrics():
     return "\n".join(lines) + "\n"
 
 
+def find_port_taken(name):
+    """End as a server does whose port somebody took, if this is its first start."""
+    marker = os.environ["FAKE_LOG"] + f".taken-{name}"
+    if "taken" in FAULTS and not os.path.exists(marker):
+        open(marker, "w").close()
+        print("OSError: [Errno 98] address already in use", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
 class Worker(socketserver.StreamRequestHandler):
     def handle(self):
         for line in self.rfile:
             request = json.loads(line)
+            if "freeze" in FAULTS and "lookup" in request and stored:
+                note("freeze server")
+                os.kill(os.getpid(), signal.SIGSTOP)
             with lock:
                 if "lookup" in request:
                     answer = look_up(request["lookup"], request["ranks"])
@@ -245,10 +257,12 @@ class Listener(socketserver.ThreadingTCPServer):
 def main():
     if sys.argv[1] == "coordinator":
         note("start coordinator")
+        find_port_taken("coordinator")
         os.makedirs(PEERS, exist_ok=True)
         Listener((OPTIONS["--host"], int(OPTIONS["--port"])), Http).serve_forever()
     global serves
     note("start server")
+    find_port_taken(OPTIONS.get("--instance-id", "server"))
     if ADAPTER.get("type") == "fs":
         serves = bool(os.listdir(ADAPTER["base_path"]))
     if ADAPTER.get("type") == "resp":

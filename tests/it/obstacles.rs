@@ -1,0 +1,95 @@
+//! Machines that lack something: disk space, a place to print to, a network. Each message says what mends it.
+
+use std::process::Command;
+
+use fs_err as fs;
+
+use crate::lab::{Ended, Lab};
+
+/// Runs the driver where the folder `small` is a disk of so many KiB; nothing where this machine lets nobody make one.
+fn run_with_small_disk(lab: &Lab, kilobytes: u32, arguments: &str) -> Option<Ended> {
+    fs::create_dir_all(lab.path("small")).unwrap();
+    let driver = lab.driver(arguments);
+    let mount = format!("mount -t tmpfs -o size={kilobytes}k tmpfs small");
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+        command.current_dir(lab.path(""));
+        command
+    };
+    let allowed = unshare(&mount).output().is_ok_and(|output| output.status.success());
+    if !allowed {
+        eprintln!("no disk can be mounted here: not tested");
+        return None;
+    }
+    let mut command = unshare(&format!("{mount} && exec \"$@\""));
+    command.arg(driver.get_program()).args(driver.get_args());
+    for (name, value) in driver.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    Some(lab.end(command))
+}
+
+#[test]
+fn a_report_that_does_not_fit_its_disk_is_an_error_and_the_stages_are_kept() {
+    let lab = Lab::finished();
+    let arguments = "run --suite suite.toml --device cpu -q --out small/out";
+    let Some(ended) = run_with_small_disk(&lab, 8, arguments) else { return };
+    let message = lab.error(&ended);
+    let (message, hint) = message.split_once("\n\n").unwrap();
+    assert!(message.starts_with("error: failed to write small/out/report.json: No space left on device"));
+    insta::assert_snapshot!(hint, @"hint: make room there, or name another place, and run the same command again: finished stages are kept");
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn a_stage_that_does_not_fit_its_disk_is_an_error_that_names_it() {
+    let lab = Lab::new();
+    let arguments = "run --suite suite.toml --device cpu -q --cache small/cache";
+    let Some(ended) = run_with_small_disk(&lab, 64, arguments) else { return };
+    insta::assert_snapshot!(lab.error(&ended), @r"
+    error: failed to write [LAB]/small/cache/store-1/drafts/[DIGEST]/output/prompts.jsonl: failed to write to file `[LAB]/small/cache/store-1/drafts/[DIGEST]/output/prompts.jsonl`: No space left on device (os error 28)
+
+    hint: make room there, or name a folder on another disk with --cache DIR; what is finished is kept
+    ");
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn what_cannot_be_printed_is_an_error_and_what_nobody_reads_is_none() {
+    let lab = Lab::finished();
+    let with_output = |output: &str| {
+        let mut command = Command::new("sh");
+        let driver = lab.driver("");
+        command.current_dir(lab.path("")).args(["-c", &format!("\"$@\" {output}"), "sh"]);
+        command.arg(driver.get_program()).args(["report", "out"]);
+        lab.end(command)
+    };
+    insta::assert_snapshot!(lab.error(&with_output("> /dev/full")), @r"
+    error: failed to write to standard output: No space left on device (os error 28)
+
+    hint: make room where it leads to, or send it elsewhere, and run the same command again: finished stages are kept
+    ");
+    let ended = with_output("| true");
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+}
+
+#[test]
+fn an_environment_that_cannot_be_fetched_says_what_the_installer_said() {
+    let lab = Lab::new();
+    lab.write_program("bin/python3.11", "#!/bin/sh\necho cpython 3 11 - $0\n");
+    let uv = "#!/bin/sh\n[ $1 = pip ] || mkdir -p $5/bin\n[ $1 != pip ] || echo 'cause: dns error'\n[ $1 != pip ]\n";
+    lab.write_program("bin/uv", uv);
+    let mut command = lab.driver("run --device cpu");
+    command.env_remove("KV_CORRECTNESS_ENV");
+    let ended = lab.end(command);
+    insta::assert_snapshot!(lab.error(&ended), @r"
+    error: failed to install vLLM and LMCache: exit status: 1; its output is in [LAB]/cache/environments/[SHORT].log and ends with
+    cause: dns error
+
+    hint: read [LAB]/cache/environments/[SHORT].log; when the package index was not reached, mend that (UV_DEFAULT_INDEX names another) and run the same command again; or name an environment of your own with KV_CORRECTNESS_ENV=DIR
+    ");
+}
