@@ -39,16 +39,12 @@ pub struct ControlMatch {
 }
 
 impl NoiseFloor {
-    /// Whether differing bits are a failure: the baseline repeats itself, and a request's arithmetic depends neither on
-    /// the requests beside it nor on how its prompt is split. One sequence at a time makes sure of the former; where
-    /// several are computed together, kernels that give the control the baseline's bits do.
+    /// Whether differing bits are a failure: the baseline repeats itself, and one sequence at a time makes sure that a
+    /// request's arithmetic does not depend on the requests beside it. That a control has the baseline's bits does not: on
+    /// an H100, requests that met others in every arm but one had other bits where they were alone in a batch.
     #[must_use]
     pub fn lets_bits_decide(&self) -> bool {
-        self.repeat.differing == 0
-            && match self.batching {
-                Batching::OneAtATime => true,
-                Batching::Together => self.prefix.as_ref().is_some_and(|prefix| prefix.differing == 0),
-            }
+        self.repeat.differing == 0 && self.batching == Batching::OneAtATime
     }
 }
 
@@ -113,8 +109,8 @@ fn describe(noise: &NoiseFloor, questions: u32) -> String {
     } else if noise.lets_bits_decide() {
         "So bits decide only where the load pass equals the baseline; otherwise the statistical rungs decide."
     } else if repeat.differing == 0 {
-        "Requests are computed together and the control differs from the baseline, so differing bits prove nothing here; \
-         unless all agree, the statistical rungs decide."
+        "Requests are computed together, and which ones meet in a batch may change the last bits, so differing bits prove \
+         nothing here; unless all agree, the statistical rungs decide."
     } else {
         "So differing bits prove nothing here; unless all agree, the statistical rungs decide."
     };

@@ -51,15 +51,11 @@ fn bits_that_differ_prove_nothing_where_the_baseline_does_not_repeat_itself() {
 }
 
 #[test]
-fn bits_that_differ_prove_nothing_where_batches_differ_and_kernels_heed_the_split() {
+fn bits_that_differ_prove_nothing_where_requests_are_computed_together() {
     let mut scene = Scene::new(40, 4, 0.9);
     scene.edit(ArmName::Load, 6, |observation| nudge(observation, 1e-6));
     let together = |scene: &Scene| judged(&Evidence { batching: Batching::Together, ..scene.evidence() });
-    // The control has the baseline's bits: the kernels heed neither split nor batch.
-    assert_eq!(together(&scene).1.verdict, Verdict::Degraded);
-    for arm in [ArmName::Control, ArmName::Load] {
-        scene.edit(arm, 9, |observation| nudge(observation, 1e-6));
-    }
+    // The control has the baseline's bits; still the load pass may have been alone in a batch.
     let (comparison, judgement) = together(&scene);
     assert_eq!(judgement.verdict, Verdict::Inconclusive, "{}", judgement.reason);
     assert!(comparison.noise_floor.words.contains("computed together"), "{}", comparison.noise_floor.words);
