@@ -55,6 +55,38 @@ fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
 }
 
 #[test]
+fn engines_beside_each_other_find_what_they_find_one_after_the_other() {
+    let lab = Lab::new();
+    lab.edit(
+        "suite.toml",
+        "source = \"model\"",
+        "source = \"model\"\n[[models]]\nname = \"other\"\nsource = \"other\"",
+    );
+    fs::create_dir(lab.path("other")).unwrap();
+    for file in fs::read_dir(lab.path("model")).unwrap() {
+        let path = file.unwrap().path();
+        fs::copy(&path, lab.path("other").join(path.file_name().unwrap().to_str().unwrap())).unwrap();
+    }
+    lab.write("other/notes.txt", "another model, since its files are others");
+    let apart = lab.run("", "");
+    assert_eq!(apart.code, 0, "{}{}", apart.err, apart.out);
+    let apart = lab.report();
+    let beside = lab.run("", "--no-cache --engines 4 --verbose");
+    assert_eq!(beside.code, 0, "{}{}", beside.err, beside.out);
+    for (engine, done) in
+        [("control engine of tiny", "baseline  tiny: "), ("baseline engine of other", "cached    tiny mp: ")]
+    {
+        let started = beside.err.find(&format!("starting the {engine}")).unwrap();
+        assert!(started < beside.err.find(&format!("{done}done in")).unwrap(), "{engine}: {}", beside.err);
+    }
+    let mut findings = lab.report().findings;
+    for (finding, apart) in findings.iter_mut().zip(&apart.findings) {
+        finding.artifacts.clone_from(&apart.artifacts);
+    }
+    assert_eq!(serde_json::to_value(findings).unwrap(), serde_json::to_value(apart.findings).unwrap());
+}
+
+#[test]
 fn a_second_run_reuses_every_stage_says_so_and_starts_no_process() {
     let lab = Lab::finished();
     let report = lab.report();
