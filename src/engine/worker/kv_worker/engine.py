@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import itertools
 import math
 import os
 import platform
@@ -29,9 +28,6 @@ class Engine:
     def __init__(self, start: Start) -> None:
         self._start = start
         self._llm = _make_llm(start)
-        # In every step vLLM asks LMCache's server for each request that waits for its lookup. Twice as many as run at a
-        # time keep the engine busy; hundreds would make the asking most of its work.
-        self._most_waiting = 2 * int(start.arguments["max_num_seqs"])
         self._serial = 0
 
     def ready(self) -> Ready:
@@ -67,25 +63,24 @@ class Engine:
             skip_reading_prefix_cache=not request.read_cache,
         )
         engine = self._llm.llm_engine
-        unasked = iter(request.prompts)
         waiting: dict[str, Prompt] = {}
-        while True:
-            for prompt in itertools.islice(unasked, self._most_waiting - len(waiting)):
-                self._serial += 1
-                name = f"{self._serial}"
-                waiting[name] = prompt
-                request_prompt: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
-                if self._start.connector is not None and self._start.connector.cache_salt is not None:
-                    request_prompt["cache_salt"] = self._start.connector.cache_salt
-                engine.add_request(name, request_prompt, parameters.clone())
-            if not waiting:
-                return
-            if not engine.has_unfinished_requests():
-                missing = next(iter(waiting.values()))
-                raise ObservationError(missing.question, "the engine went idle without answering")
+        # All at once: LMCache is then asked for every prompt before it has stored one, so a store pass is served nothing, and
+        # what it stores was computed in the control's shapes.
+        for prompt in request.prompts:
+            self._serial += 1
+            name = f"{self._serial}"
+            waiting[name] = prompt
+            request_prompt: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
+            if self._start.connector is not None and self._start.connector.cache_salt is not None:
+                request_prompt["cache_salt"] = self._start.connector.cache_salt
+            engine.add_request(name, request_prompt, parameters.clone())
+        while engine.has_unfinished_requests():
             for output in engine.step():
                 if output.finished:
                     yield self._observe(waiting.pop(output.request_id), output)
+        if waiting:
+            missing = next(iter(waiting.values()))
+            raise ObservationError(missing.question, "the engine went idle without answering")
 
     def counters(self) -> dict[str, float]:
         """Read vLLM's cumulative counters of prefix caches, its own and the connector's."""
