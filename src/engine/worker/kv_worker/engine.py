@@ -64,8 +64,8 @@ class Engine:
         )
         engine = self._llm.llm_engine
         waiting: dict[str, Prompt] = {}
-        # All at once: LMCache is then asked for every prompt before it has stored one, so a store pass is served nothing, and
-        # what it stores was computed in the control's shapes.
+        # All at once: LMCache is then asked for every prompt before it has stored one, so a store pass is served
+        # nothing, and what it stores was computed in the control's shapes.
         for prompt in request.prompts:
             self._serial += 1
             name = f"{self._serial}"
