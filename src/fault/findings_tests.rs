@@ -4,7 +4,7 @@ use crate::comparison::{
 };
 use crate::dataset::{Choice, Split};
 use crate::engine::{KvShape, Observation, Step, TokenLogprob};
-use crate::fault::{CATALOGUE, Fault};
+use crate::fault::{Arrangement, CATALOGUE, Fault};
 use crate::suite::Dtype;
 
 const QUESTIONS: u32 = 4;
@@ -78,7 +78,7 @@ fn findings(trials: Vec<Trial>) -> FaultFindings {
         shape: KvShape::Dense { layers: 2, kv_heads: 2, head_size: 64 },
         dtype: Dtype::Bfloat16,
         rows: 256,
-        block_rows: 128,
+        arrangement: Arrangement::LayersFirst { block_rows: 128 },
     };
     FaultFindings::new(layout, Vec::new(), 8, 8, trials)
 }

@@ -1,16 +1,12 @@
 //! How the bytes of one stored chunk are arranged. Main type: [`Layout`].
 //!
-//! A chunk is `layers × rows × width` elements, layers outermost, without header (LMCache 0.5.6 in MP mode, `fs` tier and
-//! memory pool alike). A row is what LMCache takes for a token.
+//! A chunk is `layers × rows × width` elements without header (LMCache in MP mode, `fs` tier and memory pool alike). How they
+//! lie is an [`Arrangement`]. Operators work on layers outermost, in each its rows, in each row one head after another:
+//! [`Layout::by_layers`] and [`Layout::as_stored`] go there and back.
 //!
-//! - MLA: a row is one token, its latent vector and then the rotary part.
-//! - dense, under vLLM's CPU attention: a row holds `2 × head_size` elements for each KV head, one head after another.
-//!   vLLM packs keys and values by block and head, all keys first, so for each head the first half of a block's rows are
-//!   the keys of all of its tokens and the second half their values. Inside the keys' half the order of elements depends
-//!   on the processor's kernels, and no operator here relies on it.
-//!
-//! [`Layout::check`] holds this against chunks that the engine itself stored.
+//! [`Layout::check`] holds all this against chunks that the engine itself stored.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use schemars::JsonSchema;
@@ -19,7 +15,28 @@ use serde::{Deserialize, Serialize};
 use crate::engine::KvShape;
 use crate::suite::Dtype;
 
-/// The arrangement of a chunk's elements.
+/// In which order a chunk's elements lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Arrangement {
+    /// Layers outermost; a row is what LMCache takes for a token.
+    ///
+    /// - MLA: a row is one token, its latent vector and then the rotary part.
+    /// - dense, under vLLM's CPU attention: a row holds `2 × head_size` elements for each KV head, one head after another.
+    ///   vLLM packs keys and values by block and head, all keys first, so for each head the first half of a block's rows are
+    ///   the keys of all of its tokens and the second half their values. Inside the keys' half the order of elements depends
+    ///   on the processor's kernels, and no operator relies on it.
+    LayersFirst {
+        /// Rows of one block of the engine, in whose halves a dense model's keys and values lie.
+        block_rows: usize,
+    },
+    /// Dense, under vLLM's FlashAttention: the keys of all layers, then the values of all layers, each `layers × tokens × heads
+    /// × head_size` elements (LMCache's memory format `KV_2LTD`). A row is one token; by layers, each of its heads has its
+    /// keys and then its values.
+    KeysFirst,
+}
+
+/// The parts and the order of a chunk's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
@@ -29,8 +46,8 @@ pub struct Layout {
     pub dtype: Dtype,
     /// Rows of a layer: tokens of a chunk.
     pub rows: usize,
-    /// Rows of one block of the engine, in whose halves a dense model's keys and values lie.
-    pub block_rows: usize,
+    /// Their order.
+    pub arrangement: Arrangement,
 }
 
 /// Why a chunk's layout is not the one that is known.
@@ -61,7 +78,8 @@ impl LayoutError {
     /// What to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        Some("faults are known for LMCache 0.5.6 in MP mode on a CPU; run without `--faults`".to_owned())
+        let known = "faults are known for LMCache 0.5.6 on a CPU and 0.5.3 under FlashAttention";
+        Some(format!("{known}; run without `--faults`"))
     }
 }
 
@@ -105,7 +123,7 @@ impl Layout {
         }
     }
 
-    /// Where a layer lies, in bytes.
+    /// Where a layer lies, in bytes by layers.
     #[must_use]
     pub fn layer(&self, layer: usize) -> Range<usize> {
         layer * self.layer_bytes()..(layer + 1) * self.layer_bytes()
@@ -139,6 +157,60 @@ impl Layout {
         self.rows * self.row_bytes()
     }
 
+    /// A stored chunk's bytes, layers outermost. They are as many as [`bytes`](Self::bytes).
+    #[must_use]
+    pub fn by_layers<'a>(&self, stored: &'a [u8]) -> Cow<'a, [u8]> {
+        match self.arrangement {
+            Arrangement::LayersFirst { .. } => Cow::Borrowed(stored),
+            Arrangement::KeysFirst => {
+                let mut ordered = vec![0; stored.len()];
+                let half = self.part_bytes() / 2;
+                for (one, place) in stored.chunks_exact(half).zip(self.places()) {
+                    ordered[place * half..][..half].copy_from_slice(one);
+                }
+                Cow::Owned(ordered)
+            }
+        }
+    }
+
+    /// What [`by_layers`](Self::by_layers) was made from.
+    #[must_use]
+    pub fn as_stored(&self, ordered: Vec<u8>) -> Vec<u8> {
+        match self.arrangement {
+            Arrangement::LayersFirst { .. } => ordered,
+            Arrangement::KeysFirst => {
+                let mut stored = vec![0; ordered.len()];
+                let half = self.part_bytes() / 2;
+                for (one, place) in stored.chunks_exact_mut(half).zip(self.places()) {
+                    one.copy_from_slice(&ordered[place * half..][..half]);
+                }
+                stored
+            }
+        }
+    }
+
+    /// Where the keys or values of a head belong by layers, in the order of the stored ones, where keys come first.
+    fn places(&self) -> impl Iterator<Item = usize> {
+        let heads = self.bytes() / self.part_bytes();
+        (0..2).flat_map(move |values| (0..heads).map(move |head| 2 * head + values))
+    }
+
+    /// Makes keys of values and values of keys, or puts MLA's rotary part before the latent vector, in one layer.
+    pub fn exchange_parts(&self, layer: &mut [u8]) {
+        let (row, part) = (self.row_bytes(), self.part_bytes());
+        match (self.latent_bytes(), self.arrangement) {
+            (Some(latent), _) => layer.chunks_exact_mut(row).for_each(|row| row.rotate_left(latent)),
+            (None, Arrangement::LayersFirst { block_rows }) => {
+                layer
+                    .chunks_exact_mut(block_rows * row)
+                    .for_each(|block| block.rotate_left(block_rows / 2 * row));
+            }
+            (None, Arrangement::KeysFirst) => {
+                layer.chunks_exact_mut(part).for_each(|head| head.rotate_left(part / 2));
+            }
+        }
+    }
+
     /// Holds the layout against chunks of the engine's own making. In the first layer a token's KV depends on that token
     /// and its position alone, so the same tokens behind another prefix agree in exactly the first layer; and only keys
     /// are rotated, so one chunk later exactly the values (in MLA: the latent vectors) of the first layer still agree.
@@ -146,12 +218,11 @@ impl Layout {
     /// # Errors
     /// When size or agreement is another.
     pub fn check(&self, probe: Probe<'_>) -> Result<(), LayoutError> {
-        if self.latent_bytes().is_none()
-            && (self.block_rows == 0
-                || !self.rows.is_multiple_of(self.block_rows)
-                || !self.block_rows.is_multiple_of(2))
+        let rows = self.rows;
+        if let (None, Arrangement::LayersFirst { block_rows }) = (self.latent_bytes(), self.arrangement)
+            && (block_rows == 0 || !rows.is_multiple_of(block_rows) || !block_rows.is_multiple_of(2))
         {
-            return Err(LayoutError::Blocks { rows: self.rows, block_rows: self.block_rows });
+            return Err(LayoutError::Blocks { rows, block_rows });
         }
         for chunk in [probe.chunk, probe.other_prefix, probe.later] {
             if chunk.len() != self.bytes() {
@@ -160,15 +231,20 @@ impl Layout {
         }
         let first_layer = |index: usize| self.layer(0).contains(&index);
         let rotation_free = |index: usize| first_layer(index) && !self.is_rotated(index);
-        self.agree_exactly(probe.chunk, probe.other_prefix, first_layer, "behind another prefix")?;
-        self.agree_exactly(probe.chunk, probe.later, rotation_free, "one chunk later")
+        let [chunk, other_prefix, later] =
+            [probe.chunk, probe.other_prefix, probe.later].map(|chunk| self.by_layers(chunk));
+        self.agree_exactly(&chunk, &other_prefix, first_layer, "behind another prefix")?;
+        self.agree_exactly(&chunk, &later, rotation_free, "one chunk later")
     }
 
-    /// Whether a byte belongs to a part that a rotary embedding turns by the token's position.
+    /// Whether a byte, by layers, belongs to a part that a rotary embedding turns by the token's position.
     fn is_rotated(&self, index: usize) -> bool {
-        match self.latent_bytes() {
-            Some(latent) => index % self.row_bytes() >= latent,
-            None => (index / self.row_bytes()) % self.block_rows < self.block_rows / 2,
+        match (self.latent_bytes(), self.arrangement) {
+            (Some(latent), _) => index % self.row_bytes() >= latent,
+            (None, Arrangement::LayersFirst { block_rows }) => {
+                (index / self.row_bytes()) % block_rows < block_rows / 2
+            }
+            (None, Arrangement::KeysFirst) => index % self.part_bytes() < self.part_bytes() / 2,
         }
     }
 
@@ -220,24 +296,26 @@ pub(super) mod tests {
         shape: KvShape::Dense { layers: 3, kv_heads: 2, head_size: 4 },
         dtype: Dtype::Bfloat16,
         rows: 8,
-        block_rows: 4,
+        arrangement: Arrangement::LayersFirst { block_rows: 4 },
     };
+    pub(crate) const KEYS_FIRST: Layout = Layout { arrangement: Arrangement::KeysFirst, ..DENSE };
     pub(crate) const MLA: Layout = Layout {
         shape: KvShape::Mla { layers: 3, latent: 6, rotary: 2 },
         dtype: Dtype::Bfloat16,
         rows: 8,
-        block_rows: 2,
+        arrangement: Arrangement::LayersFirst { block_rows: 2 },
     };
 
     /// A chunk whose bytes depend on what the layout says that they depend on.
     fn chunk(layout: &Layout, prefix: u8, position: u8) -> Vec<u8> {
-        (0..layout.bytes())
+        let ordered = (0..layout.bytes())
             .map(|index| {
                 let byte = u8::try_from(index % 251).unwrap();
                 let prefix = if layout.layer(0).contains(&index) { 0 } else { prefix };
                 byte ^ prefix ^ if layout.is_rotated(index) { position } else { 0 }
             })
-            .collect()
+            .collect();
+        layout.as_stored(ordered)
     }
 
     #[test]
@@ -247,8 +325,19 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn keys_and_values_of_a_head_lie_far_apart_as_stored_and_side_by_side_by_layers() {
+        let stored: Vec<u8> =
+            (0..KEYS_FIRST.bytes()).map(|index| u8::try_from(index / 8 % 256).unwrap()).collect();
+        let ordered = KEYS_FIRST.by_layers(&stored);
+        // A head's keys take eight bytes. Token 1 of layer 2, its second head: number (2 × 8 + 1) × 2 + 1 of 48.
+        let head = 35;
+        assert_eq!(ordered[head * 16..][..16], [[35; 8], [35 + 48; 8]].concat());
+        assert_eq!(KEYS_FIRST.as_stored(ordered.into_owned()), stored);
+    }
+
+    #[test]
     fn chunks_that_depend_on_prefix_and_position_as_the_layout_says_pass() {
-        for layout in [DENSE, MLA] {
+        for layout in [DENSE, KEYS_FIRST, MLA] {
             let (one, other, later) = (chunk(&layout, 1, 1), chunk(&layout, 2, 1), chunk(&layout, 3, 2));
             let probe = Probe { chunk: &one, other_prefix: &other, later: &later };
             assert_eq!(layout.check(probe), Ok(()));
@@ -271,10 +360,19 @@ pub(super) mod tests {
 
     #[test]
     fn a_chunk_of_another_layout_is_refused() {
-        let halves = Layout { block_rows: 8, ..DENSE };
+        let blocks = |block_rows| Arrangement::LayersFirst { block_rows };
+        let halves = Layout { arrangement: blocks(8), ..DENSE };
         let fewer_layers = Layout { shape: KvShape::Dense { layers: 6, kv_heads: 1, head_size: 4 }, ..DENSE };
         let parts = Layout { shape: KvShape::Mla { layers: 3, latent: 2, rotary: 6 }, ..MLA };
-        for (assumed, real) in [(halves, DENSE), (fewer_layers, DENSE), (parts, MLA), (DENSE, fewer_layers)] {
+        let pairs = [
+            (halves, DENSE),
+            (fewer_layers, DENSE),
+            (parts, MLA),
+            (DENSE, fewer_layers),
+            (DENSE, KEYS_FIRST),
+            (KEYS_FIRST, DENSE),
+        ];
+        for (assumed, real) in pairs {
             let (one, other, later) = (chunk(&real, 1, 1), chunk(&real, 2, 1), chunk(&real, 3, 2));
             let probe = Probe { chunk: &one, other_prefix: &other, later: &later };
             assert!(matches!(assumed.check(probe), Err(LayoutError::Probe(_))), "{assumed:?}");
@@ -282,7 +380,7 @@ pub(super) mod tests {
         let short = vec![0; DENSE.bytes() - 2];
         let probe = Probe { chunk: &short, other_prefix: &short, later: &short };
         assert!(matches!(DENSE.check(probe), Err(LayoutError::Size { .. })));
-        let odd = Layout { block_rows: 3, ..DENSE };
+        let odd = Layout { arrangement: blocks(3), ..DENSE };
         assert_eq!(odd.check(probe), Err(LayoutError::Blocks { rows: 8, block_rows: 3 }));
     }
 }

@@ -21,7 +21,7 @@ pub use chunk_name::{ChunkName, Shard};
 pub use error::FaultError;
 pub use findings::{Damage, Fate, FaultFindings, Score, SmallestDose, Trial};
 pub use kind::{Applies, Donor, Dose, Fault, Group, Layers, Must, Place, Ranks, Spots, Tier, Variant};
-pub use layout::{Layout, LayoutError, Probe};
+pub use layout::{Arrangement, Layout, LayoutError, Probe};
 pub use memory::{MemoryTier, segment_fits, segment_path};
 pub use operator::{Bit, Operator, Spread};
 pub use planting::{Planting, plantings};

@@ -112,10 +112,23 @@ impl Operator {
         pristine: &[u8],
         donor: &[u8],
     ) -> Option<Vec<u8>> {
+        match self {
+            Self::Truncate => Some(pristine[..pristine.len() / 4 * 3].to_vec()),
+            Self::Empty => Some(Vec::new()),
+            Self::Append => Some([pristine, &[0; 1000]].concat()),
+            Self::Delete => None,
+            _ => {
+                let mut chunk = layout.by_layers(pristine).into_owned();
+                self.change(layout, layers, &mut chunk, &layout.by_layers(donor));
+                Some(layout.as_stored(chunk))
+            }
+        }
+    }
+
+    /// Changes a chunk, layers outermost, that keeps its length.
+    fn change(self, layout: &Layout, layers: Range<usize>, chunk: &mut [u8], donor: &[u8]) {
         let (rows, row, part) = (layout.rows, layout.row_bytes(), layout.part_bytes());
         let (dtype, half) = (layout.dtype, rows / 2 * layout.row_bytes());
-        let mut bytes = pristine.to_vec();
-        let chunk = &mut bytes[..];
         let each_layer = |chunk: &mut [u8], change: &dyn Fn(&mut [u8], &[u8])| {
             for layer in layers.clone().map(|layer| layout.layer(layer)) {
                 change(&mut chunk[layer.clone()], &donor[layer]);
@@ -128,7 +141,7 @@ impl Operator {
             each_layer(chunk, &|layer, _| change_elements(layout, layer, value));
         };
         match self {
-            Self::Rewrite => {}
+            Self::Rewrite | Self::Truncate | Self::Empty | Self::Append | Self::Delete => {}
             Self::Zero => each_layer(chunk, &|layer, _| layer.fill(0)),
             Self::TakeFirstHalf => {
                 each_layer(chunk, &|layer, donor| layer[..half].copy_from_slice(&donor[..half]));
@@ -136,13 +149,7 @@ impl Operator {
             Self::TakeAll => each_layer(chunk, &|layer, donor| layer.copy_from_slice(donor)),
             Self::ShiftRows => each_layer(chunk, &|layer, _| layer.copy_within(..layer.len() - row, row)),
             Self::ExchangeLayers => exchange_layers(layout, &layers, chunk),
-            Self::ExchangeParts => match layout.latent_bytes() {
-                Some(latent) => each_row(chunk, &|row| row.rotate_left(latent)),
-                None => each_layer(chunk, &|layer, _| {
-                    let blocks = layer.chunks_exact_mut(layout.block_rows * row);
-                    blocks.for_each(|block| block.rotate_left(layout.block_rows / 2 * row));
-                }),
-            },
+            Self::ExchangeParts => each_layer(chunk, &|layer, _| layout.exchange_parts(layer)),
             Self::ZeroRotary => {
                 let latent = layout.latent_bytes().unwrap_or(row);
                 each_row(chunk, &|row| row[latent..].fill(0));
@@ -166,12 +173,7 @@ impl Operator {
             }
             Self::ZeroLastRow => each_layer(chunk, &|layer, _| layer[(rows - 1) * row..].fill(0)),
             Self::Scramble => each_layer(chunk, &|layer, _| scramble(layer, layout.element_bytes())),
-            Self::Truncate => bytes.truncate(pristine.len() / 4 * 3),
-            Self::Empty => bytes.clear(),
-            Self::Append => bytes.resize(pristine.len() + 1000, 0),
-            Self::Delete => return None,
         }
-        Some(bytes)
     }
 }
 

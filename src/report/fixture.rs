@@ -12,7 +12,7 @@ use crate::digest::digest_bytes;
 use crate::engine::environment::{EnvironmentIdentity, Package};
 use crate::engine::{Device, KvShape, Ready};
 use crate::exit_code::{ERROR, exit_code, exit_code_of_run};
-use crate::fault::{Fate, FaultFindings, Group, Layers, Layout, Place, Tier, Trial};
+use crate::fault::{Arrangement, Fate, FaultFindings, Group, Layers, Layout, Place, Tier, Trial};
 use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
 use crate::stage_name::StageName;
 use crate::suite::{Dtype, Route, Suite};
@@ -274,7 +274,8 @@ fn with_faults(fates: &[Fate]) -> Report {
         })
         .collect();
     let shape = KvShape::Dense { layers: 6, kv_heads: 2, head_size: 32 };
-    let layout = Layout { shape, dtype: Dtype::Bfloat16, rows: 256, block_rows: 16 };
+    let arrangement = Arrangement::LayersFirst { block_rows: 16 };
+    let layout = Layout { shape, dtype: Dtype::Bfloat16, rows: 256, arrangement };
     let findings = FaultFindings::new(layout, Vec::new(), 35, 35, trials);
     let doubt = findings.doubt();
     if let Some(doubt) = &doubt {

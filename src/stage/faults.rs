@@ -24,18 +24,20 @@ use crate::comparison::{Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity
 use crate::dataset::{Prompt, QuestionId, Tokenizer};
 use crate::digest::{Digest, digest_bytes};
 use crate::engine::{
-    Capacity, LmcacheServer, Observation, Plan, PrefixCache, Ready, ServerCounters, Tiers, Worker,
+    Capacity, DeviceKind, KvShape, LmcacheServer, Observation, Plan, PrefixCache, Ready, ServerCounters,
+    Tiers, Worker,
 };
 use crate::event::Event;
 use crate::fault::{
-    Fault, FaultError, FaultFindings, Layout, PlantedTier, Tier, Trial, Variant, segment_fits, segment_path,
+    Arrangement, Fault, FaultError, FaultFindings, Layout, PlantedTier, Tier, Trial, Variant, segment_fits,
+    segment_path,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft, StageKey};
 use crate::suite::{FaultSettings, Route};
 
 /// Also numbers what the catalogue's operators do to bytes.
-const SCHEMA: u32 = 4;
+const SCHEMA: u32 = 5;
 const FAULTS: &str = "faults.json";
 const SECONDS: &str = "seconds.json";
 /// How long stored chunks may take to arrive on disk once a pass has its last answer.
@@ -154,11 +156,17 @@ async fn fill(
     let mut worker = run.start(draft, EngineSetup::connected("faults", server.connector(salt))).await?;
     let ready: Ready = read_json(&draft.path(READY))?;
     let (ranks, shape) = (run.parallelism(), run.model.kv_shape()?);
+    let arrangement = match (bench.device.kind(), shape) {
+        (DeviceKind::Cuda, KvShape::Dense { .. }) => Arrangement::KeysFirst,
+        _ => Arrangement::LayersFirst {
+            block_rows: usize::try_from(ready.block_size).expect("a block fits into memory"),
+        },
+    };
     let layout = Layout {
         shape: ranks.shard(shape),
         dtype: suite.engine.dtype,
         rows: usize::try_from(chunk_tokens).expect("a chunk fits into memory"),
-        block_rows: usize::try_from(ready.block_size).expect("a block fits into memory"),
+        arrangement,
     };
 
     let before = server.counters().await?;
