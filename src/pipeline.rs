@@ -117,7 +117,7 @@ async fn run_part(bench: &Bench, part: Part<'_>) -> Result<Findings, StageError>
     let models = prepare_models(bench, part.models, &questions).await?;
     let of_models =
         stream::iter(models).map(|(model, prompts)| run_model(bench, part, &questions, model, prompts));
-    let of_models: Vec<OfModel> = of_models.buffered(models_at_a_time(bench)).try_collect().await?;
+    let of_models: Vec<OfModel> = of_models.buffered(bench.models_at_a_time()).try_collect().await?;
     let (mut compared, mut not_run) = (Vec::new(), Vec::new());
     let (mut planted, mut foreign) = (Vec::new(), Vec::new());
     for of_model in of_models {
@@ -146,11 +146,6 @@ struct OfModel {
     foreign: Option<Foreign>,
 }
 
-/// A model has up to two engines at a time.
-fn models_at_a_time(bench: &Bench) -> usize {
-    (bench.engines_at_a_time / 2).max(1)
-}
-
 async fn run_model(
     bench: &Bench,
     part: Part<'_>,
@@ -161,7 +156,7 @@ async fn run_model(
     let mut of_model = OfModel::default();
     let without = (baseline(bench, &model, &prompts), control(bench, &model, &prompts));
     // Neither needs anything of the other.
-    let (baseline, control) = if bench.engines_at_a_time > 1 {
+    let (baseline, control) = if bench.engines_of_a_model() > 1 {
         tokio::try_join!(without.0, without.1)?
     } else {
         (without.0.await?, without.1.await?)

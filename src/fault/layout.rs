@@ -30,7 +30,7 @@ pub enum Arrangement {
         /// Rows of one block of the engine, in whose halves a dense model's keys and values lie.
         block_rows: usize,
     },
-    /// Dense, under vLLM's FlashAttention: the keys of all layers, then the values of all layers, each `layers × tokens × heads
+    /// Dense, under vLLM's `FlashAttention`: the keys of all layers, then the values of all layers, each `layers × tokens × heads
     /// × head_size` elements (LMCache's memory format `KV_2LTD`). A row is one token; by layers, each of its heads has its
     /// keys and then its values.
     KeysFirst,

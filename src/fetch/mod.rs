@@ -20,6 +20,7 @@ mod convert;
 mod download;
 mod error;
 mod fetcher;
+mod machine;
 mod needs;
 mod pins;
 mod verified;

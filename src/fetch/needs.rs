@@ -1,12 +1,11 @@
 //! What a suite needs of a machine, and what of it is missing, found out before anything is fetched or started. Main
 //! type: [`Needs`].
 
-use std::process::Command;
-
 use camino::Utf8Path;
 
 use super::error::gigabytes;
 use super::fetcher::free_bytes;
+use super::machine::{Machine, lacks};
 use super::{ArchivePin, FetchError, ModelPin, Origin, Verified};
 use crate::engine::{Device, DeviceKind, Parallelism};
 use crate::suite::{ExecutorBackend, ModelSettings, Suite};
@@ -35,19 +34,6 @@ struct Line {
     missing: Option<String>,
 }
 
-/// What this machine has.
-#[derive(Debug)]
-struct Machine {
-    /// Bytes of memory that can be had.
-    memory: Option<u64>,
-    /// Bytes of each GPU's memory.
-    gpu_memory: Vec<u64>,
-    /// Bytes of it that others have not taken.
-    gpu_free: Vec<u64>,
-    gpus: usize,
-    processors: usize,
-}
-
 impl Needs {
     /// The needs of a suite on a device, with a cache folder for what is fetched.
     #[must_use]
@@ -58,14 +44,7 @@ impl Needs {
     /// The needs of a suite on GPUs, on a machine that has none.
     #[must_use]
     pub fn without_gpus(suite: &Suite, cache: &Utf8Path) -> Self {
-        let machine = Machine {
-            memory: available_memory(),
-            gpu_memory: Vec::new(),
-            gpu_free: Vec::new(),
-            gpus: 0,
-            processors: 1,
-        };
-        Self::on(suite, cache, DeviceKind::Cuda, &machine)
+        Self::on(suite, cache, DeviceKind::Cuda, &Machine::without_gpus())
     }
 
     fn on(suite: &Suite, cache: &Utf8Path, kind: DeviceKind, machine: &Machine) -> Self {
@@ -243,32 +222,6 @@ impl Needs {
     }
 }
 
-impl Machine {
-    fn this(device: &Device) -> Self {
-        let (gpus, gpu_memory, gpu_free) = match device {
-            Device::Cpu { .. } => (0, Vec::new(), Vec::new()),
-            Device::Cuda { names, .. } => (names.len(), gpu_memory("total"), gpu_memory("free")),
-        };
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { memory: available_memory(), gpu_memory, gpu_free, gpus, processors }
-    }
-}
-
-/// Bytes of memory that can be had.
-fn available_memory() -> Option<u64> {
-    let meminfo = fs_err::read_to_string("/proc/meminfo").ok()?;
-    let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    available.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
-}
-
-/// Bytes of each GPU's memory, `total` or `free`, if NVIDIA's tool is there to tell.
-fn gpu_memory(which: &str) -> Vec<u64> {
-    let query = [&format!("--query-gpu=memory.{which}"), "--format=csv,noheader,nounits"];
-    let output = Command::new("nvidia-smi").args(query).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.lines().filter_map(|line| line.trim().parse::<u64>().ok()).map(|mib| mib << 20).collect()
-}
-
 /// Bytes of the weights, of a pinned model or a folder; 0 for an embedded model.
 fn weight_bytes(settings: &ModelSettings) -> u64 {
     let of_folder = || {
@@ -285,7 +238,7 @@ fn gpu_bytes(suite: &Suite, settings: &ModelSettings) -> (u64, u64) {
     (weight_bytes(settings) / u64::from(ranks.max(1)), u64::from(suite.engine.kv_cache_gib) * GIB)
 }
 
-/// As many as the free memory of one GPU, the memory and the processors have room for; one on a processor, which an engine has to itself, and
+/// As many as the free memory of one GPU, the memory (each may have an LMCache) and the processors have room for; one on a processor, which an engine has to itself, and
 /// where a model takes several GPUs.
 fn engines_at_a_time(suite: &Suite, kind: DeviceKind, machine: &Machine) -> usize {
     let on_several = suite.models.iter().any(|settings| Parallelism::of(settings).ranks() > 1);
@@ -296,15 +249,9 @@ fn engines_at_a_time(suite: &Suite, kind: DeviceKind, machine: &Machine) -> usiz
     let largest =
         suite.models.iter().map(|settings| gpu_bytes(suite, settings)).map(|(weights, kv)| weights + kv);
     let on_gpu = gpu / (largest.max().unwrap_or(0) + GPU_OVERHEAD);
-    // One engine of two has an LMCache.
-    let in_memory = 2 * (memory / (u64::from(suite.lmcache.memory_gib) * GIB).max(1));
+    let in_memory = memory / (u64::from(suite.lmcache.memory_gib) * GIB).max(1);
     let room = usize::try_from(on_gpu.min(in_memory)).unwrap_or(1);
     room.min(machine.processors / PROCESSORS_OF_AN_ENGINE).max(1)
-}
-
-/// What is too little, in words; nothing if it is enough or not known.
-fn lacks(needed: u64, there: Option<u64>) -> Option<String> {
-    there.filter(|there| *there < needed).map(|there| format!("{:.1} GB here", gigabytes(there)))
 }
 
 #[cfg(test)]
@@ -403,7 +350,7 @@ mod tests {
         let at_a_time = |suite, kind, machine| needs(suite, kind, &machine).engines_at_a_time();
         assert_eq!(at_a_time("canary", DeviceKind::Cuda, machine(80, 128, 16)), 4, "four processors each");
         assert_eq!(at_a_time("canary", DeviceKind::Cuda, machine(8, 128, 64)), 2, "4 GiB of GPU memory each");
-        assert_eq!(at_a_time("canary", DeviceKind::Cuda, machine(80, 2, 64)), 4, "a server of 1 GiB for two");
+        assert_eq!(at_a_time("canary", DeviceKind::Cuda, machine(80, 2, 64)), 2, "1 GiB of LMCache each");
         assert_eq!(at_a_time("canary", DeviceKind::Cuda, machine(2, 2, 2)), 1, "one may always be tried");
         assert_eq!(at_a_time("canary", DeviceKind::Cpu, machine(80, 128, 64)), 1);
         assert_eq!(at_a_time("canary-tp2", DeviceKind::Cuda, machine(80, 128, 64)), 1);

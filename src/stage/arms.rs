@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::engine_run::{ArmKey, EngineRun, EngineSetup, take_prompts};
-use super::prompts::read_prompts;
+use super::engine_run::{ArmKey, EngineRun, EngineSetup};
+use super::rounds::{Pass, Rounds};
 use super::watch::shuffle;
 use super::{Bench, StageError};
 use crate::assets::Model;
@@ -46,15 +46,21 @@ pub async fn baseline(bench: &Bench, model: &Model, prompts: &Artifact) -> Resul
                 label: model.name().to_owned(),
                 words: what_it_can_show(bench, &plan),
             });
-            let mut worker = run.start(draft, EngineSetup::alone("baseline")).await?;
-            let mut pass = run.pass(draft, "baseline", BASELINE, plan.expectations.len())?;
-            let mut prompts = read_prompts(prompts)?;
-            for round in &plan.rounds {
-                let prompts = take_prompts(&mut prompts, round.prompts)?;
-                pass.score(&mut worker, &prompts, PrefixCache::Read).await?;
-            }
-            pass.finish()?;
-            Ok(worker.finish().await?)
+            let (rounds, total) = (Rounds::of(&run, &plan)?, plan.expectations.len());
+            let pass = Pass::of(&run, draft, "baseline", BASELINE, total)?;
+            rounds
+                .share(bench.engines_of_baseline(), async |number| {
+                    let setup = EngineSetup::alone("baseline").numbered(number);
+                    let mut worker = run.start(draft, setup).await?;
+                    while let Some(round) = rounds.take().await? {
+                        pass.score(&mut worker, &round, &round.prompts, PrefixCache::Read).await?;
+                        pass.is_over(&round)?;
+                        rounds.is_over(&round);
+                    }
+                    Ok(worker.finish().await?)
+                })
+                .await?;
+            pass.finish()
         })
         .await
 }
@@ -85,21 +91,27 @@ pub async fn control(bench: &Bench, model: &Model, prompts: &Artifact) -> Result
     bench
         .make(&key, model.name(), async |draft| {
             let plan = run.plan()?;
-            let total = plan.expectations.len();
-            let setup = EngineSetup { hit_multiple: Some(chunk_tokens), ..EngineSetup::alone("control") };
-            let mut worker = run.start(draft, setup).await?;
-            let mut repeat = run.pass(draft, "repeat", REPEAT, total)?;
-            let mut control = run.pass(draft, "control", CONTROL, total)?;
-            let mut prompts = read_prompts(prompts)?;
-            for round in &plan.rounds {
-                let prompts = take_prompts(&mut prompts, round.prompts)?;
-                repeat.score(&mut worker, &prompts, PrefixCache::FillOnly).await?;
-                let prompts = shuffle(&prompts, bench.suite.engine.seed);
-                control.score(&mut worker, &prompts, PrefixCache::Read).await?;
-            }
+            let (rounds, total) = (Rounds::of(&run, &plan)?, plan.expectations.len());
+            let repeat = Pass::of(&run, draft, "repeat", REPEAT, total)?;
+            let control = Pass::of(&run, draft, "control", CONTROL, total)?;
+            rounds
+                .share(bench.engines_of_control(), async |number| {
+                    let setup =
+                        EngineSetup { hit_multiple: Some(chunk_tokens), ..EngineSetup::alone("control") };
+                    let mut worker = run.start(draft, setup.numbered(number)).await?;
+                    while let Some(round) = rounds.take().await? {
+                        repeat.score(&mut worker, &round, &round.prompts, PrefixCache::FillOnly).await?;
+                        let shuffled = shuffle(&round.prompts, bench.suite.engine.seed);
+                        control.score(&mut worker, &round, &shuffled, PrefixCache::Read).await?;
+                        repeat.is_over(&round)?;
+                        control.is_over(&round)?;
+                        rounds.is_over(&round);
+                    }
+                    Ok(worker.finish().await?)
+                })
+                .await?;
             repeat.finish()?;
-            control.finish()?;
-            Ok(worker.finish().await?)
+            control.finish()
         })
         .await
 }

@@ -102,6 +102,28 @@ pub enum Mode {
 }
 
 impl Bench {
+    /// Models that are gone through beside each other: each takes two engines at least.
+    #[must_use]
+    pub fn models_at_a_time(&self) -> usize {
+        (self.engines_at_a_time / 2).clamp(1, self.suite.models.len().max(1))
+    }
+
+    /// Engines that one model may have at a time, and that its arm with LMCache shares its rounds among.
+    #[must_use]
+    pub fn engines_of_a_model(&self) -> usize {
+        (self.engines_at_a_time / self.models_at_a_time()).max(1)
+    }
+
+    /// Of a model's engines, those of the baseline, while others are the control's.
+    pub(super) fn engines_of_baseline(&self) -> usize {
+        (self.engines_of_a_model() / 2).max(1)
+    }
+
+    /// Of a model's engines, those of the control, which has two passes.
+    pub(super) fn engines_of_control(&self) -> usize {
+        self.engines_of_a_model().div_ceil(2)
+    }
+
     /// The artifact of `key`: found, or filled by `fill` and sealed.
     pub(super) async fn make(
         &self,

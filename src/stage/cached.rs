@@ -2,20 +2,20 @@
 //!
 //! Output: `store.jsonl` and `load.jsonl` as in the other arms, and [`Passes`] in `passes.json`.
 
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::backing::{Backing, Side, added_packages, launch_server, server_settings};
-use super::engine_run::{ArmKey, EngineRun, EngineSetup, Pass, take_prompts};
+use super::engine_run::{ArmKey, EngineRun, EngineSetup, numbered};
 use super::lines::{read_json, write_json};
-use super::prompts::read_prompts;
+use super::rounds::{DealtRound, Pass, Rounds};
 use super::route_error::RouteError;
 use super::watch::{EarlyStopping, Watch, shuffle};
 use super::{Bench, ForeignReading, Mode, Planting, StageError};
 use crate::assets::Model;
 use crate::comparison::EarlyStop;
-use crate::dataset::Prompt;
 use crate::digest::Digest;
 use crate::engine::{Capacity, Connector, LmcacheServer, Plan, PrefixCache, ServerCounters, Worker};
 use crate::options::{NotOffered, StoringOptions};
@@ -163,59 +163,66 @@ async fn fill(
     let plan = run.plan()?;
     let watch = watched.map(|watched| Watch::new(run, watched.questions, watched.baseline)).transpose()?;
     let total = plan.expectations.len();
-    let loading = Loading { run, route, total, watch, pass: run.pass(draft, "load pass", LOAD, total)? };
-    let store = run.pass(draft, "store pass", STORE, total)?;
+    let pass = Pass::of(run, draft, "load pass", LOAD, total)?;
+    let loading = Loading { run, route, total, watch: RefCell::new(watch), pass, end: Cell::default() };
+    let store = Pass::of(run, draft, "store pass", STORE, total)?;
     let bytes = plan.rounds.iter().map(|round| round.new_chunks).sum::<u64>() * run.chunk_bytes()?;
     let passes = match Backing::prepare(run, draft, route, bytes).await? {
         Some(backing) => through_backing(run, draft, &backing, &plan, store, loading).await?,
-        None => in_one_engine(run, draft, &plan, store, loading).await?,
+        None => in_each_engine(run, draft, &plan, store, loading).await?,
     };
     write_json(draft.path(PASSES), &passes)
 }
 
-/// Both passes in one engine, each round stored and loaded before the next.
-async fn in_one_engine(
+/// Both passes in the same engine, each round stored and loaded before the next.
+async fn in_each_engine(
     run: &EngineRun<'_>,
     draft: &Draft,
     plan: &Plan,
-    mut store: Pass<'_>,
-    mut loading: Loading<'_>,
+    store: Pass<'_>,
+    loading: Loading<'_>,
 ) -> Result<Passes, StageError> {
-    let route = loading.route;
-    let (server, connector, variables) = if route == Route::InProcess {
-        (None, in_process_connector(), in_process_variables(run))
-    } else {
-        let settings = server_settings(run, draft, "lmcache-server.log");
-        let server = launch_server(run.bench, &settings, "lmcache server").await?;
-        let connector = with_options(server.connector(None), run);
-        (Some(server), connector, Vec::new())
-    };
-    let setup = EngineSetup { variables, ..EngineSetup::connected(&format!("{route} cached"), connector) };
-    let mut worker = run.start(draft, setup).await?;
-    let mut prompts = read_prompts(run.prompts)?;
-    let mut passes = Passes::none(server.is_some());
-    for round in &plan.rounds {
-        let prompts = take_prompts(&mut prompts, round.prompts)?;
-        let before = read_counters(server.as_ref()).await?;
-        store.score(&mut worker, &prompts, PrefixCache::Read).await?;
-        let between = match &server {
-            Some(server) => settle(run, server, before, round.chunks).await?,
-            None => before,
+    let (route, rounds) = (loading.route, Rounds::of(run, plan)?);
+    let counters = RefCell::new(PassCounters::default());
+    let work = async |number: Option<usize>| {
+        let (server, connector, variables) = if route == Route::InProcess {
+            (None, in_process_connector(), in_process_variables(run))
+        } else {
+            let settings =
+                server_settings(run, draft, &format!("{}.log", numbered("lmcache-server", number)));
+            let name = numbered("lmcache server", number).replace('-', " ");
+            let server = launch_server(run.bench, &settings, &name).await?;
+            let connector = with_options(server.connector(None), run);
+            (Some(server), connector, Vec::new())
         };
-        passes.count_store(between.since(before));
-        let go_on = loading.load(&mut worker, &prompts, &mut passes).await?;
-        passes.count_load(read_counters(server.as_ref()).await?.since(between));
-        if !go_on {
-            break;
+        let setup =
+            EngineSetup { variables, ..EngineSetup::connected(&format!("{route} cached"), connector) };
+        let mut worker = run.start(draft, setup.numbered(number)).await?;
+        while let Some(round) = rounds.take().await? {
+            let before = read_counters(server.as_ref()).await?;
+            store.score(&mut worker, &round, &round.prompts, PrefixCache::Read).await?;
+            store.is_over(&round)?;
+            let between = match &server {
+                Some(server) => settle(run, server, before, round.round.chunks).await?,
+                None => before,
+            };
+            loading.load(&mut worker, &round).await?;
+            let after = read_counters(server.as_ref()).await?;
+            counters.borrow_mut().count(between.since(before), after.since(between));
+            if loading.end.get().is_some() {
+                rounds.close();
+                break;
+            }
+            rounds.is_over(&round);
+            if let Some(server) = &server {
+                server.clear().await?;
+            }
         }
-        if let Some(server) = &server {
-            server.clear().await?;
-        }
-    }
+        Ok(worker.finish().await?)
+    };
+    rounds.share(run.bench.engines_of_a_model(), work).await?;
     store.finish()?;
-    loading.pass.finish()?;
-    worker.finish().await?;
-    Ok(passes)
+    loading.finish(rounds.asked(), (route != Route::InProcess).then(|| counters.into_inner()))
 }
 
 /// One engine and server that store everything, then another engine, behind another server with empty memory, that loads.
@@ -224,20 +231,21 @@ async fn through_backing(
     draft: &Draft,
     backing: &Backing,
     plan: &Plan,
-    mut store: Pass<'_>,
-    mut loading: Loading<'_>,
+    store: Pass<'_>,
+    loading: Loading<'_>,
 ) -> Result<Passes, StageError> {
-    let route = loading.route;
-    let mut passes = Passes::none(true);
+    let (route, mut counters) = (loading.route, PassCounters::default());
     let first = backing.start_server(run, draft, Side::Store).await?;
     let connector = with_options(first.connector(backing.salt()), run);
     let mut worker = run.start(draft, EngineSetup::connected(&format!("{route} storing"), connector)).await?;
-    let mut prompts = read_prompts(run.prompts)?;
-    for round in &plan.rounds {
-        let prompts = take_prompts(&mut prompts, round.prompts)?;
+    let rounds = Rounds::of(run, plan)?;
+    while let Some(round) = rounds.take().await? {
         let before = first.counters().await?;
-        store.score(&mut worker, &prompts, PrefixCache::Read).await?;
-        passes.count_store(settle(run, &first, before, round.new_chunks).await?.since(before));
+        store.score(&mut worker, &round, &round.prompts, PrefixCache::Read).await?;
+        store.is_over(&round)?;
+        rounds.is_over(&round);
+        let settled = settle(run, &first, before, round.round.new_chunks).await?;
+        counters.count(settled.since(before), ServerCounters::default());
         if !backing.is_memory_of_the_first_server() {
             first.clear().await?;
         }
@@ -251,21 +259,20 @@ async fn through_backing(
         let connector = with_options(second.connector(backing.salt()), run);
         let mut worker =
             run.start(draft, EngineSetup::connected(&format!("{route} loading"), connector)).await?;
-        let mut prompts = read_prompts(run.prompts)?;
-        for round in &plan.rounds {
-            let prompts = take_prompts(&mut prompts, round.prompts)?;
+        let rounds = Rounds::of(run, plan)?;
+        while let Some(round) = rounds.take().await? {
             let before = second.counters().await?;
-            let go_on = loading.load(&mut worker, &prompts, &mut passes).await?;
-            passes.count_load(second.counters().await?.since(before));
+            loading.load(&mut worker, &round).await?;
+            counters.count(ServerCounters::default(), second.counters().await?.since(before));
             backing.require_alive(first.as_ref(), draft).await?;
-            if !go_on {
+            if loading.end.get().is_some() {
                 break;
             }
+            rounds.is_over(&round);
             second.clear().await?;
         }
-        loading.pass.finish()?;
         worker.finish().await?;
-        Ok(passes)
+        loading.finish(rounds.asked(), Some(counters))
     };
     tokio::select! {
         loaded = loaded => loaded,
@@ -278,61 +285,66 @@ struct Loading<'a> {
     run: &'a EngineRun<'a>,
     route: Route,
     total: usize,
-    watch: Option<Watch>,
+    watch: RefCell<Option<Watch>>,
     pass: Pass<'a>,
+    /// Why it ends before the last question, if it does.
+    end: Cell<Option<End>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Harmed(EarlyStop),
+    Unserved,
 }
 
 impl Loading<'_> {
-    /// Loads one round, and says whether to go on with the next.
-    async fn load(
-        &mut self,
-        worker: &mut Worker,
-        prompts: &[Prompt],
-        passes: &mut Passes,
-    ) -> Result<bool, StageError> {
+    /// Loads one round, until it or the pass is at its end.
+    async fn load(&self, worker: &mut Worker, round: &DealtRound<'_>) -> Result<(), StageError> {
         let (bench, model) = (self.run.bench, self.run.model.name());
         let batch = usize::try_from(bench.suite.engine.max_num_seqs).unwrap_or(1);
         let mut hit_tokens = 0;
-        passes.asked += prompts.len();
-        for slice in shuffle(prompts, bench.suite.engine.seed).chunks(SLICE * batch) {
-            let observations = self.pass.score(worker, slice, PrefixCache::Read).await?;
+        for slice in shuffle(&round.prompts, bench.suite.engine.seed).chunks(SLICE * batch) {
+            // Another engine may have found the end.
+            if self.end.get().is_some() {
+                return Ok(());
+            }
+            let observations = self.pass.score(worker, round, slice, PrefixCache::Read).await?;
             hit_tokens += observations.iter().map(|one| u64::from(one.cached_tokens)).sum::<u64>();
-            passes.early_stop = self.watch.as_mut().and_then(|watch| watch.observe(&observations));
-            if let Some(stop) = passes.early_stop {
+            let stop = self.watch.borrow_mut().as_mut().and_then(|watch| watch.observe(&observations));
+            if let Some(stop) = stop.filter(|_| self.end.get().is_none()) {
+                self.end.set(Some(End::Harmed(stop)));
                 bench.events.warn(format!(
                     "{model} over {}: {} of {} answers turned wrong; harm is beyond doubt, and the rest is not asked",
                     self.route, stop.harms, stop.pairs
                 ));
-                return Ok(false);
             }
         }
-        passes.ended_unserved = passes.asked == prompts.len() && hit_tokens == 0 && passes.asked < self.total;
-        if passes.ended_unserved {
+        let asked = round.prompts.len();
+        if round.number == 0 && hit_tokens == 0 && asked < self.total && self.end.get().is_none() {
+            self.end.set(Some(End::Unserved));
             bench.events.warn(format!(
-                "{model} over {}: LMCache served nothing for the first {} questions; the rest is not asked",
-                self.route, passes.asked
+                "{model} over {}: LMCache served nothing for the first {asked} questions; the rest is not asked",
+                self.route
             ));
         }
-        Ok(!passes.ended_unserved)
+        self.pass.is_over(round)
+    }
+
+    fn finish(self, asked: usize, server: Option<PassCounters>) -> Result<Passes, StageError> {
+        self.pass.finish()?;
+        let (ended_unserved, early_stop) = match self.end.get() {
+            None => (false, None),
+            Some(End::Unserved) => (true, None),
+            Some(End::Harmed(stop)) => (false, Some(stop)),
+        };
+        Ok(Passes { asked, ended_unserved, early_stop, server })
     }
 }
 
-impl Passes {
-    fn none(has_server: bool) -> Self {
-        let server = has_server.then(PassCounters::default);
-        Self { asked: 0, ended_unserved: false, early_stop: None, server }
-    }
-
-    fn count_store(&mut self, counted: ServerCounters) {
-        if let Some(counters) = &mut self.server {
-            counters.store = counters.store.plus(counted);
-        }
-    }
-
-    fn count_load(&mut self, counted: ServerCounters) {
-        if let Some(counters) = &mut self.server {
-            counters.load = counters.load.plus(counted);
-        }
+impl PassCounters {
+    fn count(&mut self, store: ServerCounters, load: ServerCounters) {
+        self.store = self.store.plus(store);
+        self.load = self.load.plus(load);
     }
 }
 

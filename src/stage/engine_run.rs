@@ -1,4 +1,4 @@
-//! What every arm does: key, process, passes over the prompts. Main type: [`EngineRun`].
+//! What every arm does: key, plan, process. Main type: [`EngineRun`].
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,16 +7,15 @@ use camino::Utf8Path;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::lines::{LineWriter, read_json, write_json};
+use super::lines::{read_json, write_json};
 use super::prompts::{load_tokenizer, read_prompts};
 use super::{Bench, StageError};
 use crate::assets::Model;
-use crate::dataset::Prompt;
 use crate::digest::Digest;
 use crate::engine::environment::{Environment, EnvironmentIdentity};
 use crate::engine::{
-    Capacity, Connector, Device, DeviceKind, Launch, Observation, PROTOCOL, Parallelism, Patience, Plan,
-    PrefixCache, Ready, Start, Worker,
+    Capacity, Connector, Device, DeviceKind, Launch, PROTOCOL, Parallelism, Patience, Plan, Ready, Start,
+    Worker,
 };
 use crate::event::Event;
 use crate::store::{Artifact, Draft};
@@ -49,6 +48,8 @@ pub(super) struct EngineRun<'a> {
 pub(super) struct EngineSetup {
     /// For messages: `baseline`.
     pub(super) arm: String,
+    /// Which of those engines that share the arm's rounds, from 1; `None` where there is one.
+    pub(super) number: Option<usize>,
     /// LMCache's, if it is there.
     pub(super) connector: Option<Connector>,
     /// What hits in vLLM's own prefix cache are rounded down to a multiple of.
@@ -68,6 +69,11 @@ impl EngineSetup {
     /// An engine with LMCache.
     pub(super) fn connected(arm: &str, connector: Connector) -> Self {
         Self { connector: Some(connector), ..Self::alone(arm) }
+    }
+
+    /// One of several.
+    pub(super) fn numbered(self, number: Option<usize>) -> Self {
+        Self { number, ..self }
     }
 }
 
@@ -208,7 +214,7 @@ impl<'a> EngineRun<'a> {
     /// Starts this arm's engine. The first start of an environment compiles and can take minutes.
     pub(super) async fn start(&self, draft: &Draft, setup: EngineSetup) -> Result<Worker, StageError> {
         let (bench, suite) = (self.bench, &self.bench.suite);
-        let EngineSetup { arm, connector, hit_multiple, variables: extra_variables, dtype } = setup;
+        let EngineSetup { arm, number, connector, hit_multiple, variables: extra_variables, dtype } = setup;
         let letters = load_tokenizer(self.model)?
             .letter_tokens()
             .map_err(|source| StageError::Tokenizer { model: self.model.name().to_owned(), source })?;
@@ -233,7 +239,7 @@ impl<'a> EngineRun<'a> {
         variables.extend(extra_variables);
         let python_path = environment.python_path(Some(Worker::install(&bench.cache)?));
         variables.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
-        let log = draft.note_path("engine.log");
+        let log = draft.note_path(&format!("{}.log", numbered("engine", number)));
         let launch = Launch {
             guard: bench.executable.clone(),
             command: [environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
@@ -245,7 +251,8 @@ impl<'a> EngineRun<'a> {
             answer: Duration::from_secs(suite.patience.answer_seconds),
             finish: Duration::from_secs(suite.patience.change_seconds),
         };
-        let label = format!("{arm} engine of {}", self.model.name());
+        let label =
+            format!("{arm} {} of {}", numbered("engine", number).replace('-', " "), self.model.name());
         bench.events.emit(Event::EngineStarting { label: label.clone(), log });
         let started = Instant::now();
         let (worker, ready) = Worker::start(&launch, &start, patience, format!("the {label}")).await?;
@@ -253,72 +260,22 @@ impl<'a> EngineRun<'a> {
             bench.events.warn(format!("{label}: {remark}"));
         }
         bench.events.emit(Event::EngineReady { label, elapsed: started.elapsed() });
-        write_json(draft.path(READY), &ready)?;
+        if number.is_none_or(|number| number == 1) {
+            write_json(draft.path(READY), &ready)?;
+        }
         Ok(worker)
     }
+}
 
-    /// A pass that goes through the prompts in rounds.
-    pub(super) fn pass(
-        &self,
-        draft: &Draft,
-        name: &str,
-        file: &str,
-        total: usize,
-    ) -> Result<Pass<'a>, StageError> {
-        let name = format!("{}, {name}", self.model.name());
-        self.bench.events.emit(Event::QuestionsDone { pass: name.clone(), done: 0, total });
-        Ok(Pass { bench: self.bench, name, done: 0, total, lines: LineWriter::create(draft.path(file))? })
-    }
+/// The name of one of several.
+pub(super) fn numbered(name: &str, number: Option<usize>) -> String {
+    number.map_or_else(|| name.to_owned(), |number| format!("{name}-{number}"))
 }
 
 /// Ranks are processes that compute at the same time.
 fn threads_of_rank(threads: usize, parallelism: Parallelism) -> usize {
     let ranks = usize::try_from(parallelism.ranks()).unwrap_or(usize::MAX);
     (threads / ranks.max(1)).max(1)
-}
-
-/// One pass over all prompts, in pieces.
-pub(super) struct Pass<'a> {
-    bench: &'a Bench,
-    name: String,
-    done: usize,
-    total: usize,
-    lines: LineWriter,
-}
-
-impl Pass<'_> {
-    /// Answers some prompts and writes the observations down.
-    pub(super) async fn score(
-        &mut self,
-        worker: &mut Worker,
-        prompts: &[Prompt],
-        prefix_cache: PrefixCache,
-    ) -> Result<Vec<Observation>, StageError> {
-        let (events, total) = (self.bench.events.clone(), self.total);
-        let (name, mut done) = (self.name.clone(), self.done);
-        let answered = || {
-            done += 1;
-            events.emit(Event::QuestionsDone { pass: name.clone(), done, total });
-        };
-        let observations = worker.score(prompts, prefix_cache, answered).await?;
-        self.done += prompts.len();
-        for observation in &observations {
-            self.lines.write(observation)?;
-        }
-        Ok(observations)
-    }
-
-    pub(super) fn finish(self) -> Result<(), StageError> {
-        self.lines.finish()
-    }
-}
-
-/// Takes the next `count` prompts.
-pub(super) fn take_prompts(
-    prompts: &mut impl Iterator<Item = Result<Prompt, StageError>>,
-    count: usize,
-) -> Result<Vec<Prompt>, StageError> {
-    prompts.take(count).collect()
 }
 
 /// The keyword arguments of `vllm.LLM` and the variables that a model's arms have in common.

@@ -29,6 +29,7 @@ mod lines;
 mod locate;
 mod planting_ground;
 mod prompts;
+mod rounds;
 mod route_error;
 mod watch;
 

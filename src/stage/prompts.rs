@@ -130,7 +130,7 @@ fn select(
 /// When the artifact cannot be read.
 pub fn read_prompts(
     prompts: &Artifact,
-) -> Result<impl Iterator<Item = Result<Prompt, StageError>>, StageError> {
+) -> Result<impl Iterator<Item = Result<Prompt, StageError>> + use<>, StageError> {
     read_lines(prompts.path(PROMPTS))
 }
 

@@ -239,6 +239,51 @@ clear 37
 }
 
 #[test]
+fn engines_that_share_rounds_write_down_what_one_does() {
+    let lab = Lab::new();
+    lab.edit("model/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 350"#);
+    let arms = || -> Vec<String> {
+        let entries = |stage: &str| fs::read_dir(lab.path("cache/store-1/entries").join(stage)).unwrap();
+        let file = |(stage, file): (&str, &str)| {
+            let entry = entries(stage).next().unwrap().unwrap().path();
+            fs::read_to_string(entry.join("output").join(file)).unwrap()
+        };
+        let files =
+            [("baseline", "baseline"), ("control", "control"), ("cached", "store"), ("cached", "load")];
+        files.map(|(stage, name)| file((stage, &format!("{name}.jsonl")))).to_vec()
+    };
+    assert_eq!(lab.run("", "").code, 0);
+    let alone = arms();
+    fs::remove_dir_all(lab.path("cache/store-1")).unwrap();
+    let ended = lab.run("", "--engines 4 --verbose");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    for engine in ["baseline engine 2 of tiny", "control engine 2 of tiny", "mp cached engine 2 of tiny"] {
+        assert!(ended.err.contains(&format!("starting the {engine}")), "{engine}: {}", ended.err);
+    }
+    let steps = lab.steps();
+    let cleared = |chunks: &str| steps.iter().filter(|step| *step == &format!("clear {chunks}")).count();
+    assert_eq!(["61", "100", "37"].map(cleared), [2, 2, 2], "each round twice in all: {steps:?}");
+    assert!(arms() == alone, "the arms' files differ");
+}
+
+#[test]
+fn harm_that_one_engine_finds_ends_the_others() {
+    let lab = Lab::new();
+    lab.edit("model/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 350"#);
+    let ended = lab.run("noise@engine swap@load", "--engines 4");
+    assert_eq!(ended.code, 1, "{}{}", ended.err, ended.out);
+    assert!(ended.out.contains("the run stopped after"), "{}", ended.out);
+}
+
+#[test]
+fn an_engine_that_fails_ends_those_that_share_its_rounds() {
+    let lab = Lab::new();
+    lab.edit("model/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 350"#);
+    let ended = lab.run("crash@load", "--engines 4");
+    assert_eq!(ended.code, 2, "{}{}", ended.err, ended.out);
+}
+
+#[test]
 fn chunks_that_arrive_after_the_answer_are_waited_for() {
     let lab = Lab::new();
     let ended = lab.run("late@server", "");
