@@ -5,19 +5,19 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::backing::{Backing, Side, added_packages, launch_server, server_settings};
 use super::engine_run::{ArmKey, EngineRun, EngineSetup, numbered};
 use super::lines::{read_json, write_json};
-use super::rounds::{DealtRound, Pass, Rounds};
+use super::load_pass::{Loading, PassCounters, Passes};
+use super::rounds::{Pass, Rounds};
 use super::route_error::RouteError;
-use super::watch::{EarlyStopping, Watch, shuffle};
+use super::watch::{EarlyStopping, Watch};
 use super::{Bench, ForeignReading, Mode, Planting, StageError};
 use crate::assets::Model;
-use crate::comparison::EarlyStop;
 use crate::digest::Digest;
-use crate::engine::{Capacity, Connector, LmcacheServer, Plan, PrefixCache, ServerCounters, Worker};
+use crate::engine::{Capacity, Connector, LmcacheServer, Plan, PrefixCache, ServerCounters};
 use crate::options::{NotOffered, StoringOptions};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft, StageKey};
@@ -29,9 +29,6 @@ pub(super) const LOAD: &str = "load.jsonl";
 const PASSES: &str = "passes.json";
 /// How long stored chunks may take to arrive once the store pass has its last answer.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
-
-/// Questions of a load pass between two looks at the evidence for harm.
-const SLICE: usize = 32;
 
 #[derive(Serialize)]
 struct CachedArm {
@@ -58,30 +55,6 @@ pub struct Watched<'a> {
     pub questions: &'a Artifact,
     /// Of the baseline stage.
     pub baseline: &'a Artifact,
-}
-
-/// What is known of the two passes besides the observations.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Passes {
-    /// Questions that were asked in both passes.
-    pub asked: usize,
-    /// Whether it ended after the first round, since that round's load pass was served nothing at all.
-    pub ended_unserved: bool,
-    /// Why the load pass ended before the last question, if harm was beyond doubt.
-    pub early_stop: Option<EarlyStop>,
-    /// The server's counts, where the route has a server.
-    pub server: Option<PassCounters>,
-}
-
-/// The LMCache server's counts over each pass.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PassCounters {
-    /// Over the store pass.
-    pub store: ServerCounters,
-    /// Over the load pass.
-    pub load: ServerCounters,
 }
 
 /// vLLM with LMCache, every question twice: stored, then loaded.
@@ -277,74 +250,6 @@ async fn through_backing(
     tokio::select! {
         loaded = loaded => loaded,
         gone = backing.until_gone(first.as_ref(), draft) => Err(gone),
-    }
-}
-
-/// A load pass under way.
-struct Loading<'a> {
-    run: &'a EngineRun<'a>,
-    route: Route,
-    total: usize,
-    watch: RefCell<Option<Watch>>,
-    pass: Pass<'a>,
-    /// Why it ends before the last question, if it does.
-    end: Cell<Option<End>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum End {
-    Harmed(EarlyStop),
-    Unserved,
-}
-
-impl Loading<'_> {
-    /// Loads one round, until it or the pass is at its end.
-    async fn load(&self, worker: &mut Worker, round: &DealtRound<'_>) -> Result<(), StageError> {
-        let (bench, model) = (self.run.bench, self.run.model.name());
-        let batch = usize::try_from(bench.suite.engine.max_num_seqs).unwrap_or(1);
-        let mut hit_tokens = 0;
-        for slice in shuffle(&round.prompts, bench.suite.engine.seed).chunks(SLICE * batch) {
-            // Another engine may have found the end.
-            if self.end.get().is_some() {
-                return Ok(());
-            }
-            let observations = self.pass.score(worker, round, slice, PrefixCache::Read).await?;
-            hit_tokens += observations.iter().map(|one| u64::from(one.cached_tokens)).sum::<u64>();
-            let stop = self.watch.borrow_mut().as_mut().and_then(|watch| watch.observe(&observations));
-            if let Some(stop) = stop.filter(|_| self.end.get().is_none()) {
-                self.end.set(Some(End::Harmed(stop)));
-                bench.events.warn(format!(
-                    "{model} over {}: {} of {} answers turned wrong; harm is beyond doubt, and the rest is not asked",
-                    self.route, stop.harms, stop.pairs
-                ));
-            }
-        }
-        let asked = round.prompts.len();
-        if round.number == 0 && hit_tokens == 0 && asked < self.total && self.end.get().is_none() {
-            self.end.set(Some(End::Unserved));
-            bench.events.warn(format!(
-                "{model} over {}: LMCache served nothing for the first {asked} questions; the rest is not asked",
-                self.route
-            ));
-        }
-        self.pass.is_over(round)
-    }
-
-    fn finish(self, asked: usize, server: Option<PassCounters>) -> Result<Passes, StageError> {
-        self.pass.finish()?;
-        let (ended_unserved, early_stop) = match self.end.get() {
-            None => (false, None),
-            Some(End::Unserved) => (true, None),
-            Some(End::Harmed(stop)) => (false, Some(stop)),
-        };
-        Ok(Passes { asked, ended_unserved, early_stop, server })
-    }
-}
-
-impl PassCounters {
-    fn count(&mut self, store: ServerCounters, load: ServerCounters) {
-        self.store = self.store.plus(store);
-        self.load = self.load.plus(load);
     }
 }
 

@@ -26,6 +26,7 @@ mod extract;
 mod faults;
 mod foreign;
 mod lines;
+mod load_pass;
 mod locate;
 mod planting_ground;
 mod prompts;
@@ -35,7 +36,7 @@ mod watch;
 
 pub use arms::{baseline, control};
 pub use bench::{Bench, Excerpt, ExcerptQuestion, ForeignReading, Locating, Mode, Planting};
-pub use cached::{Passes, Watched, admit_options, cached};
+pub use cached::{Watched, admit_options, cached};
 pub use compare::{Arms, compare, read_comparison};
 pub use engine_run::{llm_arguments, read_ready};
 pub use error::StageError;
