@@ -210,7 +210,8 @@ impl LmcacheServer {
             command.extend(second.options(transfer_port, settings.tiers.serde.as_ref()));
         }
         if let Some(segment) = &settings.tiers.segment {
-            command.extend(["--shm-name".to_owned(), segment.clone()]);
+            // Memory that grows as it is needed, the default where it is pinned, is never a segment.
+            command.extend(["--no-l1-use-lazy".to_owned(), "--shm-name".to_owned(), segment.clone()]);
         }
         let launch = Launch {
             guard: settings.guard.clone(),

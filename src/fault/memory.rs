@@ -25,7 +25,7 @@ pub struct MemoryTier {
 }
 
 impl MemoryTier {
-    /// Looks for shards by their content, which `pristine` gives.
+    /// Looks for shards by their content, which `pristine` gives. Where LMCache has made no segment, none is found.
     ///
     /// # Errors
     /// When the segment or a chunk cannot be read.
@@ -39,7 +39,10 @@ impl MemoryTier {
             heads.entry(pristine(shard)?[..HEAD].to_vec()).or_default().push(shard);
         }
         let mut tier = Self { path, offsets: BTreeMap::new(), planted: BTreeSet::new() };
-        let file = fs::File::open(&tier.path).map_err(|source| io_error(&tier.path, source))?;
+        let file = match fs::File::open(&tier.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(tier),
+            file => file.map_err(|source| io_error(&tier.path, source))?,
+        };
         let length = file.metadata().map_err(|source| io_error(&tier.path, source))?.len();
         let mut window = vec![0; 256 * ALIGNMENT];
         for start in (0..length).step_by(window.len()) {
@@ -154,5 +157,8 @@ mod tests {
         assert_eq!((&planted[..start], &planted[end..]), (&pool[..start], &pool[end..]));
         tier.restore(|chunk| Ok(content(chunk))).unwrap();
         assert_eq!(fs::read(&path).unwrap(), pool);
+
+        fs::remove_file(&path).unwrap();
+        assert_eq!(MemoryTier::search(path, &wanted, |chunk| Ok(content(chunk))).unwrap().found(), 0);
     }
 }
