@@ -64,6 +64,16 @@ pub enum EngineError {
         /// Its log.
         log: Utf8PathBuf,
     },
+    /// An answer came that cannot be compared: log-probabilities are missing, or no numbers.
+    #[error("run {what}: {message}")]
+    NoNumbers {
+        /// Which process, and the question.
+        what: String,
+        /// The worker's words.
+        message: String,
+        /// Its log.
+        log: Utf8PathBuf,
+    },
     /// A line that is no reply, or a reply out of turn.
     #[error("understand {what}: {problem}")]
     Garbled {
@@ -167,6 +177,9 @@ impl EngineError {
             Self::Failed { message, log, .. } if message.to_lowercase().contains("out of memory") => {
                 Some(format!("{LESS_MEMORY}; its log is {log}"))
             }
+            Self::NoNumbers { log, .. } => Some(format!(
+                "damaged KV or a broken kernel does that: if the baseline answered this question, suspect LMCache; its log is {log}"
+            )),
             Self::Failed { log, .. } | Self::Garbled { log, .. } | Self::Http { log, .. } => {
                 Some(format!("its log is {log}"))
             }

@@ -233,12 +233,15 @@ impl Worker {
             let start: String = line.chars().take(200).collect();
             self.garbled(format!("{start:?} is no reply ({error})"))
         })?;
-        let Reply::Failed { message, question, .. } = reply else { return Ok(reply) };
+        let Reply::Failed { kind, message, question } = reply else { return Ok(reply) };
         let at = question.and_then(&name).map_or_else(String::new, |question| format!(" at {question}"));
-        let log = self.process.log().to_owned();
+        let (what, log) = (format!("{}{at}", self.what), self.process.log().to_owned());
+        if kind == "observation" {
+            return Err(EngineError::NoNumbers { what, message, log });
+        }
         let cause = telling_line(&log).filter(|_| points_elsewhere(&message));
         let message = format!("{message}{}", quote(cause.as_deref()));
-        Err(EngineError::Failed { what: format!("{}{at}", self.what), message, log })
+        Err(EngineError::Failed { what, message, log })
     }
 
     async fn died(&mut self) -> EngineError {

@@ -18,6 +18,8 @@ use super::layout::Layout;
 pub enum Fate {
     /// The ladder saw it.
     Killed,
+    /// The engine's answer was no number, so a run ends with an error instead of a verdict, never with a pass.
+    Refused,
     /// It changes what the engine reads, and the ladder did not see it.
     Survived,
     /// It changes the order of what the engine reads, which no answer can show, and no bit moved either.
@@ -52,10 +54,12 @@ pub struct Trial {
     pub changed_bits: u64,
     /// What became of it.
     pub fate: Fate,
-    /// The ladder's verdict.
-    pub verdict: Verdict,
+    /// The ladder's verdict; `None` where there is nothing to judge.
+    pub verdict: Option<Verdict>,
     /// The rung that decided.
-    pub decided_by: Rung,
+    pub decided_by: Option<Rung>,
+    /// Why there is nothing to judge: what the engine said of its answer.
+    pub refusal: Option<String>,
     /// Every rung that would have seen it on its own.
     pub seen_by: Vec<Rung>,
     /// Tokens served in the load pass: fewer than predicted where LMCache itself noticed.
@@ -111,6 +115,45 @@ impl Trial {
             Must::ServeNothing | Must::ReorderAlone | Must::BeSeen(_) => Fate::Survived,
         };
         Self {
+            fate,
+            verdict: Some(verdict),
+            decided_by: Some(decided_by),
+            seen_by: seen_by(comparison),
+            served_tokens: comparison.exercised.load.cached_tokens,
+            predicted_tokens: comparison.exercised.load.predicted_tokens,
+            differing: comparison.bit_exact.against_control.differing
+                + comparison.bit_exact.against_baseline.differing,
+            token_flips: comparison.distribution.load.first_token_flips,
+            questions: comparison.questions,
+            ..Self::unjudged(variant, damage)
+        }
+    }
+
+    /// A planting after which the engine's answer was no number: `refusal` are its words, and that many tokens had been served
+    /// of those predicted.
+    #[must_use]
+    pub fn refused(
+        variant: &Variant,
+        damage: Damage,
+        refusal: String,
+        [served, predicted]: [u64; 2],
+    ) -> Self {
+        let fate = match variant.fault.must {
+            _ if damage.changed_bits == 0 => Fate::FalseAlarm,
+            Must::ChangeNothing | Must::ServeNothing => Fate::FalseAlarm,
+            Must::BeSeen(_) | Must::ReorderAlone => Fate::Refused,
+        };
+        Self {
+            fate,
+            refusal: Some(refusal),
+            served_tokens: served,
+            predicted_tokens: predicted,
+            ..Self::unjudged(variant, damage)
+        }
+    }
+
+    fn unjudged(variant: &Variant, damage: Damage) -> Self {
+        Self {
             fault: variant.fault.name.to_owned(),
             group: variant.fault.group,
             dose: variant.dose.to_owned(),
@@ -119,16 +162,16 @@ impl Trial {
             tier: variant.tier,
             chunks: damage.chunks,
             changed_bits: damage.changed_bits,
-            fate,
-            verdict,
-            decided_by,
-            seen_by: seen_by(comparison),
-            served_tokens: comparison.exercised.load.cached_tokens,
-            predicted_tokens: comparison.exercised.load.predicted_tokens,
-            differing: comparison.bit_exact.against_control.differing
-                + comparison.bit_exact.against_baseline.differing,
-            token_flips: comparison.distribution.load.first_token_flips,
-            questions: comparison.questions,
+            fate: Fate::NotRead,
+            verdict: None,
+            decided_by: None,
+            refusal: None,
+            seen_by: Vec::new(),
+            served_tokens: 0,
+            predicted_tokens: 0,
+            differing: 0,
+            token_flips: 0,
+            questions: 0,
             seconds: None,
         }
     }
@@ -208,7 +251,7 @@ pub struct FaultFindings {
 pub struct Score {
     /// Faults that change what the engine reads, each in every dose and place.
     pub planted: u32,
-    /// Those that the ladder saw.
+    /// Those that the ladder saw, or that the engine's own answer showed.
     pub killed: u32,
     /// How many of them each rung would have seen on its own.
     pub seen_by: BTreeMap<Rung, u32>,
@@ -256,7 +299,7 @@ impl FaultFindings {
                     score.misjudged.push(trial.name());
                 }
                 _ if trial.group == Group::Control => {}
-                Fate::Killed => score.killed += 1,
+                Fate::Killed | Fate::Refused => score.killed += 1,
                 Fate::Survived | Fate::NotRead => score.survivors.push(trial.name()),
             }
             if trial.counts() {

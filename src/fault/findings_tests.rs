@@ -86,10 +86,11 @@ fn findings(trials: Vec<Trial>) -> FaultFindings {
 #[test]
 fn a_fault_that_moves_a_bit_is_killed_and_one_that_moves_none_survives() {
     let seen = trial("zeros", 9, &loaded(SERVED, -0.500_000_1), on_disk(SERVED));
-    assert_eq!((seen.fate, seen.verdict, seen.decided_by), (Fate::Killed, Verdict::Degraded, Rung::BitExact));
+    let decided = (seen.fate, seen.verdict, seen.decided_by);
+    assert_eq!(decided, (Fate::Killed, Some(Verdict::Degraded), Some(Rung::BitExact)));
     assert_eq!(seen.seen_by, [Rung::BitExact]);
     let unseen = trial("zeros", 9, &loaded(SERVED, -0.5), on_disk(SERVED));
-    assert_eq!((unseen.fate, unseen.verdict), (Fate::Survived, Verdict::Equivalent));
+    assert_eq!((unseen.fate, unseen.verdict), (Fate::Survived, Some(Verdict::Equivalent)));
 }
 
 #[test]
@@ -117,10 +118,10 @@ fn a_fault_that_was_not_read_from_its_tier_shows_nothing() {
 #[test]
 fn what_lmcache_notices_itself_is_seen_in_the_hits() {
     let cut = trial("file cut", 9, &loaded(256, -0.5), on_disk(256));
-    assert_eq!((cut.fate, cut.decided_by), (Fate::Killed, Rung::Exercised));
+    assert_eq!((cut.fate, cut.decided_by), (Fate::Killed, Some(Rung::Exercised)));
     assert!(cut.served_tokens < cut.predicted_tokens);
     let unserved = trial("no-op cache", 9, &loaded(0, -0.5), on_disk(0));
-    assert_eq!((unserved.fate, unserved.verdict), (Fate::Killed, Verdict::NotExercised));
+    assert_eq!((unserved.fate, unserved.verdict), (Fate::Killed, Some(Verdict::NotExercised)));
     assert_eq!(trial("no-op cache", 9, &loaded(SERVED, -0.5), on_disk(SERVED)).fate, Fate::Survived);
 }
 
@@ -179,4 +180,16 @@ fn names_say_what_was_planted_where() {
     assert_eq!(trial("layer lost"), "layer lost (middle chunk, first layer)");
     assert_eq!(trial("wrong scale"), "wrong scale 1 + 1/128 (middle chunk)");
     assert!(CATALOGUE.iter().all(|fault| !fault.what.is_empty() && !fault.stands_for.is_empty()));
+}
+
+#[test]
+fn an_answer_that_is_no_number_shows_a_fault_but_not_of_bytes_that_did_not_change() {
+    let refused = |name, changed_bits| {
+        let damage = Damage { chunks: 1, changed_bits };
+        Trial::refused(&variant(name), damage, "it is nan".to_owned(), [512, 512])
+    };
+    let findings = findings(vec![refused("random bits", 4), refused("identity", 0)]);
+    assert_eq!((findings.score.killed, findings.score.planted), (1, 1));
+    assert_eq!(findings.score.misjudged, ["identity (every chunk)"]);
+    assert_eq!(findings.trials[0].refusal.as_deref(), Some("it is nan"));
 }

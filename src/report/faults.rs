@@ -78,7 +78,7 @@ pub(super) fn group_trials(findings: &FaultFindings) -> Vec<(&Trial, usize)> {
 fn emphasised(fate: Fate) -> String {
     match fate {
         Fate::Survived | Fate::NotRead | Fate::FalseAlarm => format!("**{}**", fate_words(fate)),
-        Fate::Killed | Fate::Neutral | Fate::Harmless => fate_words(fate).to_owned(),
+        Fate::Killed | Fate::Refused | Fate::Neutral | Fate::Harmless => fate_words(fate).to_owned(),
     }
 }
 
@@ -86,6 +86,7 @@ fn emphasised(fate: Fate) -> String {
 pub(super) fn fate_words(fate: Fate) -> &'static str {
     match fate {
         Fate::Killed => "seen",
+        Fate::Refused => "seen: no number",
         Fate::Survived => "survived",
         Fate::Neutral => "neutral",
         Fate::NotRead => "not read",

@@ -37,7 +37,10 @@ pub(super) fn every_kind() -> Vec<(&'static str, Report)> {
         ("inconclusive", report(vec![("canary-dense", Route::Mp, inconclusive())])),
         ("stopped early", report(vec![("canary-dense", Route::Mp, stopped_early())])),
         ("every route", report(many)),
-        ("faults all seen", with_faults(&[Fate::Killed, Fate::Neutral, Fate::Harmless, Fate::Harmless])),
+        (
+            "faults all seen",
+            with_faults(&[Fate::Killed, Fate::Refused, Fate::Neutral, Fate::Harmless, Fate::Harmless]),
+        ),
         ("insensitive", with_faults(&[Fate::Killed, Fate::Survived, Fate::NotRead, Fate::FalseAlarm])),
         ("route not run", with_a_route_not_run()),
         ("foreign KV served", with_foreign_kv(3072)),
@@ -250,7 +253,7 @@ fn with_faults(fates: &[Fate]) -> Report {
             fault: match fate {
                 Fate::Harmless | Fate::FalseAlarm => "identity",
                 Fate::Neutral => "swap-layers",
-                Fate::Killed => "zero-chunk",
+                Fate::Killed | Fate::Refused => "zero-chunk",
                 Fate::Survived | Fate::NotRead => "flip-bits",
             }
             .to_owned(),
@@ -262,8 +265,13 @@ fn with_faults(fates: &[Fate]) -> Report {
             chunks: 8,
             changed_bits: if matches!(fate, Fate::Harmless | Fate::FalseAlarm) { 0 } else { 4096 },
             fate,
-            verdict: if fate == Fate::Killed { Verdict::Degraded } else { Verdict::Equivalent },
-            decided_by: Rung::BitExact,
+            verdict: match fate {
+                Fate::Refused => None,
+                Fate::Killed => Some(Verdict::Degraded),
+                _ => Some(Verdict::Equivalent),
+            },
+            refusal: (fate == Fate::Refused).then(|| "the log-probability of token 5 is nan".to_owned()),
+            decided_by: (fate != Fate::Refused).then_some(Rung::BitExact),
             seen_by: if fate == Fate::Killed { vec![Rung::BitExact, Rung::NearTies] } else { Vec::new() },
             served_tokens: 4096,
             predicted_tokens: 4096,

@@ -188,7 +188,7 @@ fn faults_suite(planted: &PlantedFaults) -> TestSuite {
     suite.add_property(Property::new("harmless", score.harmless.to_string()));
     for (number, trial) in planted.findings.trials.iter().enumerate() {
         let wrong = match trial.fate {
-            Fate::Killed | Fate::Neutral | Fate::Harmless => None,
+            Fate::Killed | Fate::Refused | Fate::Neutral | Fate::Harmless => None,
             Fate::Survived => Some("the fault was planted and no rung saw it"),
             Fate::NotRead => Some("the load pass was not served from where the fault was planted"),
             Fate::FalseAlarm => Some("nothing was changed and the verdict is not equivalent"),
@@ -202,11 +202,15 @@ fn faults_suite(planted: &PlantedFaults) -> TestSuite {
         case.set_classname(&*name);
         let seen_by: Vec<&str> = trial.seen_by.iter().map(|rung| short_rung(*rung)).collect();
         case.add_properties([
-            Property::new("verdict", trial.verdict.to_string()),
+            Property::new(
+                "verdict",
+                trial.verdict.map_or_else(|| "none: no number".to_owned(), |verdict| verdict.to_string()),
+            ),
             Property::new("changed_bits", trial.changed_bits.to_string()),
             Property::new("seen_by", seen_by.join(", ")),
             Property::new("differing_questions", trial.differing.to_string()),
         ]);
+        case.add_properties(trial.refusal.iter().map(|refusal| Property::new("refusal", refusal)));
         suite.add_test_case(case);
     }
     suite

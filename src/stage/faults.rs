@@ -24,8 +24,8 @@ use crate::comparison::{Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity
 use crate::dataset::{Prompt, QuestionId, Tokenizer};
 use crate::digest::{Digest, digest_bytes};
 use crate::engine::{
-    Capacity, DeviceKind, KvShape, LmcacheServer, Observation, Plan, PrefixCache, Ready, ServerCounters,
-    Tiers, Worker,
+    Capacity, DeviceKind, EngineError, KvShape, LmcacheServer, Observation, Plan, PrefixCache, Ready,
+    ServerCounters, Tiers, Worker,
 };
 use crate::event::Event;
 use crate::fault::{
@@ -147,13 +147,15 @@ async fn fill(
         }
         _ => (PlantedTier::on_disk(&parent)?, None, Vec::new()),
     };
-    let segment = segment_fits(u64::from(suite.lmcache.memory_gib) << 30)
-        .then(|| format!("kv-correctness-{}", std::process::id()));
+    let segment = segment_fits(u64::from(suite.lmcache.memory_gib) << 30).then(|| {
+        format!("kv-correctness-{}", parent.file_name().unwrap_or_default().trim_start_matches('.'))
+    });
     let mut settings = server_settings(run, draft, "lmcache-server.log");
     settings.tiers = Tiers { second: Some(tier.settings()), serde: None, segment: segment.clone() };
     settings.variables.extend(secrets);
     let server = launch_server(bench, &settings, "lmcache server").await?;
-    let mut worker = run.start(draft, EngineSetup::connected("faults", server.connector(salt))).await?;
+    let setup = || EngineSetup::connected("faults", server.connector(salt.clone()));
+    let (mut worker, mut engines) = (run.start(draft, setup()).await?, 1);
     let ready: Ready = read_json(&draft.path(READY))?;
     let (ranks, shape) = (run.parallelism(), run.model.kv_shape()?);
     let arrangement = match (bench.device.kind(), shape) {
@@ -192,7 +194,13 @@ async fn fill(
     let mut seconds = Vec::new();
     for variant in &variants {
         let started = Instant::now();
-        trials.push(laboratory.try_variant(&mut worker, &mut ground, variant).await?);
+        let trial = laboratory.try_variant(&mut worker, &mut ground, variant).await?;
+        if trial.refusal.is_some() {
+            // An engine ends with its first answer that is no number.
+            engines += 1;
+            worker = run.start(draft, setup().numbered(Some(engines))).await?;
+        }
+        trials.push(trial);
         seconds.push(started.elapsed().as_secs_f64());
         bench.events.emit(Event::QuestionsDone {
             pass: format!("{}, planted faults", run.model.name()),
@@ -230,8 +238,17 @@ impl Laboratory<'_> {
             self.server.clear().await?;
         }
         let before = self.server.counters().await?;
-        let loaded = worker.score(self.prompts, PrefixCache::Read, || {}).await?;
+        let loaded = worker.score(self.prompts, PrefixCache::Read, || {}).await;
         let counted = self.server.counters().await?.since(before);
+        let loaded = match loaded {
+            Err(EngineError::NoNumbers { message, .. }) => {
+                ground.restore().await?;
+                let predicted =
+                    self.evidence.questions.iter().map(|asked| u64::from(asked.expected.load)).sum();
+                return Ok(Trial::refused(variant, damage, message, [counted.hit_tokens, predicted]));
+            }
+            loaded => loaded?,
+        };
         let load = Arm::new(ArmName::Load, loaded, |observation| read_answer(&self.tokenizer, observation))?;
         let server = self.evidence.server.map(|server| ServerEvidence { load: counters(counted), ..server });
         let evidence = Evidence { load, server, ..self.evidence.clone() };

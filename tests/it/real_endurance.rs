@@ -2,6 +2,7 @@
 //! in time, never a pass or a hang. Only on request (`cargo test --test it real_endurance -- --ignored --nocapture`).
 
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -9,6 +10,15 @@ use fs_err as fs;
 
 const PATIENCE: Duration = Duration::from_mins(4);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The folder of the Python environment, made if it is not there.
+static ENVIRONMENT: LazyLock<String> = LazyLock::new(|| {
+    std::env::var("KV_CORRECTNESS_ENV").unwrap_or_else(|_| {
+        let made = Command::new(env!("CARGO_BIN_EXE_kv-correctness")).arg("env").output();
+        let python = String::from_utf8(made.unwrap().stdout).unwrap();
+        Utf8Path::new(python.trim()).parent().and_then(Utf8Path::parent).expect("a Python").to_string()
+    })
+});
 
 /// A run of the driver over one route on one model, in a store of its own.
 struct Endured {
@@ -36,6 +46,8 @@ impl Endured {
             route,
         ]);
         command.args(["--out", "out", "--cache"]).arg(path.join("cache")).current_dir(&path);
+        // The environment of every run, since it fits on no disk that is to fill up.
+        command.env("KV_CORRECTNESS_ENV", &*ENVIRONMENT);
         let said = fs::File::create(path.join("said")).unwrap().into_file();
         command.stdout(Stdio::from(said.try_clone().unwrap())).stderr(Stdio::from(said));
         Self { folder, driver: command.spawn().unwrap(), started: Instant::now() }

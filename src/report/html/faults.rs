@@ -66,7 +66,7 @@ impl<'a> FaultsView<'a> {
                     changed_bits: trial.changed_bits,
                     fate: fate_words(trial.fate),
                     class: match trial.fate {
-                        Fate::Killed | Fate::Neutral | Fate::Harmless => "passed",
+                        Fate::Killed | Fate::Refused | Fate::Neutral | Fate::Harmless => "passed",
                         Fate::Survived | Fate::NotRead | Fate::FalseAlarm => "failed",
                     },
                     seen_by: trial
