@@ -41,6 +41,9 @@ pub enum AssetError {
     /// A folder is no dataset.
     #[error("find questions in the folder {0}: it holds no table of dev, val or test")]
     NoTables(Utf8PathBuf),
+    /// A folder is no model that vLLM can load.
+    #[error("find weights in the folder {0}: it holds no *.safetensors")]
+    NoWeights(Utf8PathBuf),
     /// A file cannot be read or written.
     #[error("use {path}")]
     Io {
@@ -98,6 +101,10 @@ impl AssetError {
                 "it needs the folders `dev`, `val` and `test`, or these in its `data`, with a CSV file a subject"
                     .to_owned()
             }
+            Self::NoWeights(folder) => format!(
+                "get them with `hf download OWNER/MODEL --revision COMMIT --local-dir {folder}`, or name their \
+                 format, if it is another, by vLLM's `load_format` in the model's `arguments`"
+            ),
             Self::NotFetched { kind: "dataset", name } => format!("run `kv-correctness fetch --data {name}`"),
             Self::NotFetched { name, .. } => format!("run `kv-correctness fetch {name}`"),
             Self::Io { path, source } if source.kind() == io::ErrorKind::NotFound && is_of_model(path) => {
@@ -325,6 +332,21 @@ impl Model {
                 let path = folder.join(name);
                 fs::read(&path).map_err(|source| io_error(&path, source))
             }
+        }
+    }
+
+    /// Fails where vLLM would find no weights in its folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or holds no `*.safetensors`.
+    pub fn check_weights(&self) -> Result<(), AssetError> {
+        let ModelSource::Folder(folder) = &self.source else { return Ok(()) };
+        let mut entries = folder.read_dir_utf8().map_err(|source| io_error(folder, source))?.flatten();
+        let is_weights = |path: &Utf8Path| path.extension() == Some("safetensors") && path.is_file();
+        if entries.any(|entry| is_weights(entry.path())) {
+            Ok(())
+        } else {
+            Err(AssetError::NoWeights(folder.clone()))
         }
     }
 

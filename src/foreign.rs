@@ -6,6 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::comparison::nats;
 use crate::suite::Dtype;
 
 /// What every reader got of the KV that one engine stored.
@@ -176,8 +177,8 @@ impl ForeignFindings {
         let (served, own) = (of(reading)?, control.and_then(of)?);
         Some(format!(
             "which moves letters by up to {} nats, where KV of its own does by {}",
-            three_digits(served),
-            three_digits(own)
+            nats(served),
+            nats(own)
         ))
     }
 
@@ -192,15 +193,6 @@ impl ForeignFindings {
             Meaning::Finding => "FINDING about LMCache: served",
             Meaning::Failed => "no answer",
         }
-    }
-}
-
-/// Exact zero said as such: `0`, `2.5e-4`, `15.2`.
-fn three_digits(number: f64) -> String {
-    match number {
-        0.0 => "0".to_owned(),
-        _ if number < 0.01 => format!("{number:.1e}"),
-        _ => format!("{number:.2}"),
     }
 }
 
@@ -237,7 +229,7 @@ mod tests {
             meanings(&findings),
             [Meaning::ControlHolds, Meaning::Miss, Meaning::Finding, Meaning::Failed]
         );
-        insta::assert_snapshot!(findings.findings().join("\n"), @"LMCache serves KV to a reader that differs in weights, under the same path: 256 of 3072 tokens, which moves letters by up to 0.50 nats, where KV of its own does by 1.0e-6; whoever replaces a model in place must clear the cache");
+        insta::assert_snapshot!(findings.findings().join("\n"), @"LMCache serves KV to a reader that differs in weights, under the same path: 256 of 3072 tokens, which moves letters by up to 0.500 nats, where KV of its own does by 1.0e-6; whoever replaces a model in place must clear the cache");
     }
 
     #[test]

@@ -39,8 +39,8 @@ pub(super) fn check_suite(name: &str, cache: Option<Utf8PathBuf>) -> anyhow::Res
     let questions = describe_questions(&suite, &cache).with_context(|| at("dataset"))?;
     writeln!(text, "questions {}: {questions}", suite.dataset)?;
     for (index, settings) in suite.models.iter().enumerate() {
-        let words =
-            describe_model(settings, &cache).with_context(|| at(&format!("models.{index}.source")))?;
+        let words = describe_model(&suite, settings, &cache)
+            .with_context(|| at(&format!("models.{index}.source")))?;
         writeln!(text, "model {} ({}): {words}", settings.name, settings.source)?;
     }
     let routes: Vec<&str> = suite.routes.iter().map(|route| route.name()).collect();
@@ -50,12 +50,16 @@ pub(super) fn check_suite(name: &str, cache: Option<Utf8PathBuf>) -> anyhow::Res
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe_model(settings: &ModelSettings, cache: &Utf8Path) -> Result<String, StageError> {
+fn describe_model(suite: &Suite, settings: &ModelSettings, cache: &Utf8Path) -> Result<String, StageError> {
     let model = match Model::find(settings, cache) {
         Err(error @ AssetError::NotFetched { .. }) => return Ok(not_fetched(&error)),
         model => model?,
     };
     model.read("tokenizer.json")?;
+    // Under another `load_format` weights have other names, or there are none.
+    if ![&suite.engine.arguments, &settings.arguments].iter().any(|all| all.contains_key("load_format")) {
+        model.check_weights()?;
+    }
     Ok(format!("{}, files {}", model.kv_shape()?.name(), model.digest().short()))
 }
 

@@ -79,6 +79,16 @@ pub(super) fn letter_difference(reference: &Observation, other: &Observation) ->
     reference.letters.iter().zip(&other.letters).map(|(one, two)| (one - two).abs()).fold(0.0, f64::max)
 }
 
+/// Nats with two or three digits, exact zero said as such: `0`, `2.4e-7`, `0.038`, `4.50`.
+pub(crate) fn nats(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if size < 0.001 => format!("{value:.1e}"),
+        size if size < 1.0 => format!("{value:.3}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
 /// How two answers to one question part in their chosen tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Parting {

@@ -1,5 +1,6 @@
 //! The ladder down to the answers: which rung decides a comparison, what it decides, and what to do next.
 
+use super::difference::nats;
 use super::early_stop::stopping_bound;
 use super::verdict::{Judgement, Rung, Verdict};
 use super::{Comparison, Fidelity, Offender, Outcome, Service, Tally};
@@ -106,11 +107,11 @@ fn judge_bit_failure(comparison: &Comparison) -> Option<Judgement> {
         format!("{disjoint} share no likely token")
     });
     let reason = format!(
-        "The {pass} differs from {reference}: in {} of {} questions, by up to {:.2e} nats{disjoint}{}. The baseline \
+        "The {pass} differs from {reference}: in {} of {} questions, by up to {} nats{disjoint}{}. The baseline \
          repeats itself bit for bit, so this is no noise.",
         tally.differing,
         tally.compared,
-        tally.largest,
+        nats(tally.largest),
         first_differing(tally),
     );
     let next = "The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.";
@@ -163,8 +164,9 @@ fn judge_bit_success(comparison: &Comparison) -> Option<Judgement> {
     }
     if left.questions > 0 {
         sentences.push(format!(
-            "{} more differ from the baseline, within the tolerance (letters by up to {:.3} nats).",
-            left.questions, left.letter_difference
+            "{} more differ from the baseline, within the tolerance (letters by up to {} nats).",
+            left.questions,
+            nats(left.letter_difference)
         ));
     }
     Some(Judgement::new(Verdict::Equivalent, Rung::BitExact, sentences.join(" "), "Nothing to do."))
@@ -176,10 +178,10 @@ fn judge_left_over(comparison: &Comparison) -> Judgement {
     let left = bits.left_over;
     let moved = format!(
         "{} prompts have no matching control and differ from the baseline: {} in a token that was no near tie, letters by \
-         up to {:.3} nats{}.",
+         up to {} nats{}.",
         left.questions,
         left.beyond_gap,
-        left.letter_difference,
+        nats(left.letter_difference),
         first_differing(&bits.against_baseline),
     );
     let rung = if left.beyond_gap > 0 { Rung::NearTies } else { Rung::Distribution };
@@ -223,12 +225,12 @@ fn judge_distribution(comparison: &Comparison) -> Option<Judgement> {
     }
     let (load, tolerance) = (shift.load, &comparison.criteria.tolerance);
     let reason = format!(
-        "The letters' probabilities move farther than the suite allows: mean divergence {:.2e} of {:.2e} nats, a letter \
-         by {:.3} of {:.3} nats, {:.2} % of first tokens of {:.2} %{}. Runs without LMCache stay below half of that.",
-        load.mean_divergence,
-        tolerance.mean_divergence,
-        load.letter_difference,
-        tolerance.letter_difference,
+        "The letters' probabilities move farther than the suite allows: mean divergence {} of {} nats, a letter \
+         by {} of {} nats, {:.2} % of first tokens of {:.2} %{}. Runs without LMCache stay below half of that.",
+        nats(load.mean_divergence),
+        nats(tolerance.mean_divergence),
+        nats(load.letter_difference),
+        nats(tolerance.letter_difference),
         100.0 * load.flip_rate(),
         100.0 * tolerance.flip_rate,
         note(shift.farthest.as_ref(), |question| format!("farthest: {question}")),

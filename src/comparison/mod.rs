@@ -35,6 +35,7 @@ pub use bit_exact::{BitExact, LeftOver, Tally};
 pub use breakdown::{QuestionMovement, SubjectScore};
 pub use conclusion::{Conclusion, conclude};
 pub use criteria::{Criteria, EARLY_STOP_ALPHA, LOSS_ALPHA, Tolerance};
+pub(crate) use difference::nats;
 pub use difference::{Difference, DifferenceKind};
 pub use distribution::{Distribution, Shift};
 pub use early_stop::{EarlyStop, HarmMonitor, shuffle_questions};

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bit_exact::Tally;
-use super::difference::{count, first_difference};
+use super::difference::{count, first_difference, nats};
 use super::evidence::{Batching, Case, Fidelity};
 
 /// The baseline against its repeat and the control, and whether a control of the load pass's shapes exists.
@@ -80,8 +80,9 @@ fn describe(noise: &NoiseFloor, questions: u32) -> String {
         format!("The baseline repeats itself bit for bit on all {questions} questions.")
     } else {
         format!(
-            "The baseline does not repeat itself: {} of {questions} questions differ, by up to {:.2e} nats.",
-            repeat.differing, repeat.largest
+            "The baseline does not repeat itself: {} of {questions} questions differ, by up to {} nats.",
+            repeat.differing,
+            nats(repeat.largest)
         )
     };
     let control = match noise.control {

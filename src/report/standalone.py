@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import socket
 import subprocess
@@ -124,7 +125,8 @@ def compare(control: list[dict[str, Any]], load: list[dict[str, Any]]) -> int:
     for prompt, one, other in zip(CASE["prompts"], control, load, strict=True):
         both = dict(one["logprobs"][0]).keys() & dict(other["logprobs"][0]).keys()
         largest = max(
-            (abs(dict(one["logprobs"][0])[token] - dict(other["logprobs"][0])[token]) for token in both), default=None
+            (abs(dict(one["logprobs"][0])[token] - dict(other["logprobs"][0])[token]) for token in both),
+            default=math.nan,
         )
         equal = one["logprobs"] == other["logprobs"]
         differing += not equal
@@ -132,7 +134,7 @@ def compare(control: list[dict[str, Any]], load: list[dict[str, Any]]) -> int:
             f"{prompt['name']}: {len(prompt['token_ids'])} tokens; served:",
             f"control {one['cached']}, LMCache {other['cached']};",
             f"tokens {one['tokens']} and {other['tokens']};",
-            "equal bit for bit" if equal else f"DIFFERENT, log-probabilities by up to {largest} nats",
+            "equal bit for bit" if equal else f"DIFFERENT, log-probabilities by up to {largest:.3g} nats",
         )
     if not any(other["cached"] for other in load):
         print("LMCache served nothing")

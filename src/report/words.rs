@@ -1,5 +1,6 @@
 //! Names and numbers as every format of the report writes them.
 
+pub(super) use crate::comparison::nats;
 use crate::comparison::{Flip, FlipKind, Rung};
 use crate::dataset::Choice;
 
@@ -53,16 +54,6 @@ pub(super) fn points(difference: f64) -> String {
 /// A p-value, never rounded to nothing.
 pub(super) fn p_value(value: f64) -> String {
     if value < 0.001 { format!("{value:.1e}") } else { format!("{value:.3}") }
-}
-
-/// Nats with two or three digits, exact zero said as such: `0`, `2.4e-7`, `0.038`, `4.50`.
-pub(super) fn nats(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        size if size < 0.001 => format!("{value:.1e}"),
-        size if size < 1.0 => format!("{value:.3}"),
-        _ => format!("{value:.2}"),
-    }
 }
 
 /// A text on one line, white space put together. Left out is what has no form and may disturb its surroundings: control

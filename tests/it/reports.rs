@@ -231,5 +231,6 @@ fn every_command_has_a_manual_page_and_completions() {
     for shell in ["bash", "zsh", "fish"] {
         let text = output(&lab, &format!("completions {shell}"));
         assert!(text.contains("kv-correctness") && text.contains("doctor"), "{shell}");
+        assert!(!text.contains("internal-guard"), "{shell}");
     }
 }

@@ -34,7 +34,7 @@ fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
 
     tiny (dense) over mp: EQUIVALENT
       decided by   bits: log-probabilities against the control's
-      why          The load pass equals the control bit for bit on all 23 questions with equal shapes. 1 more differ from the baseline, within the tolerance (letters by up to 0.000 nats).
+      why          The load pass equals the control bit for bit on all 23 questions with equal shapes. 1 more differ from the baseline, within the tolerance (letters by up to 9.8e-5 nats).
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
       bits         load pass differs from its control in 0 of 23; baseline from its repeat in 0 of 24
       accuracy     baseline 83.3 %, with LMCache 83.3 %; difference +0.00 points (90 % interval -10.13 to +10.13), exact McNemar p = 1.000

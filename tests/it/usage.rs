@@ -144,6 +144,7 @@ fn a_suite_with_a_mistake_is_refused_with_its_line() {
 fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_is_started() {
     let lab = Lab::new();
     let check = || lab.end(lab.driver("suite check suite.toml"));
+    lab.write("model/model.safetensors", "weights");
     let right = check();
     assert_eq!(right.code, 0, "{}", right.err);
     insta::assert_snapshot!(lab.redact(&right.out), @r"
@@ -170,6 +171,16 @@ fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_i
     hint: compare it with one that is right: `kv-correctness suite show canary`
     "#);
     lab.edit("suite.toml", "chunk_tokens = \"many\"", "chunk_tokens = 16");
+    fs::remove_file(lab.path("model/model.safetensors")).unwrap();
+    insta::assert_snapshot!(lab.error(&check()), @r"
+    error: failed to check suite suite.toml, line 38, column 1: find weights in the folder model: it holds no *.safetensors
+
+    hint: get them with `hf download OWNER/MODEL --revision COMMIT --local-dir model`, or name their format, if it is another, by vLLM's `load_format` in the model's `arguments`
+    ");
+    let dummy = "source = \"model\"\narguments = { load_format = \"dummy\" }";
+    lab.edit("suite.toml", "source = \"model\"", dummy);
+    assert_eq!(check().code, 0);
+    lab.edit("suite.toml", dummy, "source = \"model\"");
     fs::remove_file(lab.path("model/tokenizer.json")).unwrap();
     insta::assert_snapshot!(lab.error(&check()), @r"
     error: failed to check suite suite.toml, line 38, column 1: use model/tokenizer.json: failed to open file `model/tokenizer.json`: No such file or directory (os error 2)

@@ -18,7 +18,7 @@ fn the_last_bit_of_one_log_probability_in_the_load_pass_is_degraded() {
     insta::assert_snapshot!(judge("bit@load", 1), @r"
     tiny (dense) over mp: DEGRADED
       decided by   bits: log-probabilities against the control's
-      why          The load pass differs from the control, which computes the same shapes without LMCache: in 2 of 23 questions, by up to 2.38e-7 nats (first: botany/test/4, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
+      why          The load pass differs from the control, which computes the same shapes without LMCache: in 2 of 23 questions, by up to 2.4e-7 nats (first: botany/test/4, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
       next         The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.
     verdict: degraded (exit code 1)
     ");
@@ -62,7 +62,7 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
 
     tiny (dense) over mp: DEGRADED
       decided by   bits: log-probabilities against the control's
-      why          The load pass differs from the control, which computes the same shapes without LMCache: in 21 of 23 questions, by up to 6.03e0 nats (first: botany/test/1, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
+      why          The load pass differs from the control, which computes the same shapes without LMCache: in 21 of 23 questions, by up to 6.03 nats (first: botany/test/1, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
       next         The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
       bits         load pass differs from its control in 21 of 23; baseline from its repeat in 0 of 24
