@@ -32,6 +32,8 @@ pub struct ServerSettings {
     pub log: Utf8PathBuf,
     /// Tokens of one chunk.
     pub chunk_tokens: u32,
+    /// In how many objects a chunk is stored, one a shard.
+    pub shards_of_chunk: u32,
     /// Size of the memory tier, in GiB.
     pub memory_gib: u32,
     /// Where else than in private memory it keeps chunks.
@@ -119,6 +121,8 @@ pub struct LmcacheServer {
     http_port: u16,
     /// LMCache's name of its second tier, if it has one.
     second_tier: Option<&'static str>,
+    chunk_tokens: u32,
+    shards_of_chunk: u32,
 }
 
 /// The server's own counters of lookups and chunks, cumulative. Sources: `/metrics`, prefix `lmcache_mp_`.
@@ -223,7 +227,8 @@ impl LmcacheServer {
         let health = format!("http://127.0.0.1:{http_port}/healthcheck");
         process.until_ready(WHAT, settings.patience, async || answers(health.clone()).await).await?;
         let second_tier = settings.tiers.second.as_ref().map(SecondTier::name);
-        Ok(Self { process, port, http_port, second_tier })
+        let ServerSettings { chunk_tokens, shards_of_chunk, .. } = *settings;
+        Ok(Self { process, port, http_port, second_tier, chunk_tokens, shards_of_chunk })
     }
 
     /// How vLLM reaches this server, with requests that carry this salt.
@@ -246,19 +251,26 @@ impl LmcacheServer {
     /// When the server does not answer, or a line of its answer cannot be read.
     pub async fn counters(&self) -> Result<ServerCounters, EngineError> {
         let text = self.get("/metrics").await?;
-        let sum_of = |name: &str, label: &str| {
-            sum_metric(&text, name, label).map_err(|problem| self.http_error("/metrics", problem))
-        };
-        let sum = |name: &str| sum_of(name, "");
+        self.read_counters(&text).map_err(|problem| self.http_error("/metrics", problem))
+    }
+
+    fn read_counters(&self, text: &str) -> Result<ServerCounters, String> {
+        let sum = |name: &str| sum_metric(text, name, "");
         // Without a second tier any load from one counts, so that none goes unseen.
         let named = self.second_tier.map_or_else(String::new, |name| format!("l2_name=\"{name}\""));
+        let hit_tokens = sum("lmcache_mp_lookup_hit_tokens_total")?;
+        let split =
+            [sum("lmcache_mp_lookup_hit_l1_tokens_total")?, sum("lmcache_mp_lookup_hit_l2_tokens_total")?];
+        let loaded_objects = sum("lmcache_mp_l2_prefetch_load_completed_chunks_total")?;
+        let loaded = loaded_objects / u64::from(self.shards_of_chunk.max(1)) * u64::from(self.chunk_tokens);
+        let [hit_memory_tokens, hit_second_tier_tokens] = split_hits(hit_tokens, split, loaded);
         Ok(ServerCounters {
             lookups: sum("lmcache_mp_lookups_requests_total")?,
             requested_tokens: sum("lmcache_mp_lookup_requested_tokens_total")?,
-            hit_tokens: sum("lmcache_mp_lookup_hit_tokens_total")?,
-            hit_memory_tokens: sum("lmcache_mp_lookup_hit_l1_tokens_total")?,
-            hit_second_tier_tokens: sum("lmcache_mp_lookup_hit_l2_tokens_total")?,
-            second_tier_loads: sum_of("lmcache_mp_l2_load_completed_requests_total", &named)?,
+            hit_tokens,
+            hit_memory_tokens,
+            hit_second_tier_tokens,
+            second_tier_loads: sum_metric(text, "lmcache_mp_l2_load_completed_requests_total", &named)?,
             second_tier_chunks: sum("lmcache_mp_l2_store_completed_objects_chunks_total")?,
             written_chunks: sum("lmcache_mp_l1_write_chunks_total")?,
             read_chunks: sum("lmcache_mp_l1_read_chunks_total")?,
@@ -386,6 +398,16 @@ fn count_peers(status: &str) -> u64 {
     serde_json::from_str(status).ok().as_ref().and_then(find).unwrap_or(0)
 }
 
+/// Tokens found in memory and in the second tier, `split` where the server tells them apart. LMCache up to 0.5.4 does not, but
+/// counts what it loads from the second tier: `loaded` tokens.
+fn split_hits(hit_tokens: u64, split: [u64; 2], loaded: u64) -> [u64; 2] {
+    if split == [0, 0] {
+        let from_second_tier = loaded.min(hit_tokens);
+        return [hit_tokens - from_second_tier, from_second_tier];
+    }
+    split
+}
+
 /// The sum over all label sets with this label of a counter in Prometheus' text format; 0 for one not counted yet.
 fn sum_metric(text: &str, name: &str, label: &str) -> Result<u64, String> {
     let mut sum = 0.0;
@@ -418,6 +440,15 @@ mod tests {
         assert_eq!(sum_metric(text, "a_total", "m=\"x\""), Ok(3));
         assert_eq!(sum_metric(text, "b_total", ""), Ok(2));
         assert_eq!(sum_metric(text, "c_total", ""), Ok(0));
+    }
+
+    #[test]
+    fn a_server_that_does_not_tell_tiers_apart_is_known_by_what_it_loaded() {
+        assert_eq!(split_hits(512, [256, 256], 9999), [256, 256]);
+        assert_eq!(split_hits(512, [0, 0], 0), [512, 0]);
+        assert_eq!(split_hits(512, [0, 0], 256), [256, 256]);
+        assert_eq!(split_hits(512, [0, 0], 768), [0, 512], "the chunk behind a gap is loaded and not served");
+        assert_eq!(split_hits(0, [0, 0], 0), [0, 0]);
     }
 
     #[test]

@@ -146,13 +146,19 @@ impl Worker {
                 )));
             };
             let prompt = &prompts[place];
+            let prompt_tokens = u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX);
             if scored.steps.is_empty() || !scored.logprobs().all(f64::is_finite) {
                 return Err(self.garbled(format!("the answer to {} is empty or not finite", prompt.question)));
             }
             observations[place] = Some(Observation {
                 question: prompt.question.clone(),
-                prompt_tokens: u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX),
-                cached_tokens: scored.cached_tokens,
+                prompt_tokens,
+                // Of a prompt that a connector loads whole beside the computing, as LMCache's does on a GPU, vLLM counts the last
+                // token as served, and computes it again like any other engine.
+                cached_tokens: match scored.cached_tokens {
+                    all if all == prompt_tokens => all.saturating_sub(1),
+                    some => some,
+                },
                 letters: scored.letters,
                 steps: scored.steps,
             });

@@ -181,12 +181,14 @@ pub(super) fn added_packages(bench: &Bench, route: Route) -> Option<Digest> {
 /// Settings of a server for this model, without a tier besides memory.
 pub(super) fn server_settings(run: &EngineRun<'_>, draft: &Draft, log: &str) -> ServerSettings {
     let bench = run.bench;
+    let shards = run.model.kv_shape().map_or(1, |shape| run.parallelism().written_shards(shape));
     ServerSettings {
         program: bench.environment.executable("lmcache"),
         guard: bench.executable.clone(),
         variables: run.variables(&bench.environment),
         log: draft.note_path(log),
         chunk_tokens: bench.suite.lmcache.chunk_tokens,
+        shards_of_chunk: shards,
         memory_gib: bench.suite.lmcache.memory_gib,
         tiers: Tiers::default(),
         patience: Duration::from_secs(bench.suite.patience.change_seconds),

@@ -12,11 +12,12 @@ use serde::Serialize;
 
 use super::answer::{published_answers, read_answer};
 use super::arms::{BASELINE, CONTROL, REPEAT};
-use super::backing::{launch_server, provide_redis, server_settings};
+use super::backing::provide_redis;
 use super::compare::{batching, counters, expected, sharding};
-use super::engine_run::{ArmKey, EngineRun, EngineSetup, READY};
+use super::engine_run::{ArmKey, EngineRun, READY};
 use super::lines::{read_json, read_lines, write_json};
 use super::planting_ground::{Ground, choose_questions};
+use super::planting_stack::{PlantingStack, Started};
 use super::prompts::load_tokenizer;
 use super::{Bench, StageError};
 use crate::assets::Model;
@@ -24,13 +25,11 @@ use crate::comparison::{Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity
 use crate::dataset::{Prompt, QuestionId, Tokenizer};
 use crate::digest::{Digest, digest_bytes};
 use crate::engine::{
-    Capacity, DeviceKind, EngineError, KvShape, LmcacheServer, Observation, Plan, PrefixCache, Ready,
-    ServerCounters, Tiers, Worker,
+    Capacity, DeviceKind, EngineError, KvShape, Observation, Plan, PrefixCache, Ready, ServerCounters,
 };
 use crate::event::Event;
 use crate::fault::{
-    Arrangement, Fault, FaultError, FaultFindings, Layout, PlantedTier, Tier, Trial, Variant, segment_fits,
-    segment_path,
+    Arrangement, Fault, FaultError, FaultFindings, Layout, PlantedTier, Tier, Trial, Variant,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft, StageKey};
@@ -147,15 +146,9 @@ async fn fill(
         }
         _ => (PlantedTier::on_disk(&parent)?, None, Vec::new()),
     };
-    let segment = segment_fits(u64::from(suite.lmcache.memory_gib) << 30).then(|| {
-        format!("kv-correctness-{}", parent.file_name().unwrap_or_default().trim_start_matches('.'))
-    });
-    let mut settings = server_settings(run, draft, "lmcache-server.log");
-    settings.tiers = Tiers { second: Some(tier.settings()), serde: None, segment: segment.clone() };
-    settings.variables.extend(secrets);
-    let server = launch_server(bench, &settings, "lmcache server").await?;
-    let setup = || EngineSetup::connected("faults", server.connector(salt.clone()));
-    let (mut worker, mut engines) = (run.start(draft, setup()).await?, 1);
+    let pool = parent.file_name().unwrap_or_default().trim_start_matches('.').to_owned();
+    let recipe = PlantingStack { run, draft, second: tier.settings(), secrets, salt, pool };
+    let mut stack = recipe.start(None).await?;
     let ready: Ready = read_json(&draft.path(READY))?;
     let (ranks, shape) = (run.parallelism(), run.model.kv_shape()?);
     let arrangement = match (bench.device.kind(), shape) {
@@ -171,14 +164,14 @@ async fn fill(
         arrangement,
     };
 
-    let before = server.counters().await?;
-    let stored = worker.score(&prompts, PrefixCache::Read, || {}).await?;
+    let before = stack.server.counters().await?;
+    let stored = stack.worker.score(&prompts, PrefixCache::Read, || {}).await?;
     let mut ground =
         Ground::prepare(tier, layout, ranks.written_shards(shape), &prompts, chunk_tokens).await?;
-    let store_counters = server.counters().await?.since(before);
-    ground.check_layout(&mut worker, &prompts, chunk_tokens).await?;
-    if let Some(segment) = segment {
-        ground.search_memory(segment_path(&segment))?;
+    let store_counters = stack.server.counters().await?.since(before);
+    ground.check_layout(&mut stack.worker, &prompts, chunk_tokens).await?;
+    if let Some(segment) = &stack.segment {
+        ground.search_memory(segment.clone())?;
     }
 
     let laboratory = Laboratory {
@@ -186,19 +179,22 @@ async fn fill(
         prompts: &prompts,
         evidence: gather(run, undamaged, &prompts, (stored, store_counters, ground.chunks()))?,
         tokenizer: load_tokenizer(run.model)?,
-        server: &server,
     };
     let reachable = |variant: &&Variant| variant.tier == Tier::Disk || ground.memory_is_reached();
     let variants: Vec<&Variant> = variants.iter().filter(reachable).collect();
-    let mut trials = Vec::new();
-    let mut seconds = Vec::new();
+    let (mut trials, mut seconds, mut stacks) = (Vec::new(), Vec::new(), 1);
     for variant in &variants {
         let started = Instant::now();
-        let trial = laboratory.try_variant(&mut worker, &mut ground, variant).await?;
+        let trial = laboratory.try_variant(&mut stack, &mut ground, variant).await?;
         if trial.refusal.is_some() {
-            // An engine ends with its first answer that is no number.
-            engines += 1;
-            worker = run.start(draft, setup().numbered(Some(engines))).await?;
+            // An engine ends with its first answer that is no number, and its server goes on holding what it was to read.
+            stacks += 1;
+            drop(stack);
+            stack = recipe.start(Some(stacks)).await?;
+            stack.worker.score(&prompts, PrefixCache::Read, || {}).await?;
+            if let Some(segment) = &stack.segment {
+                ground.search_memory(segment.clone())?;
+            }
         }
         trials.push(trial);
         seconds.push(started.elapsed().as_secs_f64());
@@ -213,7 +209,7 @@ async fn fill(
     let findings = FaultFindings::new(layout, questions, chunks, chunks_in_memory, trials);
     write_json(draft.path(FAULTS), &findings)?;
     write_json(draft.note_path(SECONDS), &seconds)?;
-    Ok(worker.finish().await?)
+    Ok(stack.worker.finish().await?)
 }
 
 /// What stays the same from one variant to the next.
@@ -223,23 +219,22 @@ struct Laboratory<'a> {
     /// With the store pass in place of a load pass.
     evidence: Evidence,
     tokenizer: Tokenizer,
-    server: &'a LmcacheServer,
 }
 
 impl Laboratory<'_> {
     async fn try_variant(
         &self,
-        worker: &mut Worker,
+        stack: &mut Started,
         ground: &mut Ground,
         variant: &Variant,
     ) -> Result<Trial, StageError> {
         let damage = ground.plant(variant)?;
         if variant.tier == Tier::Disk {
-            self.server.clear().await?;
+            stack.server.clear().await?;
         }
-        let before = self.server.counters().await?;
-        let loaded = worker.score(self.prompts, PrefixCache::Read, || {}).await;
-        let counted = self.server.counters().await?.since(before);
+        let before = stack.server.counters().await?;
+        let loaded = stack.worker.score(self.prompts, PrefixCache::Read, || {}).await;
+        let counted = stack.server.counters().await?.since(before);
         let loaded = match loaded {
             Err(EngineError::NoNumbers { message, .. }) => {
                 ground.restore().await?;

@@ -29,6 +29,7 @@ mod lines;
 mod load_pass;
 mod locate;
 mod planting_ground;
+mod planting_stack;
 mod prompts;
 mod rounds;
 mod route_error;

@@ -81,6 +81,7 @@ impl Bench {
             variables: self.variables(),
             log: self.path("server.log"),
             chunk_tokens: CHUNK_TOKENS,
+            shards_of_chunk: 1,
             memory_gib: 1,
             tiers: Tiers::default(),
             patience: PATIENCE,
