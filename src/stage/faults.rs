@@ -184,6 +184,10 @@ async fn fill(
     let variants: Vec<&Variant> = variants.iter().filter(reachable).collect();
     let (mut trials, mut seconds, mut stacks) = (Vec::new(), Vec::new(), 1);
     for variant in &variants {
+        // A new server is given nothing to keep in its memory: it finds all in the second tier.
+        if variant.tier == Tier::Memory && stacks > 1 {
+            continue;
+        }
         let started = Instant::now();
         let trial = laboratory.try_variant(&mut stack, &mut ground, variant).await?;
         if trial.refusal.is_some() {
@@ -191,10 +195,6 @@ async fn fill(
             stacks += 1;
             drop(stack);
             stack = recipe.start(Some(stacks)).await?;
-            stack.worker.score(&prompts, PrefixCache::Read, || {}).await?;
-            if let Some(segment) = &stack.segment {
-                ground.search_memory(segment.clone())?;
-            }
         }
         trials.push(trial);
         seconds.push(started.elapsed().as_secs_f64());
