@@ -181,7 +181,7 @@ fn a_server_that_leaves_between_the_passes_is_no_verdict() {
 #[test]
 fn a_counter_that_is_no_number_is_no_verdict() {
     insta::assert_snapshot!(fail("garbled@server"), @r#"
-    error: failed to ask http://127.0.0.1:[PORT]/metrics: "lmcache_mp_lookups_requests_total{model_name=\"fake\"} NaN" is no count
+    error: failed to ask http://127.0.0.1:[PORT]/metrics: "lmcache_mp_lookup_hit_tokens_total{model_name=\"fake\"} NaN" is no count
 
     hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server.log
     "#);
