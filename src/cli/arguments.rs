@@ -161,6 +161,8 @@ pub(super) enum Command {
     InternalGuard {
         #[arg(long)]
         driver: u32,
+        #[arg(long)]
+        fork_server: Option<Utf8PathBuf>,
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },

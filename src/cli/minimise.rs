@@ -151,7 +151,13 @@ async fn run_script(bench: &Bench, script: &Utf8Path, options: &[&str]) -> anyho
     let mut command = vec![bench.environment.python().into_string()];
     command.push(camino::absolute_utf8(script)?.into_string());
     command.extend(options.iter().map(|&option| option.to_owned()));
-    let launch = Launch { guard: bench.executable.clone(), command, variables, log: log_of(script) };
+    let launch = Launch {
+        guard: bench.executable.clone(),
+        command,
+        variables,
+        log: log_of(script),
+        fork_server: None,
+    };
     bench.events.emit(Event::EngineStarting { label: "script".to_owned(), log: launch.log.clone() });
     let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
     Ok(process.wait(SCRIPT_PATIENCE).await.and_then(|status| status.code()))

@@ -102,7 +102,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Completions { shell } => print_completions(shell),
         Command::Man { folder } => write_manual_pages(&folder),
-        Command::InternalGuard { driver, command } => crate::engine::guard(driver, &command),
+        Command::InternalGuard { driver, fork_server, command } => {
+            crate::engine::guard(driver, fork_server.as_deref(), &command)
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use fs_err as fs;
 use super::arguments::{DeviceChoice, RunArguments};
 use super::stack::{Replacement, replace};
 use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
-use crate::engine::{Device, DeviceKind, RedisAddress, RedisUrlError};
+use crate::engine::{Device, DeviceKind, ForkServers, RedisAddress, RedisUrlError};
 use crate::event::{Event, Events};
 use crate::fetch::Needs;
 use crate::progress::{Progress, Verbosity};
@@ -108,6 +108,7 @@ pub(super) async fn prepare_with(
         foreign: if arguments.foreign { ForeignReading::Asked } else { ForeignReading::NotAsked },
         locating: Locating::Asked,
         engines_at_a_time,
+        fork_servers: ForkServers::default(),
         mode: Mode::Run { force: arguments.force },
     };
     Ok((bench, temporary))

@@ -17,7 +17,7 @@ use super::stack::{Replacement, replace};
 use crate::assets::Model;
 use crate::comparison::Verdict;
 use crate::engine::environment::{BuildError, Environment, EnvironmentIdentity, LayerKind, Package};
-use crate::engine::{Device, DeviceKind};
+use crate::engine::{Device, DeviceKind, ForkServers};
 use crate::fetch::Needs;
 use crate::pipeline::run;
 use crate::progress::{Progress, Verbosity};
@@ -126,6 +126,7 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
         foreign: ForeignReading::NotAsked,
         locating: Locating::NotAsked,
         engines_at_a_time: 1,
+        fork_servers: ForkServers::default(),
         mode: Mode::Run { force: None },
     }))
 }

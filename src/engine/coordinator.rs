@@ -34,6 +34,7 @@ impl Coordinator {
             command: command.map(str::to_owned).to_vec(),
             variables: settings.variables.clone(),
             log: settings.log.clone(),
+            fork_server: None,
         };
         let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
         let url = format!("http://127.0.0.1:{port}");

@@ -222,6 +222,7 @@ impl LmcacheServer {
             command,
             variables: settings.variables.clone(),
             log: settings.log.clone(),
+            fork_server: None,
         };
         let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
         let health = format!("http://127.0.0.1:{http_port}/healthcheck");

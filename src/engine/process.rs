@@ -32,6 +32,8 @@ pub struct Launch {
     pub variables: Vec<(String, String)>,
     /// Where standard error goes (and standard output, if it is not asked for), appended.
     pub log: Utf8PathBuf,
+    /// The socket of a fork server that has the program, if one may serve. See [`ForkServers`](super::ForkServers).
+    pub fork_server: Option<Utf8PathBuf>,
 }
 
 /// A process group that ends with this value.
@@ -63,7 +65,9 @@ impl OwnedProcess {
         let log = File::options().create(true).append(true).open(&launch.log).map_err(failed)?;
         let mut command = Command::new(&launch.guard);
         command
-            .args(["internal-guard", "--driver", &std::process::id().to_string(), "--"])
+            .args(["internal-guard", "--driver", &std::process::id().to_string()])
+            .args(launch.fork_server.iter().flat_map(|socket| ["--fork-server", socket.as_str()]))
+            .arg("--")
             .args(&launch.command);
         for (name, _) in std::env::vars_os() {
             if STRIPPED_PREFIXES.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {

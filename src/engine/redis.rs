@@ -151,7 +151,7 @@ impl Redis {
         let mut command = vec![settings.program.to_string()];
         command.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
         let (guard, log) = (settings.guard.clone(), settings.log.clone());
-        let launch = Launch { guard, command, variables: Vec::new(), log };
+        let launch = Launch { guard, command, variables: Vec::new(), log, fork_server: None };
         let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
         let address = RedisAddress { host: "127.0.0.1".to_owned(), port, user: None, password: None };
         let answers = async || {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{EarlyStopping, StageError};
 use crate::dataset::QuestionId;
 use crate::engine::environment::Environment;
-use crate::engine::{Device, RedisAddress};
+use crate::engine::{Device, ForkServers, RedisAddress};
 use crate::event::{Event, Events};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Claim, Draft, Reuse, StageKey, Store, StoreError};
@@ -46,6 +46,8 @@ pub struct Bench {
     pub locating: Locating,
     /// Engines that may run beside each other. It is in no key: what one computes does not depend on others.
     pub engines_at_a_time: usize,
+    /// Where engines are forked from.
+    pub fork_servers: ForkServers,
     /// What to do about stages that are not there.
     pub mode: Mode,
 }

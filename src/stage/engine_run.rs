@@ -236,16 +236,18 @@ impl<'a> EngineRun<'a> {
             seed: suite.engine.seed,
         };
         let mut variables = self.variables(environment);
-        variables.extend(extra_variables);
         let python_path = environment.python_path(Some(Worker::install(&bench.cache)?));
         variables.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
         let log = draft.note_path(&format!("{}.log", numbered("engine", number)));
-        let launch = Launch {
+        let mut launch = Launch {
             guard: bench.executable.clone(),
             command: [environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
             variables,
             log: log.clone(),
+            fork_server: None,
         };
+        launch.fork_server = bench.fork_servers.socket(&launch).await;
+        launch.variables.extend(extra_variables);
         let patience = Patience {
             start: Duration::from_secs(suite.patience.start_seconds),
             answer: Duration::from_secs(suite.patience.answer_seconds),

@@ -10,7 +10,8 @@ use crate::lab::Lab;
 const GUARD: Duration = Duration::from_secs(10);
 
 /// Runs that hang in each process and pass, and the steps that are left to do when they have ended there.
-const PLACES: [(&str, &str, &[&str]); 6] = [
+const PLACES: [(&str, &str, &[&str]); 7] = [
+    ("hang@import", "hang import", &BASELINE),
     ("hang@start-baseline", "hang start-baseline", &BASELINE),
     ("hang@baseline", "hang baseline", &BASELINE),
     ("hang@repeat", "hang repeat", &CONTROL),

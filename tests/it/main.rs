@@ -7,6 +7,7 @@ mod bisect;
 mod endings;
 mod faults;
 mod foreign;
+mod forks;
 mod keys;
 mod lab;
 mod obstacles;

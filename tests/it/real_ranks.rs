@@ -111,6 +111,7 @@ impl Bench {
             command: [self.environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
             variables: self.variables(),
             log: self.path(&format!("engine-{name}.log")),
+            fork_server: None,
         };
         let patience = Patience { start: PATIENCE, answer: Duration::from_mins(1), finish: PATIENCE };
         Worker::start(&launch, &start, patience, format!("the engine {name}")).await.unwrap().0

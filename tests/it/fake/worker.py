@@ -263,4 +263,17 @@ def main():
             return
 
 
-main()
+def serve_forks():
+    """Fork workers as the real fork server does, which is found where the real one is."""
+    sys.path += os.environ["PYTHONPATH"].split(":")
+    from kv_worker import forkserver
+
+    def prepare():
+        if "told@import" in FAULTS:
+            note("import")
+        strike("import")
+
+    forkserver.serve_forks(sys.argv[-1], prepare, lambda: main() or 0)
+
+
+serve_forks() if "kv_worker.forkserver" in sys.argv else main()

@@ -67,8 +67,13 @@ def serve(replies: TextIO) -> int:
     return 0
 
 
+def main() -> int:
+    """Serve one engine on this process's standard streams; returns the exit status."""
+    return serve(take_stdout())
+
+
 if __name__ == "__main__":
     # An in-process LMCache leaves threads behind that keep a plain exit waiting for ever.
-    status = serve(take_stdout())
+    status = main()
     sys.stderr.flush()
     os._exit(status)

@@ -1,0 +1,127 @@
+//! Processes that have imported vLLM and fork a worker for each engine. Main type: [`ForkServers`].
+//!
+//! Imports are most of an engine's start, and engines that start at the same time hinder each other at it. A server is
+//! started with the first engine and ends with the run. Where it cannot serve, as when vLLM cannot be imported, a worker
+//! starts by itself, and says what is wrong. The Python counterpart, which tells the protocol, is
+//! `src/engine/worker/kv_worker/forkserver.py`.
+
+use std::io::{IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::getpgrp;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+
+use super::error::EngineError;
+use super::process::{Launch, OwnedProcess, Streams};
+
+const WHAT: &str = "the fork server";
+const MODULE: &str = "kv_worker.forkserver";
+/// How long Python may take until it listens, which is before it imports.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The fork servers of a run.
+#[derive(Debug, Default)]
+pub struct ForkServers {
+    started: tokio::sync::Mutex<Vec<ForkServer>>,
+}
+
+/// A fork server, with what it was started for.
+#[derive(Debug)]
+struct ForkServer {
+    launch: Launch,
+    /// None if it did not start.
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    process: OwnedProcess,
+    socket: Utf8PathBuf,
+    /// Holds the socket.
+    _folder: tempfile::TempDir,
+}
+
+impl ForkServers {
+    /// The socket of a server that forks what `launch` starts, with variables of its own on top if need be. It is started if
+    /// there is none, with its output in this launch's log, and may still be importing. None where it does not start.
+    pub async fn socket(&self, launch: &Launch) -> Option<Utf8PathBuf> {
+        let mut started = self.started.lock().await;
+        let serves = |server: &ForkServer| {
+            server.launch.command == launch.command && server.launch.variables == launch.variables
+        };
+        if !started.iter().any(serves) {
+            let running = Running::start(launch).await.ok();
+            started.push(ForkServer { launch: launch.clone(), running });
+        }
+        let running = started.iter_mut().find(|server| serves(server))?.running.as_mut()?;
+        running.process.try_wait().is_none().then(|| running.socket.clone())
+    }
+}
+
+impl Running {
+    async fn start(launch: &Launch) -> Result<Self, EngineError> {
+        let spawn = |source| EngineError::Spawn { command: WHAT.to_owned(), source };
+        let folder = tempfile::tempdir().map_err(spawn)?;
+        let socket = Utf8PathBuf::try_from(folder.path().join("socket"))
+            .map_err(|error| spawn(std::io::Error::other(error)))?;
+        let python = launch.command.first().map_or("python", String::as_str);
+        let command = [python, "-m", MODULE, socket.as_str()].map(str::to_owned).to_vec();
+        let mut process = OwnedProcess::start(&Launch { command, ..launch.clone() }, Streams::Logged)?;
+        process.until_ready(WHAT, PATIENCE, async || socket.exists()).await?;
+        Ok(Self { process, socket, _folder: folder })
+    }
+}
+
+/// A worker that was forked for this process: it has its standard streams and variables, and is in its process group.
+pub(super) struct Forked {
+    replies: Lines<BufReader<tokio::net::UnixStream>>,
+}
+
+impl Forked {
+    /// Asks for one, and waits until the server has imported.
+    ///
+    /// # Errors
+    /// When there is no such server, or not any more, or it cannot import.
+    pub(super) async fn ask(socket: &Utf8Path) -> std::io::Result<Self> {
+        let mut connection = UnixStream::connect(socket)?;
+        let group = format!("{}\n", getpgrp().as_raw_nonzero());
+        let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let streams = [input.as_fd(), output.as_fd(), error.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&streams));
+        sendmsg(&connection, &[IoSlice::new(group.as_bytes())], &mut ancillary, SendFlags::empty())?;
+        connection.write_all(&variables_of_this_process())?;
+        connection.shutdown(Shutdown::Write)?;
+        connection.set_nonblocking(true)?;
+        let replies = BufReader::new(tokio::net::UnixStream::from_std(connection)?).lines();
+        let mut forked = Self { replies };
+        forked.reply().await?;
+        Ok(forked)
+    }
+
+    /// Waits for its end, and returns its exit status, or minus the number of the signal that ended it.
+    ///
+    /// # Errors
+    /// When the process that waits for it is gone.
+    pub(super) async fn wait(&mut self) -> std::io::Result<i32> {
+        self.reply().await?.parse().map_err(std::io::Error::other)
+    }
+
+    async fn reply(&mut self) -> std::io::Result<String> {
+        self.replies.next_line().await?.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// `NAME=VALUE` of each, with a zero byte between two.
+fn variables_of_this_process() -> Vec<u8> {
+    let variables = std::env::vars_os().map(|(name, value)| [name.as_bytes(), value.as_bytes()].join(&b'='));
+    variables.collect::<Vec<_>>().join(&0)
+}

@@ -1,0 +1,109 @@
+"""Imports what every engine needs once, and forks a worker for each guard that asks for one over a Unix socket.
+
+Imports are most of an engine's start. A worker is forked from a process that has done nothing but import, which is
+where vLLM forks its own engine core, too. LMCache is not among the imports: engines without it stay without it.
+
+A guard sends the number of its process group, with its standard streams as file descriptors, and the variables of its
+environment. It is told that it will have a worker, and in the end the worker's exit status, negative for a signal.
+The Rust counterpart is `src/engine/fork_server.rs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+STREAMS = 3
+HEAD_BYTES = 1 << 16
+
+
+def serve_forks(path: str, prepare: Callable[[], None], work: Callable[[], int]) -> NoReturn:
+    """Listen at `path`, prepare, then fork processes that do `work` and exit with its result, until killed.
+
+    Guards can connect before all is prepared. Where preparing fails, this process ends, and they have no worker of it.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{path}.new")
+    listener.listen()
+    os.rename(f"{path}.new", path)  # whoever sees the path can connect
+    prepare()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for attendants
+    while True:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            _or_leave(functools.partial(_attend, connection, work))
+        connection.close()
+
+
+def import_engine() -> None:
+    """Import what an engine without a connector imports.
+
+    Raises RuntimeError if that has initialised CUDA, which a forked process could not use.
+    """
+    import torch
+    import vllm.entrypoints.llm
+    import vllm.v1.engine.core
+    from vllm.platforms import current_platform
+
+    # Where another vLLM has them elsewhere, each engine imports its own.
+    with contextlib.suppress(ImportError):
+        if current_platform.is_cuda():
+            import vllm.v1.worker.gpu_worker
+        else:
+            import vllm.v1.worker.cpu_worker  # noqa: F401
+    if torch.cuda.is_initialized():
+        raise RuntimeError("importing vLLM has initialised CUDA, so no engine can be forked")
+
+
+def _or_leave(work: Callable[[], int]) -> NoReturn:
+    """End a forked process with the result of `work`, and without its parent's handlers."""
+    status = 1
+    try:
+        status = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _attend(connection: socket.socket, work: Callable[[], int]) -> int:
+    """Fork one worker and report its end. The attendant is a process of its own, so this module keeps no state."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    order, streams, _, _ = socket.recv_fds(connection, HEAD_BYTES, STREAMS)
+    while more := connection.recv(HEAD_BYTES):
+        order += more
+    group, _, variables = order.partition(b"\n")
+    os.setpgid(0, int(group))
+    connection.sendall(b"forking\n")
+    worker = os.fork()
+    if worker == 0:
+        connection.close()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.environb.clear()
+        pairs = (variable.partition(b"=") for variable in variables.split(b"\0"))
+        os.environb.update({name: value for name, _, value in pairs})
+        _or_leave(work)
+    for stream in streams:
+        os.close(stream)
+    _, status = os.waitpid(worker, 0)
+    connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+    return 0
+
+
+if __name__ == "__main__":
+    from kv_worker.__main__ import main
+
+    serve_forks(sys.argv[1], import_engine, main)
