@@ -164,6 +164,7 @@ async fn in_each_engine(
             let settings =
                 server_settings(run, draft, &format!("{}.log", numbered("lmcache-server", number)));
             let name = numbered("lmcache server", number).replace('-', " ");
+            run.import_ahead(draft, number).await?;
             let server = launch_server(run.bench, &settings, &name).await?;
             let connector = with_options(server.connector(None), run);
             (Some(server), connector, Vec::new())
@@ -208,6 +209,7 @@ async fn through_backing(
     loading: Loading<'_>,
 ) -> Result<Passes, StageError> {
     let (route, mut counters) = (loading.route, PassCounters::default());
+    run.import_ahead(draft, None).await?;
     let first = backing.start_server(run, draft, Side::Store).await?;
     let connector = with_options(first.connector(backing.salt()), run);
     let mut worker = run.start(draft, EngineSetup::connected(&format!("{route} storing"), connector)).await?;

@@ -211,6 +211,33 @@ impl<'a> EngineRun<'a> {
             .map_err(|source| StageError::TooLarge { model: self.model.name().to_owned(), source })
     }
 
+    /// How an engine of an environment is launched, from a fork server that imports from now on.
+    async fn launch(
+        &self,
+        draft: &Draft,
+        environment: &Environment,
+        number: Option<usize>,
+    ) -> Result<Launch, StageError> {
+        let bench = self.bench;
+        let mut variables = self.variables(environment);
+        let python_path = environment.python_path(Some(Worker::install(&bench.cache)?));
+        variables.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
+        let mut launch = Launch {
+            guard: bench.executable.clone(),
+            command: [environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
+            variables,
+            log: draft.note_path(&format!("{}.log", numbered("engine", number))),
+            fork_server: None,
+        };
+        launch.fork_server = bench.fork_servers.socket(&launch).await;
+        Ok(launch)
+    }
+
+    /// Has imported what an engine with LMCache needs, while its server starts.
+    pub(super) async fn import_ahead(&self, draft: &Draft, number: Option<usize>) -> Result<(), StageError> {
+        self.launch(draft, &self.bench.environment, number).await.map(drop)
+    }
+
     /// Starts this arm's engine. The first start of an environment compiles and can take minutes.
     pub(super) async fn start(&self, draft: &Draft, setup: EngineSetup) -> Result<Worker, StageError> {
         let (bench, suite) = (self.bench, &self.bench.suite);
@@ -235,18 +262,7 @@ impl<'a> EngineRun<'a> {
             max_tokens: suite.engine.max_tokens,
             seed: suite.engine.seed,
         };
-        let mut variables = self.variables(environment);
-        let python_path = environment.python_path(Some(Worker::install(&bench.cache)?));
-        variables.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
-        let log = draft.note_path(&format!("{}.log", numbered("engine", number)));
-        let mut launch = Launch {
-            guard: bench.executable.clone(),
-            command: [environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
-            variables,
-            log: log.clone(),
-            fork_server: None,
-        };
-        launch.fork_server = bench.fork_servers.socket(&launch).await;
+        let mut launch = self.launch(draft, environment, number).await?;
         launch.variables.extend(extra_variables);
         let patience = Patience {
             start: Duration::from_secs(suite.patience.start_seconds),
@@ -255,7 +271,7 @@ impl<'a> EngineRun<'a> {
         };
         let label =
             format!("{arm} {} of {}", numbered("engine", number).replace('-', " "), self.model.name());
-        bench.events.emit(Event::EngineStarting { label: label.clone(), log });
+        bench.events.emit(Event::EngineStarting { label: label.clone(), log: launch.log.clone() });
         let started = Instant::now();
         let (worker, ready) = Worker::start(&launch, &start, patience, format!("the {label}")).await?;
         for remark in &ready.remarks {
