@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
-use serde::{Deserialize, Serialize};
 
 use super::error::{EngineError, quote};
 use super::process::{Launch, OwnedProcess, Streams, free_ports, start_on_free_ports, telling_line};
 use super::protocol::Connector;
+use super::server_counters::{Counted, ServerCounters};
 
 const WHAT: &str = "the LMCache server";
 /// What vLLM asks a server through.
@@ -119,69 +119,7 @@ pub struct LmcacheServer {
     process: OwnedProcess,
     port: u16,
     http_port: u16,
-    /// LMCache's name of its second tier, if it has one.
-    second_tier: Option<&'static str>,
-    chunk_tokens: u32,
-    shards_of_chunk: u32,
-}
-
-/// The server's own counters of lookups and chunks, cumulative. Sources: `/metrics`, prefix `lmcache_mp_`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServerCounters {
-    /// Lookups, one a request.
-    pub lookups: u64,
-    /// Tokens that were looked up, in whole chunks.
-    pub requested_tokens: u64,
-    /// Tokens that were found, in whole chunks.
-    pub hit_tokens: u64,
-    /// Of these, found in the memory tier.
-    pub hit_memory_tokens: u64,
-    /// Of these, found in a second tier.
-    pub hit_second_tier_tokens: u64,
-    /// Loads that the second tier of the route finished, told by its name.
-    pub second_tier_loads: u64,
-    /// Chunks that a second tier took, counted for each rank.
-    pub second_tier_chunks: u64,
-    /// Chunks written into the memory tier, counted for each rank.
-    pub written_chunks: u64,
-    /// Chunks read from the memory tier, counted for each rank.
-    pub read_chunks: u64,
-}
-
-impl ServerCounters {
-    /// What was counted since an earlier reading.
-    #[must_use]
-    pub fn since(self, earlier: Self) -> Self {
-        let less = u64::saturating_sub;
-        Self {
-            lookups: less(self.lookups, earlier.lookups),
-            requested_tokens: less(self.requested_tokens, earlier.requested_tokens),
-            hit_tokens: less(self.hit_tokens, earlier.hit_tokens),
-            hit_memory_tokens: less(self.hit_memory_tokens, earlier.hit_memory_tokens),
-            hit_second_tier_tokens: less(self.hit_second_tier_tokens, earlier.hit_second_tier_tokens),
-            second_tier_loads: less(self.second_tier_loads, earlier.second_tier_loads),
-            second_tier_chunks: less(self.second_tier_chunks, earlier.second_tier_chunks),
-            written_chunks: less(self.written_chunks, earlier.written_chunks),
-            read_chunks: less(self.read_chunks, earlier.read_chunks),
-        }
-    }
-
-    /// Adds what another pass counted.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            lookups: self.lookups + other.lookups,
-            requested_tokens: self.requested_tokens + other.requested_tokens,
-            hit_tokens: self.hit_tokens + other.hit_tokens,
-            hit_memory_tokens: self.hit_memory_tokens + other.hit_memory_tokens,
-            hit_second_tier_tokens: self.hit_second_tier_tokens + other.hit_second_tier_tokens,
-            second_tier_loads: self.second_tier_loads + other.second_tier_loads,
-            second_tier_chunks: self.second_tier_chunks + other.second_tier_chunks,
-            written_chunks: self.written_chunks + other.written_chunks,
-            read_chunks: self.read_chunks + other.read_chunks,
-        }
-    }
+    counted: Counted,
 }
 
 impl LmcacheServer {
@@ -227,9 +165,12 @@ impl LmcacheServer {
         let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
         let health = format!("http://127.0.0.1:{http_port}/healthcheck");
         process.until_ready(WHAT, settings.patience, async || answers(health.clone()).await).await?;
-        let second_tier = settings.tiers.second.as_ref().map(SecondTier::name);
-        let ServerSettings { chunk_tokens, shards_of_chunk, .. } = *settings;
-        Ok(Self { process, port, http_port, second_tier, chunk_tokens, shards_of_chunk })
+        let counted = Counted {
+            second_tier: settings.tiers.second.as_ref().map(SecondTier::name),
+            chunk_tokens: settings.chunk_tokens,
+            shards_of_chunk: settings.shards_of_chunk,
+        };
+        Ok(Self { process, port, http_port, counted })
     }
 
     /// How vLLM reaches this server, with requests that carry this salt.
@@ -252,30 +193,7 @@ impl LmcacheServer {
     /// When the server does not answer, or a line of its answer cannot be read.
     pub async fn counters(&self) -> Result<ServerCounters, EngineError> {
         let text = self.get("/metrics").await?;
-        self.read_counters(&text).map_err(|problem| self.http_error("/metrics", problem))
-    }
-
-    fn read_counters(&self, text: &str) -> Result<ServerCounters, String> {
-        let sum = |name: &str| sum_metric(text, name, "");
-        // Without a second tier any load from one counts, so that none goes unseen.
-        let named = self.second_tier.map_or_else(String::new, |name| format!("l2_name=\"{name}\""));
-        let hit_tokens = sum("lmcache_mp_lookup_hit_tokens_total")?;
-        let split =
-            [sum("lmcache_mp_lookup_hit_l1_tokens_total")?, sum("lmcache_mp_lookup_hit_l2_tokens_total")?];
-        let loaded_objects = sum("lmcache_mp_l2_prefetch_load_completed_chunks_total")?;
-        let loaded = loaded_objects / u64::from(self.shards_of_chunk.max(1)) * u64::from(self.chunk_tokens);
-        let [hit_memory_tokens, hit_second_tier_tokens] = split_hits(hit_tokens, split, loaded);
-        Ok(ServerCounters {
-            lookups: sum("lmcache_mp_lookups_requests_total")?,
-            requested_tokens: sum("lmcache_mp_lookup_requested_tokens_total")?,
-            hit_tokens,
-            hit_memory_tokens,
-            hit_second_tier_tokens,
-            second_tier_loads: sum_metric(text, "lmcache_mp_l2_load_completed_requests_total", &named)?,
-            second_tier_chunks: sum("lmcache_mp_l2_store_completed_objects_chunks_total")?,
-            written_chunks: sum("lmcache_mp_l1_write_chunks_total")?,
-            read_chunks: sum("lmcache_mp_l1_read_chunks_total")?,
-        })
+        ServerCounters::read(&text, &self.counted).map_err(|problem| self.http_error("/metrics", problem))
     }
 
     /// Sees that it still answers, since others load from its memory.
@@ -299,7 +217,7 @@ impl LmcacheServer {
     /// When the server does not answer.
     pub async fn settle(&self, chunks: u64, patience: Duration) -> Result<ServerCounters, EngineError> {
         let deadline = Instant::now() + patience;
-        let stores = self.second_tier.is_some_and(|name| name != "p2p");
+        let stores = self.counted.second_tier.is_some_and(|name| name != "p2p");
         loop {
             let counters = self.counters().await?;
             let arrived = counters.written_chunks >= chunks
@@ -399,64 +317,9 @@ fn count_peers(status: &str) -> u64 {
     serde_json::from_str(status).ok().as_ref().and_then(find).unwrap_or(0)
 }
 
-/// Tokens found in memory and in the second tier, `split` where the server tells them apart. LMCache up to 0.5.4 does not, but
-/// counts what it loads from the second tier: `loaded` tokens.
-fn split_hits(hit_tokens: u64, split: [u64; 2], loaded: u64) -> [u64; 2] {
-    if split == [0, 0] {
-        let from_second_tier = loaded.min(hit_tokens);
-        return [hit_tokens - from_second_tier, from_second_tier];
-    }
-    split
-}
-
-/// The sum over all label sets with this label of a counter in Prometheus' text format; 0 for one not counted yet.
-fn sum_metric(text: &str, name: &str, label: &str) -> Result<u64, String> {
-    let mut sum = 0.0;
-    for line in text.lines() {
-        let Some(rest) = line.strip_prefix(name) else { continue };
-        if !rest.starts_with(['{', ' ']) || !rest.contains(label) {
-            continue;
-        }
-        let value = rest.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
-        let value = value.filter(|value| (0.0..9e15).contains(value));
-        sum += value.ok_or_else(|| format!("{line:?} is no count"))?;
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked to be a count below 2^53"
-    )]
-    Ok(sum as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_counter_is_summed_over_its_labels_and_absent_ones_are_zero() {
-        let text =
-            "# HELP a_total x\na_total{m=\"x\"} 3.0\na_total{m=\"y z\"} 1.0e2\na_total_more 7\nb_total 2\n";
-        assert_eq!(sum_metric(text, "a_total", ""), Ok(103));
-        assert_eq!(sum_metric(text, "a_total", "m=\"x\""), Ok(3));
-        assert_eq!(sum_metric(text, "b_total", ""), Ok(2));
-        assert_eq!(sum_metric(text, "c_total", ""), Ok(0));
-    }
-
-    #[test]
-    fn a_server_that_does_not_tell_tiers_apart_is_known_by_what_it_loaded() {
-        assert_eq!(split_hits(512, [256, 256], 9999), [256, 256]);
-        assert_eq!(split_hits(512, [0, 0], 0), [512, 0]);
-        assert_eq!(split_hits(512, [0, 0], 256), [256, 256]);
-        assert_eq!(split_hits(512, [0, 0], 768), [0, 512], "the chunk behind a gap is loaded and not served");
-        assert_eq!(split_hits(0, [0, 0], 0), [0, 0]);
-    }
-
-    #[test]
-    fn a_counter_that_is_no_count_is_refused_with_its_line() {
-        assert_eq!(sum_metric("a_total NaN\n", "a_total", ""), Err("\"a_total NaN\" is no count".to_owned()));
-        assert_eq!(sum_metric("a_total -1\n", "a_total", ""), Err("\"a_total -1\" is no count".to_owned()));
-    }
 
     #[test]
     fn peers_are_counted_wherever_the_status_tells_of_them() {
