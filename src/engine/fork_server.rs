@@ -5,9 +5,8 @@
 //! starts by itself, and says what is wrong. The Python counterpart, which tells the protocol, is
 //! `src/engine/worker/kv_worker/forkserver.py`.
 
-use std::io::{IoSlice, Write};
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -16,7 +15,7 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::getpgrp;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 
 use super::error::EngineError;
 use super::process::{Launch, OwnedProcess, Streams};
@@ -90,7 +89,7 @@ impl Forked {
     /// # Errors
     /// When there is no such server, or not any more, or it cannot import.
     pub(super) async fn ask(socket: &Utf8Path) -> std::io::Result<Self> {
-        let mut connection = UnixStream::connect(socket)?;
+        let connection = UnixStream::connect(socket)?;
         let group = format!("{}\n", getpgrp().as_raw_nonzero());
         let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let streams = [input.as_fd(), output.as_fd(), error.as_fd()];
@@ -98,11 +97,11 @@ impl Forked {
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&streams));
         sendmsg(&connection, &[IoSlice::new(group.as_bytes())], &mut ancillary, SendFlags::empty())?;
-        connection.write_all(&variables_of_this_process())?;
-        connection.shutdown(Shutdown::Write)?;
         connection.set_nonblocking(true)?;
-        let replies = BufReader::new(tokio::net::UnixStream::from_std(connection)?).lines();
-        let mut forked = Self { replies };
+        let mut connection = tokio::net::UnixStream::from_std(connection)?;
+        connection.write_all(&variables_of_this_process()).await?;
+        connection.shutdown().await?;
+        let mut forked = Self { replies: BufReader::new(connection).lines() };
         forked.reply().await?;
         Ok(forked)
     }
