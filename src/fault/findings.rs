@@ -237,6 +237,9 @@ pub struct FaultFindings {
     pub chunks: u32,
     /// Chunks that were found in LMCache's memory. Faults are planted there if all were.
     pub chunks_in_memory: u32,
+    /// Plantings in memory that were left out, since an answer that was no number had ended the server that held the chunks.
+    #[serde(default)]
+    pub left_out: u32,
     /// How many faults were killed, and which were not.
     pub score: Score,
     /// For each rung the smallest change of a chunk that it saw.
@@ -316,7 +319,24 @@ impl FaultFindings {
             }
         }
         score.kinds = u32::try_from(kinds.len()).expect("a catalogue is short");
-        Self { layout, questions, chunks, chunks_in_memory, score, smallest, trials }
+        Self { layout, questions, chunks, chunks_in_memory, left_out: 0, score, smallest, trials }
+    }
+
+    /// What was not planted in LMCache's memory, and why, if anything.
+    #[must_use]
+    pub fn not_in_memory(&self) -> Option<String> {
+        if self.chunks_in_memory < self.chunks {
+            let found = self.chunks_in_memory;
+            return Some(format!(
+                "{found} chunks were found there (is /dev/shm too small?), so nothing was planted in it"
+            ));
+        }
+        (self.left_out > 0).then(|| {
+            format!(
+                "{} plantings were left out, since an answer that was no number had ended the server that held the chunks",
+                self.left_out
+            )
+        })
     }
 
     /// Why the ladder's word cannot be taken, if so: a fault survived, or a control was misjudged.

@@ -193,3 +193,16 @@ fn an_answer_that_is_no_number_shows_a_fault_but_not_of_bytes_that_did_not_chang
     assert_eq!(findings.score.misjudged, ["identity (every chunk)"]);
     assert_eq!(findings.trials[0].refusal.as_deref(), Some("it is nan"));
 }
+
+#[test]
+fn what_was_not_planted_in_memory_is_told() {
+    let whole = findings(Vec::new());
+    assert_eq!(whole.not_in_memory(), None);
+    let ended = FaultFindings { left_out: 6, ..whole.clone() };
+    assert_eq!(
+        ended.not_in_memory().unwrap(),
+        "6 plantings were left out, since an answer that was no number had ended the server that held the chunks"
+    );
+    let small = FaultFindings { chunks_in_memory: 3, ..whole };
+    assert!(small.not_in_memory().unwrap().starts_with("3 chunks were found there (is /dev/shm too small?)"));
+}

@@ -187,6 +187,9 @@ fn faults(planted: &PlantedFaults) -> String {
         score.harmless,
         score.misjudged.len(),
     );
+    if let Some(words) = planted.findings.not_in_memory() {
+        write!(text, "In memory: {}.\n\n", escape(&words)).expect("a string can be written to");
+    }
     let missed: Vec<&String> = score.survivors.iter().chain(&score.misjudged).collect();
     for name in missed.iter().take(SHOWN_SURVIVORS) {
         writeln!(text, "- {}", escape(name)).expect("a string can be written to");

@@ -186,15 +186,8 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
         let SmallestDose { trial, changed_bits } = smallest;
         line(text, name, &format!("{} see {changed_bits} bits of a chunk: {trial}", rung.short_name()))?;
     }
-    if findings.chunks_in_memory < findings.chunks {
-        let found = findings.chunks_in_memory;
-        line(
-            text,
-            "memory",
-            &format!(
-                "{found} chunks were found there (is /dev/shm too small?), so nothing was planted in it"
-            ),
-        )?;
+    if let Some(words) = findings.not_in_memory() {
+        line(text, "memory", &words)?;
     }
     let missed = score.survivors.iter().chain(&score.misjudged);
     for (place, name) in missed.take(SHOWN_SURVIVORS).enumerate() {

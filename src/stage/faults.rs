@@ -36,7 +36,7 @@ use crate::store::{Artifact, Draft, StageKey};
 use crate::suite::{FaultSettings, Route};
 
 /// Also numbers what the catalogue's operators do to bytes.
-const SCHEMA: u32 = 5;
+const SCHEMA: u32 = 6;
 const FAULTS: &str = "faults.json";
 const SECONDS: &str = "seconds.json";
 /// How long stored chunks may take to arrive on disk once a pass has its last answer.
@@ -182,10 +182,11 @@ async fn fill(
     };
     let reachable = |variant: &&Variant| variant.tier == Tier::Disk || ground.memory_is_reached();
     let variants: Vec<&Variant> = variants.iter().filter(reachable).collect();
-    let (mut trials, mut seconds, mut stacks) = (Vec::new(), Vec::new(), 1);
+    let (mut trials, mut seconds, mut stacks, mut left_out) = (Vec::new(), Vec::new(), 1, 0);
     for variant in &variants {
         // A new server is given nothing to keep in its memory: it finds all in the second tier.
         if variant.tier == Tier::Memory && stacks > 1 {
+            left_out += 1;
             continue;
         }
         let started = Instant::now();
@@ -206,7 +207,8 @@ async fn fill(
     }
     let questions = prompts.into_iter().map(|prompt| prompt.question).collect();
     let (chunks, chunks_in_memory) = ground.counts();
-    let findings = FaultFindings::new(layout, questions, chunks, chunks_in_memory, trials);
+    let findings =
+        FaultFindings { left_out, ..FaultFindings::new(layout, questions, chunks, chunks_in_memory, trials) };
     write_json(draft.path(FAULTS), &findings)?;
     write_json(draft.note_path(SECONDS), &seconds)?;
     Ok(stack.worker.finish().await?)
