@@ -268,12 +268,20 @@ def serve_forks():
     sys.path += os.environ["PYTHONPATH"].split(":")
     from kv_worker import forkserver
 
-    def prepare():
+    def tell(step):
         if "told@import" in FAULTS:
-            note("import")
+            note(step)
+
+    def prepare():
+        tell("import")
         strike("import")
 
-    forkserver.serve_forks(sys.argv[-1], prepare, lambda: main() or 0)
+    def work():
+        tell("fork")
+        main()
+        return 0
+
+    forkserver.serve_forks(sys.argv[-1], prepare, work)
 
 
 serve_forks() if "kv_worker.forkserver" in sys.argv else main()
