@@ -81,6 +81,7 @@ impl Needs {
             );
         }
         if kind == DeviceKind::Cuda {
+            needs.add_free_gpu(suite, machine);
             needs.add_memory("LMCache", u64::from(suite.lmcache.memory_gib) * GIB, machine);
         }
         needs
@@ -140,6 +141,28 @@ impl Needs {
             ),
             missing,
         });
+    }
+
+    /// What others have left of the first GPU, and how many engines that allows: a forgotten engine there makes a run
+    /// several times as slow, or impossible.
+    fn add_free_gpu(&mut self, suite: &Suite, machine: &Machine) {
+        let (Some(&free), Some(&whole)) = (machine.gpu_free.first(), machine.gpu_memory.first()) else {
+            return;
+        };
+        let mut text = format!("GPU memory: {:.1} of {:.1} GB free", gigabytes(free), gigabytes(whole));
+        let holders = "`nvidia-smi` names the processes that hold the rest";
+        let largest = largest_engine(suite);
+        // A model that is too large for the whole GPU has a line of its own.
+        if free < largest && largest <= whole {
+            let missing = format!("an engine takes {:.1} GB; {holders}", gigabytes(largest));
+            return self.add_room(text, Some(missing));
+        }
+        let engines = self.engines_at_a_time;
+        text += &format!(", for {engines} engine{} at a time", if engines == 1 { "" } else { "s" });
+        if free < whole / 10 * 9 {
+            text += &format!("; {holders}");
+        }
+        self.add_room(text, None);
     }
 
     fn add_processor(&mut self, suite: &Suite, settings: &ModelSettings, machine: &Machine) {
@@ -238,6 +261,13 @@ fn gpu_bytes(suite: &Suite, settings: &ModelSettings) -> (u64, u64) {
     (weight_bytes(settings) / u64::from(ranks.max(1)), u64::from(suite.engine.kv_cache_gib) * GIB)
 }
 
+/// Bytes that an engine takes of each of its GPUs, of the suite's largest model there.
+fn largest_engine(suite: &Suite) -> u64 {
+    let needs =
+        suite.models.iter().map(|settings| gpu_bytes(suite, settings)).map(|(weights, kv)| weights + kv);
+    needs.max().unwrap_or(0) + GPU_OVERHEAD
+}
+
 /// As many as the free memory of one GPU, the memory (each may have an LMCache) and the processors have room for; one on a processor, which an engine has to itself, and
 /// where a model takes several GPUs.
 fn engines_at_a_time(suite: &Suite, kind: DeviceKind, machine: &Machine) -> usize {
@@ -246,9 +276,7 @@ fn engines_at_a_time(suite: &Suite, kind: DeviceKind, machine: &Machine) -> usiz
     if kind == DeviceKind::Cpu || on_several {
         return 1;
     }
-    let largest =
-        suite.models.iter().map(|settings| gpu_bytes(suite, settings)).map(|(weights, kv)| weights + kv);
-    let on_gpu = gpu / (largest.max().unwrap_or(0) + GPU_OVERHEAD);
+    let on_gpu = gpu / largest_engine(suite);
     let in_memory = memory / (u64::from(suite.lmcache.memory_gib) * GIB).max(1);
     let room = usize::try_from(on_gpu.min(in_memory)).unwrap_or(1);
     room.min(machine.processors / PROCESSORS_OF_AN_ENGINE).max(1)
@@ -354,6 +382,33 @@ mod tests {
         assert_eq!(at_a_time("canary", DeviceKind::Cuda, machine(2, 2, 2)), 1, "one may always be tried");
         assert_eq!(at_a_time("canary", DeviceKind::Cpu, machine(80, 128, 64)), 1);
         assert_eq!(at_a_time("canary-tp2", DeviceKind::Cuda, machine(80, 128, 64)), 1);
+    }
+
+    #[test]
+    fn what_others_hold_of_a_gpu_is_told() {
+        let line = |free: u64| {
+            let (gpu_memory, gpu_free) = (vec![80 * GIB], vec![free * GIB]);
+            let machine = Machine { memory: Some(128 * GIB), gpu_memory, gpu_free, gpus: 1, processors: 16 };
+            let needs = needs("canary", DeviceKind::Cuda, &machine);
+            let line = needs.lines().into_iter().find(|line| line.contains("GPU memory:"));
+            (line.unwrap(), needs.lacks_room())
+        };
+        insta::assert_debug_snapshot!([line(79), line(9), line(2)], @r#"
+        [
+            (
+                "here     GPU memory: 84.8 of 85.9 GB free, for 4 engines at a time",
+                false,
+            ),
+            (
+                "here     GPU memory: 9.7 of 85.9 GB free, for 2 engines at a time; `nvidia-smi` names the processes that hold the rest",
+                false,
+            ),
+            (
+                "MISSING  GPU memory: 2.1 of 85.9 GB free [an engine takes 4.3 GB; `nvidia-smi` names the processes that hold the rest]",
+                true,
+            ),
+        ]
+        "#);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(super) fn examine_suite(
         readiness = Readiness::Never;
     }
     if needs.lacks_room() {
-        let mend = "memory: none but a larger machine, though needs are estimates; disk: free some, or `--cache DIR`";
+        let mend = "memory: end what else takes it, or a larger machine, though needs are estimates; disk: free some, or `--cache DIR`";
         lines.push(format!("mend     {mend}"));
         readiness = readiness.min(Readiness::AfterCommands);
     }
