@@ -149,7 +149,7 @@ impl Needs {
         let (Some(&free), Some(&whole)) = (machine.gpu_free.first(), machine.gpu_memory.first()) else {
             return;
         };
-        let mut text = format!("GPU memory: {:.1} of {:.1} GB free", gigabytes(free), gigabytes(whole));
+        let text = format!("GPU memory: {:.1} of {:.1} GB free", gigabytes(free), gigabytes(whole));
         let holders = "`nvidia-smi` names the processes that hold the rest";
         let largest = largest_engine(suite);
         // A model that is too large for the whole GPU has a line of its own.
@@ -158,11 +158,9 @@ impl Needs {
             return self.add_room(text, Some(missing));
         }
         let engines = self.engines_at_a_time;
-        text += &format!(", for {engines} engine{} at a time", if engines == 1 { "" } else { "s" });
-        if free < whole / 10 * 9 {
-            text += &format!("; {holders}");
-        }
-        self.add_room(text, None);
+        let plural = if engines == 1 { "" } else { "s" };
+        let taken = if free < whole / 10 * 9 { format!("; {holders}") } else { String::new() };
+        self.add_room(format!("{text}, for {engines} engine{plural} at a time{taken}"), None);
     }
 
     fn add_processor(&mut self, suite: &Suite, settings: &ModelSettings, machine: &Machine) {
