@@ -47,6 +47,13 @@ Examples:
 const DOCTOR_EXIT_CODES: &str = "\
 Exit codes: 0 the suite can run here on at least one of its routes (without --suite: some suite can), 2 it cannot";
 
+const ENV_EXAMPLES: &str = "\
+Examples:
+  kv-correctness env                                 what `run` would make here on first use
+  kv-correctness env --device cuda                   for a GPU machine, as when an image is built on one without
+
+Prints the environment's Python.";
+
 const SUITE_EXAMPLES: &str = "\
 Examples:
   kv-correctness suite show canary > mine.toml       a suite of your own begins with one that works
@@ -108,7 +115,12 @@ pub(super) enum Command {
     /// List the faults that `run --faults` plants: what each does, stands for, and what must see it
     Faults,
     /// Make the Python environment of vLLM and LMCache, and say where it is
+    #[command(after_help = ENV_EXAMPLES)]
     Env {
+        /// The device that it is for: auto takes a GPU if there is one. cuda needs none to be there, so that an image can be
+        /// made elsewhere
+        #[arg(long, value_enum, default_value = "auto")]
+        device: DeviceChoice,
         /// Folder of everything that is kept between runs
         #[arg(long, env = "KV_CORRECTNESS_CACHE")]
         cache: Option<Utf8PathBuf>,

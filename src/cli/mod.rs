@@ -27,13 +27,13 @@ use camino::{Utf8Path, Utf8PathBuf};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::arguments::{Cli, Command, SuiteCommand};
+use self::arguments::{Cli, Command, DeviceChoice, SuiteCommand};
 use self::bisect::bisect;
 use self::doctor::examine;
 use self::explain::explain_stages;
 use self::fetch::fetch_assets;
 use self::output::{print, report_error};
-use self::prepare::cache_folder;
+use self::prepare::{cache_folder, choose_device, stack};
 use self::report::write_report;
 use self::reproduce::reproduce;
 use self::run::{export_stage, run_step, run_suite};
@@ -92,7 +92,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             print(&describe_catalogue())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Env { cache } => until_interrupted(on_thread(move || make_environment(cache))),
+        Command::Env { device, cache } => {
+            until_interrupted(on_thread(move || make_environment(device, cache)))
+        }
         Command::Doctor { suite, device, cache } => examine(suite.as_deref(), device, cache),
         Command::Ls { cache } => list_store(cache),
         Command::Gc { unused_days, dry_run, cache } => clean_store(unused_days, dry_run, cache),
@@ -108,9 +110,14 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn make_environment(cache: Option<Utf8PathBuf>) -> anyhow::Result<ExitCode> {
+/// An environment needs no device to be made, so it can be made for a GPU on a machine without one.
+fn make_environment(device: DeviceChoice, cache: Option<Utf8PathBuf>) -> anyhow::Result<ExitCode> {
+    let stack = match device {
+        DeviceChoice::Cuda => Stack::Cuda,
+        DeviceChoice::Auto | DeviceChoice::Cpu => stack(&choose_device(device)?),
+    };
     let events = Progress::events(Verbosity::Normal);
-    let request = EnvironmentRequest::from_variables(Stack::Cpu, cache_folder(cache)?);
+    let request = EnvironmentRequest::from_variables(stack, cache_folder(cache)?);
     print(&format!("{}\n", request.provide(&events)?.python()))?;
     Ok(ExitCode::SUCCESS)
 }

