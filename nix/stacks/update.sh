@@ -87,7 +87,8 @@ update cpu cpu.lock 3.11
 serves cpu cpu.lock 3.12
 serves cpu cpu.lock 3.13
 wheels cpu 3.11
-update cuda cuda.lock 3.12
+update cuda cuda.lock 3.11
+serves cuda cuda.lock 3.12
 serves cuda cuda.lock 3.13
 wheels cuda 3.12
 update uv uv.txt 3.11

@@ -197,9 +197,9 @@ impl EnvironmentRequest {
     /// The Python that an environment would be made with.
     ///
     /// # Errors
-    /// When none is found that the stack serves.
+    /// When none is found that the locks serve.
     pub fn find_python(&self) -> Result<Utf8PathBuf, EnvironmentError> {
-        Python::find(self.stack, self.python.as_deref(), &self.search_path).map(|python| python.executable)
+        Python::find(self.python.as_deref(), &self.search_path).map(|python| python.executable)
     }
 
     /// The environment; it is made if need be, which takes half a minute to several minutes and some GiB of disk.
@@ -227,7 +227,7 @@ impl EnvironmentRequest {
         if let Some(environment) = self.find()? {
             return Ok(reused(environment, events));
         }
-        let python = Python::find(self.stack, self.python.as_deref(), &self.search_path)?;
+        let python = Python::find(self.python.as_deref(), &self.search_path)?;
         clear(&folder).map_err(failed)?;
         check_disk_space(&parent, self.free_bytes).map_err(failed)??;
         self.make(&folder, &python, &lock, events)

@@ -5,11 +5,14 @@ use std::process::{Command, Stdio};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::{EnvironmentError, Stack};
+use super::EnvironmentError;
 
 /// Prints implementation, version, ABI flags and executable. The last may hold spaces.
 const PROBE: &str = "import sys; v = sys.version_info; \
     print(sys.implementation.name, v[0], v[1], sys.abiflags or '-', sys.executable)";
+
+/// Minor versions of Python 3 that the locks serve, the one that they are compiled for first.
+const MINORS: [u32; 3] = [11, 12, 13];
 
 /// A Python that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,15 +24,10 @@ pub(super) struct Python {
 
 impl Python {
     /// Finds the Python that is named, else the first that serves among `python3.N` and `python3` in the search path.
-    pub(super) fn find(
-        stack: Stack,
-        named: Option<&Utf8Path>,
-        search_path: &OsStr,
-    ) -> Result<Self, EnvironmentError> {
-        let minors = stack.python_minors();
+    pub(super) fn find(named: Option<&Utf8Path>, search_path: &OsStr) -> Result<Self, EnvironmentError> {
         let mut found = Vec::new();
         let mut probe = |candidate: &Utf8Path| match Self::probe(candidate) {
-            Ok(python) if minors.contains(&python.minor) => Some(python),
+            Ok(python) if MINORS.contains(&python.minor) => Some(python),
             Ok(python) => {
                 found.push(format!("{candidate} is 3.{}", python.minor));
                 None
@@ -41,10 +39,10 @@ impl Python {
         };
         let python = match named {
             Some(named) => probe(named),
-            None => candidates(minors, search_path).find_map(|candidate| probe(&candidate)),
+            None => candidates(search_path).find_map(|candidate| probe(&candidate)),
         };
         python.ok_or_else(|| EnvironmentError::NoPython {
-            wanted: minors.iter().map(|minor| format!("3.{minor}")).collect::<Vec<_>>().join(" or "),
+            wanted: MINORS.map(|minor| format!("3.{minor}")).join(" or "),
             found,
         })
     }
@@ -72,8 +70,8 @@ impl Python {
 }
 
 /// Every file that may be a fitting Python, best first: a search path can hold a shim that fails before one that works.
-fn candidates<'a>(minors: &'a [u32], search_path: &'a OsStr) -> impl Iterator<Item = Utf8PathBuf> + 'a {
-    let names = minors.iter().map(|minor| format!("python3.{minor}")).chain(["python3".to_owned()]);
+fn candidates(search_path: &OsStr) -> impl Iterator<Item = Utf8PathBuf> {
+    let names = MINORS.into_iter().map(|minor| format!("python3.{minor}")).chain(["python3".to_owned()]);
     names.flat_map(move |name| files_on(search_path, &name).collect::<Vec<_>>())
 }
 
