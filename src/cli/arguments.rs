@@ -430,3 +430,14 @@ pub(super) enum DeviceChoice {
     Cpu,
     Cuda,
 }
+
+impl DeviceChoice {
+    /// The words of a command that asks for the same, with a space before them.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Auto => "",
+            Self::Cpu => " --device cpu",
+            Self::Cuda => " --device cuda",
+        }
+    }
+}

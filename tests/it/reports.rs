@@ -186,7 +186,9 @@ fn the_doctor_says_what_can_run_here_and_never_shows_a_token() {
     assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
     assert!(ended.out.contains("HF_TOKEN is set") && !ended.out.contains("hf_secret"), "{}", ended.out);
     assert!(
-        ended.out.contains("ready    route mp: kv-correctness run --suite suite.toml --route mp"),
+        ended
+            .out
+            .contains("ready    route mp: kv-correctness run --suite suite.toml --route mp --device cpu\n"),
         "{}",
         ended.out
     );

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use camino::Utf8PathBuf;
 
 use self::machine::describe_machine;
-use self::suites::{Readiness, examine_suite};
+use self::suites::{Place, Readiness, examine_suite};
 use super::arguments::DeviceChoice;
 use super::output::print;
 use super::prepare::{cache_folder, choose_device, stack};
@@ -31,12 +31,12 @@ impl Line {
 
 pub(super) fn examine(
     suite: Option<&str>,
-    device: DeviceChoice,
+    choice: DeviceChoice,
     cache: Option<Utf8PathBuf>,
 ) -> anyhow::Result<ExitCode> {
-    let cache = cache_folder(cache)?;
-    let device = choose_device(device)?;
-    let request = EnvironmentRequest::from_variables(stack(&device), cache.clone());
+    let device = choose_device(choice)?;
+    let request = EnvironmentRequest::from_variables(stack(&device), cache_folder(cache)?);
+    let place = Place { device: &device, choice, request: &request };
     let mut text = String::new();
     for (title, lines) in describe_machine(&device, &request) {
         writeln!(text, "{title}")?;
@@ -48,7 +48,7 @@ pub(super) fn examine(
     let names = suite.map_or_else(Suite::names, |name| vec![name.to_owned()]);
     let mut best = Readiness::Never;
     for name in names {
-        let examined = examine_suite(&name, &Suite::load(&name)?, &cache, &device, &request);
+        let examined = examine_suite(&name, &Suite::load(&name)?, place);
         writeln!(text, "suite {name} on {device}")?;
         for line in &examined.lines {
             writeln!(text, "  {line}")?;

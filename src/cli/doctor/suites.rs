@@ -1,8 +1,7 @@
 //! Whether a suite can run here, over each route. Main function: [`examine_suite`].
 
-use camino::Utf8Path;
-
 use super::machine::find_program;
+use crate::cli::arguments::DeviceChoice;
 use crate::engine::environment::{EnvironmentError, EnvironmentRequest};
 use crate::engine::{Device, DeviceKind};
 use crate::fetch::Needs;
@@ -26,15 +25,18 @@ pub(super) struct Examined {
     pub(super) lines: Vec<String>,
 }
 
+/// Where a suite would run.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) device: &'a Device,
+    /// How the device was asked for, as the commands that are told must ask, too.
+    pub(super) choice: DeviceChoice,
+    pub(super) request: &'a EnvironmentRequest,
+}
+
 /// Examines a suite over every route there is; those that the suite names are marked.
-pub(super) fn examine_suite(
-    name: &str,
-    suite: &Suite,
-    cache: &Utf8Path,
-    device: &Device,
-    request: &EnvironmentRequest,
-) -> Examined {
-    let needs = Needs::of(suite, cache, device);
+pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>) -> Examined {
+    let needs = Needs::of(suite, &place.request.cache, place.device);
     let mut lines = needs.lines();
     let mut readiness = Readiness::Now;
     if !needs.not_fetched().is_empty() {
@@ -50,7 +52,7 @@ pub(super) fn examine_suite(
         lines.push(format!("mend     {mend}"));
         readiness = readiness.min(Readiness::AfterCommands);
     }
-    if let Some(problem) = environment_problem(request) {
+    if let Some(problem) = environment_problem(place.request) {
         let hint = problem.hint().unwrap_or_else(|| "see above".to_owned());
         lines.push(format!("MISSING  Python environment: {problem}"));
         lines.push(format!("mend     {hint}"));
@@ -58,7 +60,7 @@ pub(super) fn examine_suite(
     }
     let mut best = Readiness::Never;
     for route in Route::ALL {
-        let (over_route, words) = examine_route(name, route, device, request);
+        let (over_route, words) = examine_route(name, route, place);
         let over_route = over_route.min(readiness);
         let state = match over_route {
             Readiness::Now => "ready",
@@ -81,20 +83,16 @@ fn environment_problem(request: &EnvironmentRequest) -> Option<EnvironmentError>
     }
 }
 
-fn examine_route(
-    name: &str,
-    route: Route,
-    device: &Device,
-    request: &EnvironmentRequest,
-) -> (Readiness, String) {
-    let command = (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}"));
-    match (route, device.kind()) {
+fn examine_route(name: &str, route: Route, place: Place<'_>) -> (Readiness, String) {
+    let device = place.choice.words();
+    let command = (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}{device}"));
+    match (route, place.device.kind()) {
         (Route::InProcess, DeviceKind::Cpu) => {
             let words = "LMCache inside vLLM serves nothing on a CPU; a run ends with not exercised (4)";
             (Readiness::Never, words.to_owned())
         }
         (Route::MpRedis, _) if redis_is_named() => command,
-        (Route::MpRedis, _) if find_program(&request.search_path, "redis-server").is_none() => {
+        (Route::MpRedis, _) if find_program(&place.request.search_path, "redis-server").is_none() => {
             let words = format!("needs a Redis server: {}", RouteError::NoRedis.hint());
             (Readiness::AfterCommands, words)
         }
