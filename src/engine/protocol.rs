@@ -42,7 +42,7 @@ pub struct Start {
     pub arguments: BTreeMap<String, serde_json::Value>,
     /// The KV connector, for an arm that has one.
     pub connector: Option<Connector>,
-    /// `None`: vLLM's own prefix caching is off. Otherwise it is on, with hits rounded down to so many tokens.
+    /// `None`: vLLM's own prefix caching is off. Otherwise it is on, and serves whole chunks of so many tokens.
     pub hit_multiple: Option<u32>,
     /// Tokens of the letters A to D.
     pub letters: [u32; 4],

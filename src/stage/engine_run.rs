@@ -52,7 +52,7 @@ pub(super) struct EngineSetup {
     pub(super) number: Option<usize>,
     /// LMCache's, if it is there.
     pub(super) connector: Option<Connector>,
-    /// What hits in vLLM's own prefix cache are rounded down to a multiple of.
+    /// How many tokens the chunks have that vLLM's own prefix cache serves, and nothing smaller, if it serves any.
     pub(super) hit_multiple: Option<u32>,
     /// Variables besides those that all have.
     pub(super) variables: Vec<(String, String)>,

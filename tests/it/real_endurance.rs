@@ -14,7 +14,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The folder of the Python environment, made if it is not there.
 static ENVIRONMENT: LazyLock<String> = LazyLock::new(|| {
     std::env::var("KV_CORRECTNESS_ENV").unwrap_or_else(|_| {
-        let made = Command::new(env!("CARGO_BIN_EXE_kv-correctness")).arg("env").output();
+        let made =
+            Command::new(env!("CARGO_BIN_EXE_kv-correctness")).args(["env", "--device", "cpu"]).output();
         let python = String::from_utf8(made.unwrap().stdout).unwrap();
         Utf8Path::new(python.trim()).parent().and_then(Utf8Path::parent).expect("a Python").to_string()
     })

@@ -96,6 +96,26 @@ def round_prefix_hits(multiple: int) -> None:
             setattr(kind, name, rounding(getattr(kind, name)))
 
 
+def tell_blocks_apart_by_chunk(chunk_tokens: int) -> None:
+    """Let vLLM's own prefix caching hit a block only as a part of the whole chunk that it lies in, as LMCache does.
+
+    Where blocks are smaller than chunks, the first blocks of a chunk would else be those of an earlier prompt that
+    shares no more than them. LMCache keeps such a chunk as its own prompt computed it, and the length of a prompt can
+    move the bits of all its KV.
+    """
+    from vllm.v1.core import kv_cache_utils
+
+    generate = kv_cache_utils.generate_block_hash_extra_keys
+
+    def generate_with_chunk(request: Any, start: int, end: int, first_input: int) -> Any:
+        keys, next_input = generate(request, start, end, first_input)
+        chunk = start // chunk_tokens * chunk_tokens
+        tokens = tuple(request.all_token_ids[chunk : chunk + chunk_tokens])
+        return (*(keys or ()), hash(tokens)), next_input
+
+    kv_cache_utils.generate_block_hash_extra_keys = generate_with_chunk
+
+
 def keep_prefix_caching() -> None:
     """Keep prefix caching on where the platform turns it off for MLA (CPUs without AMX).
 

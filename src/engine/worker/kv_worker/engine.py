@@ -137,6 +137,7 @@ def _make_llm(start: Start) -> Any:
     adapt.tolerate_objects_without_dict()
     if start.hit_multiple is not None:
         adapt.round_prefix_hits(start.hit_multiple)
+        adapt.tell_blocks_apart_by_chunk(start.hit_multiple)
         adapt.keep_prefix_caching()
     from vllm import LLM
     from vllm.config import KVTransferConfig

@@ -30,8 +30,8 @@ class Connector:
 class Start:
     """Start the engine.
 
-    `hit_multiple` is None where vLLM's own prefix caching is off; otherwise it is on, and its hits are
-    rounded down to a multiple of so many tokens.
+    `hit_multiple` is None where vLLM's own prefix caching is off; otherwise it is on, and serves whole
+    chunks of so many tokens.
     """
 
     protocol: int
