@@ -22,7 +22,7 @@ pub enum Request<'a> {
     Start(&'a Start),
     /// Answer prompts.
     Score {
-        /// Whether vLLM's own prefix cache may be read; it is filled in any case.
+        /// Whether vLLM's own prefix cache may be read. If not, it is emptied first; it is filled in any case.
         read_cache: bool,
         /// The prompts, in the order in which they are handed to the scheduler.
         prompts: Vec<NumberedPrompt<'a>>,

@@ -40,7 +40,7 @@ pub struct Patience {
 pub enum PrefixCache {
     /// Whatever cache there is may serve it.
     Read,
-    /// It is computed in full, and fills the cache.
+    /// It is computed in full, and fills the cache; vLLM's own is emptied before.
     FillOnly,
 }
 

@@ -76,7 +76,7 @@ fn what_it_can_show(bench: &Bench, plan: &Plan) -> String {
     plan_questions(&sizes, comparisons, &bench.suite.criteria).words
 }
 
-/// vLLM alone, with its own prefix caching: each round first fills the cache without reading it, which repeats the
+/// vLLM alone, with its own prefix caching: each round first fills the emptied cache without reading it, which repeats the
 /// baseline, then is served from it, which leaves the same tokens to compute as a hit in LMCache does.
 ///
 /// # Errors

@@ -126,6 +126,8 @@ class Engine:
         else:
             place = self.arm
         note(f"{place} {len(request['prompts'])}")
+        if not request["read_cache"]:
+            self.prefixes.clear()
         before = None
         for index, prompt in enumerate(request["prompts"]):
             tokens, number = prompt["token_ids"], prompt["question"]

@@ -62,6 +62,8 @@ class Engine:
             ignore_eos=True,
             skip_reading_prefix_cache=not request.read_cache,
         )
+        if self._start.hit_multiple is not None and not request.read_cache and not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not empty its prefix cache")
         engine = self._llm.llm_engine
         waiting: dict[str, Prompt] = {}
         # All at once: LMCache is then asked for every prompt before it has stored one, so a store pass is served

@@ -55,7 +55,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Score:
-    """Answer these prompts in this order; `read_cache` False keeps vLLM's own prefix cache from being read."""
+    """Answer these prompts in this order.
+
+    `read_cache` False empties vLLM's own prefix cache and keeps it from being read while it is filled.
+    """
 
     read_cache: bool
     prompts: list[Prompt]
