@@ -109,9 +109,10 @@ def tell_blocks_apart_by_chunk(chunk_tokens: int) -> None:
 
     def generate_with_chunk(request: Any, start: int, end: int, first_input: int) -> Any:
         keys, next_input = generate(request, start, end, first_input)
-        chunk = start // chunk_tokens * chunk_tokens
-        tokens = tuple(request.all_token_ids[chunk : chunk + chunk_tokens])
-        return (*(keys or ()), hash(tokens)), next_input
+        # The hashes of a chunk's other blocks hold that of its first one.
+        if start % chunk_tokens == 0:
+            keys = (*(keys or ()), hash(tuple(request.all_token_ids[start : start + chunk_tokens])))
+        return keys, next_input
 
     kv_cache_utils.generate_block_hash_extra_keys = generate_with_chunk
 
