@@ -12,6 +12,8 @@ mod keys;
 mod lab;
 mod obstacles;
 mod real;
+mod real_bench;
+mod real_control;
 mod real_endurance;
 mod real_identity;
 mod real_ranks;

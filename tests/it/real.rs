@@ -56,34 +56,3 @@ fn a_route_that_a_cpu_cannot_serve_is_not_exercised() {
         assert_eq!(finding.comparison.exercised.service, Service::NothingServed);
     }
 }
-
-/// Blocks of 4 tokens in chunks of 8: prints of two prompts which of their blocks vLLM's prefix caching holds for the same.
-const HASH_BLOCKS: &str = r"
-from kv_worker import adapt
-
-adapt.tell_blocks_apart_by_chunk(8)
-from vllm import SamplingParams
-from vllm.utils.hashing import sha256
-from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-from vllm.v1.request import Request
-
-init_none_hash(sha256)
-hasher = get_request_block_hasher(4, sha256)
-prompts = ([*range(16)], [*range(12), *range(50, 54)])
-one, other = (Request('a', tokens, SamplingParams(), None, block_hasher=hasher).block_hashes for tokens in prompts)
-print([a == b for a, b in zip(one, other, strict=True)])
-";
-
-#[test]
-#[ignore = "imports vLLM"]
-fn the_control_is_served_a_block_of_another_prompt_only_with_the_whole_chunk() {
-    let mut driver = Command::new(env!("CARGO_BIN_EXE_kv-correctness"));
-    let made = driver.args(["env", "--device", "cpu"]).output().unwrap();
-    let mut python = Command::new(String::from_utf8(made.stdout).unwrap().trim_end());
-    let worker = concat!(env!("CARGO_MANIFEST_DIR"), "/src/engine/worker");
-    python.env("PYTHONPATH", worker).env("PYTHONDONTWRITEBYTECODE", "1").args(["-c", HASH_BLOCKS]);
-    let output = python.output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    // The first chunk is shared; of the second its first block alone, which is not enough.
-    assert_eq!(out.lines().last(), Some("[True, True, False, False]"), "{err}");
-}

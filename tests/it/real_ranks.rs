@@ -1,25 +1,10 @@
 //! Whether a real LMCache tells KV of one rank from KV of two: an engine of each on one server, each asked for what the other
 //! stored. Minutes of work, so only on request (`cargo test --test it real_ranks -- --ignored --nocapture`).
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use camino::{Utf8Path, Utf8PathBuf};
-use kv_correctness::dataset::{Prompt, QuestionId, Split};
-use kv_correctness::engine::environment::{Environment, EnvironmentRequest, Stack};
-use kv_correctness::engine::{
-    Launch, LmcacheServer, Observation, PROTOCOL, Patience, PrefixCache, ServerSettings, Start, Tiers, Worker,
-};
-use kv_correctness::event::Events;
+use kv_correctness::engine::{LmcacheServer, Observation, PrefixCache, Worker};
 use serde_json::{Value, json};
 
-const CHUNK_TOKENS: u32 = 256;
-const PROMPTS: u32 = 6;
-/// Two whole chunks and a rest.
-const PROMPT_TOKENS: u32 = 600;
-/// Tokens of all prompts' whole chunks.
-const WHOLE_TOKENS: u32 = PROMPTS * (PROMPT_TOKENS / CHUNK_TOKENS * CHUNK_TOKENS);
-const PATIENCE: Duration = Duration::from_mins(5);
+use crate::real_bench::{Bench, CHUNK_TOKENS, Caching, PATIENCE, PROMPTS, WHOLE_TOKENS, prompts, served};
 
 /// What one engine was served of what another had stored, and what that did to its answers.
 #[derive(Debug)]
@@ -34,113 +19,15 @@ struct Loaded {
     own: Vec<Observation>,
 }
 
-struct Bench {
-    folder: tempfile::TempDir,
-    environment: Environment,
-    model: Utf8PathBuf,
-    cpu_arguments: Value,
-}
-
-impl Bench {
-    fn new(model: &str, cpu_arguments: Value) -> Self {
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let cache = std::env::var("KV_CORRECTNESS_CACHE").map(Utf8PathBuf::from);
-        let cache = cache.unwrap_or_else(|_| {
-            Utf8PathBuf::from(std::env::var("HOME").unwrap()).join(".cache/kv-correctness")
-        });
-        let request = EnvironmentRequest::from_variables(Stack::Cpu, cache);
-        let environment = request.provide(&Events::ignored()).unwrap();
-        let model = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("data/models").join(model);
-        Self { folder, environment, model, cpu_arguments }
-    }
-
-    fn path(&self, name: &str) -> Utf8PathBuf {
-        Utf8Path::from_path(self.folder.path()).unwrap().join(name)
-    }
-
-    fn variables(&self) -> Vec<(String, String)> {
-        let worker = Worker::install(&self.path("")).unwrap();
-        let variables = [
-            ("PYTHONHASHSEED", "0"),
-            ("PYTHONPATH", worker.as_str()),
-            ("HF_HUB_OFFLINE", "1"),
-            ("VLLM_NO_USAGE_STATS", "1"),
-            ("LMCACHE_TRACK_USAGE", "false"),
-            ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
-            ("VLLM_CPU_KVCACHE_SPACE", "1"),
-            ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
-            ("OMP_NUM_THREADS", "1"),
-        ];
-        variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
-    }
-
-    async fn server(&self) -> LmcacheServer {
-        let settings = ServerSettings {
-            program: self.environment.executable("lmcache"),
-            guard: env!("CARGO_BIN_EXE_kv-correctness").into(),
-            variables: self.variables(),
-            log: self.path("server.log"),
-            chunk_tokens: CHUNK_TOKENS,
-            shards_of_chunk: 1,
-            memory_gib: 1,
-            tiers: Tiers::default(),
-            patience: PATIENCE,
-        };
-        LmcacheServer::start(&settings).await.unwrap()
-    }
-
-    async fn engine(&self, server: &LmcacheServer, name: &str, ranks: u32) -> Worker {
-        let mut arguments: BTreeMap<String, Value> =
-            serde_json::from_value(self.cpu_arguments.clone()).unwrap();
-        let others = json!({"dtype": "bfloat16", "max_model_len": 1024, "max_num_seqs": 1, "enforce_eager": true,
-            "tensor_parallel_size": ranks});
-        arguments.extend(serde_json::from_value::<BTreeMap<String, Value>>(others).unwrap());
-        let start = Start {
-            protocol: PROTOCOL,
-            model: self.model.to_string(),
-            arguments,
-            connector: Some(server.connector(None)),
-            hit_multiple: None,
-            letters: [40, 41, 42, 43],
-            top: 8,
-            max_tokens: 1,
-            seed: 42,
-        };
-        let launch = Launch {
-            guard: env!("CARGO_BIN_EXE_kv-correctness").into(),
-            command: [self.environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
-            variables: self.variables(),
-            log: self.path(&format!("engine-{name}.log")),
-            fork_server: None,
-        };
-        let patience = Patience { start: PATIENCE, answer: Duration::from_mins(1), finish: PATIENCE };
-        Worker::start(&launch, &start, patience, format!("the engine {name}")).await.unwrap().0
-    }
-}
-
-/// Prompts that share nothing, the same in every run.
-fn prompts() -> Vec<Prompt> {
-    let prompt = |row: u32| Prompt {
-        question: QuestionId { subject: "ranks".parse().unwrap(), split: Split::Test, row },
-        examples: 0,
-        token_ids: (0..PROMPT_TOKENS).map(|at| 50 + (at * 37 + row * 611 + at * at % 97) % 1900).collect(),
-    };
-    (1..=PROMPTS).map(prompt).collect()
-}
-
 /// Asks every prompt, and waits until the chunks that were not served are stored in so many shards each: they arrive after
 /// the answers.
 async fn ask(worker: &mut Worker, server: &LmcacheServer, shards: u64) -> Vec<Observation> {
     let before = server.counters().await.unwrap().written_chunks;
-    let observations = worker.score(&prompts(), PrefixCache::Read, || {}).await.unwrap();
+    let observations = worker.score(&prompts(0), PrefixCache::Read, || {}).await.unwrap();
     let computed = u64::from(WHOLE_TOKENS - served(&observations)) / u64::from(CHUNK_TOKENS) * shards;
     let after = server.settle(before + computed, PATIENCE).await.unwrap().written_chunks;
     assert_eq!(after - before, computed);
     observations
-}
-
-fn served(observations: &[Observation]) -> u32 {
-    observations.iter().map(|one| one.cached_tokens).sum()
 }
 
 /// Has `reader` ask for what is on the server, and then for the same stored by itself.
@@ -178,8 +65,8 @@ fn exchange(model: &str, cpu_arguments: Value, shards: u64) -> [Loaded; 2] {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let loaded = runtime.block_on(async {
         let server = bench.server().await;
-        let (mut one, mut two) =
-            tokio::join!(bench.engine(&server, "of-one", 1), bench.engine(&server, "of-two", 2));
+        let engine = |name, ranks| bench.engine(name, ranks, Caching::Lmcache(server.connector(None)));
+        let (mut one, mut two) = tokio::join!(engine("of-one", 1), engine("of-two", 2));
         assert_eq!(served(&ask(&mut one, &server, 1).await), 0);
         let by_two = load(&mut two, &server, shards).await;
         let by_one = load(&mut one, &server, 1).await;
