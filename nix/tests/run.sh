@@ -19,11 +19,12 @@ printf '%s\n' "experimental-features = nix-command flakes" "build-users-group ="
   "warn-dirty = false" "sandbox = false" "max-jobs = auto" >"$work/nix.conf"
 
 step "stand-ins"
-environment=$(readlink -f "$(dirname "$(cargo run --locked --release --quiet -- env)")/..")
+environment=$(readlink -f "$(dirname "$(cargo run --locked --release --quiet -- env --device cpu)")/..")
 site=$(cd "$environment" && echo lib/python3.*/site-packages)
 python=$(readlink -f "$environment/bin/python")
 uv=$(command -v uv || compgen -G "$environment/../../tools/uv-*/bin/uv" | head -n 1)
 uv=$(readlink -f "$uv")
+rust_programs=$(dirname "$(command -v cargo)")
 cargo_home=${CARGO_HOME:-$HOME/.cargo} rustup_home=${RUSTUP_HOME:-$HOME/.rustup} target=${CARGO_TARGET_DIR:-$PWD/target}
 rm -rf "$work/stub" "$work/inputs"
 cp -r nix/tests/stub-nixpkgs "$work/stub"
@@ -36,6 +37,7 @@ cat >"$work/stub/host.nix" <<HOST
   uv = "$uv";
   nixfmt = "$work/tools/bin/nixfmt";
   deadnix = "$work/tools/bin/deadnix";
+  rustPrograms = "$rust_programs";
   cargoHome = "$cargo_home";
   rustupHome = "$rustup_home";
   target = "$target";
@@ -72,8 +74,8 @@ with() {
 }
 with_stand_ins() { with release lmcache "$@"; }
 folders=(/bin /usr /lib /lib64 /etc/alternatives "$target" "$environment" "$work/tools")
-for folder in "$cargo_home" "$rustup_home" "$(dirname "$uv")" "${python%/bin/*}"; do
-  case $folder in /usr | /usr/*) ;; *) folders+=("$folder") ;; esac
+for folder in "$cargo_home" "$rustup_home" "$rust_programs" "$(dirname "$uv")" "${python%/bin/*}"; do
+  case $folder in /usr | /usr/* | "$cargo_home"/*) ;; *) folders+=("$folder") ;; esac
 done
 sandbox=(--option sandbox true --option sandbox-fallback false --option sandbox-paths "${folders[*]}")
 

@@ -129,10 +129,10 @@ let
     uv = programs "uv" [ host.uv ];
     nixfmt = programs "nixfmt" [ host.nixfmt ];
     deadnix = programs "deadnix" [ host.deadnix ];
-    cargo = programs "cargo" [ "${host.cargoHome}/bin/cargo" ];
-    clippy = programs "clippy" [ "${host.cargoHome}/bin/cargo-clippy" ];
-    rustc = programs "rustc" [ "${host.cargoHome}/bin/rustc" ];
-    rustfmt = programs "rustfmt" [ "${host.cargoHome}/bin/rustfmt" ];
+    cargo = programs "cargo" [ "${host.rustPrograms}/cargo" ];
+    clippy = programs "clippy" [ "${host.rustPrograms}/cargo-clippy" ];
+    rustc = programs "rustc" [ "${host.rustPrograms}/rustc" ];
+    rustfmt = programs "rustfmt" [ "${host.rustPrograms}/rustfmt" ];
     git = programs "git" [ "/usr/bin/git" ];
     xz = programs "xz" [ "/usr/bin/xz" ];
     autoPatchelfHook = empty "auto-patchelf-hook";
