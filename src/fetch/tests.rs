@@ -484,6 +484,39 @@ fn a_file_that_was_touched_is_fetched_again() {
 }
 
 #[test]
+fn a_converted_model_that_was_copied_here_is_read_and_not_converted_again() {
+    let lab = Lab::new();
+    let server = Server::start(Vec::new());
+    let pin = ModelPin {
+        name: "converted".to_owned(),
+        licence: String::new(),
+        licence_page: String::new(),
+        origin: Origin::Package {
+            name: "package".to_owned(),
+            file: "model.gguf".into(),
+            size: 4,
+            sha256: digest_bytes(b"gguf"),
+        },
+        files: vec![FilePin { name: "config.json".to_owned(), sha256: digest_bytes(b"good"), size: None }],
+    };
+    let file = pin.folder(&lab.cache).join("config.json");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "good").unwrap();
+    let fetcher = Fetcher::new(lab.settings(&server), Events::ignored()).unwrap();
+    // Converting needs an environment, and there is none.
+    let mut environment = EnvironmentRequest::from_variables(Stack::Cpu, lab.cache.clone());
+    environment.given = Some(lab.cache.join("none"));
+
+    let found = fetcher.fetch(&[&pin], &[], &environment).unwrap();
+    assert_eq!(found, [pin.folder(&lab.cache)]);
+    assert!(pin.is_complete(&lab.cache, &Verified::read(&lab.cache)));
+
+    fs::write(&file, "evil").unwrap();
+    let error = fetcher.fetch(&[&pin], &[], &environment).unwrap_err();
+    assert!(matches!(error, FetchError::Environment(_)), "{error}");
+}
+
+#[test]
 fn no_message_shows_a_token() {
     assert_eq!(format!("{:?}", Token::new(" hf_secret\n")), "Some(Token(…))");
     assert!(Token::new(" \n").is_none());
