@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use super::foreign::{ForeignRow, foreign_rows, foreign_words};
 use super::ladder::numbers;
 use super::matrix::write_matrix;
-use super::words::{ending, flip_kind, flip_letters, rung};
+use super::words::{ending, flip_kind, flip_letters, p_value, rung};
 use super::{Finding, ForeignKv, PlantedFaults, Report};
 use crate::comparison::{Comparison, Flip, Rung, TierAgreement};
 use crate::dataset::Question;
@@ -93,13 +93,13 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
         "accuracy",
         &format!(
             "baseline {:.1} %, with LMCache {:.1} %; difference {:+.2} points (90 % interval {:+.2} to {:+.2}), \
-             exact McNemar p = {:.3}",
+             exact McNemar p = {}",
             100.0 * answers.baseline.share,
             100.0 * answers.load.share,
             100.0 * paired.difference,
             100.0 * paired.interval.lower,
             100.0 * paired.interval.upper,
-            paired.two_sided_p_value
+            p_value(paired.two_sided_p_value)
         ),
     )?;
     let unparsable = (answers.baseline.unparsable, answers.load.unparsable);

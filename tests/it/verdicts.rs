@@ -67,7 +67,7 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
       bits         load pass differs from its control in 21 of 23; baseline from its repeat in 0 of 24
       located      Of the 21 chunks of botany/test/1, number 1 is the first that is served wrong (tokens 0 to 15).
-      accuracy     baseline 83.3 %, with LMCache 29.2 %; difference -54.17 points (90 % interval -69.61 to -37.88), exact McNemar p = 0.000
+      accuracy     baseline 83.3 %, with LMCache 29.2 %; difference -54.17 points (90 % interval -69.61 to -37.88), exact McNemar p = 2.4e-4
       unparsable   2 answers of the baseline, 2 with LMCache
       flips        15 of 24 answers changed
                    botany/test/1 right to wrong: B -> C, published B: …ows hold something else and matter less. Which letter is on that very old shelf?
