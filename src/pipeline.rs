@@ -12,9 +12,9 @@ use crate::comparison::{Comparison, Conclusion, Location, Verdict, conclude};
 use crate::fault::FaultFindings;
 use crate::foreign::ForeignFindings;
 use crate::stage::{
-    Arms, Bench, ForeignReading, Mode, Planting, StageError, Undamaged, Watched, admit_options,
-    admit_prompts, baseline, cached, compare, control, extract, faults, foreign, locate, prompts,
-    read_comparison, read_faults, read_foreign,
+    Arms, Bench, ForeignReading, Mode, Planting, StageError, Undamaged, Watched, admit_prompts, admit_routes,
+    baseline, cached, compare, control, extract, faults, foreign, locate, prompts, read_comparison,
+    read_faults, read_foreign,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
@@ -111,7 +111,7 @@ pub async fn run(bench: &Bench) -> Result<Findings, StageError> {
 
 async fn run_part(bench: &Bench, part: Part<'_>) -> Result<Findings, StageError> {
     bench.environment.require_lmcache()?;
-    admit_options(bench)?;
+    admit_routes(bench)?;
     let questions = extract(bench).await?;
     // What a later model lacks is said before the first one's engines start.
     let models = prepare_models(bench, part.models, &questions).await?;

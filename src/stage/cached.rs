@@ -17,6 +17,7 @@ use super::watch::{EarlyStopping, Watch};
 use super::{Bench, ForeignReading, Mode, Planting, StageError};
 use crate::assets::Model;
 use crate::digest::Digest;
+use crate::engine::environment::Environment;
 use crate::engine::{Capacity, Connector, LmcacheServer, Plan, PrefixCache, ServerCounters};
 use crate::options::{NotOffered, StoringOptions};
 use crate::stage_name::StageName;
@@ -89,14 +90,14 @@ pub async fn cached(
     bench.make(&key, &label, async |draft| fill(&run, draft, route, watched).await).await
 }
 
-/// Refuses options that none of the suite's routes offers, or not the one that foreign KV is read on, and faults where bytes
-/// would not be where they are planted.
+/// Refuses options that none of the suite's routes offers, or not the one that foreign KV is read on, faults where bytes
+/// would not be where they are planted, and an environment without the server that every route needs.
 ///
 /// # Errors
-/// When nothing that was asked for could be done with the options.
-pub fn admit_options(bench: &Bench) -> Result<(), StageError> {
+/// When nothing that was asked for could be done.
+pub fn admit_routes(bench: &Bench) -> Result<(), StageError> {
     if bench.foreign == ForeignReading::Asked {
-        require_options(bench, Route::MpFs)?;
+        require_route(bench, Route::MpFs)?;
     }
     if bench.planting == Planting::Asked && bench.suite.lmcache.options.serde.is_some() {
         return Err(RouteError::FaultsBehindSerde.into());
@@ -106,19 +107,28 @@ pub fn admit_options(bench: &Bench) -> Result<(), StageError> {
         return Ok(());
     }
     let refused: Result<Vec<RouteError>, ()> =
-        bench.suite.routes.iter().map(|route| require_options(bench, *route).err().ok_or(())).collect();
+        bench.suite.routes.iter().map(|route| require_route(bench, *route).err().ok_or(())).collect();
     match refused.map(|mut refused| refused.pop()) {
         Ok(Some(refused)) => Err(refused.into()),
         _ => Ok(()),
     }
 }
 
-/// Refuses a route that does not offer the suite's options.
-fn require_options(bench: &Bench, route: Route) -> Result<(), RouteError> {
-    match bench.suite.lmcache.options.not_offered(route) {
-        Some(NotOffered { option, reason }) => Err(RouteError::NotOffered { option, reason }),
-        None => Ok(()),
+/// Refuses a route that does not offer the suite's options, or whose server the environment lacks.
+fn require_route(bench: &Bench, route: Route) -> Result<(), RouteError> {
+    if let Some(NotOffered { option, reason }) = bench.suite.lmcache.options.not_offered(route) {
+        return Err(RouteError::NotOffered { option, reason });
     }
+    require_server(&bench.environment, route)
+}
+
+/// Refuses a route over a server whose program the environment lacks, as one that was put together by hand may.
+///
+/// # Errors
+/// When it does.
+pub fn require_server(environment: &Environment, route: Route) -> Result<(), RouteError> {
+    let program = environment.executable("lmcache");
+    if route == Route::InProcess || program.exists() { Ok(()) } else { Err(RouteError::NoServer { program }) }
 }
 
 /// What [`cached`] knows of its passes besides the observations.
@@ -132,7 +142,7 @@ async fn fill(
     route: Route,
     watched: Option<Watched<'_>>,
 ) -> Result<(), StageError> {
-    require_options(run.bench, route)?;
+    require_route(run.bench, route)?;
     let plan = run.plan()?;
     let watch = watched.map(|watched| Watch::new(run, watched.questions, watched.baseline)).transpose()?;
     let total = plan.expectations.len();

@@ -37,7 +37,7 @@ mod watch;
 
 pub use arms::{baseline, control};
 pub use bench::{Bench, Excerpt, ExcerptQuestion, ForeignReading, Locating, Mode, Planting};
-pub use cached::{Watched, admit_options, cached};
+pub use cached::{Watched, admit_routes, cached, require_server};
 pub use compare::{Arms, compare, read_comparison};
 pub use engine_run::{llm_arguments, read_ready};
 pub use error::StageError;

@@ -1,5 +1,7 @@
 //! Why a route cannot run on this machine. Main type: [`RouteError`].
 
+use camino::Utf8PathBuf;
+
 use crate::engine::environment::EnvironmentError;
 
 /// Why a route cannot run on this machine, found out before its engines start. Other routes can go on.
@@ -16,6 +18,12 @@ pub enum RouteError {
     /// What a serde makes of KV is no ground for faults.
     #[error("plant faults in KV that `lmcache.options.serde` turns into other bytes")]
     FaultsBehindSerde,
+    /// The environment holds LMCache, but not its program.
+    #[error("find LMCache's server: {program} is not there")]
+    NoServer {
+        /// Where the program would be.
+        program: Utf8PathBuf,
+    },
     /// There is no Redis server, and none to start.
     #[error("find `redis-server` on PATH")]
     NoRedis,
@@ -51,6 +59,10 @@ impl RouteError {
                 format!("leave `{option}` out of the suite, or choose a route that offers it (docs/routes.md) with `--route`")
             }
             Self::FaultsBehindSerde => "leave out `--faults`, or the suite's `serde`".to_owned(),
+            Self::NoServer { .. } => {
+                "install LMCache with pip into that environment, which puts its program there; `--route in-process` needs none"
+                    .to_owned()
+            }
             Self::NoRedis => "install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`".to_owned(),
             Self::RedisUnreachable { .. } => {
                 "is a Redis server running there, and is KV_CORRECTNESS_REDIS_PASSWORD its password?".to_owned()

@@ -112,3 +112,17 @@ fn an_environment_is_made_for_the_device_that_is_asked_for() {
         assert!(ended.err.contains(&format!("ends with\n{vllm}\n")), "{device}: {}", ended.err);
     }
 }
+
+#[test]
+fn an_environment_without_lmcaches_server_is_refused_before_an_engine_starts() {
+    let lab = Lab::new();
+    fs::remove_file(lab.path("env/bin/lmcache")).unwrap();
+    let ended = lab.run("", "-q --route mp,mp+fs");
+    assert_eq!(ended.code, 2);
+    insta::assert_snapshot!(lab.error(&ended), @r"
+    error: failed to run this route: find LMCache's server: [LAB]/env/bin/lmcache is not there
+
+    hint: install LMCache with pip into that environment, which puts its program there; `--route in-process` needs none
+    ");
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}

@@ -5,7 +5,7 @@ use crate::cli::arguments::DeviceChoice;
 use crate::engine::environment::{EnvironmentError, EnvironmentRequest};
 use crate::engine::{Device, DeviceKind};
 use crate::fetch::Needs;
-use crate::stage::RouteError;
+use crate::stage::{RouteError, require_server};
 use crate::suite::{Route, Suite};
 
 /// How near a suite is to running, from the farthest.
@@ -86,6 +86,11 @@ fn environment_problem(request: &EnvironmentRequest) -> Option<EnvironmentError>
 fn examine_route(name: &str, route: Route, place: Place<'_>) -> (Readiness, String) {
     let device = place.choice.words();
     let command = (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}{device}"));
+    if let Ok(Some(environment)) = place.request.find()
+        && let Err(error) = require_server(&environment, route)
+    {
+        return (Readiness::AfterCommands, format!("failed to {error}: {}", error.hint()));
+    }
     match (route, place.device.kind()) {
         (Route::InProcess, DeviceKind::Cpu) => {
             let words = "LMCache inside vLLM serves nothing on a CPU; a run ends with not exercised (4)";
