@@ -69,10 +69,11 @@ fn the_committed_schema_is_what_the_program_prints() {
 #[test]
 fn the_published_reports_of_earlier_versions_can_be_read() {
     let lab = Lab::new();
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/evidence/h100");
+    let evidence = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/evidence");
     let mut read = 0;
-    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    // Beside them lie their suite and what the plain script printed.
+    let folders = ["h100", "two-gpus"].map(|folder| fs::read_dir(format!("{evidence}/{folder}")).unwrap());
+    let paths = folders.into_iter().flatten().map(|entry| entry.unwrap().path());
+    // Beside them lie their suites, what made a model, and what the plain script printed.
     for path in paths.filter(|path| path.extension().is_some_and(|extension| extension == "xz")) {
         let packed = fs::read(path).unwrap();
         let mut report = String::new();
@@ -83,9 +84,8 @@ fn the_published_reports_of_earlier_versions_can_be_read() {
         read += 1;
     }
     assert!(read > 0);
-    assert!(
-        output(&lab, &format!("suite check {folder}/smollm2-h100.toml")).starts_with("suite smollm2-h100")
-    );
+    let checked = output(&lab, &format!("suite check {evidence}/h100/smollm2-h100.toml"));
+    assert!(checked.starts_with("suite smollm2-h100"), "{checked}");
 }
 
 #[test]
