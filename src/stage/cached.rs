@@ -91,7 +91,7 @@ pub async fn cached(
 }
 
 /// Refuses options that none of the suite's routes offers, or not the one that foreign KV is read on, faults where bytes
-/// would not be where they are planted, and an environment without the server that every route needs.
+/// would not be where they are planted, and an environment without the server that is needed for them or for every route.
 ///
 /// # Errors
 /// When nothing that was asked for could be done.
@@ -99,8 +99,11 @@ pub fn admit_routes(bench: &Bench) -> Result<(), StageError> {
     if bench.foreign == ForeignReading::Asked {
         require_route(bench, Route::MpFs)?;
     }
-    if bench.planting == Planting::Asked && bench.suite.lmcache.options.serde.is_some() {
-        return Err(RouteError::FaultsBehindSerde.into());
+    if bench.planting == Planting::Asked {
+        if bench.suite.lmcache.options.serde.is_some() {
+            return Err(RouteError::FaultsBehindSerde.into());
+        }
+        require_server(&bench.environment, Route::MpFs)?;
     }
     // Keys can be told of what cannot run.
     if matches!(bench.mode, Mode::Ask(_)) {

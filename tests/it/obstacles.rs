@@ -119,6 +119,7 @@ fn an_environment_without_lmcaches_server_is_refused_before_an_engine_starts() {
     fs::remove_file(lab.path("env/bin/lmcache")).unwrap();
     let ended = lab.run("", "-q --route mp,mp+fs");
     assert_eq!(ended.code, 2);
+    assert_eq!(lab.error(&lab.run("", "-q --route in-process --faults")), lab.error(&ended));
     insta::assert_snapshot!(lab.error(&ended), @r"
     error: failed to run this route: find LMCache's server: [LAB]/env/bin/lmcache is not there
 
