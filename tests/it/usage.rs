@@ -281,9 +281,9 @@ fn an_environment_that_is_missing_or_lacks_lmcache_is_refused() {
     let mut command = lab.driver("run --suite suite.toml --device cpu");
     command.env("KV_CORRECTNESS_ENV", lab.path("nowhere"));
     insta::assert_snapshot!(lab.error(&lab.end(command)), @r"
-    error: failed to prepare the Python environment [LAB]/nowhere: No such file or directory (os error 2)
+    error: failed to use [LAB]/nowhere as a Python environment: No such file or directory (os error 2)
 
-    hint: check that [LAB]/nowhere can be read and written, or pass another --cache DIR
+    hint: name the folder of a virtual environment, which holds bin/python and lib/, or leave KV_CORRECTNESS_ENV unset
     ");
     fs::remove_dir_all(lab.path("env/lib/python3.11/site-packages/lmcache-0.5.6.dist-info")).unwrap();
     insta::assert_snapshot!(lab.error(&lab.run("", "")), @r"

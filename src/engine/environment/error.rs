@@ -82,6 +82,14 @@ pub enum EnvironmentError {
         /// The package.
         package: String,
     },
+    /// What is named as an environment holds no Python packages.
+    #[error("use {folder} as a Python environment")]
+    NoEnvironment {
+        /// The folder.
+        folder: Utf8PathBuf,
+        /// What is missing.
+        source: io::Error,
+    },
     /// The environments with and without LMCache differ in more than LMCache.
     #[error(
         "compare the environment {folder} with {baseline}: it holds {package} {}, and the one without LMCache {}",
@@ -135,6 +143,10 @@ impl EnvironmentError {
             ),
             Self::Incomplete { package, .. } => {
                 format!("install {package} there, or leave KV_CORRECTNESS_ENV unset")
+            }
+            Self::NoEnvironment { .. } => {
+                "name the folder of a virtual environment, which holds bin/python and lib/, or leave KV_CORRECTNESS_ENV unset"
+                    .to_owned()
             }
             Self::Disagreement { package, .. } => {
                 format!("install the same {package} in both, or leave KV_CORRECTNESS_ENV_BASELINE unset")

@@ -108,7 +108,8 @@ impl EnvironmentIdentity {
     /// Reads what is installed in an environment, with or without LMCache.
     pub(super) fn read_baseline(environment: &Utf8Path) -> Result<Self, EnvironmentError> {
         let failed = |source| EnvironmentError::Io { folder: environment.to_owned(), source };
-        let (minor, site_packages) = site_packages(environment).map_err(failed)?;
+        let (minor, site_packages) = site_packages(environment)
+            .map_err(|source| EnvironmentError::NoEnvironment { folder: environment.to_owned(), source })?;
         let mut packages = BTreeMap::new();
         for dist_info in dist_infos(&site_packages).map_err(failed)? {
             let Some((name, version)) = dist_info.file_name().and_then(installed) else { continue };

@@ -312,7 +312,7 @@ fn an_environment_that_lacks_lmcache_or_hides_its_changes_is_refused() {
     let error = EnvironmentIdentity::read(&editable).unwrap_err();
     assert!(matches!(&error, EnvironmentError::Editable { package, .. } if package == "lmcache"));
 
-    assert!(matches!(EnvironmentIdentity::read(&machine.root), Err(EnvironmentError::Io { .. })));
+    assert!(matches!(EnvironmentIdentity::read(&machine.root), Err(EnvironmentError::NoEnvironment { .. })));
 }
 
 #[test]
