@@ -59,10 +59,7 @@ impl RouteError {
                 format!("leave `{option}` out of the suite, or choose a route that offers it (docs/routes.md) with `--route`")
             }
             Self::FaultsBehindSerde => "leave out `--faults`, or the suite's `serde`".to_owned(),
-            Self::NoServer { .. } => {
-                "install LMCache with pip into that environment, which puts its program there; `--route in-process` needs none"
-                    .to_owned()
-            }
+            Self::NoServer { .. } => "install LMCache with pip into that environment, which puts its program there".to_owned(),
             Self::NoRedis => "install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`".to_owned(),
             Self::RedisUnreachable { .. } => {
                 "is a Redis server running there, and is KV_CORRECTNESS_REDIS_PASSWORD its password?".to_owned()

@@ -123,7 +123,7 @@ fn an_environment_without_lmcaches_server_is_refused_before_an_engine_starts() {
     insta::assert_snapshot!(lab.error(&ended), @r"
     error: failed to run this route: find LMCache's server: [LAB]/env/bin/lmcache is not there
 
-    hint: install LMCache with pip into that environment, which puts its program there; `--route in-process` needs none
+    hint: install LMCache with pip into that environment, which puts its program there
     ");
     assert_eq!(lab.steps(), Vec::<String>::new());
 }
