@@ -10,8 +10,9 @@ use fs_err as fs;
 use include_dir::{Dir, include_dir};
 
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
-use crate::engine::{Device, KvShape, Parallelism, ParallelismError};
+use crate::engine::{Device, Parallelism, ParallelismError};
 use crate::fetch::{ArchivePin, ModelPin, Verified};
+use crate::model::KvShape;
 use crate::suite::{ModelSettings, nearest};
 
 static CANARY_ARCHIVE: &[u8] = include_bytes!("../data/canary.tar.xz");

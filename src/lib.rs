@@ -1,7 +1,7 @@
 //! kv-correctness: a reproducible differential test of LMCache under vLLM.
 //!
-//! Read [`pipeline`] first. Dependencies point one way: `digest ← store ← stage ← pipeline ← cli`; `dataset`, `engine`,
-//! `stats` and `comparison` know nothing of stages, store or command line.
+//! Read [`pipeline`] first. Modules use one another in one direction only, from [`model`] upwards to [`cli`]; `tests/layers.rs`
+//! holds this.
 
 pub mod assets;
 pub mod bisect;
@@ -14,8 +14,10 @@ pub mod event;
 pub mod exit_code;
 pub mod fault;
 pub mod fetch;
+mod files;
 pub mod foreign;
 pub mod lock;
+pub mod model;
 pub mod options;
 pub mod pipeline;
 pub mod progress;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::comparison::Fidelity;
-use crate::suite::Route;
+use crate::model::Route;
 
 /// What LMCache stores besides whole chunks of prompts, and in which form. The default is LMCache's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

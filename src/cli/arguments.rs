@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::stack::StackArguments;
 use crate::dataset::SubjectSelection;
+use crate::model::{NotARoute, Route};
 use crate::stage_name::StageName;
-use crate::suite::{NotARoute, Route};
 
 const AFTER_HELP: &str = "\
 Examples:

@@ -10,10 +10,12 @@ use camino::Utf8Path;
 use fs_err as fs;
 
 use super::arguments::{BisectArguments, RunArguments};
+use super::hint::report_error;
 use super::output::{print, write_whole};
-use super::prepare::{prepare_with, stack};
-use super::run::write_report;
+use super::prepare::{prepare, prepare_with, stack};
+use super::run::run_prepared;
 use super::stack::{Replacement, replace};
+use super::write_report::write_report;
 use crate::bisect::{Entry, Header, Log, Mark, Next, Search, StepResult};
 use crate::digest::digest_json;
 use crate::engine::environment::{BuildError, Commit, Environment, LayerKind, first_parents};
@@ -27,6 +29,11 @@ use crate::stage_name::StageName;
 const VOID: u8 = 1;
 /// The range cannot be narrowed to one revision.
 const NOT_NARROWED: u8 = 3;
+
+/// What `git bisect run` takes for "skip this revision".
+const UNTESTABLE: u8 = 125;
+/// What ends `git bisect run`.
+const ABORT: u8 = 128;
 
 /// What is searched: revisions with what each is called, and how each is made.
 struct Line {
@@ -169,8 +176,38 @@ pub(super) async fn bisect(arguments: &BisectArguments) -> anyhow::Result<ExitCo
     Ok(ExitCode::from(code))
 }
 
+/// A step of `git bisect run`: what cannot be tested is skipped, and where nothing can be tested the bisection ends.
+pub(super) async fn run_step(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
+    let step = async {
+        let (mut bench, store) = prepare(arguments).await?;
+        bench.locating = Locating::NotAsked;
+        if arguments.stack.vllm_version.is_none() {
+            let error = |error: StageError| anyhow::anyhow!("run the arms without LMCache: {error}");
+            run_without_lmcache(&bench).await.map_err(error)?; // no fault of a revision
+        }
+        run_prepared(&bench, store, arguments).await
+    };
+    let code = match step.await {
+        Ok(report) => match mark(&judged_report(&report), arguments) {
+            Mark::Good => 0,
+            Mark::Bad => 1,
+            Mark::Skipped => UNTESTABLE,
+        },
+        Err(error) => {
+            report_error(&error);
+            let build = matches!(
+                error.downcast_ref(),
+                Some(BuildError::Failed { .. } | BuildError::OtherTorch { .. })
+            );
+            let engine = matches!(error.downcast_ref(), Some(StageError::Engine(_)));
+            if build || engine { UNTESTABLE } else { ABORT }
+        }
+    };
+    Ok(ExitCode::from(code))
+}
+
 /// Runs what every step of a search over LMCache shares.
-pub(super) async fn run_without_lmcache(bench: &Bench) -> Result<(), StageError> {
+async fn run_without_lmcache(bench: &Bench) -> Result<(), StageError> {
     run_stage(bench, StageName::Baseline).await?;
     run_stage(bench, StageName::Control).await?;
     Ok(())
@@ -201,7 +238,7 @@ async fn test(
 }
 
 /// What a report comes to.
-pub(super) fn judged_report(report: &Report) -> StepResult {
+fn judged_report(report: &Report) -> StepResult {
     let doubts = report.planted_faults.iter().filter_map(|planted| planted.doubt.as_ref());
     let judgements = report.findings.iter().map(|finding| &finding.judgement).chain(doubts);
     let rung = judgements.into_iter().find(|judgement| judgement.verdict == report.verdict);
@@ -212,7 +249,7 @@ pub(super) fn judged_report(report: &Report) -> StepResult {
 }
 
 /// What a step means for the search.
-pub(super) fn mark(result: &StepResult, arguments: &RunArguments) -> Mark {
+fn mark(result: &StepResult, arguments: &RunArguments) -> Mark {
     use crate::comparison::Verdict;
     match result {
         StepResult::Judged { verdict: Verdict::Equivalent, .. } => Mark::Good,

@@ -5,6 +5,7 @@
 //! `stats`'s. Main types: [`Evidence`] in, [`Comparison`] out of [`compare`], [`Conclusion`] out of [`conclude`].
 
 mod answers;
+mod arm_name;
 mod bit_exact;
 mod breakdown;
 mod conclusion;
@@ -23,6 +24,7 @@ mod noise_floor;
 mod plan;
 #[cfg(test)]
 pub(crate) mod scene;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -31,7 +33,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use answers::{Accuracy, Answers, Flip, FlipKind, PairedTest, Scoring, pair_predictions};
-pub use bit_exact::{BitExact, LeftOver, Tally};
+pub use arm_name::ArmName;
+pub use bit_exact::{BitExact, LeftOver};
 pub use breakdown::{QuestionMovement, SubjectScore};
 pub use conclusion::{Conclusion, conclude};
 pub use criteria::{Criteria, EARLY_STOP_ALPHA, LOSS_ALPHA, Tolerance};
@@ -40,8 +43,8 @@ pub use difference::{Difference, DifferenceKind};
 pub use distribution::{Distribution, Shift};
 pub use early_stop::{EarlyStop, HarmMonitor, shuffle_questions};
 pub use evidence::{
-    Answered, Arm, ArmName, Asked, Batching, Bound, Evidence, Expected, Fidelity, ServerCounters,
-    ServerEvidence, ServingTier, Sharding,
+    Answered, Arm, Asked, Batching, Bound, Evidence, Expected, Fidelity, ServerCounters, ServerEvidence,
+    ServingTier, Sharding,
 };
 pub use evidence_error::EvidenceError;
 pub use exercised::{
@@ -51,6 +54,7 @@ pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
 pub use plan::{Plan, plan_questions};
+pub use tally::Tally;
 pub use verdict::{Judgement, Rung, Verdict};
 
 /// What a rung of the ladder amounts to.

@@ -1,7 +1,7 @@
 //! Evidence made up for tests: every arm alike and served as predicted, until a test edits it. Main type: [`Scene`].
 
 use crate::dataset::{Choice, QuestionId, Split};
-use crate::engine::{Observation, Step, TokenLogprob};
+use crate::model::{Observation, Step, TokenLogprob};
 
 use super::{Arm, ArmName, Asked, Batching, Evidence, Expected, Fidelity, ServerCounters, ServerEvidence};
 

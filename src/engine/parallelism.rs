@@ -7,7 +7,7 @@
 use serde::Deserialize;
 
 use super::device::Device;
-use super::kv_shape::KvShape;
+use crate::model::KvShape;
 use crate::suite::{ExecutorBackend, ModelSettings};
 
 /// The ranks of one engine.

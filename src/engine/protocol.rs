@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::observation::{Step, TokenLogprob};
+use crate::model::{Step, TokenLogprob};
 
 /// Both sides refuse another number.
 pub const PROTOCOL: u32 = 1;

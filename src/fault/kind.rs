@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::comparison::Rung;
-use crate::engine::KvShape;
+use crate::model::KvShape;
 
 use super::operator::Operator;
 

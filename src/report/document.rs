@@ -10,11 +10,12 @@ use crate::comparison::{Comparison, Judgement, Location, Verdict};
 use crate::dataset::Question;
 use crate::digest::Digest;
 use crate::engine::environment::EnvironmentIdentity;
-use crate::engine::{Device, KvShape, Ready};
+use crate::engine::{Device, Ready};
 use crate::fault::FaultFindings;
 use crate::foreign::ForeignFindings;
+use crate::model::{KvShape, Route};
 use crate::stage_name::StageName;
-use crate::suite::{Route, Suite};
+use crate::suite::Suite;
 
 /// Number of the format of `report.json`; a change that a reader could stumble over raises it.
 pub const SCHEMA: u32 = 2;

@@ -10,12 +10,13 @@ use crate::comparison::{
 use crate::dataset::{Choice, Question};
 use crate::digest::digest_bytes;
 use crate::engine::environment::{EnvironmentIdentity, Package};
-use crate::engine::{Device, KvShape, Ready};
+use crate::engine::{Device, Ready};
 use crate::exit_code::{ERROR, exit_code, exit_code_of_run};
 use crate::fault::{Arrangement, Fate, FaultFindings, Group, Layers, Layout, Place, Tier, Trial};
 use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
+use crate::model::{Dtype, KvShape, Route};
 use crate::stage_name::StageName;
-use crate::suite::{Dtype, Route, Suite};
+use crate::suite::Suite;
 
 /// Everything that could break a document: markup, quotes, control characters, line ends, other scripts, an emoji.
 pub(super) const NASTY: &str = "If a < b & c > \"d\", then `x` | y\r\n\u{0}\u{1b}[31m\u{7f}\u{fffe} ]]> </script><script>alert(1)</script> \

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Finding, Report};
 use crate::comparison::SubjectScore;
-use crate::suite::Route;
+use crate::model::Route;
 
 /// Why there are no such files.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::suite::Route;
+use crate::model::Route;
 
 const TEMPLATE: &str = include_str!("standalone.py");
 const PLACE: &str = "@CASE@";

@@ -1,5 +1,6 @@
 //! Says what a machine has, which suites can run on it over which routes, and which command mends what is missing.
 
+mod line;
 mod machine;
 mod suites;
 
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 
 use camino::Utf8PathBuf;
 
+use self::line::Line;
 use self::machine::describe_machine;
 use self::suites::{Place, Readiness, examine_suite};
 use super::arguments::DeviceChoice;
@@ -16,18 +18,6 @@ use super::prepare::{cache_folder, choose_device, stack};
 use crate::engine::environment::EnvironmentRequest;
 use crate::exit_code::ERROR;
 use crate::suite::Suite;
-
-/// One line of findings.
-struct Line {
-    name: &'static str,
-    value: String,
-}
-
-impl Line {
-    fn new(name: &'static str, value: impl Into<String>) -> Self {
-        Self { name, value: value.into() }
-    }
-}
 
 pub(super) fn examine(
     suite: Option<&str>,

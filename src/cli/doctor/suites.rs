@@ -5,8 +5,9 @@ use crate::cli::arguments::DeviceChoice;
 use crate::engine::environment::{EnvironmentError, EnvironmentRequest};
 use crate::engine::{Device, DeviceKind};
 use crate::fetch::Needs;
+use crate::model::Route;
 use crate::stage::{RouteError, require_server};
-use crate::suite::{Route, Suite};
+use crate::suite::Suite;
 
 /// How near a suite is to running, from the farthest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
