@@ -5,6 +5,7 @@
 
 pub mod assets;
 pub mod bisect;
+pub mod carrier;
 pub mod cli;
 pub mod comparison;
 pub mod dataset;
@@ -16,6 +17,7 @@ pub mod fault;
 pub mod fetch;
 mod files;
 pub mod foreign;
+pub mod job;
 pub mod lock;
 pub mod model;
 pub mod options;

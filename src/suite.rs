@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use self::place::place_of;
 use crate::comparison::Criteria;
 use crate::dataset::SubjectSelection;
-pub use crate::model::{Dtype, NotARoute, Route};
+pub use crate::model::{Dtype, Route};
 use crate::options::StoringOptions;
 
 /// vLLM's own names of the settings that spread a model over ranks; a suite sets them beside a model's `source`.

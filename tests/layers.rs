@@ -11,30 +11,11 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-/// Modules that may still use one another: (their parent, the circle). An entry that is no longer needed fails the check as well.
-///
-/// `src/stage` is being replaced by a graph of jobs; its circles go with it.
-const KNOWN: [(&str, &[&str]); 2] = [
-    ("stage", &["answer", "arms", "bench", "engine_run", "extract", "prompts", "rounds", "watch"]),
-    ("stage", &["faults", "planting_ground"]),
-];
-
 #[test]
 fn no_modules_use_one_another_in_a_circle() {
     let tree = Tree::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")));
-    let found = tree.circles();
-    let known: BTreeSet<Circle> = KNOWN
-        .iter()
-        .map(|(parent, circle)| (parent_path(parent), circle.iter().map(ToString::to_string).collect()))
-        .collect();
-    let fresh: Vec<String> =
-        found.iter().filter(|circle| !known.contains(*circle)).map(|circle| tree.explain(circle)).collect();
-    let gone: Vec<&Circle> = known.difference(&found).collect();
-    assert!(fresh.is_empty(), "modules use one another in a circle:\n{}", fresh.join("\n"));
-    assert!(
-        gone.is_empty(),
-        "circles that are listed as known are gone; take them out of the list: {gone:?}"
-    );
+    let circles: Vec<String> = tree.circles().iter().map(|circle| tree.explain(circle)).collect();
+    assert!(circles.is_empty(), "modules use one another in a circle:\n{}", circles.join("\n"));
 }
 
 #[test]

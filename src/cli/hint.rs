@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use super::output::OutputError;
 use super::report::ReadReportError;
+use crate::assets::AssetError;
 use crate::bisect::LogError;
 use crate::engine::environment::{BuildError, EnvironmentError};
 use crate::fetch::FetchError;
@@ -17,8 +18,9 @@ use crate::suite::SuiteError;
 type HintOf = fn(&(dyn Error + 'static)) -> Option<String>;
 
 /// Every type of error that knows what to do next.
-const HINTS: [HintOf; 10] = [
+const HINTS: [HintOf; 11] = [
     |cause| cause.downcast_ref().and_then(StageError::hint),
+    |cause| cause.downcast_ref().and_then(AssetError::hint),
     |cause| cause.downcast_ref().and_then(SuiteError::hint),
     |cause| cause.downcast_ref().and_then(StoreError::hint),
     |cause| cause.downcast_ref().and_then(FetchError::hint),

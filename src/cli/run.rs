@@ -7,12 +7,11 @@ use fs_err as fs;
 use super::arguments::{PublishArguments, RunArguments};
 use super::log;
 use super::output::{OutputError, export_folder, print};
-use super::prepare::{TemporaryStore, prepare};
+use super::prepare::{TemporaryStore, bring_environment, prepare};
 use super::publish::Publishing;
 use super::write_report::write_report;
-use crate::pipeline::{run, run_stage};
+use crate::pipeline::{Bench, Inputs, prepare_inputs, run, run_stage};
 use crate::report::Report;
-use crate::stage::Bench;
 use crate::stage_name::StageName;
 
 pub(super) async fn run_suite(
@@ -20,20 +19,25 @@ pub(super) async fn run_suite(
     publish: &PublishArguments,
 ) -> anyhow::Result<ExitCode> {
     let publishing = Publishing::prepare(publish)?;
-    let (bench, store) = prepare(arguments).await?;
-    let report = run_prepared(&bench, store, arguments).await?;
-    publishing.publish(&report, &bench.events);
+    let (mut bench, store) = prepare(arguments)?;
+    let inputs = prepare_inputs(&bench).await?;
+    bring_environment(&mut bench, arguments.stack.replacements()).await?;
+    let report = run_prepared(&bench, &inputs, store, arguments).await?;
+    publishing.publish(&report, &bench.desk.events);
     Ok(ExitCode::from(report.exit_code))
 }
 
+/// Runs what is prepared, and writes and prints what it shows.
 pub(super) async fn run_prepared(
     bench: &Bench,
+    inputs: &Inputs,
     mut store: Option<TemporaryStore>,
     arguments: &RunArguments,
 ) -> anyhow::Result<Report> {
     // Said before hours of work rather than after them.
     fs::create_dir_all(&arguments.out).map_err(OutputError::at(&arguments.out))?;
-    let findings = run(bench).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
+    let findings =
+        run(bench, inputs).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
     let (report, json, summary) = write_report(bench, findings, &arguments.out, store.is_some())?;
     let log = log::place().map_or_else(String::new, |path| format!("log: {path}\n"));
     print(&if arguments.json { json } else { summary + &log })?;
@@ -41,9 +45,14 @@ pub(super) async fn run_prepared(
 }
 
 pub(super) async fn export_stage(stage: StageName, arguments: &RunArguments) -> anyhow::Result<ExitCode> {
-    let (bench, mut store) = prepare(arguments).await?;
-    let artifacts =
-        run_stage(&bench, stage).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
+    let (mut bench, mut store) = prepare(arguments)?;
+    let inputs = prepare_inputs(&bench).await?;
+    if !matches!(stage, StageName::Extract | StageName::Prompts) {
+        bring_environment(&mut bench, arguments.stack.replacements()).await?;
+    }
+    let artifacts = run_stage(&bench, &inputs, stage)
+        .await
+        .inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
     for (label, artifact) in artifacts {
         let folder = arguments.out.join(stage.as_str()).join(label.replace(' ', "-"));
         export_folder(&artifact.path(""), bench.store.durability(), &folder)?;

@@ -5,14 +5,14 @@ use camino::Utf8Path;
 
 use super::output::write_whole;
 use super::report::to_json;
+use crate::carrier::{Carrier, PlantingGround, find_carrier};
 use crate::exit_code::exit_code_of_run;
-use crate::model::Route;
-use crate::pipeline::Findings;
+use crate::pipeline::{Bench, Findings};
 use crate::report::{
-    Finding, ForeignKv, NotRun, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults,
-    to_html, to_junit, to_markdown,
+    Finding, ForeignKv, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults, to_html,
+    to_junit, to_markdown,
 };
-use crate::stage::{Bench, read_dataset, read_ready};
+use crate::stage::{read_dataset, read_ready};
 use crate::stage_name::StageName;
 
 /// Writes what a run leaves behind; the report, and its text as JSON and for people.
@@ -37,9 +37,9 @@ pub(super) fn write_report(
         write_whole(&out.join(name), text)?;
     }
     for planted in &report.planted_faults {
-        let name = match planted.route {
-            Route::MpRedis => format!("faults-{}-redis.md", planted.model),
-            _ => format!("faults-{}.md", planted.model),
+        let name = match find_carrier(planted.route).ok().and_then(Carrier::planting_ground) {
+            Some(PlantingGround::Redis) => format!("faults-{}-redis.md", planted.model),
+            Some(PlantingGround::Folder) | None => format!("faults-{}.md", planted.model),
         };
         let path = out.join(name);
         write_whole(&path, &tabulate_faults(&planted.findings))?;
@@ -49,15 +49,7 @@ pub(super) fn write_report(
 
 fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
     let Findings { compared, not_run, conclusion, planted, foreign, verdict } = outcome;
-    let not_run: Vec<NotRun> = not_run
-        .into_iter()
-        .map(|not_run| NotRun {
-            model: not_run.model.name().to_owned(),
-            route: not_run.route,
-            reason: format!("failed to {}", not_run.reason.in_full()),
-            next_step: not_run.reason.hint().unwrap_or_default(),
-        })
-        .collect();
+    let environment = bench.desk.environment.as_ref().context("a run has an environment")?;
     let planted_faults = planted
         .into_iter()
         .map(|planted| PlantedFaults {
@@ -97,7 +89,7 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
         findings.push(Finding {
             model: compared.model.name().to_owned(),
             model_digest: compared.model.digest(),
-            kv_shape: compared.model.kv_shape()?,
+            kv_shape: compared.model.files().kv_shape()?,
             route: compared.route,
             judgement,
             flipped_questions,
@@ -117,9 +109,9 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         verdict,
         exit_code: exit_code_of_run(verdict, not_run.len() + void),
-        suite: bench.suite.clone(),
-        device: bench.device.clone(),
-        environment: bench.environment.identity().clone(),
+        suite: bench.request.suite.clone(),
+        device: bench.request.device.clone(),
+        environment: environment.identity().clone(),
         findings,
         not_run,
         planted_faults,

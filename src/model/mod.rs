@@ -12,4 +12,4 @@ pub use dtype::Dtype;
 pub use kv_shape::KvShape;
 pub use observation::{Observation, Step, TokenLogprob};
 pub use question::{Choice, NotAChoice, NotASubject, Question, QuestionId, Split, Subject};
-pub use route::{NotARoute, Route};
+pub use route::Route;

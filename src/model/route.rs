@@ -1,63 +1,87 @@
-//! The ways for KV to travel. Main type: [`Route`].
+//! The name of a way for KV to travel. Main type: [`Route`].
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A way for KV to travel from the store pass to the load pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum Route {
-    /// LMCache inside vLLM's process, in memory (`LMCacheConnectorV1`).
-    #[serde(rename = "in-process")]
-    InProcess,
-    /// An `lmcache server` process, in its memory (`LMCacheMPConnector`).
-    #[serde(rename = "mp")]
-    Mp,
-    /// From one `lmcache server` through a folder on disk to another.
-    #[serde(rename = "mp+fs")]
-    MpFs,
-    /// From one `lmcache server` through a Redis server to another.
-    #[serde(rename = "mp+redis")]
-    MpRedis,
-    /// From one `lmcache server` straight to another, its peer.
-    #[serde(rename = "mp+p2p")]
-    MpP2p,
-}
+/// The names that have been spoken of, each kept once for as long as the program runs.
+static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
+/// The name of a way for KV to travel from the store pass to the load pass: `mp+fs`. Which ways there are, and what each
+/// does, is for `carrier` to say; a report may name one that this program does not have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Route(&'static str);
 
 impl Route {
-    /// All routes.
-    pub const ALL: [Self; 5] = [Self::InProcess, Self::Mp, Self::MpFs, Self::MpRedis, Self::MpP2p];
+    /// The route of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.get(name) {
+            return Self(known);
+        }
+        let kept: &'static str = Box::leak(name.to_owned().into_boxed_str());
+        names.insert(kept);
+        Self(kept)
+    }
 
     /// The name on the command line, in suites and in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::InProcess => "in-process",
-            Self::Mp => "mp",
-            Self::MpFs => "mp+fs",
-            Self::MpRedis => "mp+redis",
-            Self::MpP2p => "mp+p2p",
-        }
+        self.0
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.0, formatter)
     }
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(self.name())
+        formatter.pad(self.0)
     }
 }
 
-/// A text that names no route.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a route (in-process, mp, mp+fs, mp+redis, mp+p2p)")]
-pub struct NotARoute(pub String);
+impl Serialize for Route {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0)
+    }
+}
 
-impl FromStr for Route {
-    type Err = NotARoute;
+impl<'de> Deserialize<'de> for Route {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|name| Self::named(&name))
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, NotARoute> {
-        Self::ALL.into_iter().find(|route| route.name() == text).ok_or_else(|| NotARoute(text.to_owned()))
+impl JsonSchema for Route {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Route".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "The name of a way for KV to travel from the store pass to the load pass: `mp+fs`.",
+            "type": "string"
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_same_route_however_often_it_is_spoken() {
+        let read: Route = serde_json::from_str("\"mp+fs\"").unwrap();
+        assert_eq!(read, Route::named("mp+fs"));
+        assert!(std::ptr::eq(read.name(), Route::named("mp+fs").name()));
+        assert_eq!(serde_json::to_string(&read).unwrap(), "\"mp+fs\"");
+        assert_ne!(read, Route::named("mp"));
     }
 }

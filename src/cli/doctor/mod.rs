@@ -14,7 +14,7 @@ use self::machine::describe_machine;
 use self::suites::{Place, Readiness, examine_suite};
 use super::arguments::DeviceChoice;
 use super::output::print;
-use super::prepare::{cache_folder, choose_device, stack};
+use super::prepare::{cache_folder, choose_device, redis_address, stack};
 use crate::engine::environment::EnvironmentRequest;
 use crate::exit_code::ERROR;
 use crate::suite::Suite;
@@ -26,7 +26,8 @@ pub(super) fn examine(
 ) -> anyhow::Result<ExitCode> {
     let device = choose_device(choice)?;
     let request = EnvironmentRequest::from_variables(stack(&device), cache_folder(cache)?);
-    let place = Place { device: &device, choice, request: &request };
+    let redis = redis_address(std::env::var("KV_CORRECTNESS_REDIS_URL").ok().as_deref())?;
+    let place = Place { device: &device, choice, request: &request, redis: redis.as_ref() };
     let mut text = String::new();
     for (title, lines) in describe_machine(&device, &request) {
         writeln!(text, "{title}")?;
