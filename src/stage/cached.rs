@@ -28,8 +28,6 @@ const SCHEMA: u32 = 2;
 pub(super) const STORE: &str = "store.jsonl";
 pub(super) const LOAD: &str = "load.jsonl";
 const PASSES: &str = "passes.json";
-/// How long stored chunks may take to arrive once the store pass has its last answer.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Serialize)]
 struct CachedArm {
@@ -276,7 +274,7 @@ pub(super) async fn settle(
     chunks: u64,
 ) -> Result<ServerCounters, StageError> {
     let shards = u64::from(run.parallelism().written_shards(run.model.kv_shape()?));
-    let patience = Duration::from_secs(run.bench.suite.patience.change_seconds).min(SETTLE_PATIENCE);
+    let patience = Duration::from_secs(run.bench.suite.patience.change_seconds);
     Ok(server.settle(before.written_chunks + chunks * shards, patience).await?)
 }
 

@@ -15,7 +15,7 @@ use crate::digest::Digest;
 use crate::engine::environment::{Environment, EnvironmentIdentity};
 use crate::engine::{
     Capacity, Connector, Device, DeviceKind, Launch, PROTOCOL, Parallelism, Patience, Plan, Ready, Start,
-    Worker,
+    Worker, keyed_variables,
 };
 use crate::event::Event;
 use crate::store::{Artifact, Draft};
@@ -31,7 +31,7 @@ pub(super) struct CommonKey<'a> {
     model: Digest,
     engine: &'a EngineSettings,
     arguments: BTreeMap<String, Value>,
-    variables: Vec<(&'a str, String)>,
+    variables: Vec<(String, String)>,
     worker: Digest,
     device: &'a Device,
 }
@@ -92,7 +92,7 @@ impl<'a> EngineRun<'a> {
             model: self.model.digest(),
             engine: &self.bench.suite.engine,
             arguments: self.arguments(),
-            variables: self.engine_variables(),
+            variables: self.all_keyed_variables(),
             worker: Worker::digest(),
             device: &self.bench.device,
         }
@@ -153,6 +153,12 @@ impl<'a> EngineRun<'a> {
             ]),
         }
         variables
+    }
+
+    /// The variables that belong into an engine's key: the driver's, and those of the user that reach it.
+    fn all_keyed_variables(&self) -> Vec<(String, String)> {
+        let own = self.engine_variables().into_iter().map(|(name, value)| (name.to_owned(), value));
+        own.chain(keyed_variables()).collect()
     }
 
     /// All variables of a process in an environment, vLLM's or LMCache's.

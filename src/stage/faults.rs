@@ -39,7 +39,7 @@ use crate::suite::{FaultSettings, Route};
 const SCHEMA: u32 = 6;
 const FAULTS: &str = "faults.json";
 const SECONDS: &str = "seconds.json";
-/// How long stored chunks may take to arrive on disk once a pass has its last answer.
+/// How long no chunk may arrive on disk once a pass has its last answer.
 pub(super) const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Serialize)]
