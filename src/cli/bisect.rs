@@ -14,9 +14,10 @@ use super::output::{print, write_whole};
 use super::prepare::{prepare_with, stack};
 use super::run::write_report;
 use super::stack::{Replacement, replace};
+use super::untestable::{why_unbuildable, why_unjudged};
 use crate::bisect::{Entry, Header, Log, Mark, Next, Search, StepResult};
 use crate::digest::digest_json;
-use crate::engine::environment::{BuildError, Commit, Environment, LayerKind, first_parents};
+use crate::engine::environment::{Commit, Environment, LayerKind, first_parents};
 use crate::event::Event;
 use crate::pipeline::{run, run_stage};
 use crate::report::Report;
@@ -185,18 +186,23 @@ async fn test(
 ) -> anyhow::Result<StepResult> {
     match replace(base, vec![replacement], stack(&bench.device), &bench.cache, &bench.events).await? {
         Ok(environment) => bench.environment = environment,
-        Err(BuildError::Failed { line, .. }) => return Ok(StepResult::Unbuildable(line)),
-        Err(error @ BuildError::OtherTorch { .. }) => return Ok(StepResult::Unbuildable(error.to_string())),
-        Err(error) => return Err(error.into()),
+        Err(error) => match why_unbuildable(&error) {
+            Some(why) => return Ok(StepResult::Unbuildable(why)),
+            None => return Err(error.into()),
+        },
     }
-    match run(bench).await {
+    let findings = run(bench).await;
+    bench.fork_servers.end().await; // they have imported this revision
+    match findings {
         Ok(findings) => {
             fs::create_dir_all(out)?;
             let (report, _, _) = write_report(bench, findings, out, false)?;
             Ok(judged_report(&report))
         }
-        Err(StageError::Engine(error)) => Ok(StepResult::Failed(error.to_string())),
-        Err(error) => Err(error.into()),
+        Err(error) => match why_unjudged(&error) {
+            Some(why) => Ok(StepResult::Failed(why)),
+            None => Err(error.into()),
+        },
     }
 }
 

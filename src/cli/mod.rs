@@ -19,6 +19,7 @@ mod shell;
 mod stack;
 mod store;
 mod suite;
+mod untestable;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;

@@ -13,8 +13,8 @@ use super::output::{OutputError, export_folder, print, report_error, write_whole
 use super::prepare::{TemporaryStore, prepare};
 use super::publish::Publishing;
 use super::report::to_json;
+use super::untestable::{why_unbuildable, why_unjudged};
 use crate::bisect::Mark;
-use crate::engine::environment::BuildError;
 use crate::exit_code::exit_code_of_run;
 use crate::pipeline::{Findings, run, run_stage};
 use crate::report::{
@@ -60,12 +60,12 @@ pub(super) async fn run_step(arguments: &RunArguments) -> anyhow::Result<ExitCod
         },
         Err(error) => {
             report_error(&error);
-            let build = matches!(
-                error.downcast_ref(),
-                Some(BuildError::Failed { .. } | BuildError::OtherTorch { .. })
-            );
-            let engine = matches!(error.downcast_ref(), Some(StageError::Engine(_)));
-            if build || engine { UNTESTABLE } else { ABORT }
+            let unbuildable = error.downcast_ref().and_then(why_unbuildable);
+            if unbuildable.or_else(|| error.downcast_ref().and_then(why_unjudged)).is_some() {
+                UNTESTABLE
+            } else {
+                ABORT
+            }
         }
     };
     Ok(ExitCode::from(code))
