@@ -3,6 +3,7 @@
 //! On the remote routes these are two engines behind two servers, one after the other, and the second server's memory is
 //! empty: what it serves has travelled. Everything is on loopback, in the driver's care, and gone with this value.
 
+use std::io::Write;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -201,14 +202,24 @@ pub(super) fn serde_settings(run: &EngineRun<'_>) -> Result<Option<Value>, Stage
     let mut settings = json!({ "type": serde.name() });
     if serde == Serde::Aesgcm {
         // Nothing secret is encrypted, so the key is none either; both servers must have the same.
-        let folder = run.bench.cache.join("serde");
-        let path = folder.join("aesgcm.key");
-        let failed = |source| StageError::Write { path: path.clone(), source };
-        fs_err::create_dir_all(&folder).map_err(failed)?;
-        fs_err::write(&path, [b'k'; 32]).map_err(failed)?;
+        let path = run.bench.cache.join("serde").join("aesgcm.key");
+        keep_key(&path, &[b'k'; 32]).map_err(|source| StageError::Write { path: path.clone(), source })?;
         settings["master_key_path"] = path.as_str().into();
     }
     Ok(Some(settings))
+}
+
+/// Writes a file that other runs may be reading, unless it holds just that.
+fn keep_key(path: &Utf8Path, key: &[u8]) -> std::io::Result<()> {
+    if fs_err::read(path).is_ok_and(|present| present == key) {
+        return Ok(());
+    }
+    let folder = path.parent().expect("a file has a folder");
+    fs_err::create_dir_all(folder)?;
+    let mut draft = tempfile::NamedTempFile::new_in(folder)?;
+    draft.write_all(key)?;
+    draft.persist(path)?;
+    Ok(())
 }
 
 /// Starts a server and tells of it.
@@ -316,4 +327,27 @@ fn random_name() -> String {
 
 pub(super) fn utf8(folder: &tempfile::TempDir) -> Utf8PathBuf {
     Utf8PathBuf::try_from(folder.path().to_owned()).expect("its parent is UTF-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_others_may_read_is_never_seen_by_half() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8Path::from_path(folder.path()).unwrap().join("serde/key");
+        let file = || fs_err::metadata(&path).unwrap().ino();
+        keep_key(&path, b"one").unwrap();
+        let first = file();
+        keep_key(&path, b"one").unwrap();
+        assert_eq!(file(), first, "what is the same is left alone");
+        let reader = fs_err::File::open(&path).unwrap();
+        keep_key(&path, b"another").unwrap();
+        assert_eq!(std::io::read_to_string(reader).unwrap(), "one", "whoever reads it reads it whole");
+        assert_eq!(fs_err::read(&path).unwrap(), b"another");
+        assert_eq!(path.parent().unwrap().read_dir_utf8().unwrap().count(), 1);
+    }
 }
