@@ -9,6 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use include_dir::{Dir, include_dir};
 
+use crate::cache::Bucket;
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
 use crate::engine::{Device, KvShape, Parallelism, ParallelismError};
 use crate::fetch::{ArchivePin, ModelPin, Verified};
@@ -382,7 +383,7 @@ impl Model {
             }
             ModelSource::Embedded(embedded) => embedded,
         };
-        let models = cache.join("models");
+        let models = Bucket::Models.folder(cache);
         let folder = models.join(format!("{}-{}", self.settings.source, self.digest.short()));
         let write = || -> io::Result<()> {
             if folder.exists() {

@@ -5,6 +5,7 @@
 
 pub mod assets;
 pub mod bisect;
+pub mod cache;
 pub mod cli;
 pub mod comparison;
 pub mod dataset;

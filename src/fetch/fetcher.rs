@@ -14,6 +14,7 @@ use super::convert::convert;
 use super::download::{Download, Outcome, Wanted};
 use super::pins::{HUB, fetched};
 use super::{ArchivePin, FetchError, ModelPin, Origin, Verified};
+use crate::cache;
 use crate::engine::environment::EnvironmentRequest;
 use crate::event::{Event, Events};
 use crate::lock::FileLock;
@@ -125,6 +126,7 @@ impl Fetcher {
         let cache = &self.settings.cache;
         let folder = fetched(cache);
         fs::create_dir_all(&folder).map_err(|source| FetchError::Io { path: folder.clone(), source })?;
+        cache::tag(cache);
         let what = format!("the fetched files in {folder}");
         let _lock = FileLock::take(&folder.join("fetch.lock"), &what, OTHER_FETCH, &self.events)?;
 

@@ -7,6 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 
 use super::Verified;
+use crate::cache::Bucket;
 use crate::digest::{Digest, digest_json};
 
 /// The hub, unless `HF_ENDPOINT` names a mirror.
@@ -173,7 +174,7 @@ impl ArchivePin {
 
 /// The folder of everything that is fetched.
 pub(super) fn fetched(cache: &Utf8Path) -> Utf8PathBuf {
-    cache.join("fetched")
+    Bucket::Fetched.folder(cache)
 }
 
 #[cfg(test)]

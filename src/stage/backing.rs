@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::engine_run::EngineRun;
 use super::route_error::RouteError;
 use super::{Bench, StageError};
+use crate::cache::Bucket;
 use crate::digest::{Digest, digest_bytes};
 use crate::engine::environment::install_beside;
 use crate::engine::{
@@ -202,7 +203,7 @@ pub(super) fn serde_settings(run: &EngineRun<'_>) -> Result<Option<Value>, Stage
     let mut settings = json!({ "type": serde.name() });
     if serde == Serde::Aesgcm {
         // Nothing secret is encrypted, so the key is none either; both servers must have the same.
-        let path = run.bench.cache.join("serde").join("aesgcm.key");
+        let path = Bucket::Serde.folder(&run.bench.cache).join("aesgcm.key");
         keep_key(&path, &[b'k'; 32]).map_err(|source| StageError::Write { path: path.clone(), source })?;
         settings["master_key_path"] = path.as_str().into();
     }

@@ -11,6 +11,7 @@ use super::lines::{read_json, write_json};
 use super::prompts::{load_tokenizer, read_prompts};
 use super::{Bench, StageError};
 use crate::assets::Model;
+use crate::cache::Bucket;
 use crate::digest::Digest;
 use crate::engine::environment::{Environment, EnvironmentIdentity};
 use crate::engine::{
@@ -173,9 +174,9 @@ impl<'a> EngineRun<'a> {
             [
                 ("LMCACHE_TRACK_USAGE", "false".to_owned()),
                 ("PYTHONUNBUFFERED", "1".to_owned()),
-                ("VLLM_CACHE_ROOT", cache.join("vllm").into_string()),
-                ("VLLM_CONFIG_ROOT", cache.join("vllm-config").into_string()),
-                ("XDG_CACHE_HOME", cache.join("xdg").into_string()),
+                ("VLLM_CACHE_ROOT", Bucket::Vllm.folder(cache).into_string()),
+                ("VLLM_CONFIG_ROOT", Bucket::VllmConfig.folder(cache).into_string()),
+                ("XDG_CACHE_HOME", Bucket::Xdg.folder(cache).into_string()),
                 // Programs of the environment come first: torch and vLLM call compilers and ninja by name.
                 ("PATH", format!("{}:{path}", environment.folder().join("bin"))),
             ]

@@ -17,6 +17,7 @@ use super::lines::{read_json, write_json};
 use super::planting_ground::choose_questions;
 use super::{Bench, StageError};
 use crate::assets::Model;
+use crate::cache::Bucket;
 use crate::dataset::Prompt;
 use crate::engine::{LmcacheServer, Observation, PrefixCache, SecondTier, Tiers};
 use crate::fault::FaultError;
@@ -230,7 +231,7 @@ fn disjoint_prompts(prompts: &Artifact, chunk_tokens: u32) -> Result<Vec<Prompt>
 
 /// A folder with a link to each of the model's files, under a path that no other run has, which LMCache's keys hold.
 fn link_model(run: &EngineRun<'_>) -> Result<tempfile::TempDir, StageError> {
-    let (source, parent) = (run.model.folder(&run.bench.cache)?, run.bench.cache.join("models"));
+    let (source, parent) = (run.model.folder(&run.bench.cache)?, Bucket::Models.folder(&run.bench.cache));
     let failed = |source| StageError::Write { path: parent.clone(), source };
     fs::create_dir_all(&parent).map_err(failed)?;
     let scratch = tempfile::tempdir_in(&parent).map_err(failed)?;

@@ -33,7 +33,7 @@ pub use artifact::Artifact;
 pub use draft::Draft;
 pub use error::StoreError;
 pub use explain::{FieldChange, explain};
-pub use garbage::{Entry, folder_bytes};
+pub use garbage::Entry;
 pub use key::StageKey;
 pub use open::{Alone, Claim, Durability, Reuse, Store};
 

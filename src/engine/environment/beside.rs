@@ -8,9 +8,13 @@ use fs_err as fs;
 use super::installer::{Installer, clear};
 use super::make::{PATIENCE, absolute};
 use super::{Environment, EnvironmentError};
+use crate::cache::Bucket;
 use crate::digest::digest_json;
 use crate::event::Events;
 use crate::lock::FileLock;
+
+/// Written last, so a folder without it is half-made.
+pub(super) const MARKER: &str = "complete";
 
 /// The folder's name: wheels of one release differ between Python's versions and machines.
 fn folder_name(name: &str, requirements: &str, python: &str, platform: &str) -> String {
@@ -32,13 +36,13 @@ pub fn install_beside(
     cache: &Utf8Path,
     events: &Events,
 ) -> Result<Utf8PathBuf, EnvironmentError> {
-    let tools = absolute(cache).join("tools");
+    let tools = Bucket::Tools.folder(&absolute(cache));
     let identity = environment.identity_of_baseline();
     let folder = tools.join(folder_name(name, requirements, &identity.python, &identity.platform));
     let failed = |source| EnvironmentError::Io { folder: folder.clone(), source };
     fs::create_dir_all(&tools).map_err(failed)?;
     let lock = FileLock::take(&folder.with_extension("lock"), folder.as_ref(), PATIENCE, events)?;
-    let marker = folder.join("complete");
+    let marker = folder.join(MARKER);
     if marker.exists() {
         return Ok(folder);
     }
