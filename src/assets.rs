@@ -9,6 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use include_dir::{Dir, include_dir};
 
+use crate::cache::Bucket;
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
 use crate::engine::{Device, Parallelism, ParallelismError};
 use crate::fetch::{ArchivePin, ModelPin, Verified};
@@ -408,7 +409,7 @@ impl ModelFiles {
             }
             ModelSource::Embedded(embedded) => embedded,
         };
-        let models = cache.join("models");
+        let models = Bucket::Models.folder(cache);
         let folder = models.join(format!("{}-{}", self.name, self.digest.short()));
         let write = || -> io::Result<()> {
             if folder.exists() {

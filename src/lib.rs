@@ -5,6 +5,7 @@
 
 pub mod assets;
 pub mod bisect;
+pub mod cache;
 pub mod carrier;
 pub mod cli;
 pub mod comparison;

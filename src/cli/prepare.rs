@@ -9,6 +9,7 @@ use fs_err as fs;
 
 use super::arguments::{DeviceChoice, RunArguments};
 use super::stack::{Replacement, replace};
+use crate::cache::Bucket;
 use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
 use crate::engine::{Device, DeviceKind, ForkServers, RedisAddress, RedisUrlError};
 use crate::event::{Event, Events};
@@ -58,7 +59,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
     let sources = Sources::find(&suite, &cache)?;
     let (store_folder, durability, temporary) = if arguments.no_cache {
         fs::create_dir_all(&cache)?;
-        let folder = tempfile::tempdir_in(&cache)?;
+        let folder = tempfile::Builder::new().prefix(Bucket::TemporaryStore.name()).tempdir_in(&cache)?;
         let path = Utf8PathBuf::try_from(folder.path().to_owned())?;
         let lasting = Store::open(&cache, Durability::Lasting, events.clone())?;
         (path, Durability::Temporary, Some(TemporaryStore { folder, _lasting: lasting }))

@@ -16,6 +16,7 @@ use super::patience::Patience;
 use super::pins::HUB;
 use super::verified::fetched;
 use super::{ArchivePin, FetchError, ModelPin, Origin, Verified};
+use crate::cache;
 use crate::engine::environment::EnvironmentRequest;
 use crate::event::{Event, Events};
 use crate::lock::FileLock;
@@ -100,6 +101,7 @@ impl Fetcher {
         let cache = &self.settings.cache;
         let folder = fetched(cache);
         fs::create_dir_all(&folder).map_err(|source| FetchError::Io { path: folder.clone(), source })?;
+        cache::tag(cache);
         let what = format!("the fetched files in {folder}");
         let _lock = FileLock::take(&folder.join("fetch.lock"), &what, OTHER_FETCH, &self.events)?;
 

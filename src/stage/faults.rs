@@ -37,7 +37,7 @@ use crate::suite::{FaultSettings, LmcacheSettings};
 
 const FAULTS: &str = "faults.json";
 const SECONDS: &str = "seconds.json";
-/// How long stored chunks may take to arrive on disk once a pass has its last answer.
+/// How long no chunk may arrive on disk once a pass has its last answer.
 pub(super) const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The catalogue, planted in what LMCache stored of one model on a route that has a ground for it. Inputs: questions,

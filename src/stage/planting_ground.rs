@@ -140,8 +140,8 @@ impl Ground {
     /// that must not come later than what is put back.
     pub(super) async fn restore(&mut self) -> Result<(), StageError> {
         let planted = std::mem::take(&mut self.planted);
-        let deadline = Instant::now() + SETTLE_PATIENCE;
-        while self.second.absent(&planted) > 0 && Instant::now() < deadline {
+        let mut waiting = Waiting::default();
+        while waiting.goes_on(self.second.absent(&planted)) {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         if let Some(memory) = &mut self.memory {
@@ -162,17 +162,36 @@ async fn await_shards(
     shards: &BTreeSet<Shard>,
     layout: Layout,
 ) -> Result<(), StageError> {
-    let deadline = Instant::now() + SETTLE_PATIENCE;
+    let mut waiting = Waiting::default();
     loop {
         let missing = second.missing(shards, layout.bytes())?;
         if missing == 0 {
             return Ok(());
         }
-        if Instant::now() > deadline {
+        if !waiting.goes_on(missing) {
             let folder = second.place();
             return Err(FaultError::Missing { folder, missing, wanted: shards.len() }.into());
         }
         tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Waits for chunks as long as more arrive.
+#[derive(Default)]
+struct Waiting {
+    /// How many were missing, and since when.
+    last: Option<(usize, Instant)>,
+}
+
+impl Waiting {
+    /// Whether some are missing, and others arrived not long ago.
+    fn goes_on(&mut self, missing: usize) -> bool {
+        let since = match self.last {
+            Some((before, since)) if before == missing => since,
+            _ => Instant::now(),
+        };
+        self.last = Some((missing, since));
+        missing > 0 && since.elapsed() < SETTLE_PATIENCE
     }
 }
 

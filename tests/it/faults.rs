@@ -152,6 +152,16 @@ fn servers_whose_port_was_taken_meanwhile_are_started_on_another() {
 }
 
 #[test]
+fn a_server_of_somebody_elses_that_won_the_port_is_not_taken_for_ours() {
+    let lab = Lab::new();
+    let ended = lab.run("squatted@server", "-q");
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
+    let count = |step: &str| lab.steps().iter().filter(|seen| *seen == step).count();
+    assert_eq!([count("another listens"), count("start server")], [1, 2]);
+    assert_eq!(lab.report(), Lab::finished().report());
+}
+
+#[test]
 fn a_server_that_hangs_is_no_verdict_and_ends_with_the_run() {
     insta::assert_snapshot!(fail_soon("freeze@server", "answer_seconds"), @r"
     error: failed to get an answer from the mp cached engine of tiny within [TIME]

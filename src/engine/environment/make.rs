@@ -14,6 +14,7 @@ use super::installer::{Installer, clear};
 use super::layer::{Layer, LayerKind};
 use super::python::Python;
 use super::{EnvironmentError, EnvironmentIdentity, Stack};
+use crate::cache::{self, Bucket};
 use crate::digest::digest_json;
 use crate::event::{Event, Events};
 use crate::lock::FileLock;
@@ -218,6 +219,7 @@ impl EnvironmentRequest {
         }
         let parent = environments(&self.cache);
         fs::create_dir_all(&parent).map_err(failed)?;
+        cache::tag(&self.cache);
         let lock = FileLock::take(
             &folder.with_extension("lock"),
             &format!("the Python environment {folder}"),
@@ -250,7 +252,7 @@ impl EnvironmentRequest {
         let installer = Installer { log: &log, lock, events };
         let uv = installer.find_uv(
             &self.search_path,
-            &absolute(&self.cache).join("tools"),
+            &Bucket::Tools.folder(&absolute(&self.cache)),
             &python.executable,
             PATIENCE,
         )?;
@@ -305,7 +307,7 @@ impl EnvironmentRequest {
 }
 
 pub(super) fn environments(cache: &Utf8Path) -> Utf8PathBuf {
-    absolute(cache).join("environments")
+    Bucket::Environments.folder(&absolute(cache))
 }
 
 /// A path that still holds in a child that runs in another folder.
