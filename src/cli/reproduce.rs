@@ -31,6 +31,7 @@ const IMPOSSIBLE: u8 = 3;
 
 pub(super) async fn reproduce(arguments: &ReproduceArguments) -> anyhow::Result<ExitCode> {
     let report = read_report(&arguments.report)?;
+    report.suite.validate(arguments.report.as_str())?;
     let wrong: Vec<&Finding> = report
         .findings
         .iter()
