@@ -17,6 +17,7 @@ pub mod fetch;
 mod files;
 pub mod foreign;
 pub mod lock;
+pub mod machine;
 pub mod model;
 pub mod options;
 pub mod pipeline;

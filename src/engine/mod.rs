@@ -3,7 +3,6 @@
 pub mod environment;
 
 mod coordinator;
-mod device;
 mod error;
 mod fork_server;
 mod group;
@@ -17,9 +16,9 @@ mod redis;
 mod server_counters;
 mod worker;
 
+pub use crate::machine::{Device, DeviceKind};
 pub use crate::model::{KvShape, Observation, Step, TokenLogprob};
 pub use coordinator::Coordinator;
-pub use device::{Device, DeviceKind};
 pub use error::{EngineError, ProcessEnd};
 pub use fork_server::ForkServers;
 pub use guard::guard;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 
 use super::engine_run::EngineRun;
@@ -17,6 +17,7 @@ use crate::engine::{
     Coordinator, LmcacheServer, Redis, RedisSettings, SecondTier, ServerSettings, Tiers, describe_redis_error,
 };
 use crate::event::Event;
+use crate::machine::{disk_space, find_program, memory};
 use crate::options::Serde;
 use crate::store::Draft;
 use crate::suite::Route;
@@ -228,8 +229,7 @@ pub(super) async fn launch_server(
 pub(super) fn make_folder(draft: &Draft, bytes: u64) -> Result<tempfile::TempDir, StageError> {
     let notes = draft.note_path("");
     let failed = |source| StageError::Write { path: notes.clone(), source };
-    let disk = rustix::fs::statvfs(notes.as_std_path()).map_err(|error| failed(error.into()))?;
-    let (free, needed) = (disk.f_bavail.saturating_mul(disk.f_frsize), bytes / 8 * 9);
+    let (free, needed) = (disk_space(&notes).map_err(failed)?.free, bytes / 8 * 9);
     if free < needed {
         return Err(RouteError::Space { tier: format!("the disk of {notes}"), needed, free }.into());
     }
@@ -257,7 +257,8 @@ pub(super) async fn provide_redis(
         }
         return Ok(redis);
     }
-    let program = find_on_path("redis-server").ok_or(RouteError::NoRedis)?;
+    let program = find_program(&std::env::var_os("PATH").unwrap_or_default(), "redis-server")
+        .ok_or(RouteError::NoRedis)?;
     require_memory("the memory of a Redis server", needed)?;
     let settings = RedisSettings {
         program,
@@ -272,11 +273,7 @@ pub(super) async fn provide_redis(
 
 /// Refuses what this machine's free memory cannot hold.
 fn require_memory(tier: &str, needed: u64) -> Result<(), RouteError> {
-    let text = fs_err::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = text.lines().find_map(|line| {
-        line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-    });
-    match available.map(|kibibytes| kibibytes << 10) {
+    match memory().available {
         Some(free) if free < needed => Err(RouteError::Space { tier: tier.to_owned(), needed, free }),
         _ => Ok(()),
     }
@@ -297,15 +294,6 @@ async fn peer_variables(bench: &Bench) -> Result<Vec<(String, String)>, RouteErr
     let folder = installed.await.expect("installing packages does not panic")?;
     variables.push(("PYTHONPATH".to_owned(), folder.into_string()));
     Ok(variables)
-}
-
-fn find_on_path(name: &str) -> Option<Utf8PathBuf> {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let found = path
-        .split(':')
-        .filter(|folder| folder.starts_with('/'))
-        .map(|folder| Utf8Path::new(folder).join(name));
-    found.into_iter().find(|program| program.is_file())
 }
 
 /// A name that no other run has.

@@ -1,10 +1,9 @@
 //! Whether a suite can run here, over each route. Main function: [`examine_suite`].
 
-use super::machine::find_program;
 use crate::cli::arguments::DeviceChoice;
 use crate::engine::environment::{EnvironmentError, EnvironmentRequest};
-use crate::engine::{Device, DeviceKind};
 use crate::fetch::Needs;
+use crate::machine::{Device, DeviceKind, find_program};
 use crate::model::Route;
 use crate::stage::{RouteError, require_server};
 use crate::suite::Suite;
