@@ -11,8 +11,9 @@ use include_dir::{Dir, include_dir};
 
 use crate::cache::Bucket;
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
-use crate::engine::{Device, Parallelism, ParallelismError};
+use crate::engine::{Parallelism, ParallelismError};
 use crate::fetch::{ArchivePin, ModelPin, Verified};
+use crate::machine::Device;
 use crate::model::KvShape;
 use crate::suite::{ModelSettings, nearest};
 

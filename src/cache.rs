@@ -151,7 +151,7 @@ pub fn leftovers(cache: &Utf8Path, unused_for: Duration) -> io::Result<Vec<Utf8P
         match path.file_name().and_then(Bucket::of_name) {
             Some(Bucket::TemporaryStore) => found.push(path),
             Some(Bucket::Worker | Bucket::Models | Bucket::Vllm | Bucket::VllmConfig | Bucket::Xdg) => {
-                found.extend(entries(&path)?)
+                found.extend(entries(&path)?);
             }
             Some(Bucket::Fetched) if !is_locked(&path.join("fetch.lock")) => {
                 for organisation in entries(&path.join("models"))? {

@@ -20,6 +20,7 @@ mod files;
 pub mod foreign;
 pub mod job;
 pub mod lock;
+pub mod machine;
 pub mod model;
 pub mod options;
 pub mod pipeline;

@@ -16,8 +16,8 @@ use super::stack::{Replacement, replace};
 use super::write_report::write_report;
 use crate::comparison::Verdict;
 use crate::engine::environment::{BuildError, Environment, EnvironmentIdentity, LayerKind, Package};
-use crate::engine::{Device, DeviceKind};
 use crate::fetch::Needs;
+use crate::machine::{Device, DeviceKind};
 use crate::pipeline::{
     Bench, EarlyStopping, ForeignReading, Locating, Planting, Request, prepare_inputs, run,
 };

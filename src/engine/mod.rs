@@ -3,7 +3,6 @@
 pub mod environment;
 
 mod coordinator;
-mod device;
 mod ending;
 mod error;
 mod fork_server;
@@ -21,9 +20,7 @@ mod server_counters;
 mod variables;
 mod worker;
 
-pub use crate::model::{KvShape, Observation, Step, TokenLogprob};
 pub use coordinator::Coordinator;
-pub use device::{Device, DeviceKind};
 pub use ending::{end_all, kill_all};
 pub use error::{EngineError, ProcessEnd};
 pub use fork_server::ForkServers;

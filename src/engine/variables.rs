@@ -1,7 +1,7 @@
 //! Which of the driver's own variables reach an engine or a server: none but these. Main functions: [`passed_on`],
 //! [`keyed_variables`].
 //!
-//! Whatever else vLLM, LMCache, PyTorch, oneDNN, MKL, cuBLAS or Python would listen to is not there, so it cannot change a
+//! Whatever else vLLM, LMCache, `PyTorch`, oneDNN, MKL, cuBLAS or Python would listen to is not there, so it cannot change a
 //! result in silence. Those that can change one and that some machines cannot do without are part of each engine's key.
 
 use std::ffi::OsString;

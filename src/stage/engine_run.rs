@@ -17,10 +17,12 @@ use crate::carrier::Surroundings;
 use crate::digest::Digest;
 use crate::engine::environment::{Environment, EnvironmentIdentity};
 use crate::engine::{
-    Capacity, Connector, Device, DeviceKind, KvShape, Launch, PROTOCOL, Parallelism, Patience, Plan, Ready,
-    Start, Worker, keyed_variables, numbered,
+    Capacity, Connector, Launch, PROTOCOL, Parallelism, Patience, Plan, Ready, Start, Worker,
+    keyed_variables, numbered,
 };
 use crate::event::Event;
+use crate::machine::{Device, DeviceKind};
+use crate::model::KvShape;
 use crate::stage_name::StageName;
 use crate::store::Artifact;
 use crate::suite::{Dtype, LmcacheSettings, Suite};

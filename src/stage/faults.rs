@@ -22,15 +22,14 @@ use super::{Context, StageError};
 use crate::carrier::{PlantingGround, Surroundings, find_carrier, provide_redis};
 use crate::comparison::{Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity, ServerEvidence, compare};
 use crate::dataset::{Prompt, QuestionId, Tokenizer};
-use crate::engine::{
-    Capacity, DeviceKind, EngineError, KvShape, Observation, Parallelism, Plan, PrefixCache, Ready,
-    ServerCounters,
-};
+use crate::engine::{Capacity, EngineError, Parallelism, Plan, PrefixCache, Ready, ServerCounters};
 use crate::event::Event;
 use crate::fault::{
     Arrangement, Fault, FaultError, FaultFindings, Layout, PlantedTier, Tier, Trial, Variant,
 };
+use crate::machine::DeviceKind;
 use crate::model::Route;
+use crate::model::{KvShape, Observation};
 use crate::stage_name::StageName;
 use crate::store::Artifact;
 use crate::suite::{FaultSettings, LmcacheSettings};

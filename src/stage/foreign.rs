@@ -19,9 +19,10 @@ use crate::carrier::{
     Surroundings, launch_server, make_folder, serde_settings, server_settings, settle, with_options,
 };
 use crate::dataset::Prompt;
-use crate::engine::{Capacity, LmcacheServer, Observation, PrefixCache, SecondTier, Tiers};
+use crate::engine::{Capacity, LmcacheServer, PrefixCache, SecondTier, Tiers};
 use crate::fault::FaultError;
 use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
+use crate::model::Observation;
 use crate::store::Artifact;
 use crate::suite::{Dtype, LmcacheSettings};
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
-use kv_correctness::engine::Device;
+use kv_correctness::machine::Device;
 use kv_correctness::report::Report;
 use regex::Regex;
 use rustix::process::{Pid, Signal, kill_process};

@@ -61,7 +61,7 @@ fn no_subject_at_all_is_refused() {
 
 #[test]
 fn a_gpu_that_is_not_there_is_refused() {
-    if kv_correctness::engine::Device::cuda().is_some() {
+    if kv_correctness::machine::Device::cuda().is_some() {
         eprintln!("this machine has a GPU: not tested");
         return;
     }

@@ -18,6 +18,7 @@ use crate::cache::{self, Bucket};
 use crate::digest::digest_json;
 use crate::event::{Event, Events};
 use crate::lock::FileLock;
+use crate::machine::disk_space;
 
 const SCHEMA: u32 = 1;
 pub(super) const MARKER: &str = "environment.json";
@@ -347,8 +348,7 @@ fn check_agreement(environment: &Environment, baseline: &Environment) -> Result<
 
 /// Whether a folder's disk has that much space left.
 fn check_disk_space(folder: &Utf8Path, needed: u64) -> io::Result<Result<(), EnvironmentError>> {
-    let disk = rustix::fs::statvfs(folder.as_std_path())?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let free = disk_space(folder)?.free;
     #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     Ok(if free < needed {
