@@ -5,7 +5,7 @@
 //! that each took is in the note `seconds.json`.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use camino::Utf8PathBuf;
 use serde::Serialize;
@@ -36,8 +36,6 @@ use crate::suite::{FaultSettings, LmcacheSettings};
 
 const FAULTS: &str = "faults.json";
 const SECONDS: &str = "seconds.json";
-/// How long no chunk may arrive on disk once a pass has its last answer.
-pub(super) const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The catalogue, planted in what LMCache stored of one model on a route that has a ground for it. Inputs: questions,
 /// prompts, baseline, control.

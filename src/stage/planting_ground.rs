@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use camino::Utf8PathBuf;
 
 use super::StageError;
-use super::faults::SETTLE_PATIENCE;
 use super::prompts::read_prompts;
 use crate::dataset::{Prompt, QuestionId, Subject};
 use crate::engine::{PrefixCache, Worker};
@@ -16,6 +15,8 @@ use crate::fault::{
 };
 use crate::store::Artifact;
 
+/// How long no chunk may arrive in the second tier once a pass has its last answer.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Tokens behind the last whole chunk of a probe.
 const PROBE_REST: usize = 8;
