@@ -30,7 +30,9 @@ fn groups() -> Vec<u32> {
 /// what is left. Their values can be dropped in no time then.
 pub async fn end_all() {
     let groups = groups();
-    groups.iter().for_each(|group| signal_group(*group, Signal::TERM));
+    for group in &groups {
+        signal_group(*group, Signal::TERM);
+    }
     let deadline = Instant::now() + GRACE;
     while Instant::now() < deadline && groups.iter().any(|group| runs(*group)) {
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -40,7 +42,9 @@ pub async fn end_all() {
 
 /// Kills every group at once.
 pub fn kill_all() {
-    groups().into_iter().for_each(|group| signal_group(group, Signal::KILL));
+    for group in groups() {
+        signal_group(group, Signal::KILL);
+    }
 }
 
 /// Whether a child of this process still runs; it is left to be waited for by its owner.

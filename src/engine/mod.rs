@@ -28,7 +28,7 @@ pub use error::{EngineError, ProcessEnd};
 pub use fork_server::ForkServers;
 pub use guard::guard;
 pub use kv_shape::KvShape;
-pub use lmcache_server::{LmcacheServer, SecondTier, ServerSettings, Tiers};
+pub use lmcache_server::{LmcacheServer, SecondTier, ServerSettings, Tiers, pool_path};
 pub use observation::{Observation, Step, TokenLogprob};
 pub use parallelism::{Parallelism, ParallelismError};
 pub use plan::{Capacity, Expectation, Plan, Round, TooLarge, full_hit};

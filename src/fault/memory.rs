@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use fs_err as fs;
 
 use super::chunk_name::Shard;
@@ -117,14 +117,10 @@ pub fn segment_fits(bytes: u64) -> bool {
     free.is_ok_and(|free| free >= bytes)
 }
 
-/// Where LMCache keeps the segment of this name.
-#[must_use]
-pub fn segment_path(name: &str) -> Utf8PathBuf {
-    Utf8Path::new(SEGMENTS).join(format!("lmcache_l1_pool_{name}"))
-}
-
 #[cfg(test)]
 mod tests {
+    use camino::Utf8Path;
+
     use super::*;
     use crate::fault::ChunkName;
 

@@ -5,8 +5,8 @@ use camino::Utf8PathBuf;
 use super::StageError;
 use super::backing::{launch_server, server_settings};
 use super::engine_run::{EngineRun, EngineSetup, numbered};
-use crate::engine::{LmcacheServer, SecondTier, Tiers, Worker};
-use crate::fault::{segment_fits, segment_path};
+use crate::engine::{LmcacheServer, SecondTier, Tiers, Worker, pool_path};
+use crate::fault::segment_fits;
 use crate::store::Draft;
 
 /// How to start them, again and again over the same second tier.
@@ -44,6 +44,6 @@ impl PlantingStack<'_> {
         let server = launch_server(self.run.bench, &settings, &name).await?;
         let setup = EngineSetup::connected("faults", server.connector(self.salt.clone()));
         let worker = self.run.start(self.draft, setup.numbered(number)).await?;
-        Ok(Started { worker, server, segment: segment.map(|segment| segment_path(&segment)) })
+        Ok(Started { worker, server, segment: segment.map(|segment| pool_path(&segment)) })
     }
 }
