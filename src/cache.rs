@@ -196,7 +196,8 @@ pub fn remove(path: &Utf8Path) -> io::Result<()> {
 /// When something that is there cannot be read.
 pub fn bytes_of(path: &Utf8Path) -> io::Result<u64> {
     let mut bytes = 0;
-    visit(path.as_std_path(), &mut |metadata| bytes += if metadata.is_file() { metadata.len() } else { 0 })?;
+    let path = path.canonicalize().unwrap_or_else(|_| path.into()); // it may be a link to another disk
+    visit(&path, &mut |metadata| bytes += if metadata.is_file() { metadata.len() } else { 0 })?;
     Ok(bytes)
 }
 
@@ -341,8 +342,8 @@ mod tests {
                 "models/.tmpAbCdEf",
                 "models/canary-dense-123",
                 "no-cache-AbCdEf",
-                "vllm-config/x",
                 "vllm/modelinfos",
+                "vllm-config/x",
                 "worker/123456",
                 "xdg/flashinfer",
             ]
@@ -381,5 +382,20 @@ mod tests {
         file(&cache.join("a/b"), Duration::ZERO);
         std::os::unix::fs::symlink("nowhere", cache.join("a/link")).unwrap();
         assert_eq!(bytes_of(&cache).unwrap(), 4);
+        // As a run does all the time.
+        let churned = cache.clone();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    fs::create_dir_all(churned.join("draft/output")).unwrap();
+                    fs::write(churned.join("draft/output/file"), "").unwrap();
+                    fs::remove_dir_all(churned.join("draft")).unwrap();
+                }
+            });
+            let read: io::Result<Vec<u64>> = (0..300).map(|_| bytes_of(&cache)).collect();
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(read.unwrap().iter().all(|bytes| *bytes == 4));
+        });
     }
 }

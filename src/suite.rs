@@ -129,7 +129,7 @@ pub struct PatienceSettings {
     pub start_seconds: u64,
     /// For one answer after another.
     pub answer_seconds: u64,
-    /// For an engine to leave, and for a server to become healthy.
+    /// For an engine to leave, a server to become healthy, and a second tier to take more of what was stored.
     pub change_seconds: u64,
     /// For another run that works on the same stage.
     pub other_run_seconds: u64,

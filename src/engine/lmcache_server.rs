@@ -123,6 +123,30 @@ pub struct LmcacheServer {
     port: u16,
     http_port: u16,
     counted: Counted,
+    /// Behind the process, since fields are dropped in their order.
+    _pools: Pools,
+}
+
+/// Where LMCache keeps a memory pool that can be shared, by its name.
+#[must_use]
+pub fn pool_path(name: &str) -> Utf8PathBuf {
+    Utf8PathBuf::from(format!("/dev/shm/lmcache_l1_pool_{name}"))
+}
+
+/// Memory pools that a server may have made, which nobody removes if it is killed. They go with this value.
+#[derive(Debug)]
+struct Pools(Vec<Utf8PathBuf>);
+
+impl Drop for Pools {
+    fn drop(&mut self) {
+        for pool in &self.0 {
+            if let Err(error) = fs_err::remove_file(pool)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, "a server's memory pool was not removed");
+            }
+        }
+    }
 }
 
 impl LmcacheServer {
@@ -174,7 +198,10 @@ impl LmcacheServer {
             chunk_tokens: settings.chunk_tokens,
             shards_of_chunk: settings.shards_of_chunk,
         };
-        Ok(Self { process, port, http_port, counted })
+        // Those without a name of ours bear the server's number.
+        let names = process.members().into_iter().map(|process| process.to_string());
+        let pools = Pools(names.chain(settings.tiers.segment.clone()).map(|name| pool_path(&name)).collect());
+        Ok(Self { process, port, http_port, counted, _pools: pools })
     }
 
     /// How vLLM reaches this server, with requests that carry this salt.

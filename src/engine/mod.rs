@@ -25,7 +25,7 @@ pub use ending::{end_all, kill_all};
 pub use error::{EngineError, ProcessEnd};
 pub use fork_server::ForkServers;
 pub use guard::guard;
-pub use lmcache_server::{LmcacheServer, SecondTier, ServerSettings, Tiers};
+pub use lmcache_server::{LmcacheServer, SecondTier, ServerSettings, Tiers, pool_path};
 pub use numbered::numbered;
 pub use parallelism::{Parallelism, ParallelismError};
 pub use plan::{Capacity, Expectation, Plan, Round, TooLarge, full_hit};

@@ -41,7 +41,7 @@ pub(super) fn free_ports<const COUNT: usize>() -> std::io::Result<[u16; COUNT]> 
 pub(super) enum Listener {
     /// Nobody that the kernel tells of.
     Nobody,
-    /// A process of the group that was asked about.
+    /// A process of the group that was asked about, as far as can be told.
     OfTheGroup,
     /// Another process, if only beside one of the group.
     Foreign,
@@ -56,8 +56,10 @@ pub(super) fn listener_on(port: u16, group: u32) -> Listener {
     if sockets.is_empty() {
         return Listener::Nobody;
     }
-    let of_the_group = sockets_of_group(group);
-    if sockets.is_subset(&of_the_group) { Listener::OfTheGroup } else { Listener::Foreign }
+    match sockets_of_group(group) {
+        Some(of_the_group) if !sockets.is_subset(&of_the_group) => Listener::Foreign,
+        _ => Listener::OfTheGroup,
+    }
 }
 
 /// The numbers of the sockets that listen on a port, from the kernel's table (proc(5), `/proc/net/tcp`).
@@ -73,25 +75,34 @@ fn listening_sockets(table: &str, port: u16) -> Vec<u64> {
     table.lines().skip(1).filter_map(socket).collect()
 }
 
-/// The numbers of all sockets that processes of a group hold.
-fn sockets_of_group(group: u32) -> BTreeSet<u64> {
-    let mut sockets = BTreeSet::new();
-    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+/// The processes of a group.
+pub(super) fn processes_of(group: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let of_group = |process: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
         // Behind the name, which may hold anything: state, parent, group.
-        let of_group =
-            stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(2)?.parse().ok());
-        if of_group != Some(group) {
-            continue;
+        let group_of = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(2));
+        group_of.and_then(|text| text.parse().ok()) == Some(group)
+    };
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(of_group).collect()
+}
+
+/// The numbers of all sockets that processes of a group hold; none if the kernel shows some to nobody.
+fn sockets_of_group(group: u32) -> Option<BTreeSet<u64>> {
+    let mut sockets = BTreeSet::new();
+    for process in processes_of(group) {
+        let files = std::fs::read_dir(format!("/proc/{process}/fd"));
+        if files.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+            return None;
         }
-        for file in std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
+        for file in files.into_iter().flatten().flatten() {
             let target = std::fs::read_link(file.path()).unwrap_or_default();
             let number =
                 target.to_str().and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']'));
             sockets.extend(number.and_then(|number| number.parse::<u64>().ok()));
         }
     }
-    sockets
+    Some(sockets)
 }
 
 #[cfg(test)]
@@ -110,7 +121,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let own = rustix::process::getpgrp().as_raw_nonzero().get().cast_unsigned();
         assert_eq!(listener_on(port, own), Listener::OfTheGroup);
-        assert_eq!(listener_on(port, 1), Listener::Foreign);
+        assert_eq!(listener_on(port, u32::MAX), Listener::Foreign);
         drop(listener);
         assert_eq!(listener_on(port, own), Listener::Nobody);
     }

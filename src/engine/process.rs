@@ -14,8 +14,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use super::ending::{forget_group, note_group};
 use super::error::{EngineError, ProcessEnd};
 use super::group::{GRACE, signal_group};
-use super::ports::{Listener, listener_on};
-use super::variables::passed_on;
+use super::ports::{Listener, listener_on, processes_of};
+use super::variables::{own_variables, passed_on};
 
 /// Between two looks at whether a process is ready.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -27,7 +27,7 @@ pub struct Launch {
     pub guard: Utf8PathBuf,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Variables on top of the few that every process gets. See [`passed_on`](super::variables::passed_on).
+    /// Variables on top of the few that every process gets.
     pub variables: Vec<(String, String)>,
     /// Where standard error goes (and standard output, if it is not asked for), appended.
     pub log: Utf8PathBuf,
@@ -68,7 +68,7 @@ impl OwnedProcess {
             .args(launch.fork_server.iter().flat_map(|socket| ["--fork-server", socket.as_str()]))
             .arg("--")
             .args(&launch.command);
-        command.env_clear().envs(passed_on(std::env::vars_os()));
+        command.env_clear().envs(passed_on(own_variables()));
         command.envs(launch.variables.iter().cloned()).process_group(0);
         match streams {
             Streams::Piped => command.stdin(Stdio::piped()).stdout(Stdio::piped()),
@@ -91,6 +91,11 @@ impl OwnedProcess {
     #[must_use]
     pub fn log(&self) -> &Utf8Path {
         &self.log
+    }
+
+    /// The numbers of the processes of its group.
+    pub(super) fn members(&self) -> Vec<u32> {
+        processes_of(self.group)
     }
 
     /// Its exit status, if it has ended.

@@ -117,14 +117,10 @@ pub fn segment_fits(bytes: u64) -> bool {
     disk_space(Utf8Path::new(SEGMENTS)).is_ok_and(|segments| segments.free >= bytes)
 }
 
-/// Where LMCache keeps the segment of this name.
-#[must_use]
-pub fn segment_path(name: &str) -> Utf8PathBuf {
-    Utf8Path::new(SEGMENTS).join(format!("lmcache_l1_pool_{name}"))
-}
-
 #[cfg(test)]
 mod tests {
+    use camino::Utf8Path;
+
     use super::*;
     use crate::fault::ChunkName;
 

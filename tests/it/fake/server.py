@@ -38,7 +38,8 @@ lock = threading.Lock()
 stored = set()
 arriving = {}
 pending = []  # what a slow second tier has not taken yet
-PART = 10
+SLOW_POLLS = 50  # of a tenth of a second, which is more than the patience of the tests
+polls = 0
 counts = dict.fromkeys(METRICS, 0)
 loads = 0
 salt = ""
@@ -181,8 +182,12 @@ def take_behind(count):
 
 
 def metrics():
-    if "slow" in FAULTS or not counts["l2_store_completed_objects_chunks"]:
-        take_behind(PART)
+    global polls
+    polls += 1
+    if "slow" in FAULTS:
+        take_behind(1 if polls < SLOW_POLLS else len(pending))
+    elif "stuck" in FAULTS and not counts["l2_store_completed_objects_chunks"]:
+        take_behind(10)
     if "leave" in FAULTS and stored:
         print("RuntimeError: the fake server was told to leave", file=sys.stderr, flush=True)
         os._exit(1)
@@ -319,6 +324,10 @@ def main():
     if "die" in FAULTS:
         print("OSError: the fake server was told to die", file=sys.stderr, flush=True)
         sys.exit(3)
+    if "pool" in FAULTS:
+        # As LMCache's memory pool, which nobody removes when the server is killed.
+        with open(f"/dev/shm/lmcache_l1_pool_{os.getpid()}", "w") as file:
+            note(f"pool {file.name}")
     if "stubborn" in FAULTS:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     listen()
