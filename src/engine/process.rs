@@ -74,6 +74,8 @@ impl OwnedProcess {
                 command.env_remove(name);
             }
         }
+        // Indexes of GPUs then mean what the key's device says; CUDA's own order is by speed.
+        command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         command.envs(launch.variables.iter().cloned()).process_group(0);
         match streams {
             Streams::Piped => command.stdin(Stdio::piped()).stdout(Stdio::piped()),
