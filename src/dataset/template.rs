@@ -31,8 +31,15 @@ impl PromptTemplate {
 
     pub(super) fn push_header(self, prompt: &mut String, subject: &Subject) {
         let subject = subject.as_str().replace('_', " ");
-        write!(prompt, "Each question below is about {subject}. Reply with one letter: A, B, C or D.\n\n")
-            .expect("a string can be written to");
+        let written = match self {
+            Self::SingleLetter => {
+                write!(
+                    prompt,
+                    "Each question below is about {subject}. Reply with one letter: A, B, C or D.\n\n"
+                )
+            }
+        };
+        written.expect("a string can be written to");
     }
 
     pub(super) fn push_example(self, prompt: &mut String, example: &Question) {
@@ -43,8 +50,10 @@ impl PromptTemplate {
     /// It does not end in white space, since the answer's token brings its own.
     pub(super) fn push_question(self, prompt: &mut String, question: &Question) {
         let (text, [a, b, c, d]) = (&question.text, &question.options);
-        write!(prompt, "{text}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\nAnswer:")
-            .expect("a string can be written to");
+        let written = match self {
+            Self::SingleLetter => write!(prompt, "{text}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\nAnswer:"),
+        };
+        written.expect("a string can be written to");
     }
 }
 
