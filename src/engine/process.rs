@@ -69,6 +69,8 @@ impl OwnedProcess {
             .arg("--")
             .args(&launch.command);
         command.env_clear().envs(passed_on(own_variables()));
+        // Indexes of GPUs then mean what the key's device says; CUDA's own order is by speed.
+        command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         command.envs(launch.variables.iter().cloned()).process_group(0);
         match streams {
             Streams::Piped => command.stdin(Stdio::piped()).stdout(Stdio::piped()),

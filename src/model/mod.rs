@@ -3,12 +3,14 @@
 //! Owns no behaviour beyond names and sizes, and uses no other module of this program.
 
 mod dtype;
+mod kv_groups;
 mod kv_shape;
 mod observation;
 mod question;
 mod route;
 
 pub use dtype::Dtype;
+pub use kv_groups::{KvGroup, KvGroups, KvKind, UnknownKv};
 pub use kv_shape::KvShape;
 pub use observation::{Observation, Step, TokenLogprob};
 pub use question::{Choice, NotAChoice, NotASubject, Question, QuestionId, Split, Subject};

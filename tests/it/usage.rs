@@ -283,6 +283,23 @@ fn a_question_whose_kv_cannot_fit_is_refused_before_anything_starts() {
 }
 
 #[test]
+fn a_model_whose_attention_is_not_known_is_refused_by_name_before_anything_starts() {
+    let lab = Lab::new();
+    let windowed = r#""sliding_window": 512, "num_hidden_layers": 6"#;
+    lab.edit("model/config.json", r#""num_hidden_layers": 6"#, windowed);
+    let refused = lab.run("", "");
+    assert_eq!(refused.code, 2);
+    let told = "its attention is not known: llama has 6 layers of a sliding window of 512 tokens";
+    assert!(refused.err.contains(told), "{}", refused.err);
+    assert!(
+        refused.err.contains("hint: take a model whose layers all have full attention"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
 fn what_a_second_model_lacks_is_said_before_the_first_ones_engine_starts() {
     let second = "\n[[models]]\nname = \"second\"\nsource = \"";
     let lab = Lab::new();
