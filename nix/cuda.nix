@@ -5,8 +5,7 @@ let
   inherit (pkgs) lib;
   packages = pkgs.cudaPackages_13_0;
   # Headers and libraries lie in outputs of their own, static libraries in one that nothing here links.
-  outputs =
-    package: map (output: lib.getOutput output package) (lib.remove "static" package.outputs);
+  outputs = package: map (output: lib.getOutput output package) (lib.remove "static" package.outputs);
 in
 {
   inherit packages;
