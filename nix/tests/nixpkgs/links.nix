@@ -71,12 +71,17 @@ in
   jq = named "jq";
   uv = named "uv";
   git = named "git";
-  bash = named "bash";
-  bashNonInteractive = named "bash";
-  bashInteractive = named "bash";
+  bash = package "bash" {
+    programs = [ "bash" ];
+    more.shellPath = "/bin/bash";
+  };
+  bashNonInteractive = final.bash;
+  bashInteractive = final.bash;
   dash = named "dash";
-  shellcheck-minimal = named "true";
-  shellcheck = named "true";
+  shellcheck = named "shellcheck";
+  shellcheck-minimal = final.shellcheck // {
+    compiler.bootstrapAvailable = true;
+  };
   nixfmt = named "nixfmt";
   deadnix = named "deadnix";
   pkg-config = named "pkg-config";
@@ -156,5 +161,31 @@ in
     broken = true;
     more.meta.broken = true;
   };
+  # CUDA's own packages are downloads from NVIDIA. What an import needs of them is the driver's library by name, with every
+  # function that its header declares; what a compilation needs lies in the wheels that `build` unpacked.
+  cudaPackages_13_0 =
+    final.lib.genAttrs [
+      "cuda_nvcc"
+      "cuda_crt"
+      "cuda_nvrtc"
+      "cccl"
+      "libcublas"
+      "libcurand"
+      "libcusolver"
+      "libcusparse"
+    ] (name: package name { } // { outputs = [ "out" ]; })
+    // {
+      backendStdenv = final.stdenv;
+      cuda_cudart =
+        final.runCommand "cuda_cudart" { } ''
+          mkdir -p $out/lib/stubs
+          grep -oE '\bcu[A-Z][A-Za-z0-9_]*' ${host.cuda}/include/cuda.h | sort -u | sed 's/.*/int &(void) { return 100; }/' > stub.c
+          gcc -shared -fPIC -Wl,-soname,libcuda.so.1 -o $out/lib/stubs/libcuda.so stub.c
+          ln -s libcuda.so $out/lib/stubs/libcuda.so.1
+        ''
+        // {
+          outputs = [ "out" ];
+        };
+    };
   rustPlatform = final.makeRustPlatform { inherit (final) cargo rustc; };
 }
