@@ -190,7 +190,7 @@ fn without_a_cache_nothing_is_kept_and_nothing_is_reused() {
         .map(|entry| entry.unwrap().file_name().to_owned())
         .collect();
     left.sort();
-    assert_eq!(left, ["store-1", "worker"]);
+    assert_eq!(left, ["CACHEDIR.TAG", "store-1", "worker"]);
 }
 
 #[test]
