@@ -9,6 +9,8 @@ mod bench;
 mod cells;
 mod findings;
 mod locate;
+#[cfg(test)]
+mod tests;
 
 use self::arms_of::ArmsOf;
 use crate::carrier::planting_routes;

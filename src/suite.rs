@@ -198,10 +198,8 @@ impl ModelSettings {
     pub fn parallel_arguments(&self) -> BTreeMap<String, serde_json::Value> {
         let sizes = [self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size];
         let sizes = sizes.map(|size| (size > 1).then(|| size.into()));
-        let backend = self.distributed_executor_backend.map(|backend| match backend {
-            ExecutorBackend::Mp => "mp".into(),
-            ExecutorBackend::Ray => "ray".into(),
-        });
+        let backend =
+            self.distributed_executor_backend.and_then(|backend| serde_json::to_value(backend).ok());
         let named = PARALLEL_ARGUMENTS.into_iter().zip(sizes.into_iter().chain([backend]));
         named.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }

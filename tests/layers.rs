@@ -395,3 +395,35 @@ fn inline_paths(code: &str) -> Vec<ModulePath> {
         })
         .collect()
 }
+
+/// Routes by which a program could tell carriers apart.
+const ROUTES: [&str; 5] = ["in-process", "mp", "mp+fs", "mp+redis", "mp+p2p"];
+
+#[test]
+fn nothing_outside_the_carriers_names_a_route() {
+    let named = |text: &str| ROUTES.iter().any(|route| text.contains(&format!("\"{route}\"")));
+    let mut offenders = Vec::new();
+    let mut folders = vec![Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).to_owned()];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "carrier" {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let is_test = name.ends_with("tests")
+                    || name == "fixture"
+                    || path.to_string_lossy().contains("/tests/");
+                let text = fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+                files += 1;
+                if !is_test && named(code) {
+                    offenders.push(path);
+                }
+            }
+        }
+    }
+    assert!(files > 150, "{files} files were read");
+    assert!(offenders.is_empty(), "routes are named in {offenders:?}");
+}

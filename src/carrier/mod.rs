@@ -7,6 +7,8 @@
 
 mod disk;
 mod error;
+#[cfg(test)]
+mod fake;
 mod in_process;
 mod lmcache;
 mod memory;
@@ -31,8 +33,15 @@ use crate::model::Route;
 use crate::options::{NotOffered, StoringOptions};
 
 /// All carriers, in the order in which they are listed.
-static CARRIERS: &[&dyn Carrier] =
-    &[&in_process::InProcess, &memory::Memory, &disk::Disk, &redis::RedisServer, &peers::Peers];
+static CARRIERS: &[&dyn Carrier] = &[
+    &in_process::InProcess,
+    &memory::Memory,
+    &disk::Disk,
+    &redis::RedisServer,
+    &peers::Peers,
+    #[cfg(test)]
+    &fake::Fake,
+];
 
 /// Work of a carrier under way.
 pub type Doing<'a, T> = LocalBoxFuture<'a, Result<T, CarrierError>>;

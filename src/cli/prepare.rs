@@ -10,6 +10,7 @@ use fs_err as fs;
 use super::arguments::{DeviceChoice, RunArguments};
 use super::stack::{Replacement, replace};
 use crate::cache::Bucket;
+use crate::carrier::find_carrier;
 use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
 use crate::engine::{ForkServers, RedisAddress, RedisUrlError};
 use crate::event::{Event, Events};
@@ -17,7 +18,7 @@ use crate::fetch::Needs;
 use crate::machine::{Device, DeviceKind};
 use crate::pipeline::{Bench, EarlyStopping, ForeignReading, Locating, Planting, Request};
 use crate::progress::{Progress, Verbosity};
-use crate::stage::{Desk, Promise, Sources};
+use crate::stage::{Desk, Promise, Sources, StageError};
 use crate::store::{Durability, Store};
 use crate::suite::Suite;
 
@@ -84,9 +85,21 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
     Ok((Bench { request, store, desk, force: arguments.force }, temporary))
 }
 
+/// Loads a suite, all of whose routes have a carrier.
+pub(super) fn load_suite(name: &str) -> anyhow::Result<Suite> {
+    let suite = Suite::load(name)?;
+    for (index, route) in suite.routes.iter().enumerate() {
+        let at = |place| format!("understand suite {name}: {place}");
+        find_carrier(*route).map_err(StageError::from).with_context(|| {
+            Suite::place_of(name, &format!("routes.{index}")).map_or_else(|| at("its routes".to_owned()), at)
+        })?;
+    }
+    Ok(suite)
+}
+
 /// The suite that the arguments name, as they change it.
 fn changed_suite(arguments: &RunArguments) -> anyhow::Result<Suite> {
-    let mut suite = Suite::load(&arguments.suite)?;
+    let mut suite = load_suite(&arguments.suite)?;
     if let Some(data) = &arguments.data {
         suite.dataset = data.to_string();
     }

@@ -8,7 +8,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::output::print;
-use super::prepare::cache_folder;
+use super::prepare::{cache_folder, load_suite};
 use crate::assets::{Archive, AssetError, Model};
 use crate::dataset::{Limits, PromptTemplate, Split};
 use crate::stage::StageError;
@@ -26,7 +26,7 @@ pub(super) fn show_suite(name: &str) -> anyhow::Result<ExitCode> {
 
 /// Reads a suite, its questions and its models as far as they are here. Whoever lacks a pinned file has no wrong suite.
 pub(super) fn check_suite(name: &str, cache: Option<Utf8PathBuf>) -> anyhow::Result<ExitCode> {
-    let suite = Suite::load(name)?;
+    let suite = load_suite(name)?;
     let cache = cache_folder(cache)?;
     let at = |setting: &str| {
         let place = Suite::place_of(name, setting).map_or_else(String::new, |place| format!(", {place}"));

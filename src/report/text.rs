@@ -6,7 +6,7 @@ use super::foreign::{ForeignRow, foreign_rows, foreign_words};
 use super::ladder::numbers;
 use super::matrix::write_matrix;
 use super::words::{ending, flip_kind, flip_letters, p_value, rung};
-use super::{Finding, ForeignKv, PlantedFaults, Report};
+use super::{Finding, ForeignKv, Known, PlantedFaults, Report};
 use crate::comparison::{Comparison, Flip, Rung, TierAgreement};
 use crate::dataset::Question;
 use crate::engine::environment::Package;
@@ -50,8 +50,13 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     let missing = match report.not_run.len() {
         0 => String::new(),
         missing => format!(
-            ", as far as it was run: {missing} of {} combinations of model and route cannot run here",
-            report.findings.len() + missing
+            ", as far as it was run: {missing} of {} combinations of model and route {}",
+            report.findings.len() + missing,
+            if report.not_run.iter().all(|not_run| not_run.known == Known::Beforehand) {
+                "cannot run here"
+            } else {
+                "did not come to an end"
+            }
         ),
     };
     let void = if report.foreign_kv.iter().all(|foreign| foreign.findings.control_holds()) {

@@ -374,3 +374,37 @@ fn an_archive_is_the_same_dataset_however_it_is_compressed() {
     assert_eq!((ended.code, steps), (0, vec![]), "{}", ended.err);
     assert_eq!(lab.report().findings, report.findings);
 }
+
+#[test]
+fn a_model_whose_engine_does_not_start_leaves_the_others_their_verdicts() {
+    let lab = Lab::new();
+    let second = "source = \"model\"\n\n[[models]]\nname = \"broken\"\nsource = \"broken\"";
+    lab.edit("suite.toml", "source = \"model\"", second);
+    lab.edit("suite.toml", r#"["mp"]"#, r#"["mp", "mp+fs"]"#);
+    fs::create_dir(lab.path("broken")).unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        fs::copy(lab.path("model").join(file), lab.path("broken").join(file)).unwrap();
+    }
+    lab.write("broken/faults", "failed@start");
+    let ended = lab.run("", "");
+    assert_eq!(ended.code, 2, "equivalent, but not all was done: {}{}", ended.err, ended.out);
+    let report = lab.report();
+    let compared: Vec<String> =
+        report.findings.iter().map(|one| format!("{} {}", one.model, one.route)).collect();
+    assert_eq!(compared, ["tiny mp", "tiny mp+fs"]);
+    let lost: Vec<String> = report.not_run.iter().map(|one| format!("{} {}", one.model, one.route)).collect();
+    assert_eq!(lost, ["broken mp", "broken mp+fs"]);
+    assert!(
+        ended.err.contains("baseline of broken: failed to run the baseline engine of broken"),
+        "{}",
+        ended.err
+    );
+    insta::assert_snapshot!(lab.redact(&report.not_run[0].reason), @"failed to run the baseline engine of broken: no weights for start");
+    let told = "2 of 4 combinations of model and route did not come to an end (exit code 2)";
+    assert!(ended.out.contains(told), "{}", ended.out);
+    // What was finished is kept, and what was not is tried again.
+    fs::remove_file(lab.path("broken/faults")).unwrap();
+    let ended = lab.run("", "");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    assert!(ended.err.contains("baseline  tiny: re-used"), "{}", ended.err);
+}

@@ -14,7 +14,7 @@ use self::machine::describe_machine;
 use self::suites::{Place, Readiness, examine_suite};
 use super::arguments::DeviceChoice;
 use super::output::print;
-use super::prepare::{cache_folder, choose_device, redis_address, stack};
+use super::prepare::{cache_folder, choose_device, load_suite, redis_address, stack};
 use crate::engine::environment::EnvironmentRequest;
 use crate::exit_code::ERROR;
 use crate::suite::Suite;
@@ -39,7 +39,7 @@ pub(super) fn examine(
     let names = suite.map_or_else(Suite::names, |name| vec![name.to_owned()]);
     let mut best = Readiness::Never;
     for name in names {
-        let examined = examine_suite(&name, &Suite::load(&name)?, place);
+        let examined = examine_suite(&name, &load_suite(&name)?, place);
         writeln!(text, "suite {name} on {device}")?;
         for line in &examined.lines {
             writeln!(text, "  {line}")?;

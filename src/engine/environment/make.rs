@@ -56,7 +56,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    fn new(folder: Utf8PathBuf, identity: EnvironmentIdentity) -> Self {
+    pub(crate) fn new(folder: Utf8PathBuf, identity: EnvironmentIdentity) -> Self {
         Self { folder, identity, baseline: None, layers: Vec::new() }
     }
 

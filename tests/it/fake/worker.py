@@ -242,6 +242,10 @@ def main():
     for line in sys.stdin:
         request = json.loads(line)
         if request["type"] == "start":
+            built_in = os.path.join(request["model"], "faults")
+            if os.path.exists(built_in):
+                with open(built_in, encoding="utf-8") as file:
+                    FAULTS.extend(file.read().split())
             strike("start")
             strike(f"start-{request['arguments'].get('dtype')}")
             engine = Engine(request)
