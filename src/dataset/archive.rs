@@ -8,9 +8,9 @@ use std::io::{self, BufReader, Cursor, Read};
 use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
-use liblzma::bufread::XzDecoder;
-use liblzma::stream::{CONCATENATED, Stream};
 use tar::EntryType;
+use xz2::bufread::XzDecoder;
+use xz2::stream::{CONCATENATED, Stream};
 
 use super::extract_error::{Bound, ExtractError, Member, Near};
 use super::limits::Limits;
@@ -197,7 +197,7 @@ impl Meter {
         let inner = error.get_ref();
         if let Some(&Exceeded(bound)) = inner.and_then(|inner| inner.downcast_ref()) {
             self.limits.exceeded(bound, near)
-        } else if let Some(liblzma::stream::Error::MemLimit) = inner.and_then(|inner| inner.downcast_ref()) {
+        } else if let Some(xz2::stream::Error::MemLimit) = inner.and_then(|inner| inner.downcast_ref()) {
             self.limits.exceeded(Bound::XzMemoryBytes, near)
         } else if let Some(SourceFailure(_)) = inner.and_then(|inner| inner.downcast_ref()) {
             ExtractError::Read { near, source: error }

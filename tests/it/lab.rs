@@ -352,7 +352,7 @@ fn question(subject: &str, split: &str, row: u32) -> String {
 
 /// Compresses as published archives are.
 pub(crate) fn xz(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 0);
+    let mut encoder = xz2::write::XzEncoder::new(Vec::new(), 0);
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }

@@ -77,7 +77,7 @@ fn the_published_reports_of_earlier_versions_can_be_read() {
     for path in paths.filter(|path| path.extension().is_some_and(|extension| extension == "xz")) {
         let packed = fs::read(path).unwrap();
         let mut report = String::new();
-        liblzma::read::XzDecoder::new(packed.as_slice()).read_to_string(&mut report).unwrap();
+        xz2::read::XzDecoder::new(packed.as_slice()).read_to_string(&mut report).unwrap();
         lab.write("report.json", &report);
         assert!(output(&lab, "report .").contains("over "));
         assert!(output(&lab, "report . --format html").contains("</html>"));
