@@ -4,8 +4,8 @@
 
 PYLOCK is the stack as pylock.toml, which alone tells file names; LOCK the requirements with the hashes that count; VLLM
 lists `name==version` of what vLLM needs without LMCache, BUILD of what LMCache's build needs; PYTHON is a version like
-3.12. Prints JSON: names and SHA-256 of the wheels for vLLM, of those that LMCache needs besides, of those for its build, and
-of LMCache's source distribution, which Nix builds where no other source is named.
+3.12. Prints JSON: names and SHA-256 of the wheels for vLLM, of those that LMCache needs besides, of those for its build,
+and of LMCache's source distribution, which Nix builds where no other source is named.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Looks into derivations that `evaluate` wrote as JSON: holds.py FOLDER. Each check failed before what it guards was there."""
+"""Looks into derivations that `evaluate` wrote as JSON, for what a run would lack: holds.py FOLDER."""
 
 import json
 import sys

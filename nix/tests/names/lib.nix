@@ -4,7 +4,6 @@ let
     any
     isPath
     path
-    replaceStrings
     stringLength
     substring
     ;
@@ -31,7 +30,6 @@ let
 in
 {
   inherit hasPrefix;
-  hasInfix = infix: text: infix == "" || replaceStrings [ infix ] [ "" ] text != text;
   optionalString = condition: text: if condition then text else "";
   optionalAttrs = condition: set: if condition then set else { };
   assertMsg = condition: message: if condition then true else throw message;

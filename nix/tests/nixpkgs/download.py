@@ -23,7 +23,8 @@ def main(listed: str, python: str, folder: str) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.writelines(requirements)
         file.flush()
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
+        command += ["--only-binary", ":all:"]
         command += ["--python-version", python, "--implementation", "cp", "--dest", folder, "--requirement", file.name]
         for platform in platforms:
             command += ["--platform", platform]

@@ -17,7 +17,7 @@ let
             );
             libraries = map (library: "${host.libraries}/${library}") (attributes.libraries or [ ]);
             meta = {
-              mainProgram = builtins.head (attributes.programs or [ name ]);
+              mainProgram = builtins.head ((attributes.programs or [ ]) ++ [ name ]);
               broken = attributes.broken or false;
               platforms = final.lib.platforms.linux;
               badPlatforms = [ ];
