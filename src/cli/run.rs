@@ -46,8 +46,9 @@ pub(super) async fn run_prepared(
 
 pub(super) async fn export_stage(stage: StageName, arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let (mut bench, mut store) = prepare(arguments)?;
-    let inputs = prepare_inputs(&bench).await?;
+    let mut inputs = Inputs::default();
     if !matches!(stage, StageName::Extract | StageName::Prompts) {
+        inputs = prepare_inputs(&bench).await?;
         bring_environment(&mut bench, arguments.stack.replacements()).await?;
     }
     let artifacts = run_stage(&bench, &inputs, stage)

@@ -10,8 +10,8 @@ use crate::stage::{StageError, admit_prompts, capacity};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 
-/// Questions and prompts of a run: all that is made without an environment.
-#[derive(Debug, Clone)]
+/// Questions and prompts of a run: all that is made without an environment. None by default.
+#[derive(Debug, Clone, Default)]
 pub struct Inputs(Vec<(JobId, Artifact)>);
 
 impl Inputs {
