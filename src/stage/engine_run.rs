@@ -33,6 +33,7 @@ pub(super) struct CommonKey<'a> {
     arguments: BTreeMap<String, Value>,
     variables: Vec<(&'a str, String)>,
     worker: Digest,
+    digest_chunk_tokens: u32,
     device: &'a Device,
 }
 
@@ -94,6 +95,7 @@ impl<'a> EngineRun<'a> {
             arguments: self.arguments(),
             variables: self.engine_variables(),
             worker: Worker::digest(),
+            digest_chunk_tokens: self.bench.suite.lmcache.chunk_tokens,
             device: &self.bench.device,
         }
     }
@@ -257,6 +259,7 @@ impl<'a> EngineRun<'a> {
             arguments,
             connector,
             hit_multiple,
+            digest_chunk_tokens: Some(suite.lmcache.chunk_tokens),
             letters,
             top: suite.engine.top,
             max_tokens: suite.engine.max_tokens,

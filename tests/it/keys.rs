@@ -123,6 +123,7 @@ fn a_key_holds_these_fields_and_no_other() {
     /fields/common/device/kind
     /fields/common/device/name
     /fields/common/device/threads
+    /fields/common/digest_chunk_tokens
     /fields/common/engine/arguments/swap_space
     /fields/common/engine/dtype
     /fields/common/engine/kv_cache_gib
@@ -312,8 +313,8 @@ fn another_lmcache_reuses_the_arms_without_it() {
 #[test]
 fn each_setting_of_lmcache_is_an_ingredient_where_it_matters() {
     insta::assert_snapshot!(edit_suite("chunk_tokens = 16", "chunk_tokens = 32"), @r"
-    control tiny: /arm/capacity/chunk_tokens
-    cached tiny mp: /arm/capacity/chunk_tokens
+    baseline tiny: /common/digest_chunk_tokens
+    control tiny: /arm/capacity/chunk_tokens /common/digest_chunk_tokens
     ");
     insta::assert_snapshot!(edit_suite("memory_gib = 1", "memory_gib = 2"), @r"
     control tiny: /arm/capacity/lmcache_bytes
