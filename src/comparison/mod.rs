@@ -21,6 +21,8 @@ mod location;
 mod near_ties;
 mod noise_floor;
 mod plan;
+mod provenance;
+mod provenance_verdict;
 #[cfg(test)]
 pub(crate) mod scene;
 #[cfg(test)]
@@ -51,6 +53,7 @@ pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
 pub use plan::{Plan, plan_questions};
+pub use provenance::{CellMap, KvEvidence, Provenance, WrongCell, WrongWhen};
 pub use verdict::{Judgement, Rung, Verdict};
 
 /// What a rung of the ladder amounts to.
@@ -78,13 +81,16 @@ pub struct Comparison {
     pub exercised: Exercised,
     /// What moves without `LMCache`.
     pub noise_floor: NoiseFloor,
-    /// Rung 1.
-    pub bit_exact: BitExact,
+    /// Rung 1; there was none before KV was digested.
+    #[serde(default = "Provenance::not_observed")]
+    pub kv: Provenance,
     /// Rung 2.
-    pub near_ties: NearTies,
+    pub bit_exact: BitExact,
     /// Rung 3.
-    pub distribution: Distribution,
+    pub near_ties: NearTies,
     /// Rung 4.
+    pub distribution: Distribution,
+    /// Rung 5.
     pub answers: Answers,
     /// Why the load pass ended early, if it did.
     pub early_stop: Option<EarlyStop>,
@@ -120,6 +126,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         criteria: *criteria,
         questions: difference::count(cases.len()),
         exercised: exercised::check_service(&cases, server),
+        kv: provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity),
         bit_exact: bit_exact::compare_bits(&cases, &noise_floor, criteria),
         near_ties,
         distribution,

@@ -6,6 +6,7 @@ use super::answer::{published_answers, read_answer};
 use super::arms::{BASELINE, CONTROL, REPEAT};
 use super::cached::{LOAD, STORE, read_passes};
 use super::engine_run::EngineRun;
+use super::kv_evidence::read_kv;
 use super::lines::{read_json, read_lines, write_json};
 use super::prompts::load_tokenizer;
 use super::{Bench, StageError};
@@ -21,7 +22,7 @@ use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 use crate::suite::Route;
 
-const SCHEMA: u32 = 5;
+const SCHEMA: u32 = 6;
 const COMPARISON: &str = "comparison.json";
 
 #[derive(Serialize)]
@@ -151,6 +152,7 @@ fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence,
             sharding,
             tier: Some(tier),
         }),
+        kv: read_kv(run, arms.cached)?,
         early_stop: passes.early_stop,
     })
 }

@@ -15,13 +15,16 @@ use super::arms::{BASELINE, CONTROL, REPEAT};
 use super::backing::provide_redis;
 use super::compare::{batching, counters, expected, sharding};
 use super::engine_run::{ArmKey, EngineRun, READY};
+use super::kv_evidence::kv_evidence;
 use super::lines::{read_json, read_lines, write_json};
 use super::planting_ground::{Ground, choose_questions};
 use super::planting_stack::{PlantingStack, Started};
 use super::prompts::load_tokenizer;
 use super::{Bench, StageError};
 use crate::assets::Model;
-use crate::comparison::{Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity, ServerEvidence, compare};
+use crate::comparison::{
+    Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity, KvEvidence, ServerEvidence, compare,
+};
 use crate::dataset::{Prompt, QuestionId, Tokenizer};
 use crate::digest::{Digest, digest_bytes};
 use crate::engine::{
@@ -36,7 +39,7 @@ use crate::store::{Artifact, Draft, StageKey};
 use crate::suite::{FaultSettings, Route};
 
 /// Also numbers what the catalogue's operators do to bytes.
-const SCHEMA: u32 = 6;
+const SCHEMA: u32 = 7;
 const FAULTS: &str = "faults.json";
 const SECONDS: &str = "seconds.json";
 /// How long stored chunks may take to arrive on disk once a pass has its last answer.
@@ -166,6 +169,7 @@ async fn fill(
 
     let before = stack.server.counters().await?;
     let stored = stack.worker.score(&prompts, PrefixCache::Read, || {}).await?;
+    let kv_stored = stack.worker.take_kv_records();
     let mut ground =
         Ground::prepare(tier, layout, ranks.written_shards(shape), &prompts, chunk_tokens).await?;
     let store_counters = stack.server.counters().await?.since(before);
@@ -177,7 +181,10 @@ async fn fill(
     let laboratory = Laboratory {
         run,
         prompts: &prompts,
-        evidence: gather(run, undamaged, &prompts, (stored, store_counters, ground.chunks()))?,
+        evidence: Evidence {
+            kv: kv_evidence(run, &ready, prompts.iter().cloned().map(Ok), [kv_stored, Vec::new()])?,
+            ..gather(run, undamaged, &prompts, (stored, store_counters, ground.chunks()))?
+        },
         tokenizer: load_tokenizer(run.model)?,
     };
     let reachable = |variant: &&Variant| variant.tier == Tier::Disk || ground.memory_is_reached();
@@ -248,7 +255,8 @@ impl Laboratory<'_> {
         };
         let load = Arm::new(ArmName::Load, loaded, |observation| read_answer(&self.tokenizer, observation))?;
         let server = self.evidence.server.map(|server| ServerEvidence { load: counters(counted), ..server });
-        let evidence = Evidence { load, server, ..self.evidence.clone() };
+        let kv = self.evidence.kv.clone().map(|kv| KvEvidence { load: stack.worker.take_kv_records(), ..kv });
+        let evidence = Evidence { load, server, kv, ..self.evidence.clone() };
         let comparison = compare(&evidence, &self.run.bench.suite.criteria)?;
         ground.restore().await?;
         Ok(Trial::judge(variant, damage, &comparison, counted))
@@ -296,6 +304,7 @@ fn gather(
         load: read(ArmName::Load, stored.clone())?,
         store: read(ArmName::Store, stored)?,
         server: Some(ServerEvidence { store, load: store, sharding: Some(sharding), tier: None }),
+        kv: None,
         early_stop: None,
     })
 }
