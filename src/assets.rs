@@ -10,8 +10,9 @@ use fs_err as fs;
 use include_dir::{Dir, include_dir};
 
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
-use crate::engine::{Device, KvShape, Parallelism, ParallelismError};
+use crate::engine::{Device, Parallelism, ParallelismError};
 use crate::fetch::{ArchivePin, ModelPin, Verified};
+use crate::model::KvShape;
 use crate::suite::{ModelSettings, nearest};
 
 static CANARY_ARCHIVE: &[u8] = include_bytes!("../data/canary.tar.xz");
@@ -234,10 +235,18 @@ fn pack(folder: &Utf8Path) -> Result<Vec<u8>, AssetError> {
     archive.into_inner().map_err(|source| io_error(&folder, source))
 }
 
-/// A model's files.
+/// A model of a suite: its files, and what the suite says of it.
 #[derive(Debug, Clone)]
 pub struct Model {
     settings: ModelSettings,
+    files: ModelFiles,
+}
+
+/// A model's files, whatever a suite says of them.
+#[derive(Debug, Clone)]
+pub struct ModelFiles {
+    /// The name or path that they were found by, for messages.
+    name: String,
     source: ModelSource,
     digest: Digest,
 }
@@ -254,24 +263,69 @@ impl Model {
     /// # Errors
     /// When there is none, it is pinned and not fetched into `cache`, or a file cannot be read.
     pub fn find(settings: &ModelSettings, cache: &Utf8Path) -> Result<Self, AssetError> {
-        let name = &settings.source;
-        if let Some(folder) = MODELS.get_dir(name) {
+        let files = ModelFiles::find(&settings.source, cache)?;
+        Ok(Self { settings: settings.clone(), files })
+    }
+
+    /// The same files with other settings.
+    #[must_use]
+    pub fn with_settings(&self, settings: ModelSettings) -> Self {
+        Self { settings, files: self.files.clone() }
+    }
+
+    /// The suite's settings for it.
+    #[must_use]
+    pub fn settings(&self) -> &ModelSettings {
+        &self.settings
+    }
+
+    /// Its files.
+    #[must_use]
+    pub fn files(&self) -> &ModelFiles {
+        &self.files
+    }
+
+    /// Its name in reports.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// SHA-256 over the names and digests of its files.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.files.digest
+    }
+
+    /// Fails where the suite spreads it in a way that cannot be. GPUs are counted elsewhere.
+    ///
+    /// # Errors
+    /// When heads, layers, processors or packages do not suffice, or its `config.json` cannot be read.
+    pub fn check_parallelism(&self, device: &Device, has_ray: bool) -> Result<(), AssetError> {
+        let text = String::from_utf8_lossy(&self.files.read("config.json")?).into_owned();
+        Ok(Parallelism::check(&self.settings, &text, self.files.kv_shape()?, device, has_ray)?)
+    }
+}
+
+impl ModelFiles {
+    fn find(name: &str, cache: &Utf8Path) -> Result<Self, AssetError> {
+        let name = name.to_owned();
+        if let Some(folder) = MODELS.get_dir(&name) {
             let files = folder.files().map(|file| (file_name(file.path()), digest_bytes(file.contents())));
             let digest = digest_json(&files.collect::<BTreeMap<_, _>>());
-            return Ok(Self { settings: settings.clone(), source: ModelSource::Embedded(folder), digest });
+            return Ok(Self { name, source: ModelSource::Embedded(folder), digest });
         }
-        if let Some(pin) = ModelPin::find(name) {
+        if let Some(pin) = ModelPin::find(&name) {
             if !pin.is_complete(cache, &Verified::read(cache)) {
-                return Err(AssetError::NotFetched { kind: "model", name: name.clone() });
+                return Err(AssetError::NotFetched { kind: "model", name });
             }
-            let source = ModelSource::Folder(pin.folder(cache));
-            return Ok(Self { settings: settings.clone(), source, digest: pin.digest() });
+            return Ok(Self { name, source: ModelSource::Folder(pin.folder(cache)), digest: pin.digest() });
         }
-        let folder = Utf8PathBuf::from(name);
+        let folder = Utf8PathBuf::from(&name);
         if !folder.is_dir() {
             let embedded = MODELS.dirs().map(|folder| file_name(folder.path()));
             let embedded = embedded.chain(ModelPin::all().iter().map(|pin| pin.name.clone())).collect();
-            return Err(AssetError::Unknown { kind: "model", name: name.clone(), embedded });
+            return Err(AssetError::Unknown { kind: "model", name, embedded });
         }
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(&folder).map_err(|source| io_error(&folder, source))? {
@@ -283,51 +337,32 @@ impl Model {
             }
         }
         let digest = digest_json(&files);
-        Ok(Self { settings: settings.clone(), source: ModelSource::Folder(folder), digest })
+        Ok(Self { name, source: ModelSource::Folder(folder), digest })
     }
 
-    /// The suite's settings for it.
-    #[must_use]
-    pub fn settings(&self) -> &ModelSettings {
-        &self.settings
-    }
-
-    /// The same model under another name, for a run of its own.
-    #[must_use]
-    pub fn renamed(&self, name: String) -> Self {
-        Self { settings: ModelSettings { name, ..self.settings.clone() }, ..self.clone() }
-    }
-
-    /// The same model with its files in this folder.
+    /// The same files in this folder.
     #[must_use]
     pub fn moved_to(&self, folder: Utf8PathBuf) -> Self {
         Self { source: ModelSource::Folder(folder), ..self.clone() }
     }
 
-    /// Its name in reports.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.settings.name
-    }
-
-    /// SHA-256 over the names and digests of its files; links in it are followed.
+    /// SHA-256 over the names and digests of the files; links are followed.
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// The bytes of one of its small files.
+    /// The bytes of one of the small files.
     ///
     /// # Errors
-    /// When it has no such file.
+    /// When there is no such file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, AssetError> {
         match &self.source {
-            ModelSource::Embedded(folder) => folder
-                .get_file(folder.path().join(name))
-                .map(|file| file.contents().to_vec())
-                .ok_or_else(|| {
-                    io_error(&Utf8Path::new(&self.settings.source).join(name), io::ErrorKind::NotFound.into())
-                }),
+            ModelSource::Embedded(folder) => {
+                folder.get_file(folder.path().join(name)).map(|file| file.contents().to_vec()).ok_or_else(
+                    || io_error(&Utf8Path::new(&self.name).join(name), io::ErrorKind::NotFound.into()),
+                )
+            }
             ModelSource::Folder(folder) => {
                 let path = folder.join(name);
                 fs::read(&path).map_err(|source| io_error(&path, source))
@@ -335,7 +370,7 @@ impl Model {
         }
     }
 
-    /// Fails where vLLM would find no weights in its folder.
+    /// Fails where vLLM would find no weights in the folder.
     ///
     /// # Errors
     /// When the folder cannot be read or holds no `*.safetensors`.
@@ -350,25 +385,16 @@ impl Model {
         }
     }
 
-    /// The shape of its KV cache.
+    /// The shape of the model's KV cache.
     ///
     /// # Errors
     /// When its `config.json` is missing or not a model's.
     pub fn kv_shape(&self) -> Result<KvShape, AssetError> {
         let text = String::from_utf8_lossy(&self.read("config.json")?).into_owned();
         KvShape::from_config(&text).map_err(|error| AssetError::Config {
-            path: format!("{}/config.json", self.settings.source),
+            path: format!("{}/config.json", self.name),
             problem: error.to_string(),
         })
-    }
-
-    /// Fails where the suite spreads it in a way that cannot be. GPUs are counted elsewhere.
-    ///
-    /// # Errors
-    /// When heads, layers, processors or packages do not suffice, or its `config.json` cannot be read.
-    pub fn check_parallelism(&self, device: &Device, has_ray: bool) -> Result<(), AssetError> {
-        let text = String::from_utf8_lossy(&self.read("config.json")?).into_owned();
-        Ok(Parallelism::check(&self.settings, &text, self.kv_shape()?, device, has_ray)?)
     }
 
     /// The folder for vLLM; an embedded model is written below `cache` first, unless it is there.
@@ -383,7 +409,7 @@ impl Model {
             ModelSource::Embedded(embedded) => embedded,
         };
         let models = cache.join("models");
-        let folder = models.join(format!("{}-{}", self.settings.source, self.digest.short()));
+        let folder = models.join(format!("{}-{}", self.name, self.digest.short()));
         let write = || -> io::Result<()> {
             if folder.exists() {
                 return Ok(());

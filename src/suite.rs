@@ -4,7 +4,6 @@
 //! Main type: [`Suite`].
 
 mod place;
-mod route;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,9 +14,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::place::place_of;
-pub use self::route::{NotARoute, Route};
 use crate::comparison::Criteria;
 use crate::dataset::SubjectSelection;
+pub use crate::model::{Dtype, Route};
 use crate::options::StoringOptions;
 
 /// vLLM's own names of the settings that spread a model over ranks; a suite sets them beside a model's `source`.
@@ -90,39 +89,6 @@ pub struct EngineSettings {
     /// Further keyword arguments of `vllm.LLM`.
     #[serde(default)]
     pub arguments: BTreeMap<String, serde_json::Value>,
-}
-
-/// Data types of weights and KV.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 16 bits, 8 of them exponent.
-    Bfloat16,
-    /// 16 bits, 5 of them exponent.
-    Float16,
-    /// 32 bits.
-    Float32,
-}
-
-impl Dtype {
-    /// Bytes of one element.
-    #[must_use]
-    pub fn bytes(self) -> u64 {
-        match self {
-            Self::Bfloat16 | Self::Float16 => 2,
-            Self::Float32 => 4,
-        }
-    }
-
-    /// vLLM's name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bfloat16 => "bfloat16",
-            Self::Float16 => "float16",
-            Self::Float32 => "float32",
-        }
-    }
 }
 
 /// LMCache's settings.

@@ -1,16 +1,16 @@
 //! What can be asked for on the command line, as clap reads it.
 
 use std::num::NonZeroUsize;
-use std::str::FromStr;
 
 use camino::Utf8PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::stack::StackArguments;
+use crate::carrier::routes;
 use crate::dataset::SubjectSelection;
+use crate::model::Route;
 use crate::stage_name::StageName;
-use crate::suite::{NotARoute, Route};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -395,7 +395,7 @@ pub(super) enum RouteChoice {
 impl RouteChoice {
     pub(super) fn routes(self) -> Vec<Route> {
         match self {
-            Self::All => Route::ALL.to_vec(),
+            Self::All => routes(),
             Self::One(route) => vec![route],
         }
     }
@@ -408,20 +408,15 @@ fn stage_parser() -> impl TypedValueParser<Value = StageName> {
 }
 
 fn route_parser() -> impl TypedValueParser<Value = Route> {
-    PossibleValuesParser::new(Route::ALL.map(Route::name)).try_map(|name| name.parse::<Route>())
+    PossibleValuesParser::new(routes().into_iter().map(Route::name)).map(|name| Route::named(&name))
 }
 
 fn route_choice_parser() -> impl TypedValueParser<Value = RouteChoice> {
-    let names = Route::ALL.into_iter().map(Route::name).chain(["all"]);
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<RouteChoice>())
-}
-
-impl FromStr for RouteChoice {
-    type Err = NotARoute;
-
-    fn from_str(text: &str) -> Result<Self, NotARoute> {
-        if text == "all" { Ok(Self::All) } else { text.parse().map(Self::One) }
-    }
+    let names = routes().into_iter().map(Route::name).chain(["all"]);
+    PossibleValuesParser::new(names).map(|name| match name.as_str() {
+        "all" => RouteChoice::All,
+        name => RouteChoice::One(Route::named(name)),
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

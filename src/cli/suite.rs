@@ -55,12 +55,12 @@ fn describe_model(suite: &Suite, settings: &ModelSettings, cache: &Utf8Path) -> 
         Err(error @ AssetError::NotFetched { .. }) => return Ok(not_fetched(&error)),
         model => model?,
     };
-    model.read("tokenizer.json")?;
+    model.files().read("tokenizer.json")?;
     // Under another `load_format` weights have other names, or there are none.
     if ![&suite.engine.arguments, &settings.arguments].iter().any(|all| all.contains_key("load_format")) {
-        model.check_weights()?;
+        model.files().check_weights()?;
     }
-    Ok(format!("{}, files {}", model.kv_shape()?.name(), model.digest().short()))
+    Ok(format!("{}, files {}", model.files().kv_shape()?.name(), model.digest().short()))
 }
 
 fn describe_questions(suite: &Suite, cache: &Utf8Path) -> Result<String, StageError> {

@@ -5,6 +5,7 @@
 //! `stats`'s. Main types: [`Evidence`] in, [`Comparison`] out of [`compare`], [`Conclusion`] out of [`conclude`].
 
 mod answers;
+mod arm_name;
 mod bit_exact;
 mod breakdown;
 mod conclusion;
@@ -15,6 +16,7 @@ mod early_stop;
 mod evidence;
 mod evidence_error;
 mod exercised;
+mod kv_evidence;
 mod ladder;
 mod last_rung;
 mod location;
@@ -25,6 +27,7 @@ mod provenance;
 mod provenance_verdict;
 #[cfg(test)]
 pub(crate) mod scene;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -33,7 +36,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use answers::{Accuracy, Answers, Flip, FlipKind, PairedTest, Scoring, pair_predictions};
-pub use bit_exact::{BitExact, LeftOver, Tally};
+pub use arm_name::ArmName;
+pub use bit_exact::{BitExact, LeftOver};
 pub use breakdown::{QuestionMovement, SubjectScore};
 pub use conclusion::{Conclusion, conclude};
 pub use criteria::{Criteria, EARLY_STOP_ALPHA, LOSS_ALPHA, Tolerance};
@@ -42,18 +46,20 @@ pub use difference::{Difference, DifferenceKind};
 pub use distribution::{Distribution, Shift};
 pub use early_stop::{EarlyStop, HarmMonitor, shuffle_questions};
 pub use evidence::{
-    Answered, Arm, ArmName, Asked, Batching, Bound, Evidence, Expected, Fidelity, ServerCounters,
-    ServerEvidence, ServingTier, Sharding,
+    Answered, Arm, Asked, Batching, Bound, Evidence, Expected, Fidelity, ServerCounters, ServerEvidence,
+    ServingTier, Sharding,
 };
 pub use evidence_error::EvidenceError;
 pub use exercised::{
     Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, ShardCounts, TierAgreement,
 };
+pub use kv_evidence::KvEvidence;
 pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
 pub use plan::{Plan, plan_questions};
-pub use provenance::{CellMap, KvEvidence, Provenance, WrongCell, WrongWhen};
+pub use provenance::{CellMap, Provenance, WrongCell, WrongWhen};
+pub use tally::Tally;
 pub use verdict::{Judgement, Rung, Verdict};
 
 /// What a rung of the ladder amounts to.

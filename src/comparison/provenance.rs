@@ -1,4 +1,4 @@
-//! Rung 1: where the KV comes from that the engine reads. Main types: [`KvEvidence`] in, [`Provenance`] out.
+//! Rung 1: where the KV comes from that the engine reads. Main type: [`Provenance`].
 //!
 //! A *cell* is one chunk in one layer on one rank. Every cell that was served must equal a copy that an engine of the same
 //! arm computed for the same token prefix and rank, whatever else was in the batch, and whichever request computed it.
@@ -10,31 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
 use crate::digest::Digest;
-use crate::engine::{ChunkDigests, KvRecord, LayerDigests};
+use crate::model::{ChunkDigests, KvRecord, LayerDigests};
 
 use super::criteria::NAMED_OFFENDERS;
 use super::evidence::{Case, Fidelity};
+use super::kv_evidence::KvEvidence;
 use super::{Outcome, Pass};
 
 /// Requests whose cells are drawn.
 const DRAWN: usize = 4;
-
-/// What was seen of the KV itself in the passes with a cache.
-#[derive(Debug, Clone, PartialEq)]
-pub struct KvEvidence {
-    /// Tokens of one chunk.
-    pub chunk_tokens: u32,
-    /// Each rank's layers by name, in the order in which their digests come.
-    pub layers: Vec<Vec<String>>,
-    /// Whether ranks hold the same KV and read one shard, as those of a model with latent attention do.
-    pub shared_by_ranks: bool,
-    /// For each whole chunk of each prompt a digest of its tokens and all before them.
-    pub prefixes: BTreeMap<QuestionId, Vec<Digest>>,
-    /// Of the store pass.
-    pub store: Vec<KvRecord>,
-    /// Of the load pass.
-    pub load: Vec<KvRecord>,
-}
 
 /// Whether the cells that were served are copies of computed ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -1,6 +1,5 @@
 //! What the provenance of the KV decides: harm alone, equivalence together with outputs that nothing speaks against.
 
-use super::ladder::note;
 use super::provenance::Provenance;
 use super::verdict::{Judgement, Rung, Verdict};
 use super::{Comparison, Outcome};
@@ -11,7 +10,7 @@ pub(super) fn judge_wrong_kv(comparison: &Comparison) -> Option<Judgement> {
     if traced.outcome != Outcome::Failed {
         return None;
     }
-    let first = note(traced.first.first(), |cell| format!("first: {}", cell.words()));
+    let first = traced.first.first().map_or_else(String::new, |cell| format!(" (first: {})", cell.words()));
     let mut sentences = Vec::new();
     let wrong = traced.wrong_cells();
     if wrong > 0 {

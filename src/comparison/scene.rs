@@ -2,7 +2,7 @@
 
 use crate::dataset::{Choice, QuestionId, Split};
 use crate::digest::{Digest, digest_json};
-use crate::engine::{ChunkDigests, KvRecord, LayerDigests, Observation, Step, TokenLogprob};
+use crate::model::{ChunkDigests, KvRecord, LayerDigests, Observation, Step, TokenLogprob};
 
 use super::{
     Arm, ArmName, Asked, Batching, Evidence, Expected, Fidelity, KvEvidence, ServerCounters, ServerEvidence,

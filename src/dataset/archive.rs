@@ -12,8 +12,8 @@ use liblzma::bufread::XzDecoder;
 use liblzma::stream::{CONCATENATED, Stream};
 use tar::EntryType;
 
-use super::extract::Limits;
 use super::extract_error::{Bound, ExtractError, Member, Near};
+use super::limits::Limits;
 use super::read_ahead::read_ahead;
 
 /// Why a visitor stopped.

@@ -11,8 +11,8 @@ mod extract;
 mod extract_error;
 #[cfg(test)]
 mod extract_tests;
+mod limits;
 mod prompt;
-mod question;
 mod questions_file;
 mod read_ahead;
 mod records;
@@ -23,12 +23,13 @@ mod template;
 mod testing;
 mod tokenizer;
 
+pub use crate::model::{Choice, NotAChoice, NotASubject, Question, QuestionId, Split, Subject};
 pub use answer::parse_answer;
 pub use collection::{Dataset, MissingSplit, NotASelection, SubjectQuestions, SubjectSelection};
-pub use extract::{Limits, extract};
+pub use extract::extract;
 pub use extract_error::{Bound, ExtractError, Member, Near, RowProblem};
+pub use limits::Limits;
 pub use prompt::{Prompt, PromptError, PromptLimits, Prompter};
-pub use question::{Choice, NotAChoice, NotASubject, Question, QuestionId, Split, Subject};
 pub use questions_file::{LineProblem, ReadQuestionsError, read_questions, write_questions};
 pub use template::{PromptTemplate, TemplateError, TemplateProblem, TemplateText};
 pub use tokenizer::{Tokenizer, TokenizerError};

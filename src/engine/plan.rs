@@ -80,6 +80,16 @@ pub struct Round {
     pub new_chunks: u64,
 }
 
+impl Round {
+    /// So many prompts in rounds of at most `size`, where no cache bounds them: they only divide work, and their chunks are
+    /// not counted.
+    #[must_use]
+    pub fn divide(prompts: usize, size: usize) -> Vec<Self> {
+        let of = |prompts| Self { prompts, chunks: 0, new_chunks: 0 };
+        (0..prompts).step_by(size.max(1)).map(|start| of(size.max(1).min(prompts - start))).collect()
+    }
+}
+
 /// The rounds, and what to expect of each question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -278,6 +288,16 @@ mod tests {
         (1..=count)
             .map(|row| prompt(subject, row, &(0..10).map(|at| start + row * 10 + at).collect::<Vec<_>>()))
             .collect()
+    }
+
+    #[test]
+    fn work_is_divided_into_rounds_that_hold_all_prompts() {
+        let sizes = |prompts, size| -> Vec<usize> {
+            Round::divide(prompts, size).iter().map(|round| round.prompts).collect()
+        };
+        assert_eq!(sizes(7, 3), [3, 3, 1]);
+        assert_eq!(sizes(0, 3), [0; 0]);
+        assert_eq!(sizes(2, 0), [1, 1]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::error::{EngineError, ProcessEnd};
-use super::guard::{GRACE, signal_group};
+use super::group::{GRACE, signal_group};
 
 /// Variables that change what vLLM, LMCache or Python do and are not part of any key: none is passed on.
 const STRIPPED_PREFIXES: [&str; 9] =

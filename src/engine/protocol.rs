@@ -10,8 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::kv_record::{ChunkDigests, DigestedLayers};
-use super::observation::{Step, TokenLogprob};
+use crate::model::{ChunkDigests, DigestedLayers, Step, TokenLogprob};
 
 /// Both sides refuse another number.
 pub const PROTOCOL: u32 = 2;

@@ -10,13 +10,12 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
 
 use super::error::{EngineError, quote};
-use super::kv_record::{ChunkDigests, KvRecord};
 use super::lmcache_server::CONNECTOR;
-use super::observation::Observation;
 use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
 use super::protocol::{NumberedPrompt, PROTOCOL, Ready, Reply, Request, Start};
 use crate::dataset::Prompt;
 use crate::digest::{Digest, digest_bytes, digest_json};
+use crate::model::{ChunkDigests, KvRecord, Observation};
 
 static PACKAGE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/engine/worker/kv_worker");
 

@@ -3,7 +3,7 @@
 use super::kind::{Applies, Donor, Fault, Group, Layers, Must, Place, Ranks, Spots, Tier, Variant};
 use super::operator::{Bit, Operator, Spread};
 use crate::comparison::Rung;
-use crate::engine::KvShape;
+use crate::model::KvShape;
 
 const EVERY: Spots = &[(Place::Every, Layers::All)];
 const MIDDLE: Spots = &[(Place::Middle, Layers::All)];

@@ -2,13 +2,16 @@
 
 use std::ops::Range;
 
+use serde::Serialize;
+
 use crate::digest::{Digest, digest_bytes};
 
 use super::element;
 use super::layout::Layout;
 
 /// What is done to a chunk, in the layers that are in scope.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Operator {
     /// The same bytes are written again.
     Rewrite,
@@ -90,7 +93,8 @@ impl Operator {
 }
 
 /// Which bit of an element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Bit {
     /// The lowest of the fraction: the smallest change that there is.
     Lowest,
@@ -99,7 +103,8 @@ pub enum Bit {
 }
 
 /// How many elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Spread {
     /// One of all layers in scope.
     Once,

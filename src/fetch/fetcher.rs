@@ -12,7 +12,9 @@ use fs_err as fs;
 use super::client::{Client, Token};
 use super::convert::convert;
 use super::download::{Download, Outcome, Wanted};
-use super::pins::{HUB, fetched};
+use super::patience::Patience;
+use super::pins::HUB;
+use super::verified::fetched;
 use super::{ArchivePin, FetchError, ModelPin, Origin, Verified};
 use crate::engine::environment::EnvironmentRequest;
 use crate::event::{Event, Events};
@@ -40,33 +42,6 @@ pub struct FetchSettings {
     pub certificates: Option<Utf8PathBuf>,
     /// How long to try.
     pub patience: Patience,
-}
-
-/// When a server counts as not to be had.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// Tries in a row that bring less than `least_bytes`.
-    pub tries: u32,
-    /// Pause after the first of them; it doubles with each.
-    pub first_pause: Duration,
-    /// The longest pause, also of those that a server asks for.
-    pub longest_pause: Duration,
-    /// In so long at least `least_bytes` must come.
-    pub stall: Duration,
-    /// What counts as getting on.
-    pub least_bytes: u64,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            tries: 5,
-            first_pause: Duration::from_secs(1),
-            longest_pause: Duration::from_mins(5),
-            stall: Duration::from_secs(30),
-            least_bytes: 64 << 10,
-        }
-    }
 }
 
 impl FetchSettings {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Finding, ForeignKv, NotRun, PlantedFaults, Report, SCHEMA};
+use super::{Finding, ForeignKv, Known, NotRun, PlantedFaults, Report, SCHEMA};
 use crate::comparison::scene::{Scene, say, scatter};
 use crate::comparison::{
     ArmName, Criteria, EarlyStop, Evidence, Location, Place as ChunkPlace, Rung, Verdict, compare, conclude,
@@ -10,12 +10,13 @@ use crate::comparison::{
 use crate::dataset::{Choice, Question};
 use crate::digest::digest_bytes;
 use crate::engine::environment::{EnvironmentIdentity, Package};
-use crate::engine::{Device, KvShape, Ready};
+use crate::engine::{Device, Ready};
 use crate::exit_code::{ERROR, exit_code, exit_code_of_run};
 use crate::fault::{Arrangement, Fate, FaultFindings, Group, Layers, Layout, Place, Tier, Trial};
 use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
+use crate::model::{Dtype, KvShape, Route};
 use crate::stage_name::StageName;
-use crate::suite::{Dtype, Route, Suite};
+use crate::suite::Suite;
 
 /// Everything that could break a document: markup, quotes, control characters, line ends, other scripts, an emoji.
 pub(super) const NASTY: &str = "If a < b & c > \"d\", then `x` | y\r\n\u{0}\u{1b}[31m\u{7f}\u{fffe} ]]> </script><script>alert(1)</script> \
@@ -25,17 +26,23 @@ pub(super) const NASTY: &str = "If a < b & c > \"d\", then `x` | y\r\n\u{0}\u{1b
 pub(super) fn every_kind() -> Vec<(&'static str, Report)> {
     let many = ["canary-dense", "canary-mla"]
         .into_iter()
-        .flat_map(|model| Route::ALL.map(|route| (model, route, equivalent())))
+        .flat_map(|model| {
+            ["in-process", "mp", "mp+fs", "mp+redis", "mp+p2p"]
+                .map(|name| (model, Route::named(name), equivalent()))
+        })
         .collect();
     vec![
-        ("equivalent", report(vec![("canary-dense", Route::Mp, equivalent())])),
+        ("equivalent", report(vec![("canary-dense", Route::named("mp"), equivalent())])),
         (
             "degraded",
-            report(vec![("canary-dense", Route::Mp, degraded()), ("canary-mla", Route::Mp, equivalent())]),
+            report(vec![
+                ("canary-dense", Route::named("mp"), degraded()),
+                ("canary-mla", Route::named("mp"), equivalent()),
+            ]),
         ),
-        ("not exercised", report(vec![("canary-dense", Route::InProcess, not_exercised())])),
-        ("inconclusive", report(vec![("canary-dense", Route::Mp, inconclusive())])),
-        ("stopped early", report(vec![("canary-dense", Route::Mp, stopped_early())])),
+        ("not exercised", report(vec![("canary-dense", Route::named("in-process"), not_exercised())])),
+        ("inconclusive", report(vec![("canary-dense", Route::named("mp"), inconclusive())])),
+        ("stopped early", report(vec![("canary-dense", Route::named("mp"), stopped_early())])),
         ("every route", report(many)),
         (
             "faults all seen",
@@ -50,11 +57,12 @@ pub(super) fn every_kind() -> Vec<(&'static str, Report)> {
 }
 
 fn with_a_route_not_run() -> Report {
-    let mut report = report(vec![("canary-dense", Route::Mp, equivalent())]);
-    report.suite.routes.push(Route::MpRedis);
+    let mut report = report(vec![("canary-dense", Route::named("mp"), equivalent())]);
+    report.suite.routes.push(Route::named("mp+redis"));
     report.not_run.push(NotRun {
         model: "canary-dense".to_owned(),
-        route: Route::MpRedis,
+        route: Route::named("mp+redis"),
+        known: Known::Beforehand,
         reason: format!("failed to find a Redis server: {NASTY}"),
         next_step: "install Debian's package `redis-server`".to_owned(),
     });
@@ -84,7 +92,7 @@ fn with_foreign_kv(control: u64) -> Report {
         failed,
         answered(Difference::Weights, 3072, 0.25),
     ];
-    let mut report = report(vec![("canary-dense", Route::Mp, equivalent())]);
+    let mut report = report(vec![("canary-dense", Route::named("mp"), equivalent())]);
     report.suite.lmcache.options.save_decode_cache = true;
     report.exit_code = exit_code_of_run(report.verdict, usize::from(control != 3072));
     report.foreign_kv.push(ForeignKv {
@@ -247,7 +255,7 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
 }
 
 fn with_faults(fates: &[Fate]) -> Report {
-    let mut report = report(vec![("canary-dense", Route::Mp, equivalent())]);
+    let mut report = report(vec![("canary-dense", Route::named("mp"), equivalent())]);
     let trials = fates
         .iter()
         .map(|&fate| Trial {
@@ -293,7 +301,7 @@ fn with_faults(fates: &[Fate]) -> Report {
         report.exit_code = exit_code(report.verdict);
     }
     report.planted_faults.push(PlantedFaults {
-        route: Route::Mp,
+        route: Route::named("mp"),
         model: "canary-dense".to_owned(),
         doubt,
         findings,

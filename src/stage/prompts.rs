@@ -3,18 +3,32 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::engine_run::EngineRun;
 use super::lines::{LineWriter, read_json, read_lines, write_json};
-use super::{Bench, Excerpt, ExcerptQuestion, StageError, read_dataset};
-use crate::assets::Model;
-use crate::dataset::{Prompt, PromptLimits, PromptTemplate, Prompter, Subject, SubjectSelection, Tokenizer};
-use crate::digest::{Digest, digest_bytes};
+use super::sources::TOKENIZER;
+use super::{Context, StageError, read_dataset};
+use crate::assets::ModelFiles;
+use crate::dataset::{
+    Prompt, PromptLimits, PromptTemplate, Prompter, QuestionId, Subject, SubjectSelection, Tokenizer,
+};
+use crate::digest::Digest;
+use crate::engine::Capacity;
 use crate::stage_name::StageName;
-use crate::store::{Artifact, Draft, StageKey};
+use crate::store::{Artifact, Draft};
 
-const SCHEMA: u32 = 2;
 const PROMPTS: &str = "prompts.jsonl";
 const LONGEST: &str = "longest.json";
+
+/// Some questions of a suite, each once.
+pub type Excerpt = Vec<ExcerptQuestion>;
+
+/// A question of an excerpt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExcerptQuestion {
+    /// Which.
+    pub question: QuestionId,
+    /// How many of its prompt's first tokens are asked, if not all.
+    pub tokens: Option<u32>,
+}
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,53 +37,39 @@ struct Longest {
     tokens: u32,
 }
 
-#[derive(Serialize)]
-struct Key<'a> {
-    questions: Digest,
-    subjects: SubjectSelection,
-    template: &'a str,
-    limits: PromptLimits,
-    tokenizer: Digest,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    excerpt: Option<&'a Excerpt>,
+/// Makes the prompts of every selected question. Input: the questions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Prompts {
+    /// Which subjects are asked.
+    pub subjects: SubjectSelection,
+    /// The template's name and version.
+    pub template: String,
+    /// How long examples and prompts may be.
+    pub limits: PromptLimits,
+    /// The model's tokenizer.
+    pub tokenizer: Digest,
+    /// The questions to ask, if not all of the selected ones.
+    pub excerpt: Option<Excerpt>,
 }
 
-/// Makes the prompts of every selected question.
-///
-/// # Errors
-/// When the tokenizer cannot be used, or a question does not fit the model.
-pub async fn prompts(bench: &Bench, model: &Model, questions: &Artifact) -> Result<Artifact, StageError> {
-    let suite = &bench.suite;
-    let limits = PromptLimits {
-        example_tokens: suite.prompt.example_tokens,
-        prompt_tokens: suite.engine.max_model_len - suite.engine.max_tokens,
-    };
-    let template = PromptTemplate::single_letter();
-    if suite.prompt.template != template.name() {
-        return Err(StageError::Template(suite.prompt.template.clone()));
+impl Prompts {
+    pub(crate) const SCHEMA: u32 = 3;
+
+    pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
+        let template = PromptTemplate::single_letter();
+        if self.template != template.name() {
+            return Err(StageError::Template(self.template.clone()));
+        }
+        let files = context.desk.sources.files_with_tokenizer(self.tokenizer);
+        let tokenizer = load_tokenizer(files, context.model_name())?;
+        let dataset = read_dataset(context.inputs.of(StageName::Extract))?;
+        let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits: self.limits };
+        let prompts = prompter.prompts(&dataset, self.subjects).map(|prompt| Ok(prompt?));
+        match &self.excerpt {
+            Some(excerpt) => write_prompts(context.draft, select(prompts, excerpt)?.into_iter().map(Ok)),
+            None => write_prompts(context.draft, prompts),
+        }
     }
-    let json = model.read("tokenizer.json")?;
-    let key = Key {
-        questions: questions.output_digest(),
-        subjects: suite.subjects,
-        template: template.name(),
-        limits,
-        tokenizer: digest_bytes(&json),
-        excerpt: bench.excerpt.as_ref(),
-    };
-    let key = StageKey::new(SCHEMA, StageName::Prompts, &key);
-    bench
-        .make(&key, model.name(), async |draft| {
-            let tokenizer = load_tokenizer(model)?;
-            let dataset = read_dataset(questions)?;
-            let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits };
-            let prompts = prompter.prompts(&dataset, suite.subjects).map(|prompt| Ok(prompt?));
-            match &bench.excerpt {
-                Some(excerpt) => write_prompts(draft, select(prompts, excerpt)?.into_iter().map(Ok)),
-                None => write_prompts(draft, prompts),
-            }
-        })
-        .await
 }
 
 /// Writes what the other stages read of prompts.
@@ -95,13 +95,12 @@ pub(super) fn write_prompts(
 ///
 /// # Errors
 /// When one does not fit.
-pub fn admit_prompts(bench: &Bench, model: &Model, prompts: &Artifact) -> Result<(), StageError> {
+pub fn admit_prompts(model: &str, prompts: &Artifact, capacity: Capacity) -> Result<(), StageError> {
     let longest: Option<Longest> = read_json(&prompts.path(LONGEST))?;
     let Some(Longest { subject, tokens }) = longest else { return Ok(()) };
-    let capacity = EngineRun { bench, model, prompts }.capacity()?;
     capacity
         .admit(&subject, tokens)
-        .map_err(|source| StageError::TooLarge { model: model.name().to_owned(), source })
+        .map_err(|source| StageError::TooLarge { model: model.to_owned(), source })
 }
 
 /// The prompts of an excerpt alone, each cut to its length.
@@ -124,7 +123,7 @@ fn select(
     }
 }
 
-/// Reads what [`prompts`] wrote, one prompt at a time.
+/// Reads what the prompts stage wrote, one prompt at a time.
 ///
 /// # Errors
 /// When the artifact cannot be read.
@@ -134,9 +133,8 @@ pub fn read_prompts(
     read_lines(prompts.path(PROMPTS))
 }
 
-/// The model's tokenizer.
-pub(super) fn load_tokenizer(model: &Model) -> Result<Tokenizer, StageError> {
-    let json = model.read("tokenizer.json")?;
-    Tokenizer::from_bytes(&json)
-        .map_err(|source| StageError::Tokenizer { model: model.name().to_owned(), source })
+/// A model's tokenizer; `model` names it in messages.
+pub(super) fn load_tokenizer(files: &ModelFiles, model: &str) -> Result<Tokenizer, StageError> {
+    let json = files.read(TOKENIZER)?;
+    Tokenizer::from_bytes(&json).map_err(|source| StageError::Tokenizer { model: model.to_owned(), source })
 }

@@ -10,18 +10,18 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::engine_run::EngineRun;
 use super::lines::LineWriter;
 use super::prompts::read_prompts;
-use super::{Bench, StageError};
+use super::{Context, StageError};
 use crate::dataset::Prompt;
-use crate::engine::{KvRecord, Observation, Plan, PrefixCache, Round, Worker};
-use crate::event::Event;
-use crate::store::Draft;
+use crate::engine::{Observation, PrefixCache, Round, Worker};
+use crate::event::{Event, Events};
+use crate::model::KvRecord;
+use crate::store::{Artifact, Draft};
 
 /// The rounds of a plan, to be taken by engines.
 pub(super) struct Rounds<'a> {
-    plan: &'a Plan,
+    planned: &'a [Round],
     prompts: RefCell<Box<dyn Iterator<Item = Result<Prompt, StageError>>>>,
     dealt: Cell<usize>,
     dealt_prompts: Cell<usize>,
@@ -39,10 +39,10 @@ pub(super) struct DealtRound<'a> {
 }
 
 impl<'a> Rounds<'a> {
-    pub(super) fn of(run: &EngineRun<'_>, plan: &'a Plan) -> Result<Self, StageError> {
+    pub(super) fn of(prompts: &Artifact, rounds: &'a [Round]) -> Result<Self, StageError> {
         Ok(Self {
-            plan,
-            prompts: RefCell::new(Box::new(read_prompts(run.prompts)?)),
+            planned: rounds,
+            prompts: RefCell::new(Box::new(read_prompts(prompts)?)),
             dealt: Cell::new(0),
             dealt_prompts: Cell::new(0),
             closed: Cell::new(false),
@@ -57,7 +57,7 @@ impl<'a> Rounds<'a> {
         engines: usize,
         work: impl AsyncFn(Option<usize>) -> Result<(), StageError>,
     ) -> Result<(), StageError> {
-        match engines.min(self.plan.rounds.len().saturating_sub(1)) {
+        match engines.min(self.planned.len().saturating_sub(1)) {
             0 | 1 => work(None).await,
             engines => try_join_all((1..=engines).map(|number| work(Some(number)))).await.map(drop),
         }
@@ -70,7 +70,7 @@ impl<'a> Rounds<'a> {
             let _ = self.probe_is_over.subscribe().wait_for(|over| *over).await;
         }
         let number = self.dealt.get();
-        let Some(round) = self.plan.rounds.get(number).filter(|_| !self.closed.get()) else {
+        let Some(round) = self.planned.get(number).filter(|_| !self.closed.get()) else {
             return Ok(None);
         };
         let prompts: Result<Vec<Prompt>, StageError> =
@@ -99,7 +99,7 @@ impl<'a> Rounds<'a> {
 
 /// One pass over all prompts, round by round. What is observed is written down in the order of the rounds.
 pub(super) struct Pass<'a> {
-    bench: &'a Bench,
+    events: &'a Events,
     name: String,
     done: Cell<usize>,
     total: usize,
@@ -133,17 +133,16 @@ pub(super) fn kv_file(file: &str) -> String {
 
 impl<'a> Pass<'a> {
     pub(super) fn of(
-        run: &EngineRun<'a>,
-        draft: &Draft,
+        context: &Context<'a>,
         name: &str,
         file: &str,
         total: usize,
     ) -> Result<Self, StageError> {
-        let name = format!("{}, {name}", run.model.name());
-        run.bench.events.emit(Event::QuestionsDone { pass: name.clone(), done: 0, total });
-        let kv_lines = RefCell::new(Lines::create(draft, &kv_file(file))?);
-        let lines = RefCell::new(Lines::create(draft, file)?);
-        Ok(Self { bench: run.bench, name, done: Cell::new(0), total, lines, kv_lines })
+        let (name, events) = (format!("{}, {name}", context.model_name()), &context.desk.events);
+        events.emit(Event::QuestionsDone { pass: name.clone(), done: 0, total });
+        let lines = RefCell::new(Lines::create(context.draft, file)?);
+        let kv_lines = RefCell::new(Lines::create(context.draft, &kv_file(file))?);
+        Ok(Self { events, name, done: Cell::new(0), total, lines, kv_lines })
     }
 
     /// Answers some prompts of a round and writes the observations down.
@@ -157,7 +156,7 @@ impl<'a> Pass<'a> {
         let answered = || {
             self.done.set(self.done.get() + 1);
             let (pass, done, total) = (self.name.clone(), self.done.get(), self.total);
-            self.bench.events.emit(Event::QuestionsDone { pass, done, total });
+            self.events.emit(Event::QuestionsDone { pass, done, total });
         };
         let observations = worker.score(prompts, prefix_cache, answered).await?;
         self.lines.borrow_mut().write(round.number, &observations)?;

@@ -204,9 +204,12 @@ fn the_doctor_says_what_can_run_here_and_never_shows_a_token() {
         lab.end(command).out
     };
     let without = doctor(&[]);
-    assert!(without.contains("later    route mp+redis, not in the suite: needs a Redis server"), "{without}");
-    let named = doctor(&[("KV_CORRECTNESS_REDIS_URL", "redis://elsewhere")]);
-    assert!(named.contains("ready    route mp+redis"), "{named}");
+    let missing =
+        "later    route mp+redis, not in the suite: failed to find `redis-server` on PATH: install it";
+    assert!(without.contains(missing), "{without}");
+    let named = doctor(&[("KV_CORRECTNESS_REDIS_URL", "redis://127.0.0.1:1")]);
+    let refused = "later    route mp+redis, not in the suite: failed to reach redis://127.0.0.1:1: ";
+    assert!(named.contains(refused), "{named}");
     fs::remove_file(lab.path("env/bin/lmcache")).unwrap();
     let without = doctor(&[]);
     assert!(without.contains("later    route mp: failed to find LMCache's server: "), "{without}");

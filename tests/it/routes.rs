@@ -107,13 +107,13 @@ fn a_route_that_cannot_run_here_is_told_and_the_others_go_on() {
     command.env("FAKE_FAULTS", "").env("PATH", lab.path("bin"));
     let ended = lab.end(command);
     assert_eq!(ended.code, 4, "the worst verdict counts: {}{}", ended.err, ended.out);
-    insta::assert_snapshot!(ended.out[ended.out.find("\n      mp").unwrap()..], @r"
+    insta::assert_snapshot!(ended.out[ended.out.find("\n      mp").unwrap()..], @"
 
           mp            mp+fs         mp+redis      mp+p2p        in-process
     tiny  equivalent    equivalent    not run       equivalent    not exercised
 
     tiny over mp+redis: not run
-      why          failed to run this route: find `redis-server` on PATH
+      why          failed to find `redis-server` on PATH
       next         install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`
 
     verdict: not exercised, as far as it was run: 1 of 5 combinations of model and route cannot run here (exit code 4)

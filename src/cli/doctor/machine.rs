@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
-use super::Line;
+use super::line::Line;
 use crate::engine::Device;
 use crate::engine::environment::EnvironmentRequest;
 

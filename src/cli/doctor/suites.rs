@@ -1,12 +1,12 @@
 //! Whether a suite can run here, over each route. Main function: [`examine_suite`].
 
-use super::machine::find_program;
+use crate::carrier::{Here, find_carrier, routes};
 use crate::cli::arguments::DeviceChoice;
 use crate::engine::environment::{EnvironmentError, EnvironmentRequest};
-use crate::engine::{Device, DeviceKind};
+use crate::engine::{Device, RedisAddress};
 use crate::fetch::Needs;
-use crate::stage::{RouteError, require_server};
-use crate::suite::{Route, Suite};
+use crate::model::Route;
+use crate::suite::Suite;
 
 /// How near a suite is to running, from the farthest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +32,8 @@ pub(super) struct Place<'a> {
     /// How the device was asked for, as the commands that are told must ask, too.
     pub(super) choice: DeviceChoice,
     pub(super) request: &'a EnvironmentRequest,
+    /// A Redis server that a run would use.
+    pub(super) redis: Option<&'a RedisAddress>,
 }
 
 /// Examines a suite over every route there is; those that the suite names are marked.
@@ -59,7 +61,7 @@ pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>) -> Exam
         readiness = readiness.min(Readiness::AfterCommands);
     }
     let mut best = Readiness::Never;
-    for route in Route::ALL {
+    for route in routes() {
         let (over_route, words) = examine_route(name, route, place);
         let over_route = over_route.min(readiness);
         let state = match over_route {
@@ -85,27 +87,16 @@ fn environment_problem(request: &EnvironmentRequest) -> Option<EnvironmentError>
 
 fn examine_route(name: &str, route: Route, place: Place<'_>) -> (Readiness, String) {
     let device = place.choice.words();
-    let command = (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}{device}"));
-    if let Ok(Some(environment)) = place.request.find()
-        && let Err(error) = require_server(&environment, route)
-    {
-        return (Readiness::AfterCommands, format!("failed to {error}: {}", error.hint()));
+    let carrier = match find_carrier(route) {
+        Ok(carrier) => carrier,
+        Err(error) => return (Readiness::Never, format!("failed to {error}: {}", error.hint())),
+    };
+    if let Some(words) = carrier.serves_nothing_on(place.device.kind()) {
+        return (Readiness::Never, words.to_owned());
     }
-    match (route, place.device.kind()) {
-        (Route::InProcess, DeviceKind::Cpu) => {
-            let words = "LMCache inside vLLM serves nothing on a CPU; a run ends with not exercised (4)";
-            (Readiness::Never, words.to_owned())
-        }
-        (Route::MpRedis, _) if redis_is_named() => command,
-        (Route::MpRedis, _) if find_program(&place.request.search_path, "redis-server").is_none() => {
-            let words = format!("needs a Redis server: {}", RouteError::NoRedis.hint());
-            (Readiness::AfterCommands, words)
-        }
-        (Route::InProcess | Route::Mp | Route::MpFs | Route::MpRedis | Route::MpP2p, _) => command,
+    let environment = place.request.find().ok().flatten();
+    match carrier.admit(&Here { environment: environment.as_ref(), redis: place.redis }) {
+        Ok(()) => (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}{device}")),
+        Err(error) => (Readiness::AfterCommands, format!("failed to {error}: {}", error.hint())),
     }
-}
-
-/// Whether a run would use a server that is there already.
-fn redis_is_named() -> bool {
-    std::env::var("KV_CORRECTNESS_REDIS_URL").is_ok_and(|url| !url.is_empty())
 }

@@ -6,7 +6,7 @@ use crate::comparison::{
     WrongWhen, compare, conclude,
 };
 use crate::dataset::Choice;
-use crate::engine::{KvRecord, LayerDigests};
+use crate::model::{KvRecord, LayerDigests};
 
 /// Several sequences at a time and a model at chance level, where nothing but the KV can show equivalence.
 fn noisy() -> Scene {

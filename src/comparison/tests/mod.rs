@@ -8,7 +8,7 @@ mod statistics;
 use proptest::prelude::*;
 
 use crate::dataset::Choice;
-use crate::engine::{Observation, TokenLogprob};
+use crate::model::{Observation, TokenLogprob};
 use crate::stats::PairOutcome;
 
 use super::scene::{Scene, read_letter, say, scatter};

@@ -7,7 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::EnvironmentError;
-use super::layer::{self, builds};
+use super::install::{self, builds};
 use super::make::{self, environments};
 use crate::lock::FileLock;
 
@@ -60,7 +60,7 @@ pub fn remove_unused(cache: &Utf8Path, unused_for: Duration) -> Result<Vec<Utf8P
             };
             // Without its marker a folder that is removed by half is taken neither for an environment nor for a build.
             for file in
-                [folder.join(make::MARKER), folder.join(layer::MARKER), folder.with_added_extension("log")]
+                [folder.join(make::MARKER), folder.join(install::MARKER), folder.with_added_extension("log")]
             {
                 if let Err(error) = fs::remove_file(file)
                     && error.kind() != io::ErrorKind::NotFound

@@ -1,6 +1,6 @@
 //! The map of a request's KV: a row for each chunk, a field for each layer. Main type: [`CellMapView`].
 
-use super::label;
+use super::shown::label;
 use crate::comparison::{CellMap, Pass};
 
 pub(super) struct CellMapView {

@@ -2,10 +2,10 @@
 
 use super::cells::CellMapView;
 use super::plot::{Dot, Plot};
-use super::{Badge, clean, label};
+use super::shown::{Badge, clean, label};
 use crate::comparison::{Accuracy, PassHits, SubjectScore};
 use crate::dataset::Choice;
-use crate::engine::KvShape;
+use crate::model::KvShape;
 use crate::report::ladder::{RungState, rungs};
 use crate::report::words::{flip_kind, flip_letters, nats, p_value, percent, points, rung, short_rung};
 use crate::report::{Finding, Report};

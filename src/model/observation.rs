@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::QuestionId;
+use super::QuestionId;
 
 /// A token and its natural-log probability, finite: the engine's own float32. Five arms of all of MMLU are in memory at once.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -1,12 +1,24 @@
-//! Why a route cannot run on this machine. Main type: [`RouteError`].
+//! What keeps a carrier from carrying. Main types: [`RouteError`], [`CarrierError`].
+
+use std::io;
 
 use camino::Utf8PathBuf;
 
+use crate::engine::EngineError;
 use crate::engine::environment::EnvironmentError;
+use crate::model::Route;
 
 /// Why a route cannot run on this machine, found out before its engines start. Other routes can go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
+    /// No carrier has this name.
+    #[error("find route {:?}: there are {}", route.name(), known.join(", "))]
+    Unknown {
+        /// What was asked for.
+        route: Route,
+        /// The names that there are.
+        known: Vec<String>,
+    },
     /// The route does not offer an option that the suite sets.
     #[error("store with `lmcache.options.{option}` on this route: {reason}")]
     NotOffered {
@@ -18,6 +30,9 @@ pub enum RouteError {
     /// What a serde makes of KV is no ground for faults.
     #[error("plant faults in KV that `lmcache.options.serde` turns into other bytes")]
     FaultsBehindSerde,
+    /// The environment lacks LMCache.
+    #[error(transparent)]
+    NoLmcache(EnvironmentError),
     /// The environment holds LMCache, but not its program.
     #[error("find LMCache's server: {program} is not there")]
     NoServer {
@@ -47,7 +62,7 @@ pub enum RouteError {
     },
     /// The packages that peers transfer KV with cannot be had.
     #[error("get the packages that LMCache's peers need (nixl)")]
-    NoPeerPackages(#[from] EnvironmentError),
+    NoPeerPackages(#[source] EnvironmentError),
 }
 
 impl RouteError {
@@ -55,10 +70,12 @@ impl RouteError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
+            Self::Unknown { .. } => "choose one of these, or write `all`".to_owned(),
             Self::NotOffered { option, .. } => {
                 format!("leave `{option}` out of the suite, or choose a route that offers it (docs/routes.md) with `--route`")
             }
             Self::FaultsBehindSerde => "leave out `--faults`, or the suite's `serde`".to_owned(),
+            Self::NoLmcache(error) => error.hint().unwrap_or_else(|| "install LMCache into it".to_owned()),
             Self::NoServer { .. } => "install LMCache with pip into that environment, which puts its program there".to_owned(),
             Self::NoRedis => "install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`".to_owned(),
             Self::RedisUnreachable { .. } => {
@@ -70,4 +87,24 @@ impl RouteError {
             }),
         }
     }
+}
+
+/// Why a carrier that was admitted did not carry.
+#[derive(Debug, thiserror::Error)]
+pub enum CarrierError {
+    /// It cannot run on this machine after all.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// A process of it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A file or folder of it.
+    #[error("write {path}")]
+    Write {
+        /// The file or folder.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }

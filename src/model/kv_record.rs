@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::QuestionId;
+use super::QuestionId;
 
 /// Hexadecimal digits of one layer's digest.
 const DIGITS: usize = 32;
