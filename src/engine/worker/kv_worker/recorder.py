@@ -59,6 +59,8 @@ class Recorder:
         self._names, self._buckets = find_layers(model_runner, chunk_tokens)
         self._multipliers: dict[int, Any] = {}
         self._requests: dict[str, Request] = {}
+        # Of each request that has not ended; one that was preempted has no blocks, and is taken up again.
+        self._whole_chunks: dict[str, int] = {}
         self._chunks: list[Chunk] = []
         self._batches: list[list[Any]] = [[] for _ in self._buckets]
         # Of the forward pass that comes next: chunks that it reads first, by bucket, and what it completes.
@@ -83,6 +85,7 @@ class Recorder:
         import torch
 
         self._end(list(self._requests))
+        self._whole_chunks.clear()
         # Of each bucket one row a chunk: the digests of its layers.
         rows: list[Any] = [torch.cat(batches).cpu().numpy() if batches else None for batches in self._batches]
         starts = [list(accumulate((len(batch) for batch in batches), initial=0)) for batches in self._batches]
@@ -134,17 +137,21 @@ class Recorder:
         Nothing of this step was written yet: the blocks still hold what their last owner left.
         """
         self._end([*output.finished_req_ids, *(output.preempted_req_ids or ())])
+        for request_id in output.finished_req_ids:
+            self._whole_chunks.pop(request_id, None)
         for new in output.scheduled_new_reqs:
-            self._admit(new.req_id, new.block_ids, len(new.prompt_token_ids or ()), new.num_computed_tokens)
+            self._whole_chunks[new.req_id] = len(new.prompt_token_ids or ()) // self._chunk_tokens
+            self._admit(new.req_id, new.block_ids, new.num_computed_tokens)
         cached = output.scheduled_cached_reqs
         for request_id, new_blocks, computed in zip(
             cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
         ):
+            if request_id in cached.resumed_req_ids and request_id in self._whole_chunks:
+                self._end([request_id])
+                self._admit(request_id, new_blocks, computed)
+                continue
             request = self._requests.get(request_id)
             if request is None:
-                continue
-            if request_id in cached.resumed_req_ids:
-                self._admit(request_id, new_blocks, request.whole_chunks * self._chunk_tokens, computed)
                 continue
             for group, blocks in enumerate(new_blocks or ()):
                 request.blocks[group].extend(blocks)
@@ -155,8 +162,8 @@ class Recorder:
             if request is not None:
                 self._schedule(request_id, request, tokens)
 
-    def _admit(self, request_id: str, blocks: Any, prompt_tokens: int, computed: int) -> None:
-        whole_chunks = prompt_tokens // self._chunk_tokens
+    def _admit(self, request_id: str, blocks: Any, computed: int) -> None:
+        whole_chunks = self._whole_chunks[request_id]
         self._requests[request_id] = Request([list(group) for group in blocks], whole_chunks, computed, 0)
         request = self._requests[request_id]
         for number in range(min(computed // self._chunk_tokens, whole_chunks)):
