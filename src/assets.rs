@@ -9,10 +9,12 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use include_dir::{Dir, include_dir};
 
+use crate::cache::Bucket;
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
-use crate::engine::{Device, Parallelism, ParallelismError};
+use crate::engine::{Parallelism, ParallelismError};
 use crate::fetch::{ArchivePin, ModelPin, Verified};
-use crate::model::KvShape;
+use crate::machine::Device;
+use crate::model::{KvShape, UnknownKv};
 use crate::suite::{ModelSettings, nearest};
 
 static CANARY_ARCHIVE: &[u8] = include_bytes!("../data/canary.tar.xz");
@@ -55,12 +57,13 @@ pub enum AssetError {
         source: io::Error,
     },
     /// `config.json` is not a model's.
-    #[error("read the KV cache's shape from {path}: {problem}")]
+    #[error("read the KV cache's shape from {path}")]
     Config {
         /// The file.
         path: String,
-        /// In serde's words.
-        problem: String,
+        /// What of it is not understood.
+        #[source]
+        problem: UnknownKv,
     },
     /// A model cannot be spread as its suite wants it.
     #[error(transparent)]
@@ -114,7 +117,10 @@ impl AssetError {
             Self::Io { .. } => {
                 "check that it exists and may be read, and that the disk is not full".to_owned()
             }
-            Self::Config { .. } => MODEL_FILES.to_owned(),
+            Self::Config { problem: UnknownKv::NoModel(_), .. } => MODEL_FILES.to_owned(),
+            Self::Config { problem: UnknownKv::Attention { .. }, .. } => {
+                "take a model whose layers all have full attention, or all MLA: docs/suites.md says which are known".to_owned()
+            }
             Self::Parallelism(error) => return error.hint(),
         })
     }
@@ -393,7 +399,7 @@ impl ModelFiles {
         let text = String::from_utf8_lossy(&self.read("config.json")?).into_owned();
         KvShape::from_config(&text).map_err(|error| AssetError::Config {
             path: format!("{}/config.json", self.name),
-            problem: error.to_string(),
+            problem: error,
         })
     }
 
@@ -408,7 +414,7 @@ impl ModelFiles {
             }
             ModelSource::Embedded(embedded) => embedded,
         };
-        let models = cache.join("models");
+        let models = Bucket::Models.folder(cache);
         let folder = models.join(format!("{}-{}", self.name, self.digest.short()));
         let write = || -> io::Result<()> {
             if folder.exists() {
@@ -451,6 +457,20 @@ mod tests {
         assert_eq!(model.hint().unwrap(), "run `kv-correctness fetch smollm2-135m-instruct`");
         let dataset = Archive::find(&suite.dataset, cache).unwrap_err();
         assert_eq!(dataset.hint().unwrap(), "run `kv-correctness fetch --data mmlu`");
+    }
+
+    #[test]
+    fn a_model_whose_attention_is_not_known_is_refused_by_name_and_never_called_dense() {
+        let cache = tempfile::tempdir().unwrap();
+        let cache = Utf8Path::from_path(cache.path()).unwrap();
+        let settings = Suite::load("canary").unwrap().models.remove(0);
+        let windowed = r#"{"model_type":"mistral","num_hidden_layers":32,"num_attention_heads":32,"hidden_size":4096,"sliding_window":4096}"#;
+        fs::write(cache.join("config.json"), windowed).unwrap();
+        let model = Model::find(&ModelSettings { source: cache.to_string(), ..settings }, cache).unwrap();
+        let error = model.files().kv_shape().unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap();
+        insta::assert_snapshot!(cause, @"its attention is not known: mistral has 32 layers of a sliding window of 4096 tokens");
+        assert!(error.hint().unwrap().contains("docs/suites.md"));
     }
 
     #[test]

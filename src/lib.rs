@@ -5,6 +5,7 @@
 
 pub mod assets;
 pub mod bisect;
+pub mod cache;
 pub mod carrier;
 pub mod cli;
 pub mod comparison;
@@ -19,6 +20,7 @@ mod files;
 pub mod foreign;
 pub mod job;
 pub mod lock;
+pub mod machine;
 pub mod model;
 pub mod options;
 pub mod pipeline;

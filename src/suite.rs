@@ -4,6 +4,7 @@
 //! Main type: [`Suite`].
 
 mod place;
+mod reserved;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -128,7 +129,7 @@ pub struct PatienceSettings {
     pub start_seconds: u64,
     /// For one answer after another.
     pub answer_seconds: u64,
-    /// For an engine to leave, and for a server to become healthy.
+    /// For an engine to leave, a server to become healthy, and a second tier to take more of what was stored.
     pub change_seconds: u64,
     /// For another run that works on the same stage.
     pub other_run_seconds: u64,
@@ -229,10 +230,12 @@ pub enum SuiteError {
     /// The text is no suite.
     #[error("understand suite {name}: {problem}")]
     Malformed {
-        /// The suite.
+        /// The suite, or the report that holds it.
         name: String,
         /// What is wrong, with line and column where it is one place.
         problem: String,
+        /// What to do about it, where that is known.
+        instead: Option<String>,
     },
 }
 
@@ -247,7 +250,8 @@ impl SuiteError {
                     .to_owned(),
             },
             Self::Read { .. } => "check the path and its permissions".to_owned(),
-            Self::Malformed { .. } => {
+            Self::Malformed { instead: Some(instead), .. } => instead.clone(),
+            Self::Malformed { instead: None, .. } => {
                 "compare it with one that is right: `kv-correctness suite show canary`".to_owned()
             }
         })
@@ -300,17 +304,29 @@ impl Suite {
         place_of(&fs_err::read_to_string(name).ok()?, setting)
     }
 
+    /// Fails where a suite that came with something else, as a report's, could not be a file's.
+    ///
+    /// # Errors
+    /// When a setting cannot be, or is not the suite's to set. `name` is what holds the suite.
+    pub fn validate(&self, name: &str) -> Result<(), SuiteError> {
+        self.check(name, |path| format!("`suite.{path}`: "))
+    }
+
     fn parse(text: &str, name: &str) -> Result<Self, SuiteError> {
-        let malformed = |problem: String| SuiteError::Malformed { name: name.to_owned(), problem };
-        let suite: Self =
-            toml::from_str(text).map_err(|error| malformed(error.to_string().trim_end().to_owned()))?;
-        match suite.first_absurdity() {
-            Some(Absurdity { path, problem }) => {
-                let place = place_of(text, &path).map_or_else(String::new, |place| format!("{place}: "));
-                Err(malformed(format!("{place}{problem}")))
-            }
-            None => Ok(suite),
-        }
+        let suite: Self = toml::from_str(text).map_err(|error| SuiteError::Malformed {
+            name: name.to_owned(),
+            problem: error.to_string().trim_end().to_owned(),
+            instead: None,
+        })?;
+        let place = |path: &str| place_of(text, path).map_or_else(String::new, |place| format!("{place}: "));
+        suite.check(name, place)?;
+        Ok(suite)
+    }
+
+    fn check(&self, name: &str, place: impl FnOnce(&str) -> String) -> Result<(), SuiteError> {
+        let Some(Absurdity { path, problem, instead }) = self.first_absurdity() else { return Ok(()) };
+        let problem = format!("{}{problem}", place(&path));
+        Err(SuiteError::Malformed { name: name.to_owned(), problem, instead })
     }
 
     fn first_absurdity(&self) -> Option<Absurdity> {
@@ -337,7 +353,7 @@ impl Suite {
         if let Some((path, _)) = missing.into_iter().find(|(_, missing)| *missing) {
             return Some(Absurdity::new(path, "it needs at least one model and one route"));
         }
-        self.absurd_parallelism().or_else(|| self.repeated_name())
+        self.absurd_parallelism().or_else(|| self.reserved_argument()).or_else(|| self.repeated_name())
     }
 
     fn repeated_name(&self) -> Option<Absurdity> {
@@ -356,18 +372,23 @@ impl Suite {
                 return Some(Absurdity::new(&format!("models.{index}.{name}"), problem));
             }
         }
+        None
+    }
+
+    /// The first argument of `vllm.LLM` that is the driver's own.
+    fn reserved_argument(&self) -> Option<Absurdity> {
         let of_models = self.models.iter().enumerate().flat_map(|(index, model)| {
             let path = |name| format!("models.{index}.{name}");
             [(path("arguments"), &model.arguments), (path("cpu_arguments"), &model.cpu_arguments)]
         });
-        let everywhere = of_models.chain([("engine.arguments".to_owned(), &self.engine.arguments)]);
-        for (path, arguments) in everywhere {
-            if let Some(name) = arguments.keys().find(|name| PARALLEL_ARGUMENTS.contains(&name.as_str())) {
-                let problem = format!("`{name}` stands beside a model's `source`, not among `arguments`");
-                return Some(Absurdity::new(&format!("{path}.{name}"), problem));
-            }
-        }
-        None
+        let everywhere =
+            [("engine.arguments".to_owned(), &self.engine.arguments)].into_iter().chain(of_models);
+        everywhere.into_iter().find_map(|(path, arguments)| {
+            let (name, refusal) = reserved::refusal(arguments)?;
+            let instead = Some(refusal.instead.to_owned());
+            let problem = format!("`{name}` {}", refusal.reason);
+            Some(Absurdity { path: format!("{path}.{name}"), problem, instead })
+        })
     }
 }
 
@@ -376,11 +397,13 @@ struct Absurdity {
     /// As in `models.1.name`.
     path: String,
     problem: String,
+    /// What to do about it, where that is more than to compare.
+    instead: Option<String>,
 }
 
 impl Absurdity {
     fn new(path: &str, problem: impl Into<String>) -> Self {
-        Self { path: path.to_owned(), problem: problem.into() }
+        Self { path: path.to_owned(), problem: problem.into(), instead: None }
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::lmcache::{Translation, refused_serde, require_lmcache};
 use super::{Carrier, Doing, Here, Port, Proof, RouteError, Side, Surroundings, Topology, Transport};
-use crate::engine::{Connector, DeviceKind};
+use crate::engine::Connector;
+use crate::machine::DeviceKind;
 use crate::options::{NotOffered, StoringOptions};
 use crate::suite::LmcacheSettings;
 

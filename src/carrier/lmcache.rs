@@ -1,12 +1,13 @@
 //! What all carriers over an LMCache server share: its settings, its start, and an engine's side of it. Main type:
 //! [`ServerPort`].
 
-use std::time::Duration;
+use std::io::Write;
 
 use camino::Utf8Path;
 use serde_json::{Value, json};
 
 use super::{CarrierError, Doing, Here, Port, RouteError, Side, Surroundings};
+use crate::cache::Bucket;
 use crate::engine::environment::Environment;
 use crate::engine::{Connector, LmcacheServer, SecondTier, ServerCounters, ServerSettings, Tiers};
 use crate::event::{Event, Events};
@@ -20,9 +21,6 @@ const NO_TIER: &str =
 const IN_PROCESS_ONLY: &str =
     "LMCache has it for the remote storage of its in-process mode only, and no route here has that";
 const UNTRIED: &str = "it needs a GPU and settings of the model, and was never tried with this program";
-
-/// How long stored chunks may take to arrive once the store pass has its last answer.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Whether bytes leave a server for a tier in which a serde can translate them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,14 +90,24 @@ pub fn serde_settings(lmcache: &LmcacheSettings, cache: &Utf8Path) -> Result<Opt
     let mut settings = json!({ "type": serde.name() });
     if serde == Serde::Aesgcm {
         // Nothing secret is encrypted, so the key is none either; both servers must have the same.
-        let folder = cache.join("serde");
-        let path = folder.join("aesgcm.key");
-        let failed = |source| CarrierError::Write { path: path.clone(), source };
-        fs_err::create_dir_all(&folder).map_err(failed)?;
-        fs_err::write(&path, [b'k'; 32]).map_err(failed)?;
+        let path = Bucket::Serde.folder(cache).join("aesgcm.key");
+        keep_key(&path, &[b'k'; 32]).map_err(|source| CarrierError::Write { path: path.clone(), source })?;
         settings["master_key_path"] = path.as_str().into();
     }
     Ok(Some(settings))
+}
+
+/// Writes a file that other runs may be reading, unless it holds just that.
+fn keep_key(path: &Utf8Path, key: &[u8]) -> std::io::Result<()> {
+    if fs_err::read(path).is_ok_and(|present| present == key) {
+        return Ok(());
+    }
+    let folder = path.parent().expect("a file has a folder");
+    fs_err::create_dir_all(folder)?;
+    let mut draft = tempfile::NamedTempFile::new_in(folder)?;
+    draft.write_all(key)?;
+    draft.persist(path)?;
+    Ok(())
 }
 
 /// Starts a server and tells of it.
@@ -184,5 +192,28 @@ pub async fn settle(
     chunks: u64,
 ) -> Result<ServerCounters, CarrierError> {
     let expected = before.written_chunks + chunks * u64::from(surroundings.shards_of_chunk);
-    Ok(server.settle(expected, surroundings.patience.min(SETTLE_PATIENCE)).await?)
+    Ok(server.settle(expected, surroundings.patience).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_others_may_read_is_never_seen_by_half() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8Path::from_path(folder.path()).unwrap().join("serde/key");
+        let file = || fs_err::metadata(&path).unwrap().ino();
+        keep_key(&path, b"one").unwrap();
+        let first = file();
+        keep_key(&path, b"one").unwrap();
+        assert_eq!(file(), first, "what is the same is left alone");
+        let reader = fs_err::File::open(&path).unwrap();
+        keep_key(&path, b"another").unwrap();
+        assert_eq!(std::io::read_to_string(reader).unwrap(), "one", "whoever reads it reads it whole");
+        assert_eq!(fs_err::read(&path).unwrap(), b"another");
+        assert_eq!(path.parent().unwrap().read_dir_utf8().unwrap().count(), 1);
+    }
 }

@@ -25,7 +25,8 @@ pub use self::redis::provide_redis;
 pub use self::surroundings::{Here, Surroundings, make_folder};
 use crate::digest::Digest;
 use crate::engine::environment::EnvironmentIdentity;
-use crate::engine::{Connector, DeviceKind, ServerCounters};
+use crate::engine::{Connector, ServerCounters};
+use crate::machine::DeviceKind;
 use crate::model::Route;
 use crate::options::{NotOffered, StoringOptions};
 

@@ -2,14 +2,17 @@
 
 use std::time::SystemTime;
 
+use camino::Utf8PathBuf;
+
 use super::lmcache::{Translation, launch_side, refused_by_server, require_server};
-use super::surroundings::{find_on_path, require_memory};
+use super::surroundings::require_memory;
 use super::{
     Carrier, CarrierError, Doing, Here, PlantingGround, Port, Proof, RouteError, Side, Surroundings,
     Topology, Transport,
 };
 use crate::digest::digest_bytes;
 use crate::engine::{Redis, RedisAddress, RedisSettings, SecondTier, describe_redis_error};
+use crate::machine::find_program;
 use crate::options::{NotOffered, StoringOptions};
 
 /// What a server takes besides its values.
@@ -42,8 +45,7 @@ impl Carrier for RedisServer {
             Some(address) => Redis::attach(address.clone(), String::new())
                 .map(drop)
                 .map_err(|error| unreachable(address, &error)),
-            None if find_on_path("redis-server").is_none() => Err(RouteError::NoRedis),
-            None => Ok(()),
+            None => find_server().map(drop),
         }
     }
 
@@ -79,7 +81,7 @@ pub async fn provide_redis(surroundings: &Surroundings<'_>, bytes: u64) -> Resul
         }
         return Ok(redis);
     }
-    let program = find_on_path("redis-server").ok_or(RouteError::NoRedis)?;
+    let program = find_server()?;
     require_memory("the memory of a Redis server", needed)?;
     let settings = RedisSettings {
         program,
@@ -90,6 +92,11 @@ pub async fn provide_redis(surroundings: &Surroundings<'_>, bytes: u64) -> Resul
         patience: surroundings.patience,
     };
     Ok(Redis::start(&settings).await?)
+}
+
+fn find_server() -> Result<Utf8PathBuf, RouteError> {
+    let search_path = std::env::var_os("PATH").unwrap_or_default();
+    find_program(&search_path, "redis-server").ok_or(RouteError::NoRedis)
 }
 
 fn unreachable(address: &RedisAddress, error: &redis::RedisError) -> RouteError {

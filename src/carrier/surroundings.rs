@@ -9,6 +9,7 @@ use super::{CarrierError, RouteError};
 use crate::engine::RedisAddress;
 use crate::engine::environment::Environment;
 use crate::event::Events;
+use crate::machine::{disk_space, memory};
 use crate::suite::LmcacheSettings;
 
 /// What a carrier is admitted by.
@@ -51,8 +52,7 @@ pub struct Surroundings<'a> {
 /// When there is no room, or it cannot be made.
 pub fn make_folder(notes: &Utf8Path, bytes: u64) -> Result<tempfile::TempDir, CarrierError> {
     let failed = |source| CarrierError::Write { path: notes.to_owned(), source };
-    let disk = rustix::fs::statvfs(notes.as_std_path()).map_err(|error| failed(error.into()))?;
-    let (free, needed) = (disk.f_bavail.saturating_mul(disk.f_frsize), bytes / 8 * 9);
+    let (free, needed) = (disk_space(notes).map_err(failed)?.free, bytes / 8 * 9);
     if free < needed {
         return Err(RouteError::Space { tier: format!("the disk of {notes}"), needed, free }.into());
     }
@@ -61,24 +61,10 @@ pub fn make_folder(notes: &Utf8Path, bytes: u64) -> Result<tempfile::TempDir, Ca
 
 /// Refuses what this machine's free memory cannot hold.
 pub(super) fn require_memory(tier: &str, needed: u64) -> Result<(), RouteError> {
-    let text = fs_err::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = text.lines().find_map(|line| {
-        line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-    });
-    match available.map(|kibibytes| kibibytes << 10) {
+    match memory().available {
         Some(free) if free < needed => Err(RouteError::Space { tier: tier.to_owned(), needed, free }),
         _ => Ok(()),
     }
-}
-
-/// A program that PATH names.
-pub(super) fn find_on_path(name: &str) -> Option<Utf8PathBuf> {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let found = path
-        .split(':')
-        .filter(|folder| folder.starts_with('/'))
-        .map(|folder| Utf8Path::new(folder).join(name));
-    found.into_iter().find(|program| program.is_file())
 }
 
 /// The place of a temporary folder.

@@ -62,7 +62,10 @@ Examples:
 const GC_EXAMPLES: &str = "\
 Examples:
   kv-correctness gc --dry-run                        what would go, and how much that is
-  kv-correctness gc --unused-days 0                  everything that no run uses now";
+  kv-correctness gc --unused-days 0                  everything that no run uses now
+
+Leaves what `fetch` got, and environments that others name. Leftovers are stores of `--no-cache` and unfinished folders of runs that
+ended early, embedded models, caches of engines, and shared memory of servers that were killed.";
 
 /// Proves that KV which passed through LMCache does not change what a transformer served by vLLM answers.
 #[derive(Debug, Parser)]
@@ -144,7 +147,7 @@ pub(super) enum Command {
         #[arg(long, env = "KV_CORRECTNESS_CACHE")]
         cache: Option<Utf8PathBuf>,
     },
-    /// Remove artifacts, environments and builds that have not served for a while; never what another run uses
+    /// Remove artifacts, environments, builds, tools and leftovers that have not served for a while, unless a run goes on
     #[command(after_help = GC_EXAMPLES)]
     Gc {
         /// Remove what has not served for so many days

@@ -15,11 +15,12 @@ use super::output::{print, write_whole};
 use super::prepare::{bring_environment, prepare, stack};
 use super::run::run_prepared;
 use super::stack::{Replacement, replace};
+use super::untestable::{why_unbuildable, why_unjudged};
 use super::write_report::write_report;
 use crate::bisect::{Entry, Header, Log, Mark, Next, Search, StepResult};
 use crate::comparison::Verdict;
 use crate::digest::digest_json;
-use crate::engine::environment::{BuildError, Commit, Environment, LayerKind, first_parents};
+use crate::engine::environment::{Commit, Environment, LayerKind, first_parents};
 use crate::event::Event;
 use crate::pipeline::{Bench, Inputs, Locating, prepare_inputs, run, run_stage};
 use crate::report::{Known, Report};
@@ -201,12 +202,12 @@ pub(super) async fn run_step(arguments: &RunArguments) -> anyhow::Result<ExitCod
         },
         Err(error) => {
             report_error(&error);
-            let build = matches!(
-                error.downcast_ref(),
-                Some(BuildError::Failed { .. } | BuildError::OtherTorch { .. })
-            );
-            let engine = matches!(error.downcast_ref(), Some(StageError::Engine(_)));
-            if build || engine { UNTESTABLE } else { ABORT }
+            let unbuildable = error.downcast_ref().and_then(why_unbuildable);
+            if unbuildable.or_else(|| error.downcast_ref().and_then(why_unjudged)).is_some() {
+                UNTESTABLE
+            } else {
+                ABORT
+            }
         }
     };
     Ok(ExitCode::from(code))
@@ -230,18 +231,23 @@ async fn test(
     let (device, desk) = (&bench.request.device, &mut bench.desk);
     match replace(base, vec![replacement], stack(device), &desk.cache, &desk.events).await? {
         Ok(environment) => desk.environment = Some(environment),
-        Err(BuildError::Failed { line, .. }) => return Ok(StepResult::Unbuildable(line)),
-        Err(error @ BuildError::OtherTorch { .. }) => return Ok(StepResult::Unbuildable(error.to_string())),
-        Err(error) => return Err(error.into()),
+        Err(error) => match why_unbuildable(&error) {
+            Some(why) => return Ok(StepResult::Unbuildable(why)),
+            None => return Err(error.into()),
+        },
     }
-    match run(bench, inputs).await {
+    let findings = run(bench, inputs).await;
+    bench.desk.fork_servers.end().await; // they have imported this revision
+    match findings {
         Ok(findings) => {
             fs::create_dir_all(out)?;
             let (report, _, _) = write_report(bench, findings, out, false)?;
             Ok(judged_report(&report))
         }
-        Err(StageError::Engine(error)) => Ok(StepResult::Failed(error.to_string())),
-        Err(error) => Err(error.into()),
+        Err(error) => match why_unjudged(&error) {
+            Some(why) => Ok(StepResult::Failed(why)),
+            None => Err(error.into()),
+        },
     }
 }
 

@@ -9,10 +9,12 @@ use fs_err as fs;
 
 use super::arguments::{DeviceChoice, RunArguments};
 use super::stack::{Replacement, replace};
+use crate::cache::Bucket;
 use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
-use crate::engine::{Device, DeviceKind, ForkServers, RedisAddress, RedisUrlError};
+use crate::engine::{ForkServers, RedisAddress, RedisUrlError};
 use crate::event::{Event, Events};
 use crate::fetch::Needs;
+use crate::machine::{Device, DeviceKind};
 use crate::pipeline::{Bench, EarlyStopping, ForeignReading, Locating, Planting, Request};
 use crate::progress::{Progress, Verbosity};
 use crate::stage::{Desk, Promise, Sources};
@@ -58,7 +60,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
     let sources = Sources::find(&suite, &cache)?;
     let (store_folder, durability, temporary) = if arguments.no_cache {
         fs::create_dir_all(&cache)?;
-        let folder = tempfile::tempdir_in(&cache)?;
+        let folder = tempfile::Builder::new().prefix(Bucket::TemporaryStore.name()).tempdir_in(&cache)?;
         let path = Utf8PathBuf::try_from(folder.path().to_owned())?;
         let lasting = Store::open(&cache, Durability::Lasting, events.clone())?;
         (path, Durability::Temporary, Some(TemporaryStore { folder, _lasting: lasting }))

@@ -16,8 +16,8 @@ use super::stack::{Replacement, replace};
 use super::write_report::write_report;
 use crate::comparison::Verdict;
 use crate::engine::environment::{BuildError, Environment, EnvironmentIdentity, LayerKind, Package};
-use crate::engine::{Device, DeviceKind};
 use crate::fetch::Needs;
+use crate::machine::{Device, DeviceKind};
 use crate::pipeline::{
     Bench, EarlyStopping, ForeignReading, Locating, Planting, Request, prepare_inputs, run,
 };
@@ -31,6 +31,7 @@ const IMPOSSIBLE: u8 = 3;
 
 pub(super) async fn reproduce(arguments: &ReproduceArguments) -> anyhow::Result<ExitCode> {
     let report = read_report(&arguments.report)?;
+    report.suite.validate(arguments.report.as_str())?;
     let wrong: Vec<&Finding> = report
         .findings
         .iter()

@@ -176,7 +176,7 @@ struct Copies<'a> {
     evidence: &'a KvEvidence,
     /// A number for each layer's name.
     layers: BTreeMap<&'a str, u32>,
-    copies: HashMap<Identity, Vec<u128>>,
+    by_identity: HashMap<Identity, Vec<u128>>,
     /// Whose cell has these bytes: question, chunk, layer, rank.
     owners: HashMap<u128, (&'a QuestionId, u32, &'a str, u32)>,
 }
@@ -189,7 +189,7 @@ impl<'a> Copies<'a> {
         let mut copies = Self {
             evidence,
             layers: names.into_iter().zip(0..).collect(),
-            copies: HashMap::new(),
+            by_identity: HashMap::new(),
             owners: HashMap::new(),
         };
         for (question, chunk) in chunks(&evidence.store).chain(chunks(&evidence.load)) {
@@ -200,7 +200,7 @@ impl<'a> Copies<'a> {
                 let Some(digest) = digest else { continue };
                 copies.owners.entry(digest).or_insert((question, chunk.chunk, layer, chunk.rank));
                 if let Some(identity) = copies.identity(question, chunk, layer) {
-                    let known = copies.copies.entry(identity).or_default();
+                    let known = copies.by_identity.entry(identity).or_default();
                     if !known.contains(&digest) {
                         known.push(digest);
                     }
@@ -338,7 +338,8 @@ fn trace_request(
             copies.named(chunk, &chunk.first).into_iter().zip(copies.named(chunk, last))
         {
             let when = if chunk.served {
-                let known = copies.identity(question, chunk, layer).and_then(|id| copies.copies.get(&id));
+                let known =
+                    copies.identity(question, chunk, layer).and_then(|id| copies.by_identity.get(&id));
                 trace_served(traced, known, (first, last), fidelity)
             } else {
                 trace_computed(traced, first, last)

@@ -31,5 +31,5 @@ pub use extract_error::{Bound, ExtractError, Member, Near, RowProblem};
 pub use limits::Limits;
 pub use prompt::{Prompt, PromptError, PromptLimits, Prompter};
 pub use questions_file::{LineProblem, ReadQuestionsError, read_questions, write_questions};
-pub use template::{PromptTemplate, TemplateError, TemplateProblem, TemplateText};
+pub use template::PromptTemplate;
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -3,7 +3,7 @@
 pub mod environment;
 
 mod coordinator;
-mod device;
+mod ending;
 mod error;
 mod fork_server;
 mod group;
@@ -12,19 +12,20 @@ mod lmcache_server;
 mod numbered;
 mod parallelism;
 mod plan;
+mod ports;
 mod process;
 mod protocol;
 mod redis;
 mod server_counters;
+mod variables;
 mod worker;
 
-pub use crate::model::{KvShape, Observation, Step, TokenLogprob};
 pub use coordinator::Coordinator;
-pub use device::{Device, DeviceKind};
+pub use ending::{end_all, kill_all};
 pub use error::{EngineError, ProcessEnd};
 pub use fork_server::ForkServers;
 pub use guard::guard;
-pub use lmcache_server::{LmcacheServer, SecondTier, ServerSettings, Tiers};
+pub use lmcache_server::{LmcacheServer, SecondTier, ServerSettings, Tiers, pool_path};
 pub use numbered::numbered;
 pub use parallelism::{Parallelism, ParallelismError};
 pub(crate) use plan::chunk_digests;
@@ -33,4 +34,5 @@ pub use process::{Launch, OwnedProcess, Streams};
 pub use protocol::{Connector, NumberedPrompt, PROTOCOL, Ready, Reply, Request, Scored, Start};
 pub use redis::{Redis, RedisAddress, RedisSettings, RedisUrlError, describe_redis_error};
 pub use server_counters::ServerCounters;
+pub use variables::keyed_variables;
 pub use worker::{Patience, PrefixCache, Worker};

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::device::Device;
+use crate::machine::Device;
 use crate::model::KvShape;
 use crate::suite::{ExecutorBackend, ModelSettings};
 

@@ -14,7 +14,8 @@ use redis::{
 };
 
 use super::error::EngineError;
-use super::process::{Launch, OwnedProcess, Streams, free_ports, start_on_free_ports};
+use super::ports::{free_ports, start_on_free_ports};
+use super::process::{Launch, OwnedProcess, Streams};
 
 const WHAT: &str = "the Redis server";
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
@@ -159,7 +160,7 @@ impl Redis {
             let asked = tokio::task::spawn_blocking(move || connect(&address).is_ok());
             asked.await.unwrap_or(false)
         };
-        process.until_ready(WHAT, settings.patience, answers).await?;
+        process.until_ready(WHAT, settings.patience, &[port], answers).await?;
         Ok(Self { process: Some(process), address, salt: None })
     }
 

@@ -13,6 +13,7 @@ use super::error::{EngineError, quote};
 use super::lmcache_server::CONNECTOR;
 use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
 use super::protocol::{NumberedPrompt, PROTOCOL, Ready, Reply, Request, Start};
+use crate::cache::Bucket;
 use crate::dataset::Prompt;
 use crate::digest::{Digest, digest_bytes, digest_json};
 use crate::model::{ChunkDigests, KvRecord, Observation};
@@ -73,14 +74,15 @@ impl Worker {
     /// # Errors
     /// When the folder cannot be written.
     pub fn install(cache: &Utf8Path) -> Result<Utf8PathBuf, EngineError> {
-        let folder = cache.join("worker").join(Self::digest().short());
+        let workers = Bucket::Worker.folder(cache);
+        let folder = workers.join(Self::digest().short());
         let write = || -> std::io::Result<()> {
             let package = folder.join("kv_worker");
             if package.exists() {
                 return Ok(());
             }
-            fs::create_dir_all(cache.join("worker"))?;
-            let draft = tempfile::tempdir_in(cache.join("worker"))?;
+            fs::create_dir_all(&workers)?;
+            let draft = tempfile::tempdir_in(&workers)?;
             fs::create_dir(draft.path().join("kv_worker"))?;
             for source in sources() {
                 fs::write(draft.path().join("kv_worker").join(source.path()), source.contents())?;

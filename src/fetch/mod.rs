@@ -20,7 +20,6 @@ mod convert;
 mod download;
 mod error;
 mod fetcher;
-mod machine;
 mod needs;
 mod patience;
 mod pins;

@@ -9,6 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+use crate::cache::Bucket;
 use crate::digest::{Digest, digest_file};
 use crate::files::write_whole;
 
@@ -40,7 +41,7 @@ struct Stamp {
 
 /// The folder of everything that is fetched.
 pub(super) fn fetched(cache: &Utf8Path) -> Utf8PathBuf {
-    cache.join("fetched")
+    Bucket::Fetched.folder(cache)
 }
 
 impl Stamp {

@@ -3,6 +3,8 @@
 //! A file of records has one JSON object a line, beside the file of the same pass's observations. Nothing here is judged;
 //! see `comparison`.
 
+use std::fmt::Write;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -88,7 +90,7 @@ impl TryFrom<String> for LayerDigests {
     type Error = NotLayerDigests;
 
     fn try_from(text: String) -> Result<Self, NotLayerDigests> {
-        if !text.bytes().all(|digit| digit.is_ascii_hexdigit()) || text.len() % DIGITS != 0 {
+        if !text.bytes().all(|digit| digit.is_ascii_hexdigit()) || !text.len().is_multiple_of(DIGITS) {
             return Err(NotLayerDigests);
         }
         let places = (0..text.len()).step_by(DIGITS);
@@ -100,7 +102,11 @@ impl TryFrom<String> for LayerDigests {
 
 impl From<LayerDigests> for String {
     fn from(digests: LayerDigests) -> Self {
-        digests.0.iter().map(|digest| format!("{digest:032x}")).collect()
+        let mut text = Self::with_capacity(DIGITS * digests.0.len());
+        for digest in digests.0 {
+            write!(text, "{digest:032x}").expect("a string can be written to");
+        }
+        text
     }
 }
 

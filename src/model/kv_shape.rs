@@ -1,4 +1,4 @@
-//! How large a model's KV cache is. Main type: [`KvShape`]. Read from the model's `config.json` alone.
+//! How large a model's KV cache is. Main type: [`KvShape`]. How it is read from a configuration is told in `kv_groups`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,36 +27,7 @@ pub enum KvShape {
     },
 }
 
-/// The fields of a Hugging Face `config.json` that matter here; there are many others.
-#[derive(Debug, Deserialize)]
-struct ModelConfig {
-    num_hidden_layers: u64,
-    num_attention_heads: u64,
-    num_key_value_heads: Option<u64>,
-    hidden_size: u64,
-    head_dim: Option<u64>,
-    kv_lora_rank: Option<u64>,
-    qk_rope_head_dim: Option<u64>,
-}
-
 impl KvShape {
-    /// Reads the shape from the text of a model's `config.json`.
-    ///
-    /// # Errors
-    /// When the text is not the JSON of a model with attention, in serde's words.
-    pub fn from_config(text: &str) -> Result<Self, serde_json::Error> {
-        let config: ModelConfig = serde_json::from_str(text)?;
-        let layers = config.num_hidden_layers;
-        Ok(match (config.kv_lora_rank, config.qk_rope_head_dim) {
-            (Some(latent), Some(rotary)) => Self::Mla { layers, latent, rotary },
-            _ => Self::Dense {
-                layers,
-                kv_heads: config.num_key_value_heads.unwrap_or(config.num_attention_heads),
-                head_size: config.head_dim.unwrap_or(config.hidden_size / config.num_attention_heads.max(1)),
-            },
-        })
-    }
-
     /// Bytes of one token's KV over all layers, where an element takes `element` bytes.
     #[must_use]
     pub fn bytes_per_token(self, element: u64) -> u64 {

@@ -4,6 +4,7 @@
 //! Owns no behaviour beyond names and sizes, and uses no other module of this program.
 
 mod dtype;
+mod kv_groups;
 mod kv_record;
 mod kv_shape;
 mod observation;
@@ -11,6 +12,7 @@ mod question;
 mod route;
 
 pub use dtype::Dtype;
+pub use kv_groups::{KvGroup, KvGroups, KvKind, UnknownKv};
 pub use kv_record::{ChunkDigests, DigestedLayers, KvRecord, LayerDigests, NotLayerDigests};
 pub use kv_shape::KvShape;
 pub use observation::{Observation, Step, TokenLogprob};

@@ -6,9 +6,10 @@ use crate::assets::Model;
 use crate::carrier::{RouteError, Topology, find_carrier};
 use crate::dataset::PromptLimits;
 use crate::digest::Digest;
+use crate::engine::Capacity;
 use crate::engine::environment::Environment;
-use crate::engine::{Capacity, KvShape};
 use crate::job::Work;
+use crate::model::KvShape;
 use crate::model::Route;
 use crate::stage::{
     Baseline, Cached, Compare, Control, EngineSpec, FOREIGN_PROMPTS, Faults, Foreign, Prompts, Shards,

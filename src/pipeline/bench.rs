@@ -1,7 +1,7 @@
 //! What a run is asked for, and what it has to do it with. Main types: [`Request`], [`Bench`].
 
-use crate::engine::Device;
 use crate::job::Executor;
+use crate::machine::Device;
 use crate::stage::{Desk, Excerpt};
 use crate::stage_name::StageName;
 use crate::store::Store;

@@ -9,11 +9,12 @@ use crate::comparison::{
 };
 use crate::dataset::{Choice, Question};
 use crate::digest::digest_bytes;
+use crate::engine::Ready;
 use crate::engine::environment::{EnvironmentIdentity, Package};
-use crate::engine::{Device, Ready};
 use crate::exit_code::{ERROR, exit_code, exit_code_of_run};
 use crate::fault::{Arrangement, Fate, FaultFindings, Group, Layers, Layout, Place, Tier, Trial};
 use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
+use crate::machine::Device;
 use crate::model::{Dtype, KvShape, Route};
 use crate::stage_name::StageName;
 use crate::suite::Suite;
@@ -117,7 +118,7 @@ fn equivalent() -> Evidence {
 }
 
 /// Moves all letters a little, as computing behind a cached prefix does.
-fn shift(observation: &mut crate::engine::Observation, number: usize) {
+fn shift(observation: &mut crate::model::Observation, number: usize) {
     let nats = 1e-7 * (1.0 + 9.0 * scatter(number, 7));
     observation.letters.iter_mut().for_each(|letter| *letter -= nats);
 }

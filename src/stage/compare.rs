@@ -16,8 +16,9 @@ use crate::comparison::{
     ServingTier, Sharding,
 };
 use crate::digest::Digest;
-use crate::engine::{Capacity, Expectation, KvShape, Observation, Plan, ServerCounters};
+use crate::engine::{Capacity, Expectation, Plan, ServerCounters};
 use crate::model::Route;
+use crate::model::{KvShape, Observation};
 use crate::options::StoringOptions;
 use crate::stage_name::StageName;
 use crate::store::Artifact;

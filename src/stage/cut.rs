@@ -12,7 +12,7 @@ use super::prompts::{read_prompts, write_prompts};
 use super::{Context, StageError};
 use crate::comparison::Location;
 use crate::dataset::{Prompt, QuestionId, Split};
-use crate::engine::Observation;
+use crate::model::Observation;
 use crate::stage_name::StageName;
 use crate::store::Artifact;
 

@@ -12,14 +12,17 @@ use super::lines::{read_json, write_json};
 use super::prompts::{load_tokenizer, read_prompts};
 use super::{Context, StageError};
 use crate::assets::{AssetError, Model, ModelFiles};
+use crate::cache::Bucket;
 use crate::carrier::Surroundings;
 use crate::digest::Digest;
 use crate::engine::environment::{Environment, EnvironmentIdentity};
 use crate::engine::{
-    Capacity, Connector, Device, DeviceKind, KvShape, Launch, PROTOCOL, Parallelism, Patience, Plan, Ready,
-    Start, Worker, numbered,
+    Capacity, Connector, Launch, PROTOCOL, Parallelism, Patience, Plan, Ready, Start, Worker,
+    keyed_variables, numbered,
 };
 use crate::event::Event;
+use crate::machine::{Device, DeviceKind};
+use crate::model::KvShape;
 use crate::stage_name::StageName;
 use crate::store::Artifact;
 use crate::suite::{Dtype, LmcacheSettings, Suite};
@@ -34,7 +37,8 @@ pub struct EngineSpec {
     pub model: Digest,
     /// Keyword arguments of `vllm.LLM`, all but those that differ between arms.
     pub arguments: BTreeMap<String, Value>,
-    /// Variables of its process, all but those that only name places or keep it quiet.
+    /// Variables of its process, the driver's and those of the user that reach it: all but those that only name places or keep
+    /// it quiet.
     pub variables: BTreeMap<String, String>,
     /// Tokens generated for each question.
     pub max_tokens: u32,
@@ -67,7 +71,7 @@ impl EngineSpec {
         Self {
             model: model.digest(),
             arguments: llm_arguments(suite, model, device.kind()),
-            variables: variables(engine.kv_cache_gib, device, ranks),
+            variables: variables(engine.kv_cache_gib, device, ranks).chain(keyed_variables()).collect(),
             max_tokens: engine.max_tokens,
             top: engine.top,
             seed: engine.seed,
@@ -106,8 +110,12 @@ fn llm_arguments(suite: &Suite, model: &Model, device: DeviceKind) -> BTreeMap<S
     arguments
 }
 
-/// The variables that change what an engine computes.
-fn variables(kv_cache_gib: u32, device: &Device, ranks: Parallelism) -> BTreeMap<String, String> {
+/// The driver's variables that change what an engine computes.
+fn variables(
+    kv_cache_gib: u32,
+    device: &Device,
+    ranks: Parallelism,
+) -> impl Iterator<Item = (String, String)> + use<> {
     let mut variables = vec![
         ("PYTHONHASHSEED", "0".to_owned()),
         // One process: its threads end with it, and the worker can ask it for its attention backend.
@@ -128,7 +136,7 @@ fn variables(kv_cache_gib: u32, device: &Device, ranks: Parallelism) -> BTreeMap
             ("VLLM_USE_FLASHINFER_SAMPLER", "0".to_owned()),
         ]),
     }
-    variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value))
 }
 
 /// Bytes and chunks that the rounds of a model are made for.
@@ -221,9 +229,9 @@ impl<'a> EngineRun<'a> {
             [
                 ("LMCACHE_TRACK_USAGE", "false".to_owned()),
                 ("PYTHONUNBUFFERED", "1".to_owned()),
-                ("VLLM_CACHE_ROOT", cache.join("vllm").into_string()),
-                ("VLLM_CONFIG_ROOT", cache.join("vllm-config").into_string()),
-                ("XDG_CACHE_HOME", cache.join("xdg").into_string()),
+                ("VLLM_CACHE_ROOT", Bucket::Vllm.folder(cache).into_string()),
+                ("VLLM_CONFIG_ROOT", Bucket::VllmConfig.folder(cache).into_string()),
+                ("XDG_CACHE_HOME", Bucket::Xdg.folder(cache).into_string()),
                 // Programs of the environment come first: torch and vLLM call compilers and ninja by name.
                 ("PATH", format!("{}:{path}", environment.folder().join("bin"))),
             ]

@@ -5,7 +5,7 @@
 //! that each took is in the note `seconds.json`.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use camino::Utf8PathBuf;
 use serde::Serialize;
@@ -25,23 +25,20 @@ use crate::comparison::{
     Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity, KvEvidence, ServerEvidence, compare,
 };
 use crate::dataset::{Prompt, QuestionId, Tokenizer};
-use crate::engine::{
-    Capacity, DeviceKind, EngineError, KvShape, Observation, Parallelism, Plan, PrefixCache, Ready,
-    ServerCounters,
-};
+use crate::engine::{Capacity, EngineError, Parallelism, Plan, PrefixCache, Ready, ServerCounters};
 use crate::event::Event;
 use crate::fault::{
     Arrangement, Fault, FaultError, FaultFindings, Layout, PlantedTier, Tier, Trial, Variant,
 };
+use crate::machine::DeviceKind;
 use crate::model::Route;
+use crate::model::{KvShape, Observation};
 use crate::stage_name::StageName;
 use crate::store::Artifact;
 use crate::suite::{FaultSettings, LmcacheSettings};
 
 const FAULTS: &str = "faults.json";
 const SECONDS: &str = "seconds.json";
-/// How long stored chunks may take to arrive on disk once a pass has its last answer.
-pub(super) const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The catalogue, planted in what LMCache stored of one model on a route that has a ground for it. Inputs: questions,
 /// prompts, baseline, control.

@@ -14,13 +14,15 @@ use super::engine_run::{EngineRun, EngineSetup, EngineSpec, chunk_bytes};
 use super::lines::{read_json, write_json};
 use super::planting_ground::choose_questions;
 use super::{Context, StageError};
+use crate::cache::Bucket;
 use crate::carrier::{
     Surroundings, launch_server, make_folder, serde_settings, server_settings, settle, with_options,
 };
 use crate::dataset::Prompt;
-use crate::engine::{Capacity, LmcacheServer, Observation, PrefixCache, SecondTier, Tiers};
+use crate::engine::{Capacity, LmcacheServer, PrefixCache, SecondTier, Tiers};
 use crate::fault::FaultError;
 use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
+use crate::model::Observation;
 use crate::store::Artifact;
 use crate::suite::{Dtype, LmcacheSettings};
 
@@ -226,7 +228,7 @@ fn disjoint_prompts(prompts: &Artifact, chunk_tokens: u32, wanted: usize) -> Res
 /// A folder with a link to each of the model's files, under a path that no other run has, which LMCache's keys hold.
 fn link_model(run: &EngineRun<'_>) -> Result<tempfile::TempDir, StageError> {
     let cache = &run.context.desk.cache;
-    let (source, parent) = (run.files.folder(cache)?, cache.join("models"));
+    let (source, parent) = (run.files.folder(cache)?, Bucket::Models.folder(cache));
     let failed = |source| StageError::Write { path: parent.clone(), source };
     fs::create_dir_all(&parent).map_err(failed)?;
     let scratch = tempfile::tempdir_in(&parent).map_err(failed)?;

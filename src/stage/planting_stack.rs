@@ -5,8 +5,8 @@ use camino::Utf8PathBuf;
 use super::StageError;
 use super::engine_run::{EngineRun, EngineSetup};
 use crate::carrier::{Surroundings, launch_server, server_settings};
-use crate::engine::{LmcacheServer, SecondTier, Tiers, Worker, numbered};
-use crate::fault::{segment_fits, segment_path};
+use crate::engine::{LmcacheServer, SecondTier, Tiers, Worker, numbered, pool_path};
+use crate::fault::segment_fits;
 
 /// How to start them, again and again over the same second tier.
 pub(super) struct PlantingStack<'a> {
@@ -42,6 +42,6 @@ impl PlantingStack<'_> {
         let server = launch_server(self.surroundings.events, &settings, &name).await?;
         let setup = EngineSetup::connected("faults", server.connector(self.salt.clone()));
         let worker = self.run.start(setup.numbered(number)).await?;
-        Ok(Started { worker, server, segment: segment.map(|segment| segment_path(&segment)) })
+        Ok(Started { worker, server, segment: segment.map(|segment| pool_path(&segment)) })
     }
 }

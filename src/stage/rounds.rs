@@ -14,9 +14,9 @@ use super::lines::LineWriter;
 use super::prompts::read_prompts;
 use super::{Context, StageError};
 use crate::dataset::Prompt;
-use crate::engine::{Observation, PrefixCache, Round, Worker};
+use crate::engine::{PrefixCache, Round, Worker};
 use crate::event::{Event, Events};
-use crate::model::KvRecord;
+use crate::model::{KvRecord, Observation};
 use crate::store::{Artifact, Draft};
 
 /// The rounds of a plan, to be taken by engines.

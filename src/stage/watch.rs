@@ -10,7 +10,7 @@ use super::lines::read_lines;
 use super::prompts::load_tokenizer;
 use crate::comparison::{EarlyStop, HarmMonitor, pair_predictions};
 use crate::dataset::Tokenizer;
-use crate::engine::Observation;
+use crate::model::Observation;
 use crate::model::{Choice, QuestionId};
 use crate::stage_name::StageName;
 

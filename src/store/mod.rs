@@ -35,7 +35,7 @@ pub use claim::{Claim, Reuse};
 pub use draft::Draft;
 pub use error::StoreError;
 pub use explain::{FieldChange, explain};
-pub use garbage::{Entry, folder_bytes};
+pub use garbage::Entry;
 pub use key::StageKey;
 pub use open::{Alone, Durability, Store};
 

@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::LAST_USED;
 use super::{Artifact, StageKey, StoreError};
+use crate::cache::{self, Bucket};
 use crate::digest::{Digest, digest_bytes};
 use crate::event::Events;
 use crate::files::write_whole;
 use crate::lock::FileLock;
 use crate::stage_name::StageName;
 
-const FOLDER: &str = "store-1";
 const IN_USE: &str = "in-use.lock";
 
 /// A folder of artifacts, shared by any number of processes.
@@ -68,9 +68,12 @@ impl Store {
     /// # Errors
     /// When the folders cannot be made.
     pub fn open(cache: &Utf8Path, durability: Durability, events: Events) -> Result<Self, StoreError> {
-        let mut store = Self { root: cache.join(FOLDER), events, durability, in_use: None };
+        let mut store = Self { root: Bucket::Store.folder(cache), events, durability, in_use: None };
         for folder in ["entries", "drafts", "locks", "last", "aside"] {
             fs::create_dir_all(store.root.join(folder)).map_err(|source| store.io_error(source))?;
+        }
+        if durability == Durability::Lasting {
+            cache::tag(cache);
         }
         let mut options = fs::OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).open(store.root.join(IN_USE));

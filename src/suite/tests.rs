@@ -44,6 +44,44 @@ fn the_number_of_ranks_is_said_once_and_is_not_zero() {
 }
 
 #[test]
+fn what_is_the_drivers_to_set_is_refused_wherever_it_stands_with_its_place_and_what_says_it_instead() {
+    let canary = include_str!("../../data/suites/canary.toml");
+    let refused = |before: &str, line: &str| {
+        let text = canary.replacen(before, &format!("{line}\n{before}"), 1);
+        let error = Suite::parse(&text, "mine").unwrap_err();
+        format!("{error}\nhint: {}", error.hint().unwrap())
+    };
+    insta::assert_snapshot!(refused("[lmcache]", "arguments = { kv_transfer_config = { kv_connector = \"X\" } }"), @r"
+    understand suite mine: line 21, column 15: `kv_transfer_config` gives an engine a connector, and this program gives each arm its own: baseline and control have none
+    hint: leave it out, and name the ways for KV to travel in `routes`
+    ");
+    insta::assert_snapshot!(refused("source =", "arguments.dtype = \"float16\""), @r"
+    understand suite mine: line 30, column 11: `dtype` is set by this program
+    hint: write `engine.dtype`
+    ");
+    insta::assert_snapshot!(refused("source =", "cpu_arguments.load_format = \"dummy\""), @r"
+    understand suite mine: line 30, column 15: `load_format` makes up weights whose outputs do not feel their KV, so wrong KV would pass
+    hint: leave it out and give the model trained weights; the embedded `canary-dense` and `canary-mla` are small ones
+    ");
+    insta::assert_snapshot!(refused("source =", "arguments.\"kv-transfer-config\" = {}"), @r"
+    understand suite mine: line 30, column 11: `kv-transfer-config` gives an engine a connector, and this program gives each arm its own: baseline and control have none
+    hint: leave it out, and name the ways for KV to travel in `routes`
+    ");
+}
+
+#[test]
+fn a_suite_that_came_with_a_report_is_held_against_the_same_rules() {
+    let mut suite = Suite::load("canary").unwrap();
+    assert!(suite.validate("report.json").is_ok());
+    suite.models[1].arguments.insert("seed".to_owned(), 1.into());
+    insta::assert_snapshot!(suite.validate("report.json").unwrap_err(),
+        @"understand suite report.json: `suite.models.1.arguments.seed`: `seed` is set by this program");
+    suite.lmcache.chunk_tokens = 0;
+    insta::assert_snapshot!(suite.validate("report.json").unwrap_err(),
+        @"understand suite report.json: `suite.lmcache.chunk_tokens`: `lmcache.chunk_tokens` must be at least 1");
+}
+
+#[test]
 fn what_spreads_a_model_is_told_to_vllm_under_its_own_names() {
     let arguments = |settings: &str| {
         let text = include_str!("../../data/suites/canary.toml");

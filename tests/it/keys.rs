@@ -53,6 +53,31 @@ fn edit_suite(before: &str, after: &str) -> String {
 }
 
 #[test]
+fn a_variable_of_the_users_that_reaches_an_engine_is_an_ingredient_of_all_that_engines_compute() {
+    let lab = Lab::finished();
+    for (name, is_ingredient) in [
+        ("CC", true),
+        ("CUDA_DEVICE_ORDER", true),
+        ("LD_LIBRARY_PATH", true),
+        ("NCCL_ALGO", true),
+        ("HOME", false),
+        ("ONEDNN_MAX_CPU_ISA", false),
+        ("TZ", false),
+    ] {
+        let mut command = lab.driver("explain --suite suite.toml --device cpu");
+        let ended = lab.end({
+            command.env(name, "/somewhere/else");
+            command
+        });
+        let again: Vec<&str> = ended.out.lines().filter(|line| line.contains("runs again")).collect();
+        // Later stages are keyed by the outputs of these.
+        let expected: &[&str] = if is_ingredient { &["baseline", "control"] } else { &[] };
+        let stages: Vec<&str> = again.iter().map(|line| line.split(' ').next().unwrap()).collect();
+        assert_eq!(stages, expected, "{name}: {}", ended.out);
+    }
+}
+
+#[test]
 fn nothing_changed_is_said_of_every_stage() {
     let lab = Lab::finished();
     let ended = lab.end(lab.driver("explain --suite suite.toml --device cpu"));

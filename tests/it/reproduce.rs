@@ -84,6 +84,27 @@ fn what_cannot_be_reproduced_here_is_said_with_why() {
 }
 
 #[test]
+fn a_report_whose_suite_could_not_be_a_files_is_refused_before_anything_starts() {
+    let lab = with_report();
+    let refuse = |edit: fn(&mut Value)| {
+        edit_report(&lab, edit);
+        let (ended, steps) = lab.steps_of(|| drive(&lab, "reproduce bad.json --lmcache-src src"));
+        assert_eq!(steps, Vec::<String>::new());
+        lab.error(&ended)
+    };
+    insta::assert_snapshot!(refuse(|report| report["suite"]["engine"]["arguments"]["kv_transfer_config"] = serde_json::json!({})), @r"
+    error: failed to understand suite bad.json: `suite.engine.arguments.kv_transfer_config`: `kv_transfer_config` gives an engine a connector, and this program gives each arm its own: baseline and control have none
+
+    hint: leave it out, and name the ways for KV to travel in `routes`
+    ");
+    insta::assert_snapshot!(refuse(|report| report["suite"]["lmcache"]["chunk_tokens"] = 0.into()), @r"
+    error: failed to understand suite bad.json: `suite.lmcache.chunk_tokens`: `lmcache.chunk_tokens` must be at least 1
+
+    hint: compare it with one that is right: `kv-correctness suite show canary`
+    ");
+}
+
+#[test]
 fn minimising_leaves_the_questions_and_the_tokens_that_the_fault_needs_and_writes_a_script() {
     let lab = lab();
     lab.edit("suite.toml", "memory_gib = 1", "memory_gib = 1\noptions = { save_decode_cache = true }");

@@ -1,5 +1,7 @@
 //! Whole runs: what they print, leave behind and re-use.
 
+use std::collections::BTreeSet;
+
 use fs_err as fs;
 use kv_correctness::comparison::Verdict;
 use kv_correctness::report::Report;
@@ -87,6 +89,49 @@ fn engines_beside_each_other_find_what_they_find_one_after_the_other() {
 }
 
 #[test]
+fn variables_that_could_change_numbers_reach_no_process() {
+    let lab = Lab::new();
+    let mut command = lab.driver("run --suite suite.toml --device cpu --out out --route mp+redis -q");
+    command.env("FAKE_FAULTS", "variables@start variables@import variables@server variables@redis");
+    let foreign = [
+        "ATEN_CPU_CAPABILITY",
+        "CUBLAS_WORKSPACE_CONFIG",
+        "GOMP_CPU_AFFINITY",
+        "KMP_AFFINITY",
+        "LD_PRELOAD",
+        "LMCACHE_CHUNK_SIZE",
+        "MALLOC_ARENA_MAX",
+        "MKL_CBWR",
+        "NVIDIA_TF32_OVERRIDE",
+        "ONEDNN_MAX_CPU_ISA",
+        "PYTORCH_CUDA_ALLOC_CONF",
+        "RAYON_NUM_THREADS",
+        "UCX_TLS",
+        "VLLM_LOGGING_LEVEL",
+    ];
+    command.envs(foreign.map(|name| (name, ""))).env("LC_ALL", "C.UTF-8").env("NCCL_ALGO", "Ring");
+    let ended = lab.end(command);
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let mut processes = BTreeSet::new();
+    for step in lab.steps() {
+        let Some((process, names)) =
+            step.strip_prefix("variables of ").and_then(|told| told.split_once(": "))
+        else {
+            continue;
+        };
+        processes.insert(process.to_owned());
+        let names: Vec<&str> = names.split(' ').collect();
+        for name in foreign {
+            assert!(!names.contains(&name), "{process} has {name}");
+        }
+        for name in ["HOME", "PATH", "LC_ALL", "NCCL_ALGO"] {
+            assert!(names.contains(&name), "{process} lacks {name}");
+        }
+    }
+    assert_eq!(Vec::from_iter(processes), ["import", "redis", "server", "start"]);
+}
+
+#[test]
 fn a_second_run_reuses_every_stage_says_so_and_starts_no_process() {
     let lab = Lab::finished();
     let report = lab.report();
@@ -145,7 +190,7 @@ fn without_a_cache_nothing_is_kept_and_nothing_is_reused() {
         .map(|entry| entry.unwrap().file_name().to_owned())
         .collect();
     left.sort();
-    assert_eq!(left, ["store-1", "worker"]);
+    assert_eq!(left, ["CACHEDIR.TAG", "store-1", "worker"]);
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn no_subject_at_all_is_refused() {
 
 #[test]
 fn a_gpu_that_is_not_there_is_refused() {
-    if kv_correctness::engine::Device::cuda().is_some() {
+    if kv_correctness::machine::Device::cuda().is_some() {
         eprintln!("this machine has a GPU: not tested");
         return;
     }
@@ -177,10 +177,10 @@ fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_i
 
     hint: get them with `hf download OWNER/MODEL --revision COMMIT --local-dir model`, or name their format, if it is another, by vLLM's `load_format` in the model's `arguments`
     ");
-    let dummy = "source = \"model\"\narguments = { load_format = \"dummy\" }";
-    lab.edit("suite.toml", "source = \"model\"", dummy);
+    let other_format = "source = \"model\"\narguments = { load_format = \"pt\" }";
+    lab.edit("suite.toml", "source = \"model\"", other_format);
     assert_eq!(check().code, 0);
-    lab.edit("suite.toml", dummy, "source = \"model\"");
+    lab.edit("suite.toml", other_format, "source = \"model\"");
     fs::remove_file(lab.path("model/tokenizer.json")).unwrap();
     insta::assert_snapshot!(lab.error(&check()), @r"
     error: failed to check suite suite.toml, line 38, column 1: use model/tokenizer.json: failed to open file `model/tokenizer.json`: No such file or directory (os error 2)
@@ -202,6 +202,31 @@ fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_i
 
     hint: it needs the folders `dev`, `val` and `test`, or these in its `data`, with a CSV file a subject
     ");
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn an_argument_that_would_give_every_arm_a_connector_is_refused_by_every_command_before_anything_starts() {
+    let lab = Lab::new();
+    let connector = "kv_transfer_config = { kv_connector = \"LMCacheMPConnector\", kv_role = \"kv_both\" }";
+    lab.edit("suite.toml", "swap_space = 0", connector);
+    let message = lab.error(&lab.run("", ""));
+    insta::assert_snapshot!(message, @r"
+    error: failed to understand suite suite.toml: line 21, column 1: `kv_transfer_config` gives an engine a connector, and this program gives each arm its own: baseline and control have none
+
+    hint: leave it out, and name the ways for KV to travel in `routes`
+    ");
+    for command in [
+        "suite check suite.toml",
+        "doctor --suite suite.toml",
+        "explain --suite suite.toml",
+        "stage baseline --suite suite.toml",
+    ] {
+        assert_eq!(lab.error(&lab.end(lab.driver(command))), message, "{command}");
+    }
+    lab.edit("suite.toml", connector, "load_format = \"dummy\"");
+    let dummy = lab.error(&lab.run("", ""));
+    assert!(dummy.contains("`load_format` makes up weights"), "{dummy}");
     assert_eq!(lab.steps(), Vec::<String>::new());
 }
 
@@ -254,6 +279,23 @@ fn a_question_whose_kv_cannot_fit_is_refused_before_anything_starts() {
 
     hint: raise `lmcache.memory_gib` in the suite
     ");
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn a_model_whose_attention_is_not_known_is_refused_by_name_before_anything_starts() {
+    let lab = Lab::new();
+    let windowed = r#""sliding_window": 512, "num_hidden_layers": 6"#;
+    lab.edit("model/config.json", r#""num_hidden_layers": 6"#, windowed);
+    let refused = lab.run("", "");
+    assert_eq!(refused.code, 2);
+    let told = "its attention is not known: llama has 6 layers of a sliding window of 512 tokens";
+    assert!(refused.err.contains(told), "{}", refused.err);
+    assert!(
+        refused.err.contains("hint: take a model whose layers all have full attention"),
+        "{}",
+        refused.err
+    );
     assert_eq!(lab.steps(), Vec::<String>::new());
 }
 

@@ -199,7 +199,7 @@ fn a_cache_that_serves_too_little_is_not_exercised() {
 #[test]
 fn chunks_that_never_arrive_are_not_waited_for_for_ever() {
     let lab = Lab::new();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 1");
+    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
     let ended = lab.run("drop@server", "");
     assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
 }

@@ -2,9 +2,10 @@
 
 use crate::carrier::{Here, find_carrier, routes};
 use crate::cli::arguments::DeviceChoice;
+use crate::engine::RedisAddress;
 use crate::engine::environment::{EnvironmentError, EnvironmentRequest};
-use crate::engine::{Device, RedisAddress};
 use crate::fetch::Needs;
+use crate::machine::Device;
 use crate::model::Route;
 use crate::suite::Suite;
 

@@ -18,6 +18,7 @@ use super::identity::{content_digest, installed};
 use super::installer::{Installer, clear};
 use super::make::{PATIENCE, absolute};
 use super::{BuildError, Environment, Layer, LayerKind, Package};
+use crate::cache::Bucket;
 use crate::digest::digest_json;
 use crate::event::{Event, Events};
 use crate::lock::FileLock;
@@ -128,7 +129,7 @@ impl Target<'_> {
         self.events.emit(Event::BuildStarted { what: self.wanted.to_owned(), log: log.clone() });
         let installer = Installer { log: &log, lock: &lock, events: self.events };
         let search_path = std::env::var_os("PATH").unwrap_or_default();
-        let tools = absolute(self.cache).join("tools");
+        let tools = Bucket::Tools.folder(&absolute(self.cache));
         let uv = installer.find_uv(&search_path, &tools, &self.environment.python(), PATIENCE)?;
         let package = make(&installer, &uv, &folder)?;
         let marker = Marker { schema: SCHEMA, name: self.name.to_owned(), package };
@@ -171,7 +172,7 @@ impl Target<'_> {
 }
 
 pub(super) fn builds(cache: &Utf8Path) -> Utf8PathBuf {
-    absolute(cache).join("builds")
+    Bucket::Builds.folder(&absolute(cache))
 }
 
 /// The line of an installer's output that best says what went wrong: the first that names an error of the compiler or of

@@ -53,6 +53,8 @@ def sleep_for_ever(place):
 
 def strike(place, question=None):
     """Do what the faults of this place ask for that is the same everywhere."""
+    if f"variables@{place}" in FAULTS:
+        note(f"variables of {place}: {name_variables()}")
     if f"stubborn@{place}" in FAULTS:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if os.fork() == 0:
@@ -298,6 +300,19 @@ def main():
             return
 
 
+def count_fork_servers():
+    """How many processes like this one there are for the same test."""
+    count = 0
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{process}/cmdline", encoding="utf-8") as file:
+                words = file.read().split("\0")
+        except OSError:
+            continue
+        count += "kv_worker.forkserver" in words and sys.argv[0] in words and "internal-guard" not in words
+    return count
+
+
 def serve_forks():
     """Fork workers as the real fork server does, which is found where the real one is."""
     sys.path += os.environ["PYTHONPATH"].split(":")
@@ -309,6 +324,7 @@ def serve_forks():
 
     def prepare():
         tell("import")
+        tell(f"fork servers: {count_fork_servers()}")
         strike("import")
 
     def work():

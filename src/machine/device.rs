@@ -6,6 +6,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::gpu::visible_gpus;
+
 /// CPU features that choose between vLLM's, torch's and oneDNN's kernels.
 const KERNEL_FEATURES: [&str; 8] =
     ["amx_bf16", "amx_int8", "amx_tile", "avx2", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx512f"];
@@ -69,23 +71,14 @@ impl Device {
         }
     }
 
-    /// The GPUs of this machine, if its kernel has NVIDIA's driver and at least one GPU.
+    /// The GPUs of this machine that are visible to this process, if its kernel has NVIDIA's driver and at least one is.
     #[must_use]
     pub fn cuda() -> Option<Self> {
         let version = fs_err::read_to_string("/proc/driver/nvidia/version").ok()?;
         let driver = version.split_whitespace().find(|word| {
             word.contains('.') && word.chars().all(|character| character.is_ascii_digit() || character == '.')
         })?;
-        let mut folders: Vec<_> = fs_err::read_dir("/proc/driver/nvidia/gpus").ok()?.flatten().collect();
-        folders.sort_by_key(fs_err::DirEntry::file_name);
-        let name =
-            |text: String| Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned());
-        let names: Vec<String> = folders
-            .iter()
-            .filter_map(|folder| {
-                fs_err::read_to_string(folder.path().join("information")).ok().and_then(name)
-            })
-            .collect();
+        let names: Vec<String> = visible_gpus().into_iter().map(|gpu| gpu.name).collect();
         (!names.is_empty()).then(|| Self::Cuda { names, driver: driver.to_owned() })
     }
 

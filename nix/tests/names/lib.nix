@@ -1,4 +1,4 @@
-# The functions of nixpkgs' lib that the flake uses.
+# The functions of nixpkgs' lib that the flake uses, as far as it uses them.
 let
   inherit (builtins)
     any
@@ -36,9 +36,11 @@ in
   optionalAttrs = condition: set: if condition then set else { };
   assertMsg = condition: message: if condition then true else throw message;
   getExe = package: "${package}/bin/${package.meta.mainProgram or package.name}";
-  getBin = package: package;
-  getLib = package: package;
-  getDev = package: package;
+  getExe' = package: program: "${package}/bin/${program}";
+  getOutput = _: package: package;
+  makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
+  optional = condition: value: if condition then [ value ] else [ ];
+  remove = unwanted: builtins.filter (value: value != unwanted);
   licenses.asl20.spdxId = "Apache-2.0";
   fileset = {
     unions =
