@@ -50,6 +50,7 @@ fn evidence(noise: u32) -> Evidence {
         store: arm(ArmName::Store, 512, 0),
         load: arm(ArmName::Load, 768, 2 * noise),
         server: None,
+        kv: None,
         early_stop: None,
         batching: Batching::OneAtATime,
         fidelity: Fidelity::Exact,

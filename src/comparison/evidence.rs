@@ -10,6 +10,7 @@ use crate::model::Observation;
 use super::arm_name::ArmName;
 use super::early_stop::EarlyStop;
 use super::evidence_error::EvidenceError;
+use super::kv_evidence::KvEvidence;
 
 /// A question, its published answer, and what the caches must serve for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,6 +207,8 @@ pub struct Evidence {
     pub load: Arm,
     /// The server's own counters, where the route has a server.
     pub server: Option<ServerEvidence>,
+    /// What was seen of the KV itself, where engines digest it.
+    pub kv: Option<KvEvidence>,
     /// Why the load pass ended before the last question, if it did; the passes with `LMCache` may then lack questions.
     pub early_stop: Option<EarlyStop>,
 }

@@ -16,12 +16,15 @@ mod early_stop;
 mod evidence;
 mod evidence_error;
 mod exercised;
+mod kv_evidence;
 mod ladder;
 mod last_rung;
 mod location;
 mod near_ties;
 mod noise_floor;
 mod plan;
+mod provenance;
+mod provenance_verdict;
 #[cfg(test)]
 pub(crate) mod scene;
 mod tally;
@@ -50,10 +53,12 @@ pub use evidence_error::EvidenceError;
 pub use exercised::{
     Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, ShardCounts, TierAgreement,
 };
+pub use kv_evidence::KvEvidence;
 pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
 pub use plan::{Plan, plan_questions};
+pub use provenance::{CellMap, Provenance, WrongCell, WrongWhen};
 pub use tally::Tally;
 pub use verdict::{Judgement, Rung, Verdict};
 
@@ -82,13 +87,16 @@ pub struct Comparison {
     pub exercised: Exercised,
     /// What moves without `LMCache`.
     pub noise_floor: NoiseFloor,
-    /// Rung 1.
-    pub bit_exact: BitExact,
+    /// Rung 1; there was none before KV was digested.
+    #[serde(default = "Provenance::not_observed")]
+    pub kv: Provenance,
     /// Rung 2.
-    pub near_ties: NearTies,
+    pub bit_exact: BitExact,
     /// Rung 3.
-    pub distribution: Distribution,
+    pub near_ties: NearTies,
     /// Rung 4.
+    pub distribution: Distribution,
+    /// Rung 5.
     pub answers: Answers,
     /// Why the load pass ended early, if it did.
     pub early_stop: Option<EarlyStop>,
@@ -124,6 +132,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         criteria: *criteria,
         questions: difference::count(cases.len()),
         exercised: exercised::check_service(&cases, server),
+        kv: provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity),
         bit_exact: bit_exact::compare_bits(&cases, &noise_floor, criteria),
         near_ties,
         distribution,

@@ -28,6 +28,7 @@ pub use guard::guard;
 pub use lmcache_server::{LmcacheServer, SecondTier, ServerSettings, Tiers, pool_path};
 pub use numbered::numbered;
 pub use parallelism::{Parallelism, ParallelismError};
+pub(crate) use plan::chunk_digests;
 pub use plan::{Capacity, Expectation, Plan, Round, TooLarge, full_hit};
 pub use process::{Launch, OwnedProcess, Streams};
 pub use protocol::{Connector, NumberedPrompt, PROTOCOL, Ready, Reply, Request, Scored, Start};

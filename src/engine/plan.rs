@@ -247,7 +247,7 @@ impl Planner {
 }
 
 /// A digest for each whole chunk: of its tokens and all before them, as in LMCache.
-fn chunk_digests(token_ids: &[u32], chunk_tokens: u32) -> Vec<Digest> {
+pub(crate) fn chunk_digests(token_ids: &[u32], chunk_tokens: u32) -> Vec<Digest> {
     let chunk = usize::try_from(chunk_tokens).expect("a chunk fits in memory");
     let mut chain = Vec::new();
     let digests = token_ids.chunks_exact(chunk).map(|tokens| {

@@ -258,6 +258,22 @@ pub const CATALOGUE: &[Fault] = &[
         ..PLAIN
     },
     Fault {
+        name: "any bit",
+        group: Group::Encoding,
+        what: "flips one bit of one element of every chunk, wherever it is and however small, but never an exponent's highest",
+        stands_for: "the smallest fault that there is, in an element that no answer depends on",
+        must: Must::BeSeen(Rung::Kv),
+        doses: &[
+            ("sample 1", Operator::FlipAnywhere { sample: 1 }, EVERY),
+            ("sample 2", Operator::FlipAnywhere { sample: 2 }, EVERY),
+            ("sample 3", Operator::FlipAnywhere { sample: 3 }, EVERY),
+            ("sample 4", Operator::FlipAnywhere { sample: 4 }, EVERY),
+            ("sample 5", Operator::FlipAnywhere { sample: 5 }, EVERY),
+            ("sample 6", Operator::FlipAnywhere { sample: 6 }, EVERY),
+        ],
+        ..PLAIN
+    },
+    Fault {
         name: "wrong type",
         group: Group::Encoding,
         what: "bfloat16 is read as float16, or the other way round",

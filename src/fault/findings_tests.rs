@@ -52,6 +52,7 @@ fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
             tier: None,
             sharding: None,
         }),
+        kv: None,
         early_stop: None,
     };
     compare(&evidence, &Criteria::default()).unwrap()

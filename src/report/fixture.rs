@@ -204,6 +204,7 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
                     attention_backend: "CPU_ATTN".to_owned(),
                     block_size: 128,
                     kv_cache_tokens: 174_720,
+                    digests: None,
                     remarks: match judgement.verdict {
                         Verdict::Degraded => vec!["LMCache's compiled extension does not load.".to_owned()],
                         _ => Vec::new(),
@@ -286,6 +287,7 @@ fn with_faults(fates: &[Fate]) -> Report {
             predicted_tokens: 4096,
             differing: if fate == Fate::Killed { 8 } else { 0 },
             token_flips: 0,
+            wrong_cells: 0,
             questions: 8,
             seconds: Some(1.25),
         })

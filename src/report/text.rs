@@ -14,6 +14,8 @@ use crate::fault::SmallestDose;
 
 /// How many flips are shown with their question.
 const SHOWN_FLIPS: usize = 5;
+/// How many cells of wrong KV are shown.
+const SHOWN_CELLS: usize = 5;
 
 /// The report for people, without colour.
 #[must_use]
@@ -87,6 +89,10 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
         line(text, "tier", &served)?;
     }
     write_shards(text, comparison)?;
+    line(text, "kv", &numbers(comparison, Rung::Kv))?;
+    for cell in comparison.kv.first.iter().take(SHOWN_CELLS) {
+        line(text, "", &cell.words())?;
+    }
     line(text, "bits", &numbers(comparison, Rung::BitExact))?;
     if let Some(location) = &finding.location {
         line(text, "located", &location.words())?;

@@ -5,7 +5,8 @@ use serde::Serialize;
 use super::answer::{published_answers, read_answer};
 use super::arms::{BASELINE, CONTROL, REPEAT};
 use super::cached::{LOAD, STORE, read_passes};
-use super::engine_run::EngineSpec;
+use super::engine_run::{EngineSpec, read_ready};
+use super::kv_evidence::{kv_evidence, read_records};
 use super::lines::{read_json, read_lines, write_json};
 use super::prompts::{load_tokenizer, read_prompts};
 use super::{Context, StageError};
@@ -66,7 +67,7 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 6;
+    pub(crate) const SCHEMA: u32 = 7;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let comparison = comparison::compare(&self.gather(context)?, &self.criteria)?;
@@ -125,6 +126,13 @@ impl Compare {
                 sharding,
                 tier: Some(tier),
             }),
+            kv: kv_evidence(
+                [self.shards.written, self.shards.read],
+                self.capacity.chunk_tokens,
+                &read_ready(inputs.of(StageName::Cached))?,
+                read_prompts(inputs.of(StageName::Prompts))?,
+                [STORE, LOAD].map(|file| read_records(inputs.of(StageName::Cached), file)),
+            )?,
             early_stop: passes.early_stop,
         })
     }

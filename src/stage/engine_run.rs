@@ -54,6 +54,8 @@ pub struct EngineSpec {
     pub ranks: Parallelism,
     /// The worker's sources.
     pub worker: Digest,
+    /// Tokens of the chunks whose KV is digested.
+    pub digest_chunk_tokens: u32,
     /// What computes.
     pub device: Device,
     /// Where vLLM and LMCache come from.
@@ -77,6 +79,7 @@ impl EngineSpec {
             dtype: engine.dtype,
             ranks,
             worker: Worker::digest(),
+            digest_chunk_tokens: suite.lmcache.chunk_tokens,
             device: device.clone(),
             environment,
         }
@@ -303,6 +306,7 @@ impl<'a> EngineRun<'a> {
             arguments,
             connector,
             hit_multiple,
+            digest_chunk_tokens: Some(spec.digest_chunk_tokens),
             letters,
             top: spec.top,
             max_tokens: spec.max_tokens,

@@ -14,13 +14,16 @@ use super::answer::{published_answers, read_answer};
 use super::arms::{BASELINE, CONTROL, REPEAT};
 use super::compare::{Shards, batching, counters, expected};
 use super::engine_run::{EngineRun, EngineSpec, READY, chunk_bytes};
+use super::kv_evidence::kv_evidence;
 use super::lines::{read_json, read_lines, write_json};
 use super::planting_ground::{Ground, choose_questions};
 use super::planting_stack::{PlantingStack, Started};
 use super::prompts::load_tokenizer;
 use super::{Context, StageError};
 use crate::carrier::{PlantingGround, Surroundings, find_carrier, provide_redis};
-use crate::comparison::{Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity, ServerEvidence, compare};
+use crate::comparison::{
+    Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity, KvEvidence, ServerEvidence, compare,
+};
 use crate::dataset::{Prompt, QuestionId, Tokenizer};
 use crate::engine::{Capacity, EngineError, Parallelism, Plan, PrefixCache, Ready, ServerCounters};
 use crate::event::Event;
@@ -59,7 +62,7 @@ pub struct Faults {
 
 impl Faults {
     /// Also numbers what the catalogue's operators do to bytes.
-    pub(crate) const SCHEMA: u32 = 7;
+    pub(crate) const SCHEMA: u32 = 8;
 
     /// The variants for a model with KV of this shape, on a route; none where the route has no ground for them.
     ///
@@ -119,6 +122,7 @@ impl Faults {
 
         let before = stack.server.counters().await?;
         let stored = stack.worker.score(&prompts, PrefixCache::Read, || {}).await?;
+        let kv_stored = stack.worker.take_kv_records();
         let mut ground =
             Ground::prepare(tier, layout, ranks.written_shards(shape), &prompts, chunk_tokens).await?;
         let store_counters = stack.server.counters().await?.since(before);
@@ -130,7 +134,16 @@ impl Faults {
         let laboratory = Laboratory {
             criteria: &self.criteria,
             prompts: &prompts,
-            evidence: self.gather(&run, &prompts, (stored, store_counters, ground.chunks()))?,
+            evidence: Evidence {
+                kv: kv_evidence(
+                    [ranks.written_shards(shape), ranks.read_shards()],
+                    chunk_tokens,
+                    &ready,
+                    prompts.iter().cloned().map(Ok),
+                    [Ok(kv_stored), Ok(Vec::new())],
+                )?,
+                ..self.gather(&run, &prompts, (stored, store_counters, ground.chunks()))?
+            },
             tokenizer: load_tokenizer(run.files, context.model_name())?,
         };
         let reachable = |variant: &&Variant| variant.tier == Tier::Disk || ground.memory_is_reached();
@@ -245,6 +258,7 @@ impl Faults {
             load: read(ArmName::Load, stored.clone())?,
             store: read(ArmName::Store, stored)?,
             server: Some(ServerEvidence { store, load: store, sharding: Some(sharding), tier: None }),
+            kv: None,
             early_stop: None,
         })
     }
@@ -293,7 +307,8 @@ impl Laboratory<'_> {
         };
         let load = Arm::new(ArmName::Load, loaded, |observation| read_answer(&self.tokenizer, observation))?;
         let server = self.evidence.server.map(|server| ServerEvidence { load: counters(counted), ..server });
-        let evidence = Evidence { load, server, ..self.evidence.clone() };
+        let kv = self.evidence.kv.clone().map(|kv| KvEvidence { load: stack.worker.take_kv_records(), ..kv });
+        let evidence = Evidence { load, server, kv, ..self.evidence.clone() };
         let comparison = compare(&evidence, self.criteria)?;
         ground.restore().await?;
         Ok(Trial::judge(variant, damage, &comparison, counted))

@@ -27,6 +27,7 @@ mod error;
 mod extract;
 mod faults;
 mod foreign;
+mod kv_evidence;
 mod lines;
 mod load_pass;
 mod order;

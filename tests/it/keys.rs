@@ -155,6 +155,7 @@ fn a_key_holds_these_fields_and_no_other() {
     /fields/parameters/engine/device/kind
     /fields/parameters/engine/device/name
     /fields/parameters/engine/device/threads
+    /fields/parameters/engine/digest_chunk_tokens
     /fields/parameters/engine/dtype
     /fields/parameters/engine/environment/packages/torch/content
     /fields/parameters/engine/environment/packages/torch/version
@@ -353,8 +354,8 @@ fn another_lmcache_reuses_the_arms_without_it() {
 #[test]
 fn each_setting_of_lmcache_is_an_ingredient_where_it_matters() {
     insta::assert_snapshot!(edit_suite("chunk_tokens = 16", "chunk_tokens = 32"), @"
-    control tiny: /parameters/capacity/chunk_tokens
-    cached tiny mp: /parameters/capacity/chunk_tokens /parameters/lmcache/chunk_tokens
+    baseline tiny: /parameters/engine/digest_chunk_tokens
+    control tiny: /parameters/capacity/chunk_tokens /parameters/engine/digest_chunk_tokens
     ");
     insta::assert_snapshot!(edit_suite("memory_gib = 1", "memory_gib = 2"), @"
     control tiny: /parameters/capacity/lmcache_bytes

@@ -101,6 +101,7 @@ impl Bench {
             arguments,
             connector,
             hit_multiple,
+            digest_chunk_tokens: None,
             letters: [40, 41, 42, 43],
             top: 8,
             max_tokens: 1,

@@ -41,6 +41,30 @@ fn a_chunk_that_is_served_wrong_is_named() {
 }
 
 #[test]
+fn served_kv_that_no_engine_computed_is_named_by_question_chunk_layer_and_rank() {
+    for (fault, when) in [
+        ("wrongkv@load", "wrong when read and at the end"),
+        ("late@load", "wrong when read, and right at the end: it came too late"),
+    ] {
+        let lab = Lab::new();
+        let ended = lab.run(fault, "");
+        assert_eq!(ended.code, 1, "{}{}", ended.err, ended.out);
+        assert!(ended.out.contains("decided by   kv: "), "{}", ended.out);
+        let cell = format!("load pass, chunk 1, layer 1, rank 0: {when}");
+        assert!(ended.out.contains(&cell), "{}", ended.out);
+    }
+}
+
+#[test]
+fn without_digests_the_next_rung_decides() {
+    let lab = Lab::new();
+    let ended = lab.run("blindfold@load", "");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    assert!(ended.out.contains("decided by   bits: "), "{}", ended.out);
+    assert!(ended.out.contains("could not be observed: the fake engine lacks a hook"), "{}", ended.out);
+}
+
+#[test]
 fn what_a_served_store_pass_stored_in_other_shapes_is_not_judged_by_bits() {
     let lab = Lab::new();
     let ended = lab.run("shared@store", "");

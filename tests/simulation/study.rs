@@ -90,6 +90,7 @@ impl Study {
             store: arm(ArmName::Store),
             load: arm(ArmName::Load),
             server: None,
+            kv: None,
             early_stop: None,
             batching: Batching::OneAtATime,
             fidelity: Fidelity::Exact,

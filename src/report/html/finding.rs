@@ -1,5 +1,6 @@
 //! What the page shows of one model on one route. Main type: [`FindingView`].
 
+use super::cells::CellMapView;
 use super::plot::{Dot, Plot};
 use super::shown::{Badge, clean, label};
 use crate::comparison::{Accuracy, PassHits, SubjectScore};
@@ -22,6 +23,7 @@ pub(super) struct FindingView<'a> {
     pub(super) badge: Badge,
     pub(super) decided_by: &'static str,
     pub(super) rungs: Vec<RungView>,
+    pub(super) cells: Vec<CellMapView>,
     pub(super) hits: Vec<HitsView>,
     pub(super) server: Option<String>,
     pub(super) accuracies: Vec<AccuracyView>,
@@ -113,6 +115,7 @@ impl<'a> FindingView<'a> {
                     RungView { class, symbol, short, what, state: state.words(), numbers }
                 })
                 .collect(),
+            cells: comparison.kv.maps.iter().map(CellMapView::of).collect(),
             hits: vec![
                 HitsView::of("load", "exactly", exercised.load),
                 HitsView::of("store", "at most", exercised.store),

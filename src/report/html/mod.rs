@@ -3,6 +3,7 @@
 //!
 //! This module turns a report into what `templates/report.html` shows; the template escapes whatever it is given.
 
+mod cells;
 mod faults;
 mod finding;
 mod foreign;

