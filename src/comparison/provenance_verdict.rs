@@ -64,7 +64,7 @@ fn served_right(traced: &Provenance) -> String {
     let left_out = match traced.left_out {
         0 => String::new(),
         some => format!(
-            " {some} chunks are left out by rule, since the last token of their prompt is computed again."
+            " Left out by rule, as the last token of a prompt is computed again: {some} chunks."
         ),
     };
     format!(
