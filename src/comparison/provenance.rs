@@ -464,7 +464,7 @@ fn describe(traced: &Provenance, fidelity: Fidelity) -> String {
     let left_out = match traced.left_out {
         0 => String::new(),
         some => {
-            format!(" {some} chunks are left out by rule: the last token of their prompt is computed again.")
+            format!(" Left out by rule, as the last token of a prompt is computed again: {some} chunks.")
         }
     };
     if traced.missing > 0 {

@@ -71,7 +71,7 @@ fn the_culprit_is_named_what_does_not_build_is_skipped_and_the_baseline_runs_onc
     insta::assert_snapshot!(lab.redact(&ended.out), @r"
     LMCache, 9 revisions, oldest first
 
-      [SHORT] good: equivalent, decided by bits ([TIME])
+      [SHORT] good: equivalent, decided by kv ([TIME])
                    Step 0
       [SHORT] not tested
                    Step 1
@@ -81,7 +81,7 @@ fn the_culprit_is_named_what_does_not_build_is_skipped_and_the_baseline_runs_onc
                    Step 3
       [SHORT] skipped: cannot be built or installed: SyntaxError: this tree is broken ([TIME])
                    Step 4
-      [SHORT] good: equivalent, decided by bits ([TIME])
+      [SHORT] good: equivalent, decided by kv ([TIME])
                    Step 5
       [SHORT] bad: degraded, decided by bits ([TIME])
                    Step 6
@@ -190,7 +190,7 @@ fn releases_give_a_table_and_one_that_is_not_there_is_skipped() {
     insta::assert_snapshot!(lab.redact(&ended.out), @r"
     LMCache, 4 revisions, oldest first
 
-      1.0          good: equivalent, decided by bits ([TIME])
+      1.0          good: equivalent, decided by kv ([TIME])
       1.5          skipped: cannot be built or installed: Because there is no version of lmcache==1.5 ([TIME])
       2.0          bad: degraded, decided by bits ([TIME])
       2.1          bad: degraded, decided by bits ([TIME])

@@ -144,6 +144,7 @@ fn what_was_read_is_used_again_until_an_ingredient_changes() {
     foreign tiny: runs again, since
       /parameters/capacity/chunk_tokens changed from 16 to 32
       /parameters/capacity/lmcache_bytes changed from 1073741824 to 2147483648
+      /parameters/engine/digest_chunk_tokens changed from 16 to 32
       /parameters/lmcache/chunk_tokens changed from 16 to 32
       /parameters/lmcache/memory_gib changed from 1 to 2
       /parameters/lmcache/options/save_decode_cache changed from false to true

@@ -32,7 +32,7 @@ fn the_report_of_every_verdict_follows_the_schema_and_every_format_is_written() 
     for (faults, code) in [
         ("", 0),
         ("swap@load", 1),
-        ("noise@engine chance@engine", 3),
+        ("noise@engine chance@engine blindfold@load", 3),
         ("empty@server", 4),
         ("wrong@load noise@engine", 1),
     ] {
