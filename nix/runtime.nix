@@ -24,6 +24,7 @@ rec {
     pkgs.git
     pkgs.gnugrep
     pkgs.gnused
+    pkgs.openssl # inductor asks it for a digest
     pkgs.redis
     pkgs.uv
     pkgs.which

@@ -71,6 +71,7 @@ in
   jq = named "jq";
   uv = named "uv";
   git = named "git";
+  openssl = named "openssl";
   bash = package "bash" {
     programs = [ "bash" ];
     more.shellPath = "/bin/bash";
