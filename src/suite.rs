@@ -347,6 +347,12 @@ impl Suite {
         }
     }
 
+    /// Comparisons that a run of it plans: each model on each route.
+    #[must_use]
+    pub fn comparisons(&self) -> u32 {
+        u32::try_from(self.models.len() * self.routes.len()).unwrap_or(u32::MAX)
+    }
+
     fn first_absurdity(&self) -> Option<Absurdity> {
         let positive = [
             ("engine.max_num_seqs", self.engine.max_num_seqs),
@@ -367,11 +373,33 @@ impl Suite {
             let problem = "`engine.max_model_len` leaves no room for a prompt before `engine.max_tokens`";
             return Some(Absurdity::new("engine.max_model_len", problem));
         }
+        if let Some(absurdity) = self.weights_made_up() {
+            return Some(absurdity);
+        }
         let missing = [("models", self.models.is_empty()), ("routes", self.routes.is_empty())];
         if let Some((path, _)) = missing.into_iter().find(|(_, missing)| *missing) {
             return Some(Absurdity::new(path, "it needs at least one model and one route"));
         }
         self.absurd_parallelism().or_else(|| self.repeated_name())
+    }
+
+    /// Keyword arguments of `vllm.LLM`, and where they stand.
+    fn all_arguments(&self) -> impl Iterator<Item = (String, &BTreeMap<String, serde_json::Value>)> {
+        let of_models = self.models.iter().enumerate().flat_map(|(index, model)| {
+            let path = |name| format!("models.{index}.{name}");
+            [(path("arguments"), &model.arguments), (path("cpu_arguments"), &model.cpu_arguments)]
+        });
+        of_models.chain([("engine.arguments".to_owned(), &self.engine.arguments)])
+    }
+
+    /// Weights that vLLM makes up: answers that hardly feel their KV would agree whatever is served.
+    fn weights_made_up(&self) -> Option<Absurdity> {
+        let (path, _) = self.all_arguments().find(|(_, arguments)| {
+            arguments.get("load_format").and_then(serde_json::Value::as_str) == Some("dummy")
+        })?;
+        let problem = "`load_format = \"dummy\"` makes up weights whose answers do not feel their KV, so that nothing could \
+                       be found wrong";
+        Some(Absurdity::new(&format!("{path}.load_format"), problem))
     }
 
     fn repeated_name(&self) -> Option<Absurdity> {
@@ -390,12 +418,7 @@ impl Suite {
                 return Some(Absurdity::new(&format!("models.{index}.{name}"), problem));
             }
         }
-        let of_models = self.models.iter().enumerate().flat_map(|(index, model)| {
-            let path = |name| format!("models.{index}.{name}");
-            [(path("arguments"), &model.arguments), (path("cpu_arguments"), &model.cpu_arguments)]
-        });
-        let everywhere = of_models.chain([("engine.arguments".to_owned(), &self.engine.arguments)]);
-        for (path, arguments) in everywhere {
+        for (path, arguments) in self.all_arguments() {
             if let Some(name) = arguments.keys().find(|name| PARALLEL_ARGUMENTS.contains(&name.as_str())) {
                 let problem = format!("`{name}` stands beside a model's `source`, not among `arguments`");
                 return Some(Absurdity::new(&format!("{path}.{name}"), problem));

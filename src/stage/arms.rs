@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::engine_run::{ArmKey, EngineRun, EngineSetup};
 use super::rounds::{Pass, Rounds};
-use super::watch::shuffle;
+use super::watch::slices;
 use super::{Bench, StageError};
 use crate::assets::Model;
 use crate::comparison::plan_questions;
@@ -16,7 +16,8 @@ use crate::event::Event;
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 
-const SCHEMA: u32 = 1;
+const BASELINE_SCHEMA: u32 = 1;
+const CONTROL_SCHEMA: u32 = 2;
 pub(super) const BASELINE: &str = "baseline.jsonl";
 pub(super) const REPEAT: &str = "repeat.jsonl";
 pub(super) const CONTROL: &str = "control.jsonl";
@@ -38,7 +39,7 @@ pub async fn baseline(bench: &Bench, model: &Model, prompts: &Artifact) -> Resul
     let run = EngineRun { bench, model, prompts };
     let environment = bench.environment.identity_of_baseline();
     let key = ArmKey { common: run.common_key(), environment: &environment, arm: BaselineArm {} };
-    let key = StageKey::new(SCHEMA, StageName::Baseline, &key);
+    let key = StageKey::new(BASELINE_SCHEMA, StageName::Baseline, &key);
     bench
         .make(&key, model.name(), async |draft| {
             let plan = run.plan()?; // what cannot fit is said before anything starts
@@ -72,8 +73,7 @@ fn what_it_can_show(bench: &Bench, plan: &Plan) -> String {
         *subjects.entry(&one.question.subject).or_default() += 1;
     }
     let sizes: Vec<u32> = subjects.into_values().collect();
-    let comparisons = u32::try_from(bench.suite.models.len() * bench.suite.routes.len()).unwrap_or(u32::MAX);
-    plan_questions(&sizes, comparisons, &bench.suite.criteria).words
+    plan_questions(&sizes, bench.suite.comparisons(), &bench.suite.criteria).words
 }
 
 /// vLLM alone, with its own prefix caching: each round first fills the emptied cache without reading it, which repeats the
@@ -87,7 +87,7 @@ pub async fn control(bench: &Bench, model: &Model, prompts: &Artifact) -> Result
     let arm = ControlArm { capacity: run.capacity()? };
     let chunk_tokens = arm.capacity.chunk_tokens;
     let key = ArmKey { common: run.common_key(), environment: &environment, arm };
-    let key = StageKey::new(SCHEMA, StageName::Control, &key);
+    let key = StageKey::new(CONTROL_SCHEMA, StageName::Control, &key);
     bench
         .make(&key, model.name(), async |draft| {
             let plan = run.plan()?;
@@ -101,8 +101,9 @@ pub async fn control(bench: &Bench, model: &Model, prompts: &Artifact) -> Result
                     let mut worker = run.start(draft, setup.numbered(number)).await?;
                     while let Some(round) = rounds.take().await? {
                         repeat.score(&mut worker, &round, &round.prompts, PrefixCache::FillOnly).await?;
-                        let shuffled = shuffle(&round.prompts, bench.suite.engine.seed);
-                        control.score(&mut worker, &round, &shuffled, PrefixCache::Read).await?;
+                        for slice in slices(&round.prompts, &bench.suite.engine) {
+                            control.score(&mut worker, &round, &slice, PrefixCache::Read).await?;
+                        }
                         repeat.is_over(&round)?;
                         control.is_over(&round)?;
                         rounds.is_over(&round);

@@ -24,7 +24,7 @@ use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft, StageKey};
 use crate::suite::Route;
 
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 pub(super) const STORE: &str = "store.jsonl";
 pub(super) const LOAD: &str = "load.jsonl";
 const PASSES: &str = "passes.json";
@@ -46,7 +46,7 @@ struct CachedArm {
 struct WatchedKey {
     questions: Digest,
     baseline: Digest,
-    comparisons: usize,
+    comparisons: u32,
 }
 
 /// What a load pass that may end early is held against.
@@ -75,7 +75,7 @@ pub async fn cached(
     let watched_key = |watched: Watched<'_>| WatchedKey {
         questions: watched.questions.output_digest(),
         baseline: watched.baseline.output_digest(),
-        comparisons: bench.suite.models.len() * bench.suite.routes.len(),
+        comparisons: bench.suite.comparisons(),
     };
     let arm = CachedArm {
         route,
@@ -149,8 +149,8 @@ async fn fill(
     let plan = run.plan()?;
     let watch = watched.map(|watched| Watch::new(run, watched.questions, watched.baseline)).transpose()?;
     let total = plan.expectations.len();
-    let pass = Pass::of(run, draft, "load pass", LOAD, total)?;
-    let loading = Loading { run, route, total, watch: RefCell::new(watch), pass, end: Cell::default() };
+    let pass = Pass::of(run, draft, "load pass", LOAD, total)?.watched(watch);
+    let loading = Loading { run, route, plan: &plan, pass, end: Cell::default() };
     let store = Pass::of(run, draft, "store pass", STORE, total)?;
     let bytes = plan.rounds.iter().map(|round| round.new_chunks).sum::<u64>() * run.chunk_bytes()?;
     let passes = match Backing::prepare(run, draft, route, bytes).await? {

@@ -21,7 +21,7 @@ use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 use crate::suite::Route;
 
-const SCHEMA: u32 = 5;
+const SCHEMA: u32 = 6;
 const COMPARISON: &str = "comparison.json";
 
 #[derive(Serialize)]
@@ -35,6 +35,7 @@ struct Key<'a> {
     route: Route,
     options: StoringOptions,
     criteria: &'a Criteria,
+    comparisons: u32,
 }
 
 /// What a comparison is made of.
@@ -73,6 +74,7 @@ pub async fn compare(
         route,
         options: bench.suite.lmcache.options,
         criteria: &bench.suite.criteria,
+        comparisons: bench.suite.comparisons(),
     };
     let key = StageKey::new(SCHEMA, StageName::Compare, &key);
     let label = format!("{} {route}", model.name());
@@ -137,6 +139,7 @@ fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence,
         Route::InProcess => None,
     };
     Ok(Evidence {
+        comparisons: run.bench.suite.comparisons(),
         questions,
         batching: batching(run.bench),
         fidelity: options.fidelity(),

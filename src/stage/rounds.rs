@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use super::engine_run::EngineRun;
 use super::lines::LineWriter;
 use super::prompts::read_prompts;
+use super::watch::Watch;
 use super::{Bench, StageError};
+use crate::comparison::EarlyStop;
 use crate::dataset::Prompt;
 use crate::engine::{Observation, Plan, PrefixCache, Round, Worker};
 use crate::event::Event;
@@ -105,17 +107,24 @@ pub(super) struct Pass<'a> {
     lines: RefCell<Lines>,
 }
 
+/// Says once harm is beyond doubt.
+type Look = Box<dyn FnMut(&[Observation]) -> Option<EarlyStop>>;
+
 struct Lines {
     file: LineWriter,
     /// The round whose observations are written at once.
     open: usize,
     /// Those of later rounds.
     waiting: BTreeMap<usize, Waiting>,
+    /// Looks at what is written, in the order of writing, so that what it finds does not depend on how many engines there are.
+    watch: Option<Look>,
+    /// What it found, and in which round: nothing more is written then.
+    harm: Option<(usize, EarlyStop)>,
 }
 
 #[derive(Default)]
 struct Waiting {
-    observations: Vec<Observation>,
+    slices: Vec<Vec<Observation>>,
     is_over: bool,
 }
 
@@ -130,8 +139,20 @@ impl<'a> Pass<'a> {
         let name = format!("{}, {name}", run.model.name());
         run.bench.events.emit(Event::QuestionsDone { pass: name.clone(), done: 0, total });
         let file = LineWriter::create(draft.path(file))?;
-        let lines = RefCell::new(Lines { file, open: 0, waiting: BTreeMap::new() });
+        let lines = RefCell::new(Lines::to(file, None));
         Ok(Self { bench: run.bench, name, done: Cell::new(0), total, lines })
+    }
+
+    /// The same, ending where the watch finds harm beyond doubt.
+    pub(super) fn watched(self, watch: Option<Watch>) -> Self {
+        let look = |mut watch: Watch| -> Look { Box::new(move |observations| watch.observe(observations)) };
+        self.lines.borrow_mut().watch = watch.map(look);
+        self
+    }
+
+    /// The round in which harm is beyond doubt, and the evidence.
+    pub(super) fn harm(&self) -> Option<(usize, EarlyStop)> {
+        self.lines.borrow().harm
     }
 
     /// Answers some prompts of a round and writes the observations down.
@@ -163,11 +184,21 @@ impl<'a> Pass<'a> {
 }
 
 impl Lines {
+    fn to(file: LineWriter, watch: Option<Look>) -> Self {
+        Self { file, open: 0, waiting: BTreeMap::new(), watch, harm: None }
+    }
+
     fn write(&mut self, round: usize, observations: &[Observation]) -> Result<(), StageError> {
-        if round == self.open {
-            return observations.iter().try_for_each(|observation| self.file.write(observation));
+        if round != self.open {
+            self.waiting.entry(round).or_default().slices.push(observations.to_vec());
+            return Ok(());
         }
-        self.waiting.entry(round).or_default().observations.extend_from_slice(observations);
+        if self.harm.is_some() {
+            return Ok(());
+        }
+        observations.iter().try_for_each(|observation| self.file.write(observation))?;
+        let found = self.watch.as_mut().and_then(|look| look(observations));
+        self.harm = found.map(|stop| (round, stop));
         Ok(())
     }
 
@@ -179,7 +210,7 @@ impl Lines {
         loop {
             self.open += 1;
             let Some(next) = self.waiting.remove(&self.open) else { return Ok(()) };
-            self.write(self.open, &next.observations)?;
+            next.slices.iter().try_for_each(|slice| self.write(self.open, slice))?;
             if !next.is_over {
                 return Ok(());
             }
@@ -188,8 +219,9 @@ impl Lines {
 
     /// Rounds that were broken off stay without their end.
     fn finish(mut self) -> Result<(), StageError> {
-        for waiting in std::mem::take(&mut self.waiting).into_values() {
-            waiting.observations.iter().try_for_each(|observation| self.file.write(observation))?;
+        for (round, waiting) in std::mem::take(&mut self.waiting) {
+            self.open = round;
+            waiting.slices.iter().try_for_each(|slice| self.write(round, slice))?;
         }
         self.file.finish()
     }
@@ -215,10 +247,14 @@ mod tests {
 
     /// The rows of a file after these steps: a round with rows, or with none once it is over.
     fn written(steps: &[(usize, Option<[u32; 2]>)]) -> Vec<u32> {
+        written_under(None, steps)
+    }
+
+    fn written_under(watch: Option<Look>, steps: &[(usize, Option<[u32; 2]>)]) -> Vec<u32> {
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8Path::from_path(folder.path()).unwrap().join("lines");
         let file = LineWriter::create(path.clone()).unwrap();
-        let mut lines = Lines { file, open: 0, waiting: BTreeMap::new() };
+        let mut lines = Lines::to(file, watch);
         for (round, rows) in steps {
             match rows {
                 Some(rows) => lines.write(*round, &observations(*rows)).unwrap(),
@@ -244,6 +280,24 @@ mod tests {
             (3, None),
         ];
         assert_eq!(written(&steps), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    }
+
+    #[test]
+    fn harm_ends_a_pass_at_the_same_question_whatever_other_engines_had_answered_by_then() {
+        let harm = |row: u32| -> Option<Look> {
+            let stop = EarlyStop { pairs: 1, harms: 1, gains: 0, e_value: 1e9, bound: 1e3 };
+            let look =
+                move |seen: &[Observation]| seen.iter().any(|one| one.question.row == row).then_some(stop);
+            Some(Box::new(look))
+        };
+        let in_order = [(0, Some([1, 2])), (0, Some([3, 4])), (0, None), (1, Some([5, 6])), (1, None)];
+        let ahead = [(1, Some([5, 6])), (1, None), (0, Some([1, 2])), (0, Some([3, 4])), (0, None)];
+        let broken_off = [(1, Some([5, 6])), (0, Some([1, 2])), (0, Some([3, 4]))];
+        for steps in [&in_order[..], &ahead, &broken_off] {
+            assert_eq!(written_under(harm(2), steps), [1, 2]);
+            assert_eq!(written_under(harm(4), steps), [1, 2, 3, 4]);
+            assert_eq!(written_under(harm(6), steps), [1, 2, 3, 4, 5, 6]);
+        }
     }
 
     #[test]

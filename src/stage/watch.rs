@@ -12,6 +12,7 @@ use crate::comparison::{EarlyStop, HarmMonitor, pair_predictions, shuffle_questi
 use crate::dataset::{Choice, Prompt, QuestionId, Tokenizer};
 use crate::engine::Observation;
 use crate::store::Artifact;
+use crate::suite::EngineSettings;
 
 /// Whether a load pass may end before its last question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +47,7 @@ impl Watch {
                 known.insert(observation.question, (answer, given));
             }
         }
-        let suite = &run.bench.suite;
-        let comparisons = u32::try_from(suite.models.len() * suite.routes.len()).unwrap_or(u32::MAX);
-        Ok(Self { monitor: HarmMonitor::new(comparisons), tokenizer, known })
+        Ok(Self { monitor: HarmMonitor::new(run.bench.suite.comparisons()), tokenizer, known })
     }
 
     /// Takes some observations of the load pass in the order of asking.
@@ -56,7 +55,8 @@ impl Watch {
         for observation in observations {
             let Some(&(published, baseline)) = self.known.get(&observation.question) else { continue };
             let load = read_answer(&self.tokenizer, observation);
-            if let Some(stop) = self.monitor.observe(pair_predictions(published, baseline, load)) {
+            let outcome = pair_predictions(published, baseline, load);
+            if let Some(stop) = self.monitor.observe(&observation.question.subject, outcome) {
                 return Some(stop);
             }
         }
@@ -64,10 +64,19 @@ impl Watch {
     }
 }
 
-/// The order in which a load pass and its control ask a round's questions: random, but the same on every machine.
-pub(super) fn shuffle(prompts: &[Prompt], seed: u64) -> Vec<Prompt> {
+/// Questions of a load pass between two looks at the evidence for harm, for each sequence of a batch.
+const SLICE: usize = 32;
+
+/// What a load pass and its control ask of a round, one slice after the other, since which requests meet in a batch may change
+/// their last bits: in an order that is random, but the same on every machine.
+pub(super) fn slices(prompts: &[Prompt], engine: &EngineSettings) -> Vec<Vec<Prompt>> {
     let mut by_question: BTreeMap<&QuestionId, &Prompt> =
         prompts.iter().map(|prompt| (&prompt.question, prompt)).collect();
-    let order = shuffle_questions(by_question.keys().map(|&question| question.clone()).collect(), seed);
-    order.iter().filter_map(|question| by_question.remove(question).cloned()).collect()
+    let questions = by_question.keys().map(|&question| question.clone()).collect();
+    let order: Vec<Prompt> = shuffle_questions(questions, engine.seed)
+        .iter()
+        .filter_map(|question| by_question.remove(question).cloned())
+        .collect();
+    let batch = usize::try_from(engine.max_num_seqs).unwrap_or(1);
+    order.chunks(SLICE * batch).map(<[Prompt]>::to_vec).collect()
 }

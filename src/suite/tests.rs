@@ -44,6 +44,17 @@ fn the_number_of_ranks_is_said_once_and_is_not_zero() {
 }
 
 #[test]
+fn made_up_weights_are_refused_by_name_wherever_they_stand() {
+    let text = include_str!("../../data/suites/canary.toml");
+    let of_the_model = text.replacen("source =", "arguments.load_format = \"dummy\"\nsource =", 1);
+    let of_all = text.replace("[lmcache]", "arguments.load_format = \"dummy\"\n[lmcache]");
+    for text in [of_the_model, of_all] {
+        let refused = Suite::parse(&text, "mine").unwrap_err().to_string();
+        assert!(refused.contains("`load_format = \"dummy\"` makes up weights"), "{refused}");
+    }
+}
+
+#[test]
 fn what_spreads_a_model_is_told_to_vllm_under_its_own_names() {
     let arguments = |settings: &str| {
         let text = include_str!("../../data/suites/canary.toml");

@@ -174,6 +174,7 @@ fn a_key_holds_these_fields_and_no_other() {
     /fields/capacity/chunk_tokens
     /fields/capacity/engine_bytes
     /fields/capacity/lmcache_bytes
+    /fields/comparisons
     /fields/control
     /fields/criteria/assumed_flip_correlation
     /fields/criteria/assumed_flip_rate
