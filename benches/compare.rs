@@ -55,6 +55,7 @@ fn evidence(noise: u32) -> Evidence {
         batching: Batching::OneAtATime,
         fidelity: Fidelity::Exact,
         questions,
+        comparisons: 1,
     }
 }
 

@@ -327,6 +327,12 @@ impl Suite {
         Err(SuiteError::Malformed { name: name.to_owned(), problem, instead })
     }
 
+    /// Comparisons that a run of it plans: each model on each route.
+    #[must_use]
+    pub fn comparisons(&self) -> u32 {
+        u32::try_from(self.models.len() * self.routes.len()).unwrap_or(u32::MAX)
+    }
+
     fn first_absurdity(&self) -> Option<Absurdity> {
         let positive = [
             ("engine.max_num_seqs", self.engine.max_num_seqs),

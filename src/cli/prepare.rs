@@ -125,7 +125,7 @@ pub(super) fn set_desk(
     sources: Sources,
     redis: Option<RedisAddress>,
 ) -> anyhow::Result<Desk> {
-    let promise = Promise { comparisons: request.comparisons(), criteria: request.suite.criteria };
+    let promise = Promise { comparisons: request.suite.comparisons(), criteria: request.suite.criteria };
     Ok(Desk {
         events,
         cache,

@@ -5,13 +5,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Choice, QuestionId};
 use crate::stats::{
-    Interval, PairOutcome, PairedTable, clopper_pearson, cluster_interval, cluster_standard_error, e_value,
-    lower_bound, pairs_for_equivalence, sign_flip_loss_p_value, sum_by_cluster, tango_interval,
+    HarmEvidence, Interval, PairOutcome, PairedTable, clopper_pearson, cluster_change_p_value,
+    cluster_interval, cluster_standard_error, lower_bound, sign_flip_loss_p_value, sum_by_cluster,
+    tango_change_p_value, tango_interval,
 };
 
-use super::criteria::{CONFIDENCE, Criteria, EQUIVALENCE_CONFIDENCE, MARGINS_ABOVE_GUESSING};
+use super::criteria::{
+    CONFIDENCE, Criteria, EQUIVALENCE_CONFIDENCE, FLIP_CORRELATION, LOSS_SHARE, MARGINS_ABOVE_GUESSING,
+};
 use super::difference::count;
 use super::evidence::{Answered, Case};
+use super::plan::count_needed;
 
 /// How many answers are right, in each arm and pair by pair.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +31,8 @@ pub struct Answers {
     pub needed_accuracy: f64,
     /// One-sided exact 95 % lower bound of the baseline's accuracy.
     pub baseline_at_least: f64,
-    /// Questions that equivalence within the margin needs, at the larger of the assumed and the seen flip rate.
+    /// Questions that equivalence within the margin needs, counted as in the plan, at the larger of the assumed and the
+    /// seen flip rate.
     pub questions_needed: u32,
     /// Every question whose generated letter differs between baseline and load pass.
     pub flips: Vec<Flip>,
@@ -93,7 +98,10 @@ pub struct PairedTest {
     pub two_sided_p_value: f64,
     /// Exact one-sided p-value for a loss that exchanges whole subjects; says nothing for a single one.
     pub subject_loss_p_value: f64,
-    /// Evidence for harm that may be read at any time.
+    /// The larger of the p-values, by questions and by subjects, for a change that is no larger than the margin.
+    #[serde(default)]
+    pub change_p_value: f64,
+    /// Evidence for harm that may be read at any time, over the questions in the order of their names.
     pub e_value: f64,
     /// Whether both intervals lie within the margin.
     pub within_margin: bool,
@@ -158,11 +166,17 @@ pub(super) fn score_answers(cases: &[Case<'_>], criteria: &Criteria) -> Answers 
         guessing,
         needed_accuracy: guessing + MARGINS_ABOVE_GUESSING * criteria.margin,
         baseline_at_least,
-        questions_needed: pairs_for_equivalence(criteria.margin, flip_rate, CONFIDENCE),
+        questions_needed: count_needed(&subject_sizes(cases), flip_rate, criteria).questions,
         flips: cases.iter().filter_map(find_flip).collect(),
         generated,
         most_likely,
     }
+}
+
+/// Questions of each subject.
+fn subject_sizes(cases: &[Case<'_>]) -> Vec<u32> {
+    let pairs = cases.iter().map(|case| (&case.asked.id.subject, 0));
+    sum_by_cluster(pairs).into_iter().map(|sum| sum.pairs).collect()
 }
 
 fn score<'a>(
@@ -212,8 +226,11 @@ impl Accuracy {
 impl PairedTest {
     fn of(cases: &[Case<'_>], outcomes: &[PairOutcome], criteria: &Criteria) -> Self {
         let table: PairedTable = outcomes.iter().copied().collect();
-        let subjects = cases.iter().map(|case| &case.asked.id.subject);
-        let clusters = sum_by_cluster(subjects.zip(outcomes.iter().map(|outcome| outcome.change())));
+        let subjects = || cases.iter().map(|case| &case.asked.id.subject);
+        let clusters = sum_by_cluster(subjects().zip(outcomes.iter().map(|outcome| outcome.change())));
+        let mut evidence = HarmEvidence::new(FLIP_CORRELATION);
+        subjects().zip(outcomes).for_each(|(subject, outcome)| evidence.observe(subject, *outcome));
+        let by_subject = cluster_change_p_value(&clusters, criteria.margin).unwrap_or(0.0);
         let interval = tango_interval(table, EQUIVALENCE_CONFIDENCE);
         let cluster_interval = cluster_interval(&clusters, EQUIVALENCE_CONFIDENCE);
         let both = |holds: fn(Interval, f64) -> bool| {
@@ -233,7 +250,8 @@ impl PairedTest {
             loss_p_value: table.loss_p_value(),
             two_sided_p_value: table.two_sided_p_value(),
             subject_loss_p_value: sign_flip_loss_p_value(&clusters),
-            e_value: e_value(table.harms, table.gains),
+            change_p_value: tango_change_p_value(table, criteria.margin).max(by_subject),
+            e_value: evidence.value(),
             within_margin: both(Interval::lies_within),
             beyond_margin: both(Interval::lies_outside),
         }
@@ -244,6 +262,18 @@ impl PairedTest {
     #[must_use]
     pub fn robust_loss_p_value(self) -> f64 {
         if self.subjects < 2 { self.loss_p_value } else { self.loss_p_value.max(self.subject_loss_p_value) }
+    }
+
+    /// The p-value for "neither a loss nor a change beyond the margin", at which Holm's procedure looks: the smaller of both,
+    /// each divided by its share of the chance of a false alarm.
+    #[must_use]
+    pub fn harm_p_value(self) -> f64 {
+        (self.robust_loss_p_value() / LOSS_SHARE).min(self.change_p_value / (1.0 - LOSS_SHARE)).min(1.0)
+    }
+
+    /// Whether it is the loss that [`harm_p_value`](Self::harm_p_value) stands for, not the change beyond the margin.
+    pub(super) fn shows_loss_first(self) -> bool {
+        self.robust_loss_p_value() / LOSS_SHARE <= self.change_p_value / (1.0 - LOSS_SHARE)
     }
 }
 

@@ -3,12 +3,19 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Chance, over all comparisons of a run and given no effect, that the test at the end finds a loss.
-/// With [`EARLY_STOP_ALPHA`] it makes 5 %, spent whether or not a run may stop early.
-pub const LOSS_ALPHA: f64 = 0.049;
-/// Chance, over all comparisons of a run and given no effect, that the test after each pair ever finds a loss. It is
-/// small because this test takes flips as independent: where the flips of a subject hang together, the chance grows.
+/// Chance, over all comparisons that a run plans and given no effect, that the tests of the answers at the end find a loss,
+/// or a change beyond the margin. With [`TOLERANCE_ALPHA`] and [`EARLY_STOP_ALPHA`] it makes 5 %, spent whether or not a
+/// run may stop early.
+pub const ANSWERS_ALPHA: f64 = 0.04;
+/// Part of [`ANSWERS_ALPHA`] that is spent on a loss; the rest is spent on a change beyond the margin.
+pub const LOSS_SHARE: f64 = 0.9;
+/// Chance, over all comparisons that a run plans and given runs without `LMCache` that are as noisy, that a count of rare
+/// events fails: partings beyond the gap, flips of first tokens. Each of the two has half.
+pub const TOLERANCE_ALPHA: f64 = 0.009;
+/// Chance, over all comparisons that a run plans and given no effect, that the test after each pair ever finds a loss.
 pub const EARLY_STOP_ALPHA: f64 = 0.001;
+/// Correlation between the directions of two flips of one subject up to which [`EARLY_STOP_ALPHA`] is kept.
+pub(super) const FLIP_CORRELATION: f64 = 0.2;
 /// Confidence of the interval that must lie within the margin: two one-sided tests at 5 %.
 pub(super) const EQUIVALENCE_CONFIDENCE: f64 = 0.9;
 /// Confidence of every interval and bound that only informs, and of the test that a model is above chance.

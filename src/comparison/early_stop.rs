@@ -4,10 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::dataset::QuestionId;
-use crate::stats::{PairOutcome, e_value};
+use crate::dataset::{QuestionId, Subject};
+use crate::stats::{HarmEvidence, PairOutcome, e_value};
 
-use super::criteria::EARLY_STOP_ALPHA;
+use super::criteria::{EARLY_STOP_ALPHA, FLIP_CORRELATION};
 
 /// Why a load pass may end: the evidence for harm, a gambler's wealth, has passed its bound.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,51 +19,55 @@ pub struct EarlyStop {
     pub harms: u32,
     /// Questions that only the load pass got right.
     pub gains: u32,
-    /// The evidence: see [`e_value`].
+    /// The evidence: see [`HarmEvidence`].
     pub e_value: f64,
     /// What it had to reach.
     pub bound: f64,
 }
 
 impl EarlyStop {
-    /// Whether the counts give the evidence, and the evidence passes the loosest bound that any run may use.
+    /// Whether the counts can give the evidence, and the evidence passes the loosest bound that any run may use.
     pub(super) fn is_founded(&self) -> bool {
-        let evidence = e_value(self.harms, self.gains);
-        evidence >= self.bound && self.bound >= 1.0 / EARLY_STOP_ALPHA - 1e-9
+        // The most that so many harms and gains can be evidence of, but for the rounding of stakes.
+        let most = e_value(self.harms, self.gains) * 1.01;
+        most >= self.e_value && self.e_value >= self.bound && self.bound >= 1.0 / EARLY_STOP_ALPHA - 1e-9
     }
 }
 
-/// Watches the pairs of a load pass and says when to stop. Valid at every moment (see [`e_value`]), so it may be asked
-/// after each pair; it is told only what happened, so the order of questions must be fixed without looking at answers.
+/// Watches the pairs of a load pass and says when to stop. Valid at every moment and in any order of the questions that is
+/// fixed without looking at answers (see [`HarmEvidence`]), one subject after the other included.
 #[derive(Debug, Clone)]
 pub struct HarmMonitor {
     bound: f64,
     pairs: u32,
     harms: u32,
     gains: u32,
+    evidence: HarmEvidence<Subject>,
 }
 
 impl HarmMonitor {
     /// A monitor for one of `comparisons` comparisons of a run, which share the chance of a false alarm.
     #[must_use]
     pub fn new(comparisons: u32) -> Self {
-        Self { bound: stopping_bound(comparisons), pairs: 0, harms: 0, gains: 0 }
+        let evidence = HarmEvidence::new(FLIP_CORRELATION);
+        Self { bound: stopping_bound(comparisons), pairs: 0, harms: 0, gains: 0, evidence }
     }
 
-    /// Takes the next pair; says whether harm is now beyond doubt.
+    /// Takes the next pair, of a question of this subject; says whether harm is now beyond doubt.
     #[must_use]
-    pub fn observe(&mut self, outcome: PairOutcome) -> Option<EarlyStop> {
+    pub fn observe(&mut self, subject: &Subject, outcome: PairOutcome) -> Option<EarlyStop> {
         self.pairs += 1;
         match outcome {
             PairOutcome::Harm => self.harms += 1,
             PairOutcome::Gain => self.gains += 1,
             PairOutcome::BothRight | PairOutcome::BothWrong => {}
         }
+        self.evidence.observe(subject.clone(), outcome);
         if outcome != PairOutcome::Harm {
             // Only a harm raises the evidence.
             return None;
         }
-        let evidence = e_value(self.harms, self.gains);
+        let evidence = self.evidence.value();
         (evidence >= self.bound).then_some(EarlyStop {
             pairs: self.pairs,
             harms: self.harms,
@@ -80,7 +84,7 @@ pub(super) fn stopping_bound(comparisons: u32) -> f64 {
 }
 
 /// Questions in an order that depends on `seed` and on each question's name alone: by SHA-256 of both. So the first
-/// hundred are a random sample of all, the same on every machine.
+/// of them are a random sample of all that are given, the same on every machine.
 #[must_use]
 pub fn shuffle_questions(mut questions: Vec<QuestionId>, seed: u64) -> Vec<QuestionId> {
     questions.sort_by_cached_key(|question| {
@@ -99,11 +103,15 @@ mod tests {
     use super::*;
     use crate::dataset::Split;
 
+    fn subject(number: u32) -> Subject {
+        format!("subject_{number:02}").parse().unwrap()
+    }
+
     #[test]
     fn more_comparisons_need_more_evidence() {
         let harms_to_stop = |comparisons| {
             let mut monitor = HarmMonitor::new(comparisons);
-            (1..100).find(|_| monitor.observe(PairOutcome::Harm).is_some()).unwrap()
+            (1..100).find(|number| monitor.observe(&subject(*number), PairOutcome::Harm).is_some()).unwrap()
         };
         assert_eq!([1, 2, 10].map(harms_to_stop), [13, 14, 17]);
     }
@@ -111,11 +119,11 @@ mod tests {
     #[test]
     fn agreeing_pairs_and_even_flips_never_stop_a_run() {
         let mut monitor = HarmMonitor::new(1);
-        for _ in 0..1000 {
+        for number in 0..1000 {
             for outcome in
                 [PairOutcome::BothRight, PairOutcome::BothWrong, PairOutcome::Harm, PairOutcome::Gain]
             {
-                assert_eq!(monitor.observe(outcome), None);
+                assert_eq!(monitor.observe(&subject(number % 7), outcome), None);
             }
         }
     }

@@ -189,6 +189,8 @@ pub enum Fidelity {
 /// Everything that was seen of one model on one route.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
+    /// Comparisons that the run plans, this one among them: models times routes, whichever of them can run in the end.
+    pub comparisons: u32,
     /// All questions, in any order.
     pub questions: Vec<Asked>,
     /// How the engine computed them, in every arm.
@@ -225,9 +227,16 @@ pub(super) struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    /// The control, if it left exactly the tokens to compute that the load pass had to.
+    /// The control, if it left exactly the tokens to compute that the load pass computed.
     pub(super) fn matched_control(&self) -> Option<&'a Answered> {
-        self.control.filter(|control| control.observation.cached_tokens == self.asked.expected.load)
+        self.control
+            .filter(|control| control.observation.cached_tokens == self.load.observation.cached_tokens)
+    }
+
+    /// Whether the runs without `LMCache` show what this question's arithmetic moves by: the control, where there is one,
+    /// computed what it must. Otherwise nothing is known of computing a suffix alone.
+    pub(super) fn noise_was_observed(&self) -> bool {
+        self.control.is_none_or(|control| control.observation.cached_tokens == self.asked.expected.control)
     }
 
     /// The computation without `LMCache` that is nearest to the load pass: the matched control, else the baseline.

@@ -1,34 +1,13 @@
-//! The ladder down to the answers: which rung decides a comparison, what it decides, and what to do next.
+//! The rungs of the ladder down to the answers: what each decides by itself, and what to do next.
 
 use super::difference::nats;
 use super::early_stop::stopping_bound;
-use super::provenance_verdict::{judge_right_kv, judge_wrong_kv};
+use super::provenance_verdict::judge_right_kv;
 use super::verdict::{Judgement, Rung, Verdict};
 use super::{Comparison, Fidelity, Offender, Outcome, Service, Tally};
 
-/// What the rungs above the answers decide, if they do, for one of `comparisons` comparisons of a run. The order
-/// matters: a cache that was not used makes all else void; KV that is wrong is harm, whatever it does to answers; and bits
-/// decide before anything that needs statistics. Right KV is equivalence only where no output speaks against it.
-pub(super) fn judge_by_sharper_rungs(comparison: &Comparison, comparisons: u32) -> Option<Judgement> {
-    judge_service(comparison)
-        .or_else(|| judge_wrong_kv(comparison))
-        .or_else(|| judge_bit_failure(comparison))
-        .or_else(|| judge_gross_harm(comparison, comparisons))
-        .or_else(|| judge_with_right_kv(comparison))
-        .or_else(|| judge_bit_success(comparison))
-        .or_else(|| judge_near_ties(comparison))
-        .or_else(|| judge_distribution(comparison))
-}
-
-/// With right KV the outputs are still held: by tokens that were no near tie, and by the letters' probabilities.
-fn judge_with_right_kv(comparison: &Comparison) -> Option<Judgement> {
-    let right = judge_right_kv(comparison)?;
-    let harm = judge_bit_success(comparison).filter(|judgement| judgement.verdict == Verdict::Degraded);
-    let harm = harm.or_else(|| judge_near_ties(comparison)).or_else(|| judge_distribution(comparison));
-    Some(harm.unwrap_or(right))
-}
-
-fn judge_service(comparison: &Comparison) -> Option<Judgement> {
+/// What a service that is not as predicted amounts to by itself.
+pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
     let exercised = &comparison.exercised;
     let (store, load) = (exercised.store, exercised.load);
     let first = note(exercised.offenders.first(), |Offender { question, cached, predicted, .. }| {
@@ -104,7 +83,16 @@ fn judge_service(comparison: &Comparison) -> Option<Judgement> {
     }
 }
 
-fn judge_bit_failure(comparison: &Comparison) -> Option<Judgement> {
+/// Right KV is equivalence only where no output speaks against it: outputs are still held by tokens that were no near tie, and
+/// by the letters' probabilities.
+pub(super) fn judge_with_right_kv(comparison: &Comparison) -> Option<Judgement> {
+    let right = judge_right_kv(comparison)?;
+    let harm = judge_bit_success(comparison).filter(|judgement| judgement.verdict == Verdict::Degraded);
+    let harm = harm.or_else(|| judge_near_ties(comparison)).or_else(|| judge_distribution(comparison));
+    Some(harm.unwrap_or(right))
+}
+
+pub(super) fn judge_bit_failure(comparison: &Comparison) -> Option<Judgement> {
     let bits = &comparison.bit_exact;
     if bits.outcome != Outcome::Failed {
         return None;
@@ -130,11 +118,11 @@ fn judge_bit_failure(comparison: &Comparison) -> Option<Judgement> {
     Some(Judgement::new(Verdict::Degraded, Rung::BitExact, reason, next))
 }
 
-fn judge_gross_harm(comparison: &Comparison, comparisons: u32) -> Option<Judgement> {
+pub(super) fn judge_gross_harm(comparison: &Comparison) -> Option<Judgement> {
     let scoring = &comparison.answers.generated;
     let test = &scoring.against_baseline;
     let stopped = comparison.early_stop;
-    if stopped.is_none() && test.e_value < stopping_bound(comparisons) {
+    if stopped.is_none() && test.e_value < stopping_bound(comparison.comparisons) {
         return None;
     }
     let (evidence, harms, gains) = stopped
@@ -153,7 +141,7 @@ fn judge_gross_harm(comparison: &Comparison, comparisons: u32) -> Option<Judgeme
     Some(Judgement::new(Verdict::Degraded, Rung::EarlyStop, reason, next))
 }
 
-fn judge_bit_success(comparison: &Comparison) -> Option<Judgement> {
+pub(super) fn judge_bit_success(comparison: &Comparison) -> Option<Judgement> {
     let bits = &comparison.bit_exact;
     if bits.outcome != Outcome::Passed {
         return None;
@@ -197,9 +185,17 @@ fn judge_left_over(comparison: &Comparison) -> Judgement {
         first_differing(&bits.against_baseline),
     );
     let rung = if left.beyond_gap > 0 { Rung::NearTies } else { Rung::Distribution };
-    if [comparison.near_ties.outcome, comparison.distribution.outcome].contains(&Outcome::DoesNotApply) {
+    let criteria = &comparison.criteria;
+    let observed = comparison.near_ties.innocent.compared;
+    if comparison.near_ties.is_noisy(criteria) || comparison.distribution.is_noisy(&criteria.tolerance) {
         let reason = format!("{moved} Runs without LMCache move as far, so this decides nothing.");
         let next = "Leave out prompts that are whole multiples of the chunk.";
+        Judgement::new(Verdict::Inconclusive, rung, reason, next)
+    } else if observed < comparison.questions {
+        let reason = format!(
+            "{moved} What runs without LMCache move by was seen on {observed} pairs of answers only, so this decides nothing."
+        );
+        let next = "Give the control room: fewer sequences at a time, or more KV cache for vLLM.";
         Judgement::new(Verdict::Inconclusive, rung, reason, next)
     } else {
         let reason = format!("{moved} All others are bit-exact.");
@@ -209,7 +205,7 @@ fn judge_left_over(comparison: &Comparison) -> Judgement {
     }
 }
 
-fn judge_near_ties(comparison: &Comparison) -> Option<Judgement> {
+pub(super) fn judge_near_ties(comparison: &Comparison) -> Option<Judgement> {
     let ties = &comparison.near_ties;
     if ties.outcome != Outcome::Failed {
         return None;
@@ -230,7 +226,7 @@ fn judge_near_ties(comparison: &Comparison) -> Option<Judgement> {
     Some(Judgement::new(Verdict::Degraded, Rung::NearTies, reason, next))
 }
 
-fn judge_distribution(comparison: &Comparison) -> Option<Judgement> {
+pub(super) fn judge_distribution(comparison: &Comparison) -> Option<Judgement> {
     let shift = &comparison.distribution;
     if shift.outcome != Outcome::Failed {
         return None;

@@ -1,30 +1,30 @@
 //! The last rung of the ladder: what the answers decide when nothing sharper did.
 
-use super::criteria::LOSS_ALPHA;
+use super::criteria::ANSWERS_ALPHA;
 use super::ladder::note;
 use super::verdict::{Judgement, Rung, Verdict};
 use super::{Comparison, Fidelity, Outcome};
 
-/// What the answers decide, when no sharper rung did. `adjusted_loss` is the p-value for a loss, adjusted for all
-/// comparisons of the run that answers decide.
-pub(super) fn judge_by_answers(comparison: &Comparison, adjusted_loss: f64) -> Judgement {
-    judge_loss(comparison, adjusted_loss)
-        .or_else(|| judge_noise(comparison))
-        .unwrap_or_else(|| judge_equivalence(comparison))
+/// What the answers show where they show no harm and no sharper rung decided.
+pub(super) fn judge_harmless_answers(comparison: &Comparison) -> Judgement {
+    judge_noise(comparison).unwrap_or_else(|| judge_equivalence(comparison))
 }
 
-fn judge_loss(comparison: &Comparison, adjusted_loss: f64) -> Option<Judgement> {
-    let test = &comparison.answers.generated.against_reference;
-    let margin = comparison.criteria.margin;
-    let shown = if adjusted_loss <= LOSS_ALPHA {
-        format!("too many to be chance (p = {adjusted_loss:.2e}, adjusted for all comparisons)")
-    } else if test.beyond_margin {
-        format!("a change of more than the margin of {}", points(margin))
-    } else {
+/// Harm that the answers show: a loss, or a change beyond the margin. `adjusted` is the p-value for neither of them, adjusted
+/// for all comparisons that the run planned.
+pub(super) fn judge_harm(comparison: &Comparison, adjusted: f64) -> Option<Judgement> {
+    if adjusted > ANSWERS_ALPHA {
         return None;
+    }
+    let test = &comparison.answers.generated.against_reference;
+    let shown = if test.shows_loss_first() {
+        "too many to be chance".to_owned()
+    } else {
+        format!("a change of more than the margin of {}", points(comparison.criteria.margin))
     };
     let reason = format!(
-        "Loading turned {} right answers wrong and {} wrong ones right among {} questions, {shown}. Accuracy changes by {} \
+        "Loading turned {} right answers wrong and {} wrong ones right among {} questions, {shown} (p = {adjusted:.2e}, \
+         adjusted for all comparisons). Accuracy changes by {} \
          points (90 % interval {} to {}).",
         test.table.harms,
         test.table.gains,
@@ -60,11 +60,42 @@ fn judge_noise(comparison: &Comparison) -> Option<Judgement> {
     } else {
         return None;
     };
+    if let Some(seen) = unexplained(comparison, rung) {
+        let reason = format!(
+            "{seen} Runs without LMCache stay below half of what the suite tolerates, but they were held against each \
+             other on {} pairs of answers that show what the load pass may move by, so chance could explain it.",
+            comparison.near_ties.innocent.compared,
+        );
+        let next = "Run that question alone, with and without LMCache; give the control room (fewer sequences, more KV \
+                    cache), or ask more questions.";
+        return Some(Judgement::new(Verdict::Inconclusive, rung, reason, next));
+    }
     let reason = "Runs without LMCache differ from each other by more than half of what the suite tolerates, so harm \
                   could not be told from noise.";
     let next = "Make the engine repeatable (one sequence at a time, batch-invariant kernels), or fix a wider tolerance \
                 for this model before the next run.";
     Some(Judgement::new(Verdict::Inconclusive, rung, reason.to_owned(), next))
+}
+
+/// What moved too far in the load pass although runs without `LMCache` stay below half of it, where too few of those were
+/// seen to call it harm.
+fn unexplained(comparison: &Comparison, rung: Rung) -> Option<String> {
+    let (ties, shift) = (&comparison.near_ties, &comparison.distribution);
+    if rung == Rung::NearTies && !ties.is_noisy(&comparison.criteria) {
+        return Some(format!(
+            "{} of {} questions part from the reference in a token that was no near tie{}, where {} may.",
+            ties.load.beyond_gap,
+            ties.load.compared,
+            note(ties.first.first(), |first| format!("first: {}", first.question)),
+            ties.allowed,
+        ));
+    }
+    (rung == Rung::Distribution && !shift.is_noisy(&comparison.criteria.tolerance)).then(|| {
+        format!(
+            "The letters' probabilities move farther than the suite allows{}.",
+            note(shift.farthest.as_ref(), |question| format!("farthest: {question}")),
+        )
+    })
 }
 
 fn judge_equivalence(comparison: &Comparison) -> Judgement {
@@ -73,6 +104,13 @@ fn judge_equivalence(comparison: &Comparison) -> Judgement {
     let (asked, margin) = (test.table.pairs(), points(comparison.criteria.margin));
     let interval =
         format!("{} to {} points", signed_points(test.interval.lower), signed_points(test.interval.upper));
+    let clusters = note(test.cluster_interval, |interval| {
+        format!(
+            "{} to {} with subjects as clusters",
+            signed_points(interval.lower),
+            signed_points(interval.upper)
+        )
+    });
     let inconclusive = |reason, next| Judgement::new(Verdict::Inconclusive, Rung::Answers, reason, next);
     if test.within_margin {
         let reason = format!(
@@ -86,18 +124,11 @@ fn judge_equivalence(comparison: &Comparison) -> Judgement {
     } else if asked < answers.questions_needed {
         let reason = format!(
             "{asked} questions are too few for a margin of {margin}: the 90 % interval of the change in accuracy is \
-             {interval}, and about {} questions are needed. No harm was found, which is not the same as none.",
+             {interval}{clusters}, and about {} questions are needed. No harm was found, which is not the same as none.",
             answers.questions_needed
         );
         inconclusive(reason, "Ask more questions (--subjects all), or use a backend with a control.")
     } else {
-        let clusters = note(test.cluster_interval, |interval| {
-            format!(
-                "{} to {} with subjects as clusters",
-                signed_points(interval.lower),
-                signed_points(interval.upper)
-            )
-        });
         let reason = format!(
             "The 90 % interval of the change in accuracy, {interval}{clusters}, is not inside the margin of {margin}, yet \
              no loss is proven either."

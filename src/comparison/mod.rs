@@ -40,7 +40,7 @@ pub use arm_name::ArmName;
 pub use bit_exact::{BitExact, LeftOver};
 pub use breakdown::{QuestionMovement, SubjectScore};
 pub use conclusion::{Conclusion, conclude};
-pub use criteria::{Criteria, EARLY_STOP_ALPHA, LOSS_ALPHA, Tolerance};
+pub use criteria::{ANSWERS_ALPHA, Criteria, EARLY_STOP_ALPHA, LOSS_SHARE, TOLERANCE_ALPHA, Tolerance};
 pub(crate) use difference::nats;
 pub use difference::{Difference, DifferenceKind};
 pub use distribution::{Distribution, Shift};
@@ -81,6 +81,10 @@ pub enum Outcome {
 pub struct Comparison {
     /// What was fixed beforehand.
     pub criteria: Criteria,
+    /// Comparisons that the run planned, this one among them: they share the chance of a false alarm. 0 in
+    /// reports from before it was written down.
+    #[serde(default)]
+    pub comparisons: u32,
     /// Number of questions compared.
     pub questions: u32,
     /// Rung 0.
@@ -123,13 +127,15 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
     let server = evidence.server.as_ref().filter(|_| evidence.early_stop.is_none());
     let noise_floor = noise_floor::measure_noise(&cases, evidence.batching, evidence.fidelity);
     let by_question = breakdown::measure_movements(&cases);
-    let mut near_ties = near_ties::classify_partings(&cases, criteria);
-    let mut distribution = distribution::measure_shifts(&cases, &criteria.tolerance);
+    let comparisons = evidence.comparisons.max(1);
+    let mut near_ties = near_ties::classify_partings(&cases, criteria, comparisons);
+    let mut distribution = distribution::measure_shifts(&cases, &criteria.tolerance, comparisons);
     if evidence.fidelity == Fidelity::Lossy {
         (near_ties.outcome, distribution.outcome) = (Outcome::DoesNotApply, Outcome::DoesNotApply);
     }
     Ok(Comparison {
         criteria: *criteria,
+        comparisons,
         questions: difference::count(cases.len()),
         exercised: exercised::check_service(&cases, server),
         kv: provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity),

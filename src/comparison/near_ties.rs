@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
 use crate::model::Observation;
+use crate::stats::{Events, excess_p_value};
 
 use super::Outcome;
-use super::criteria::{Criteria, NAMED_OFFENDERS, NOISE_SHARE};
+use super::criteria::{Criteria, NAMED_OFFENDERS, NOISE_SHARE, TOLERANCE_ALPHA};
 use super::difference::{Parting, count, part};
 use super::evidence::Case;
 
@@ -25,6 +26,13 @@ pub struct NearTies {
     pub repeat: Partings,
     /// The control against the baseline.
     pub control: Option<Partings>,
+    /// Repeat and control together against the baseline, on the questions whose control computed what it must: what is known
+    /// of how often innocent runs part.
+    #[serde(default)]
+    pub innocent: Partings,
+    /// Exact p-value for "the load pass parts beyond the gap no more often than these".
+    #[serde(default)]
+    pub p_value: f64,
     /// The first questions that part beyond the gap in the load pass.
     pub first: Vec<PartedQuestion>,
 }
@@ -53,11 +61,12 @@ pub struct PartedQuestion {
     pub gap: Option<f64>,
 }
 
-/// Classifies every question's first differing token.
-pub(super) fn classify_partings(cases: &[Case<'_>], criteria: &Criteria) -> NearTies {
+/// Classifies every question's first differing token, for one of so many comparisons.
+pub(super) fn classify_partings(cases: &[Case<'_>], criteria: &Criteria, comparisons: u32) -> NearTies {
     let mut load = Partings::default();
     let mut repeat = Partings::default();
     let mut control: Option<Partings> = None;
+    let mut innocent = Partings::default();
     let mut first = Vec::new();
     for case in cases {
         let baseline = &case.baseline.observation;
@@ -71,26 +80,48 @@ pub(super) fn classify_partings(cases: &[Case<'_>], criteria: &Criteria) -> Near
         if let Some(answered) = case.control {
             control.get_or_insert_default().add(baseline, &answered.observation, criteria);
         }
+        if case.noise_was_observed() {
+            for run in [Some(case.repeat), case.control].into_iter().flatten() {
+                innocent.add(baseline, &run.observation, criteria);
+            }
+        }
     }
     let limit = criteria.tolerance.beyond_gap_rate * f64::from(count(cases.len()));
-    let noise = repeat.beyond_gap.max(control.map_or(0, |control| control.beyond_gap));
-    let outcome = if f64::from(noise) > NOISE_SHARE * limit {
-        Outcome::DoesNotApply
-    } else if f64::from(load.beyond_gap) > limit {
-        Outcome::Failed
-    } else {
-        Outcome::Passed
-    };
+    let p_value = excess_p_value(load.beyond(), innocent.beyond());
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a share of a count, rounded down"
     )]
     let allowed = limit as u32;
-    NearTies { outcome, allowed, load, repeat, control, first }
+    let ties =
+        NearTies { outcome: Outcome::Passed, allowed, load, repeat, control, innocent, p_value, first };
+    let outcome = if ties.is_noisy(criteria) {
+        Outcome::DoesNotApply
+    } else if load.beyond_gap <= allowed {
+        Outcome::Passed
+    } else if p_value <= TOLERANCE_ALPHA / 2.0 / f64::from(comparisons) {
+        Outcome::Failed
+    } else {
+        Outcome::DoesNotApply
+    };
+    NearTies { outcome, ..ties }
+}
+
+impl NearTies {
+    /// Whether a run without `LMCache` parts beyond the gap in more questions than half of what the suite tolerates.
+    pub(super) fn is_noisy(&self, criteria: &Criteria) -> bool {
+        let limit = criteria.tolerance.beyond_gap_rate * f64::from(self.load.compared);
+        let noise = self.repeat.beyond_gap.max(self.control.map_or(0, |control| control.beyond_gap));
+        f64::from(noise) > NOISE_SHARE * limit
+    }
 }
 
 impl Partings {
+    fn beyond(self) -> Events {
+        Events { events: self.beyond_gap, pairs: self.compared }
+    }
+
     fn add(&mut self, reference: &Observation, other: &Observation, criteria: &Criteria) -> Parting {
         let parting = part(reference, other, criteria.near_tie_gap);
         self.compared += 1;

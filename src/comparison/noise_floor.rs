@@ -67,7 +67,7 @@ pub(super) fn measure_noise(cases: &[Case<'_>], batching: Batching, fidelity: Fi
             prefix.get_or_insert_default().add(first_difference(baseline, &answered.observation));
             let matches = control.get_or_insert_default();
             let cached = answered.observation.cached_tokens;
-            if case.matched_control().is_some() {
+            if cached == case.asked.expected.load {
                 matches.matched += 1;
             } else if cached == case.asked.expected.control {
                 matches.unmatched_by_rule += 1;

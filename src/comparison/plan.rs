@@ -6,12 +6,13 @@ use crate::stats::{
     cluster_factor, design_effect, detectable_loss, pairs_for_equivalence, pairs_in_clusters,
 };
 
-use super::criteria::{Criteria, LOSS_ALPHA};
+use super::criteria::{ANSWERS_ALPHA, Criteria, LOSS_SHARE};
 
 /// Probability with which McNemar's test alone finds the promised loss, and with which equivalence is shown.
 const POWER: f64 = 0.95;
-/// Subjects below which a loss that is not gross need not be found: whole subjects can be exchanged in too few ways.
-const FEWEST_SUBJECTS: u32 = 8;
+/// Ways to exchange whole subjects that the level of the test must allow for a loss to be promised: with fewer, nearly every
+/// subject would have to lose.
+const FEWEST_WAYS: f64 = 32.0;
 
 /// What the answers of a number of questions can show, where bits do not decide.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,30 +36,47 @@ pub struct Plan {
     pub words: String,
 }
 
+/// How many questions equivalence within the margin needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Needed {
+    /// Questions, for 95 % probability.
+    pub(super) questions: u32,
+    /// Whether no number of questions from so many subjects would do; then `questions` is what would if each flip were its
+    /// own.
+    pub(super) more_subjects: bool,
+}
+
+/// Counts what equivalence needs at this flip rate, for subjects of these relative sizes whose flips hang together as the
+/// criteria assume.
+pub(super) fn count_needed(sizes: &[u32], flip_rate: f64, criteria: &Criteria) -> Needed {
+    let independent = pairs_for_equivalence(criteria.margin, flip_rate, POWER);
+    let clustered = pairs_in_clusters(independent, sizes, flip_rate, criteria.assumed_flip_correlation);
+    Needed { questions: clustered.unwrap_or(independent), more_subjects: clustered.is_none() }
+}
+
 /// Plans a run of questions from subjects of these sizes, one of `comparisons` comparisons.
 #[must_use]
 pub fn plan_questions(subjects: &[u32], comparisons: u32, criteria: &Criteria) -> Plan {
     let (questions, sizes) = (subjects.iter().sum(), subjects);
     let subjects = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
-    let alpha = LOSS_ALPHA / f64::from(comparisons.max(1));
+    let alpha = LOSS_SHARE * ANSWERS_ALPHA / f64::from(comparisons.max(1));
+    let ways_allowed = alpha * 2.0_f64.powi(i32::try_from(subjects).unwrap_or(i32::MAX));
     let (flip_rate, correlation) = (criteria.assumed_flip_rate, criteria.assumed_flip_correlation);
     let factor = cluster_factor(subjects, alpha, POWER) * design_effect(sizes, flip_rate, correlation).sqrt();
     let detectable_loss = detectable_loss(questions, flip_rate, alpha, POWER)
         .map(|loss| factor * loss)
-        .filter(|loss| *loss <= flip_rate && (subjects == 1 || subjects >= FEWEST_SUBJECTS));
-    let independent = pairs_for_equivalence(criteria.margin, flip_rate, POWER);
-    let clustered = pairs_in_clusters(independent, sizes, flip_rate, correlation);
-    let questions_needed = clustered.unwrap_or(independent);
+        .filter(|loss| *loss <= flip_rate && (subjects == 1 || ways_allowed >= FEWEST_WAYS));
+    let Needed { questions: questions_needed, more_subjects } = count_needed(sizes, flip_rate, criteria);
     let assumed = format!("if {:.1} % of the answers flip without harm", 100.0 * flip_rate);
     let asked = format!("{questions} questions from {subjects} subjects");
     let loss = detectable_loss.map_or_else(
         || format!("{asked} show no loss but a gross one by their answers, {assumed}"),
         |loss| format!("{asked} show a loss of {:.2} points with 90 % probability, {assumed}", 100.0 * loss),
     );
-    let enough = match clustered {
-        Some(needed) if questions >= needed => ": enough",
-        Some(_) => ": too few, unless bits decide",
-        None => " and more subjects: too few, unless bits decide",
+    let enough = match more_subjects {
+        false if questions >= questions_needed => ": enough",
+        false => ": too few, unless bits decide",
+        true => " and more subjects: too few, unless bits decide",
     };
     let margin = 100.0 * criteria.margin;
     let words = format!(
@@ -74,7 +92,7 @@ mod tests {
     #[test]
     fn a_plan_says_what_the_questions_can_show() {
         let words = |subjects: &[u32]| plan_questions(subjects, 1, &Criteria::default()).words;
-        insta::assert_snapshot!(words(&[246; 57]), @"14022 questions from 57 subjects show a loss of 0.35 points with 90 % probability, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 6352 questions: enough.");
+        insta::assert_snapshot!(words(&[246; 57]), @"14022 questions from 57 subjects show a loss of 0.36 points with 90 % probability, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 6352 questions: enough.");
         insta::assert_snapshot!(words(&[40; 8]), @"320 questions from 8 subjects show no loss but a gross one by their answers, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 5198 questions and more subjects: too few, unless bits decide.");
     }
 

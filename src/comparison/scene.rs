@@ -221,6 +221,7 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
         chunks_read: hit_tokens / 256,
     };
     Evidence {
+        comparisons: 1,
         questions: questions.to_vec(),
         batching: Batching::OneAtATime,
         fidelity: Fidelity::Exact,

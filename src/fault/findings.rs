@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::comparison::{Comparison, Judgement, LOSS_ALPHA, Outcome, Rung, Service, Verdict, conclude};
+use crate::comparison::{ANSWERS_ALPHA, Comparison, Judgement, Outcome, Rung, Service, Verdict, conclude};
 use crate::dataset::QuestionId;
 use crate::engine::ServerCounters;
 
@@ -221,7 +221,7 @@ impl Trial {
 
 /// What each rung says on its own.
 fn seen_by(comparison: &Comparison) -> Vec<Rung> {
-    let lost = comparison.answers.generated.against_reference.robust_loss_p_value() <= LOSS_ALPHA;
+    let lost = comparison.answers.generated.against_reference.harm_p_value() <= ANSWERS_ALPHA;
     [
         (Rung::Exercised, comparison.exercised.service != Service::AsPredicted),
         (Rung::Kv, comparison.kv.outcome == Outcome::Failed),

@@ -38,6 +38,7 @@ fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
         chunks_read: 0,
     };
     let evidence = Evidence {
+        comparisons: 1,
         questions: (1..=QUESTIONS).map(asked).collect(),
         batching: Batching::OneAtATime,
         fidelity: Fidelity::Exact,

@@ -79,7 +79,7 @@ impl<'a> ArmsOf<'a> {
             lmcache: self.request.suite.lmcache,
             capacity: self.capacity,
             added_packages: find_carrier(route)?.added_packages(self.environment.identity()),
-            early_stop_among: self.request.stops_early().then(|| self.request.comparisons()),
+            early_stop_among: self.request.stops_early().then(|| self.request.suite.comparisons()),
         })))
     }
 
@@ -101,6 +101,7 @@ impl<'a> ArmsOf<'a> {
             shards: Shards::of(&self.connected, self.shape),
             tokenizer,
             criteria: suite.criteria,
+            comparisons: suite.comparisons(),
         }))
     }
 

@@ -65,12 +65,6 @@ pub enum Locating {
 }
 
 impl Request {
-    /// Comparisons of the run: all models over all routes.
-    #[must_use]
-    pub fn comparisons(&self) -> u32 {
-        u32::try_from(self.suite.models.len() * self.suite.routes.len()).unwrap_or(u32::MAX)
-    }
-
     pub(super) fn stops_early(&self) -> bool {
         self.early_stopping == EarlyStopping::Allowed
     }

@@ -153,7 +153,7 @@ fn stopped_early() -> Evidence {
     scene.edit_all(ArmName::Load, |_, observation| {
         say(observation, Choice::ALL[(observation.steps[0].chosen.token as usize + 1) % 4]);
     });
-    let e_value = crate::stats::e_value(40, 0);
+    let e_value = 1.0e8;
     let early_stop = Some(EarlyStop { pairs: 40, harms: 40, gains: 0, e_value, bound: 1000.0 });
     Evidence { early_stop, ..scene.evidence() }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::engine_run::{EngineRun, EngineSetup, EngineSpec};
-use super::order::shuffle;
+use super::order::slices;
 use super::prompts::read_prompts;
 use super::rounds::{Pass, Rounds};
 use super::{Context, StageError};
@@ -69,7 +69,7 @@ impl Baseline {
 const ROUND: usize = 8;
 
 impl Control {
-    pub(crate) const SCHEMA: u32 = 2;
+    pub(crate) const SCHEMA: u32 = 3;
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let run = EngineRun::of(&self.engine, context);
@@ -84,8 +84,9 @@ impl Control {
                 let mut worker = run.start(setup.numbered(number)).await?;
                 while let Some(round) = rounds.take().await? {
                     repeat.score(&mut worker, &round, &round.prompts, PrefixCache::FillOnly).await?;
-                    let shuffled = shuffle(&round.prompts, self.engine.seed);
-                    control.score(&mut worker, &round, &shuffled, PrefixCache::Read).await?;
+                    for slice in slices(&round.prompts, &self.engine) {
+                        control.score(&mut worker, &round, &slice, PrefixCache::Read).await?;
+                    }
                     repeat.is_over(&round)?;
                     control.is_over(&round)?;
                     rounds.is_over(&round);

@@ -45,7 +45,7 @@ pub struct Cached {
 }
 
 impl Cached {
-    pub(crate) const SCHEMA: u32 = 3;
+    pub(crate) const SCHEMA: u32 = 4;
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let run = EngineRun::of(&self.engine, context);
@@ -53,16 +53,9 @@ impl Cached {
         let plan = run.plan(self.capacity)?;
         let watch = self.early_stop_among.map(|comparisons| Watch::new(&run, comparisons)).transpose()?;
         let total = plan.expectations.len();
-        let loading = LoadPass {
-            context,
-            route: self.route,
-            total,
-            seed: self.engine.seed,
-            batch: usize::try_from(self.engine.max_num_seqs).unwrap_or(1),
-            watch: RefCell::new(watch),
-            pass: Pass::of(context, "load pass", LOAD, total)?,
-            end: Cell::default(),
-        };
+        let pass = Pass::of(context, "load pass", LOAD, total)?.watched(watch);
+        let (engine, route) = (&self.engine, self.route);
+        let loading = LoadPass { context, engine, route, plan: &plan, pass, end: Cell::default() };
         let store = Pass::of(context, "store pass", STORE, total)?;
         let chunks = plan.rounds.iter().map(|round| round.new_chunks).sum::<u64>();
         let surroundings = run.surroundings(self.lmcache)?;

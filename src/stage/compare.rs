@@ -42,6 +42,8 @@ pub struct Compare {
     pub tokenizer: Digest,
     /// How it is judged.
     pub criteria: Criteria,
+    /// One of how many comparisons of the run it is.
+    pub comparisons: u32,
 }
 
 /// In how many shards a chunk is written, and how many are read to serve it.
@@ -67,7 +69,7 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 7;
+    pub(crate) const SCHEMA: u32 = 8;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let comparison = comparison::compare(&self.gather(context)?, &self.criteria)?;
@@ -112,6 +114,7 @@ impl Compare {
             Ok(Arm::new(name, observations, |observation| read_answer(&tokenizer, observation))?)
         };
         Ok(Evidence {
+            comparisons: self.comparisons,
             questions,
             batching: self.batching,
             fidelity: self.options.fidelity(),

@@ -62,7 +62,7 @@ pub struct Faults {
 
 impl Faults {
     /// Also numbers what the catalogue's operators do to bytes.
-    pub(crate) const SCHEMA: u32 = 8;
+    pub(crate) const SCHEMA: u32 = 9;
 
     /// The variants for a model with KV of this shape, on a route; none where the route has no ground for them.
     ///
@@ -249,6 +249,8 @@ impl Faults {
         };
         let store = counters(store_counters);
         Ok(Evidence {
+            // Each planting is judged by itself.
+            comparisons: 1,
             questions,
             batching: batching(self.engine.max_num_seqs),
             fidelity: Fidelity::Exact,

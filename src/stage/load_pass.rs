@@ -1,19 +1,15 @@
 //! The load pass, and what is known of both passes with LMCache. Main types: [`LoadPass`], [`Passes`].
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 
 use serde::{Deserialize, Serialize};
 
-use super::order::shuffle;
+use super::order::slices;
 use super::rounds::{DealtRound, Pass};
-use super::watch::Watch;
-use super::{Context, StageError};
+use super::{Context, EngineSpec, StageError};
 use crate::comparison::EarlyStop;
-use crate::engine::{PrefixCache, ServerCounters, Worker};
+use crate::engine::{Plan, PrefixCache, ServerCounters, Worker};
 use crate::model::Route;
-
-/// Questions of a load pass between two looks at the evidence for harm.
-const SLICE: usize = 32;
 
 /// What is known of the two passes besides the observations.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -49,13 +45,9 @@ impl PassCounters {
 /// A load pass under way.
 pub(super) struct LoadPass<'a> {
     pub(super) context: &'a Context<'a>,
+    pub(super) engine: &'a EngineSpec,
     pub(super) route: Route,
-    pub(super) total: usize,
-    /// Of the order in which a round is asked.
-    pub(super) seed: u64,
-    /// Questions that are computed together.
-    pub(super) batch: usize,
-    pub(super) watch: RefCell<Option<Watch>>,
+    pub(super) plan: &'a Plan,
     pub(super) pass: Pass<'a>,
     /// Why it ends before the last question, if it does.
     pub(super) end: Cell<Option<End>>,
@@ -64,7 +56,12 @@ pub(super) struct LoadPass<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
     /// More right answers turned wrong than chance allows.
-    Harmed(EarlyStop),
+    Harmed {
+        /// Within this round.
+        round: usize,
+        /// The evidence.
+        stop: EarlyStop,
+    },
     /// Nothing was served in the first round.
     Unserved,
 }
@@ -74,40 +71,53 @@ impl LoadPass<'_> {
     pub(super) async fn load(&self, worker: &mut Worker, round: &DealtRound<'_>) -> Result<(), StageError> {
         let (events, model) = (&self.context.desk.events, self.context.model_name());
         let mut hit_tokens = 0;
-        for slice in shuffle(&round.prompts, self.seed).chunks(SLICE * self.batch) {
+        for slice in slices(&round.prompts, self.engine) {
             // Another engine may have found the end.
             if self.end.get().is_some() {
                 return Ok(());
             }
-            let observations = self.pass.score(worker, round, slice, PrefixCache::Read).await?;
+            let observations = self.pass.score(worker, round, &slice, PrefixCache::Read).await?;
             hit_tokens += observations.iter().map(|one| u64::from(one.cached_tokens)).sum::<u64>();
-            let stop = self.watch.borrow_mut().as_mut().and_then(|watch| watch.observe(&observations));
-            if let Some(stop) = stop.filter(|_| self.end.get().is_none()) {
-                self.end.set(Some(End::Harmed(stop)));
-                events.warn(format!(
-                    "{model} over {}: {} of {} answers turned wrong; harm is beyond doubt, and the rest is not asked",
-                    self.route, stop.harms, stop.pairs
-                ));
-            }
+            self.end_on_harm();
         }
         let asked = round.prompts.len();
-        if round.number == 0 && hit_tokens == 0 && asked < self.total && self.end.get().is_none() {
+        let all = self.plan.expectations.len();
+        if round.number == 0 && hit_tokens == 0 && asked < all && self.end.get().is_none() {
             self.end.set(Some(End::Unserved));
             events.warn(format!(
                 "{model} over {}: LMCache served nothing for the first {asked} questions; the rest is not asked",
                 self.route
             ));
         }
-        self.pass.is_over(round)
+        self.pass.is_over(round)?;
+        // Answers of later rounds, by other engines, may have waited for this one.
+        self.end_on_harm();
+        Ok(())
     }
 
-    /// What is known of it and of the store pass, in which so many questions were asked.
+    fn end_on_harm(&self) {
+        let Some((round, stop)) = self.pass.harm().filter(|_| self.end.get().is_none()) else { return };
+        self.end.set(Some(End::Harmed { round, stop }));
+        self.context.desk.events.warn(format!(
+            "{} over {}: {} of {} answers turned wrong; harm is beyond doubt, and the rest is not asked",
+            self.context.model_name(),
+            self.route,
+            stop.harms,
+            stop.pairs
+        ));
+    }
+
+    /// What is known of it and of the store pass, in which so many questions were asked. After harm only the rounds up to it
+    /// count: how many more were under way depends on the number of engines.
     pub(super) fn finish(self, asked: usize, server: Option<PassCounters>) -> Result<Passes, StageError> {
         self.pass.finish()?;
-        let (ended_unserved, early_stop) = match self.end.get() {
-            None => (false, None),
-            Some(End::Unserved) => (true, None),
-            Some(End::Harmed(stop)) => (false, Some(stop)),
+        let (ended_unserved, early_stop, asked) = match self.end.get() {
+            None => (false, None, asked),
+            Some(End::Unserved) => (true, None, asked),
+            Some(End::Harmed { round, stop }) => {
+                let rounds = &self.plan.rounds[..=round];
+                (false, Some(stop), rounds.iter().map(|round| round.prompts).sum())
+            }
         };
         Ok(Passes { asked, ended_unserved, early_stop, server })
     }

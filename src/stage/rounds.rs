@@ -6,18 +6,20 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+use camino::Utf8PathBuf;
 use futures_util::future::try_join_all;
-use serde::Serialize;
 use tokio::sync::watch;
 
 use super::lines::LineWriter;
 use super::prompts::read_prompts;
+use super::watch::Watch;
 use super::{Context, StageError};
+use crate::comparison::EarlyStop;
 use crate::dataset::Prompt;
 use crate::engine::{PrefixCache, Round, Worker};
 use crate::event::{Event, Events};
 use crate::model::{KvRecord, Observation};
-use crate::store::{Artifact, Draft};
+use crate::store::Artifact;
 
 /// The rounds of a plan, to be taken by engines.
 pub(super) struct Rounds<'a> {
@@ -103,27 +105,35 @@ pub(super) struct Pass<'a> {
     name: String,
     done: Cell<usize>,
     total: usize,
-    lines: RefCell<Lines<Observation>>,
-    kv_lines: RefCell<Lines<KvRecord>>,
+    lines: RefCell<Lines>,
 }
 
-struct Lines<Value> {
+/// Says once harm is beyond doubt.
+type Look = Box<dyn FnMut(&[Observation]) -> Option<EarlyStop>>;
+
+struct Lines {
     file: LineWriter,
-    /// The round whose values are written at once.
+    kv_file: LineWriter,
+    /// The round whose slices are written at once.
     open: usize,
     /// Those of later rounds.
-    waiting: BTreeMap<usize, Waiting<Value>>,
+    waiting: BTreeMap<usize, Waiting>,
+    /// Looks at what is written, in the order of writing, so that what it finds does not depend on how many engines there are.
+    watch: Option<Look>,
+    /// What it found, and in which round: nothing more is written then.
+    harm: Option<(usize, EarlyStop)>,
 }
 
-struct Waiting<Value> {
-    values: Vec<Value>,
+/// What was asked at once.
+struct Slice {
+    observations: Vec<Observation>,
+    kv_records: Vec<KvRecord>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    slices: Vec<Slice>,
     is_over: bool,
-}
-
-impl<Value> Default for Waiting<Value> {
-    fn default() -> Self {
-        Self { values: Vec::new(), is_over: false }
-    }
 }
 
 /// The file of a pass's KV records, beside that of its observations: `load.kv.jsonl` beside `load.jsonl`.
@@ -140,12 +150,23 @@ impl<'a> Pass<'a> {
     ) -> Result<Self, StageError> {
         let (name, events) = (format!("{}, {name}", context.model_name()), &context.desk.events);
         events.emit(Event::QuestionsDone { pass: name.clone(), done: 0, total });
-        let lines = RefCell::new(Lines::create(context.draft, file)?);
-        let kv_lines = RefCell::new(Lines::create(context.draft, &kv_file(file))?);
-        Ok(Self { events, name, done: Cell::new(0), total, lines, kv_lines })
+        let lines = Lines::create(context.draft.path(file), context.draft.path(&kv_file(file)))?;
+        Ok(Self { events, name, done: Cell::new(0), total, lines: RefCell::new(lines) })
     }
 
-    /// Answers some prompts of a round and writes the observations down.
+    /// The same, ending where the watch finds harm beyond doubt.
+    pub(super) fn watched(self, watch: Option<Watch>) -> Self {
+        let look = |mut watch: Watch| -> Look { Box::new(move |observations| watch.observe(observations)) };
+        self.lines.borrow_mut().watch = watch.map(look);
+        self
+    }
+
+    /// The round in which harm is beyond doubt, and the evidence.
+    pub(super) fn harm(&self) -> Option<(usize, EarlyStop)> {
+        self.lines.borrow().harm
+    }
+
+    /// Answers some prompts of a round and writes down what was observed.
     pub(super) async fn score(
         &self,
         worker: &mut Worker,
@@ -159,34 +180,45 @@ impl<'a> Pass<'a> {
             self.events.emit(Event::QuestionsDone { pass, done, total });
         };
         let observations = worker.score(prompts, prefix_cache, answered).await?;
-        self.lines.borrow_mut().write(round.number, &observations)?;
-        self.kv_lines.borrow_mut().write(round.number, &worker.take_kv_records())?;
+        let slice = Slice { observations: observations.clone(), kv_records: worker.take_kv_records() };
+        self.lines.borrow_mut().write(round.number, slice)?;
         Ok(observations)
     }
 
     /// Nothing more of this round is asked.
     pub(super) fn is_over(&self, round: &DealtRound<'_>) -> Result<(), StageError> {
-        self.lines.borrow_mut().is_over(round.number)?;
-        self.kv_lines.borrow_mut().is_over(round.number)
+        self.lines.borrow_mut().is_over(round.number)
     }
 
     pub(super) fn finish(self) -> Result<(), StageError> {
-        self.lines.into_inner().finish()?;
-        self.kv_lines.into_inner().finish()
+        self.lines.into_inner().finish()
     }
 }
 
-impl<Value: Serialize + Clone> Lines<Value> {
-    fn create(draft: &Draft, file: &str) -> Result<Self, StageError> {
-        let file = LineWriter::create(draft.path(file))?;
-        Ok(Self { file, open: 0, waiting: BTreeMap::new() })
+impl Lines {
+    fn create(file: Utf8PathBuf, kv_file: Utf8PathBuf) -> Result<Self, StageError> {
+        Ok(Self {
+            file: LineWriter::create(file)?,
+            kv_file: LineWriter::create(kv_file)?,
+            open: 0,
+            waiting: BTreeMap::new(),
+            watch: None,
+            harm: None,
+        })
     }
 
-    fn write(&mut self, round: usize, values: &[Value]) -> Result<(), StageError> {
-        if round == self.open {
-            return values.iter().try_for_each(|value| self.file.write(value));
+    fn write(&mut self, round: usize, slice: Slice) -> Result<(), StageError> {
+        if round != self.open {
+            self.waiting.entry(round).or_default().slices.push(slice);
+            return Ok(());
         }
-        self.waiting.entry(round).or_default().values.extend_from_slice(values);
+        if self.harm.is_some() {
+            return Ok(());
+        }
+        slice.observations.iter().try_for_each(|observation| self.file.write(observation))?;
+        slice.kv_records.iter().try_for_each(|record| self.kv_file.write(record))?;
+        let found = self.watch.as_mut().and_then(|look| look(&slice.observations));
+        self.harm = found.map(|stop| (round, stop));
         Ok(())
     }
 
@@ -198,7 +230,7 @@ impl<Value: Serialize + Clone> Lines<Value> {
         loop {
             self.open += 1;
             let Some(next) = self.waiting.remove(&self.open) else { return Ok(()) };
-            self.write(self.open, &next.values)?;
+            next.slices.into_iter().try_for_each(|slice| self.write(self.open, slice))?;
             if !next.is_over {
                 return Ok(());
             }
@@ -207,10 +239,12 @@ impl<Value: Serialize + Clone> Lines<Value> {
 
     /// Rounds that were broken off stay without their end.
     fn finish(mut self) -> Result<(), StageError> {
-        for waiting in std::mem::take(&mut self.waiting).into_values() {
-            waiting.values.iter().try_for_each(|value| self.file.write(value))?;
+        for (round, waiting) in std::mem::take(&mut self.waiting) {
+            self.open = round;
+            waiting.slices.into_iter().try_for_each(|slice| self.write(round, slice))?;
         }
-        self.file.finish()
+        self.file.finish()?;
+        self.kv_file.finish()
     }
 }
 
@@ -221,7 +255,7 @@ mod tests {
     use super::*;
     use crate::dataset::{QuestionId, Split};
 
-    fn observations(rows: [u32; 2]) -> Vec<Observation> {
+    fn slice(rows: [u32; 2]) -> Slice {
         let one = |row| Observation {
             question: QuestionId { subject: "law".parse().unwrap(), split: Split::Test, row },
             prompt_tokens: 1,
@@ -229,18 +263,22 @@ mod tests {
             letters: [0.0; 4],
             steps: Vec::new(),
         };
-        rows.map(one).to_vec()
+        Slice { observations: rows.map(one).to_vec(), kv_records: Vec::new() }
     }
 
     /// The rows of a file after these steps: a round with rows, or with none once it is over.
     fn written(steps: &[(usize, Option<[u32; 2]>)]) -> Vec<u32> {
+        written_under(None, steps)
+    }
+
+    fn written_under(watch: Option<Look>, steps: &[(usize, Option<[u32; 2]>)]) -> Vec<u32> {
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8Path::from_path(folder.path()).unwrap().join("lines");
-        let file = LineWriter::create(path.clone()).unwrap();
-        let mut lines = Lines { file, open: 0, waiting: BTreeMap::new() };
+        let mut lines = Lines::create(path.clone(), path.with_extension("kv")).unwrap();
+        lines.watch = watch;
         for (round, rows) in steps {
             match rows {
-                Some(rows) => lines.write(*round, &observations(*rows)).unwrap(),
+                Some(rows) => lines.write(*round, slice(*rows)).unwrap(),
                 None => lines.is_over(*round).unwrap(),
             }
         }
@@ -263,6 +301,24 @@ mod tests {
             (3, None),
         ];
         assert_eq!(written(&steps), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    }
+
+    #[test]
+    fn harm_ends_a_pass_at_the_same_question_whatever_other_engines_had_answered_by_then() {
+        let harm = |row: u32| -> Option<Look> {
+            let stop = EarlyStop { pairs: 1, harms: 1, gains: 0, e_value: 1e9, bound: 1e3 };
+            let look =
+                move |seen: &[Observation]| seen.iter().any(|one| one.question.row == row).then_some(stop);
+            Some(Box::new(look))
+        };
+        let in_order = [(0, Some([1, 2])), (0, Some([3, 4])), (0, None), (1, Some([5, 6])), (1, None)];
+        let ahead = [(1, Some([5, 6])), (1, None), (0, Some([1, 2])), (0, Some([3, 4])), (0, None)];
+        let broken_off = [(1, Some([5, 6])), (0, Some([1, 2])), (0, Some([3, 4]))];
+        for steps in [&in_order[..], &ahead, &broken_off] {
+            assert_eq!(written_under(harm(2), steps), [1, 2]);
+            assert_eq!(written_under(harm(4), steps), [1, 2, 3, 4]);
+            assert_eq!(written_under(harm(6), steps), [1, 2, 3, 4, 5, 6]);
+        }
     }
 
     #[test]

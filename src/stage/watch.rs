@@ -43,7 +43,8 @@ impl Watch {
         for observation in observations {
             let Some(&(published, baseline)) = self.known.get(&observation.question) else { continue };
             let load = read_answer(&self.tokenizer, observation);
-            if let Some(stop) = self.monitor.observe(pair_predictions(published, baseline, load)) {
+            let outcome = pair_predictions(published, baseline, load);
+            if let Some(stop) = self.monitor.observe(&observation.question.subject, outcome) {
                 return Some(stop);
             }
         }

@@ -46,17 +46,42 @@ pub fn cluster_standard_error(clusters: &[ClusterSum]) -> Option<f64> {
 /// than two clusters.
 #[must_use]
 pub fn cluster_interval(clusters: &[ClusterSum], confidence: f64) -> Option<Interval> {
-    let count: f64 = clusters.iter().map(|_| 1.0).sum();
-    let student = StudentsT::new(0.0, 1.0, count - 1.0).ok()?;
-    let (pairs, mean) = pairs_and_mean(clusters);
-    let shift_without = |sum: &ClusterSum| {
-        let (others, net) = (pairs - f64::from(sum.pairs), pairs * mean - f64::from(sum.net));
-        net / others - mean
-    };
-    let squares: f64 = clusters.iter().map(|sum| shift_without(sum).powi(2)).sum();
-    let error = ((count - 1.0) / count * squares).sqrt();
+    let Jackknife { mean, error, student } = Jackknife::of(clusters)?;
     let reach = student.inverse_cdf(f64::midpoint(confidence, 1.0)) * error;
     Some(Interval { lower: mean - reach, upper: mean + reach })
+}
+
+/// As [`tango_change_p_value`](super::tango_change_p_value), with the error and the distribution of [`cluster_interval`].
+/// `None` for fewer than two clusters.
+#[must_use]
+pub fn cluster_change_p_value(clusters: &[ClusterSum], margin: f64) -> Option<f64> {
+    let Jackknife { mean, error, student } = Jackknife::of(clusters)?;
+    if mean.abs() <= margin {
+        return Some(1.0);
+    }
+    let tail = |distance: f64| if error > 0.0 { student.cdf(-distance / error) } else { 0.0 };
+    Some((tail(mean.abs() - margin) + tail(mean.abs() + margin)).clamp(f64::MIN_POSITIVE, 1.0))
+}
+
+/// The mean difference, its error by leaving out one cluster at a time, and what their ratio is distributed as.
+struct Jackknife {
+    mean: f64,
+    error: f64,
+    student: StudentsT,
+}
+
+impl Jackknife {
+    fn of(clusters: &[ClusterSum]) -> Option<Self> {
+        let count: f64 = clusters.iter().map(|_| 1.0).sum();
+        let student = StudentsT::new(0.0, 1.0, count - 1.0).ok()?;
+        let (pairs, mean) = pairs_and_mean(clusters);
+        let shift_without = |sum: &ClusterSum| {
+            let (others, net) = (pairs - f64::from(sum.pairs), pairs * mean - f64::from(sum.net));
+            net / others - mean
+        };
+        let squares: f64 = clusters.iter().map(|sum| shift_without(sum).powi(2)).sum();
+        Some(Self { mean, error: ((count - 1.0) / count * squares).sqrt(), student })
+    }
 }
 
 /// Exact one-sided p-value for a loss if whole clusters are exchanged: the share of all 2^G ways to swap the two sides
@@ -121,6 +146,17 @@ mod tests {
             (reach(&[(10, -3), (10, 0), (10, 1), (10, 0)]) - 2.3534 * standard_deviation / 2.0).abs() < 1e-4
         );
         assert_eq!(cluster_interval(&clusters(&[(10, -3)]), 0.9), None);
+    }
+
+    #[test]
+    fn a_change_by_clusters_is_tested_by_student() {
+        // Even clusters with means −0.3, −0.1, −0.2, −0.2: mean −0.2, error √(0.02/3)/2 = 0.0408. Against a margin of 0.1 the
+        // distances are 2.449 and 7.348; with 3 degrees of freedom the tails are 0.0459 and 0.0026 (any calculator).
+        let sums = clusters(&[(10, -3), (10, -1), (10, -2), (10, -2)]);
+        let p_value = cluster_change_p_value(&sums, 0.1).unwrap();
+        assert!((p_value - 0.0485).abs() < 1e-4, "{p_value}");
+        assert_eq!(cluster_change_p_value(&sums, 0.25), Some(1.0));
+        assert_eq!(cluster_change_p_value(&sums[..1], 0.1), None);
     }
 
     #[test]

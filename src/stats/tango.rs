@@ -1,6 +1,6 @@
 //! Tango's score interval for a paired difference of shares (Statistics in Medicine 17:891, 1998).
 
-use super::{Interval, PairedTable, normal_quantile};
+use super::{Interval, PairedTable, normal_quantile, normal_share_below};
 
 /// The interval of all differences δ = (gains − harms) ÷ pairs that the score test does not reject at 1 − `confidence`.
 ///
@@ -17,6 +17,21 @@ pub fn tango_interval(table: PairedTable, confidence: f64) -> Interval {
         lower: crossing(-1.0, estimate, |difference| score(table, difference) > critical),
         upper: crossing(estimate, 1.0, |difference| score(table, difference) > -critical),
     }
+}
+
+/// The p-value for a change that is no larger than `margin` on either side: the chance, if the true difference lies just on
+/// the margin, of one at least as far beyond it, on this side or on the other (a test of a minimum effect: Murphy and Myors,
+/// Journal of Applied Psychology 84:234, 1999, with Tango's score in place of F). 1 for a difference within the margin;
+/// without a margin it is the two-sided score test. Never 0.
+#[must_use]
+pub fn tango_change_p_value(table: PairedTable, margin: f64) -> f64 {
+    let estimate = table.difference();
+    if table.pairs() == 0 || estimate.abs() <= margin {
+        return 1.0;
+    }
+    let near = margin.copysign(estimate);
+    let tail = |limit: f64| normal_share_below(-score(table, limit).abs());
+    (tail(near) + tail(-near)).clamp(f64::MIN_POSITIVE, 1.0)
 }
 
 /// The score statistic for the hypothesis that the difference is `difference`: (c − b − nδ) ÷ √(n(2q + δ(1 − δ))),
@@ -104,6 +119,14 @@ mod tests {
     }
 
     #[test]
+    fn without_a_margin_the_test_of_a_change_is_mcnemars_score_test() {
+        // The score at no difference is (c − b) ÷ √(b + c): 6 ÷ √8 for the airway data, 2·Φ(−2.1213) = 0.0339 in any table.
+        let airway = tango_change_p_value(table(21, 7, 1), 0.0);
+        assert!((airway - 0.0339).abs() < 5e-5, "{airway}");
+        assert!((tango_change_p_value(table(21, 3, 1), 0.2) - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
     fn every_pair_lost_reaches_the_end_of_the_range() {
         let lost = tango_interval(table(30, 30, 0), 0.9);
         assert!((lost.lower + 1.0).abs() < 1e-12 && lost.upper < -0.8, "{lost:?}");
@@ -120,6 +143,20 @@ mod tests {
             let critical = normal_quantile(0.95);
             prop_assert!((searched_score(table, interval.lower) - critical).abs() < 1e-5);
             prop_assert!((searched_score(table, interval.upper) + critical).abs() < 1e-5);
+        }
+
+        #[test]
+        fn the_test_of_a_change_agrees_with_the_interval(pairs in 200_u32..20_000, harms in 0.0..0.3, gains in 0.0..0.3) {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "parts of a small count")]
+            let count = |part: f64| (part * f64::from(pairs)) as u32;
+            let table = table(pairs, count(harms), count(gains));
+            let p_value = tango_change_p_value(table, 0.005);
+            prop_assert!((0.0..=1.0).contains(&p_value));
+            // The interval leaves 5 % on one side; the test counts the other side as well.
+            if p_value <= 0.05 {
+                prop_assert!(tango_interval(table, 0.9).lies_outside(0.005));
+            }
+            prop_assert!(tango_change_p_value(table, 0.01) >= p_value);
         }
 
         #[test]

@@ -327,8 +327,13 @@ fn wait_until(patience: Duration, mut look: impl FnMut() -> Result<(), String>) 
 /// A tar of two subjects with so many test questions each. The fake worker reads the letter out of a question's text;
 /// lengths vary, so that some prompts are whole chunks.
 pub(crate) fn archive(questions: u32) -> Vec<u8> {
+    archive_of(&["botany", "zoology"], questions)
+}
+
+/// The same of other subjects.
+pub(crate) fn archive_of(subjects: &[&str], questions: u32) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
-    for subject in ["botany", "zoology"] {
+    for subject in subjects {
         for (split, rows) in [("dev", 2), ("val", 1), ("test", questions)] {
             let rows: String = (1..=rows).map(|row| question(subject, split, row)).collect();
             let mut header = tar::Header::new_gnu();

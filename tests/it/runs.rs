@@ -6,7 +6,7 @@ use fs_err as fs;
 use kv_correctness::comparison::Verdict;
 use kv_correctness::report::Report;
 
-use crate::lab::{Lab, archive, xz};
+use crate::lab::{Lab, archive, archive_of, xz};
 
 #[test]
 fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
@@ -319,6 +319,25 @@ fn engines_that_share_rounds_write_down_what_one_does() {
 #[test]
 fn harm_that_one_engine_finds_ends_the_others() {
     let lab = Lab::new();
+    let subjects = [
+        "acoustics",
+        "botany",
+        "chemistry",
+        "drama",
+        "ethics",
+        "forestry",
+        "geology",
+        "history",
+        "irony",
+        "jazz",
+        "knots",
+        "law",
+        "music",
+        "navigation",
+        "optics",
+        "poetry",
+    ];
+    fs::write(lab.path("facts.tar"), archive_of(&subjects, 4)).unwrap();
     lab.edit("model/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 350"#);
     let ended = lab.run("noise@engine swap@load", "--engines 4");
     assert_eq!(ended.code, 1, "{}{}", ended.err, ended.out);

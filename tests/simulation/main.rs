@@ -7,24 +7,24 @@ mod study;
 
 use kv_correctness::comparison::{Criteria, Plan, plan_questions};
 use kv_correctness::stats::{lower_bound, upper_bound};
-use study::{Endings, Flips, Stopping, Study};
+use study::{BothEndings, Endings, Flips, Study};
 
 /// Many flips in few questions: a hard case for a test of loss.
 const RESTLESS: Study = Study {
-    questions: 250,
-    subjects: 10,
+    sizes: &[3, 8, 13, 18, 23, 27, 32, 37, 42, 47],
+    comparisons: 1,
     accuracy: 0.5,
     flip_rate: 0.4,
     loss: 0.0,
     flips: Flips::Independent,
     margin: 0.04,
-    stopping: Stopping::Never,
     runs: 300,
     seed: 11,
 };
 
 /// Few flips, and enough questions for the margin.
-const STEADY: Study = Study { questions: 400, accuracy: 0.85, flip_rate: 0.03, ..RESTLESS };
+const STEADY: Study =
+    Study { sizes: &[6, 13, 20, 27, 34, 45, 52, 60, 68, 75], accuracy: 0.85, flip_rate: 0.03, ..RESTLESS };
 
 /// What is planned for such runs.
 fn plan(study: Study) -> Plan {
@@ -34,7 +34,7 @@ fn plan(study: Study) -> Plan {
     };
     let (margin, assumed_flip_rate) = (study.margin, study.flip_rate);
     let criteria = Criteria { margin, assumed_flip_rate, assumed_flip_correlation, ..Criteria::default() };
-    plan_questions(&study.subject_sizes(), 1, &criteria)
+    plan_questions(study.sizes, study.comparisons, &criteria)
 }
 
 #[track_caller]
@@ -50,61 +50,77 @@ fn assert_at_least(share: f64, count: u32, endings: Endings) {
     );
 }
 
+/// Holds both ways of ending a run against the promises for runs without an effect.
+#[track_caller]
+fn assert_hardly_ever_degraded(BothEndings { without_stop, with_stop }: BothEndings) {
+    assert_at_most(0.05, without_stop.degraded, without_stop);
+    assert_at_most(0.05, with_stop.degraded, with_stop);
+    assert_at_most(0.001, with_stop.stopped, with_stop);
+}
+
 #[test]
 fn without_an_effect_at_most_one_run_in_twenty_is_called_degraded() {
-    for stopping in [Stopping::Never, Stopping::OnHarm] {
-        let endings = Study { stopping, ..RESTLESS }.run();
-        assert_at_most(0.05, endings.degraded, endings);
-        assert_at_most(0.01, endings.stopped, endings);
-    }
+    assert_hardly_ever_degraded(RESTLESS.run());
 }
 
 #[test]
 fn nor_where_the_flips_of_a_subject_go_the_same_way() {
     // So many flips a subject that a test which takes them as independent would call one run in six degraded.
-    let endings = Study { flips: Flips::BySubject, stopping: Stopping::OnHarm, ..RESTLESS }.run();
-    assert_at_most(0.05, endings.degraded, endings);
+    assert_hardly_ever_degraded(Study { flips: Flips::BySubject, ..RESTLESS }.run());
 }
 
 #[test]
-fn the_planned_loss_is_found_as_often_as_promised() {
+fn nor_where_ten_comparisons_can_each_be() {
+    // So few questions that an interval beyond the margin is not rare; so many flips that one subject may stop a run.
+    const FEW: Study =
+        Study { sizes: &[40; 8], comparisons: 10, accuracy: 0.68, margin: 0.005, runs: 60, ..RESTLESS };
     for flips in [Flips::Independent, Flips::BySubject] {
-        for stopping in [Stopping::Never, Stopping::OnHarm] {
-            let study = Study { flips, stopping, ..RESTLESS };
-            let endings = Study { loss: plan(study).detectable_loss.unwrap(), ..study }.run();
-            assert_at_least(0.9, endings.degraded, endings);
+        for flip_rate in [0.02, 0.2] {
+            assert_hardly_ever_degraded(Study { flips, flip_rate, ..FEW }.run());
         }
     }
 }
 
 #[test]
+fn the_planned_loss_is_found_as_often_as_promised() {
+    for flips in [Flips::Independent, Flips::BySubject] {
+        let study = Study { flips, ..RESTLESS };
+        let endings = Study { loss: plan(study).detectable_loss.unwrap(), ..study }.run();
+        for endings in [endings.without_stop, endings.with_stop] {
+            assert_at_least(0.9, endings.found, endings);
+        }
+    }
+    // And among others that have none.
+    let study = Study { sizes: &[15; 20], comparisons: 4, runs: 60, ..RESTLESS };
+    let endings = Study { loss: plan(study).detectable_loss.unwrap(), ..study }.run().without_stop;
+    assert_at_least(0.9, endings.found, endings);
+}
+
+#[test]
 fn without_an_effect_enough_questions_show_equivalence() {
     // The plan counts questions one by one; the interval by ten subjects asks for a third more.
-    assert!(plan(STEADY).questions_needed < STEADY.questions * 3 / 4, "{}", plan(STEADY).words);
-    let endings = STEADY.run();
+    assert!(
+        plan(STEADY).questions_needed < STEADY.sizes.iter().sum::<u32>() * 3 / 4,
+        "{}",
+        plan(STEADY).words
+    );
+    let endings = STEADY.run().without_stop;
     assert_at_least(0.95, endings.equivalent, endings);
 }
 
 #[test]
 fn a_change_as_large_as_the_margin_is_hardly_ever_called_equivalent() {
     for change in [STEADY.margin, -STEADY.margin] {
-        let endings = Study { loss: change, flip_rate: 0.06, ..STEADY }.run();
+        let endings = Study { loss: change, flip_rate: 0.06, ..STEADY }.run().without_stop;
         assert_at_most(0.05, endings.equivalent, endings);
     }
 }
 
 #[test]
-fn a_broken_connector_is_stopped_after_tens_of_questions() {
+fn a_broken_connector_is_stopped_after_a_few_subjects() {
     // Loading spoils half of the right answers and mends a few by luck.
-    let broken = Study {
-        accuracy: 0.68,
-        flip_rate: 0.5,
-        loss: 0.35,
-        stopping: Stopping::OnHarm,
-        runs: 40,
-        ..RESTLESS
-    };
-    let endings = broken.run();
+    let broken = Study { sizes: &[50; 57], accuracy: 0.68, flip_rate: 0.5, loss: 0.35, runs: 40, ..RESTLESS };
+    let endings = broken.run().with_stop;
     assert_eq!((endings.stopped, endings.degraded), (40, 40), "{endings:?}");
-    assert!(endings.asked / 40 < 80, "{} questions on average", endings.asked / 40);
+    assert!(endings.asked / 40 < 400, "{} questions on average", endings.asked / 40);
 }

@@ -4,21 +4,23 @@
 //! no control, and the tolerances of the rungs between are out of reach. Main type: [`Study`].
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 
 use kv_correctness::comparison::{
-    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, Fidelity, HarmMonitor, Tolerance, Verdict,
-    compare, conclude, pair_predictions, shuffle_questions,
+    Arm, ArmName, Asked, Batching, Comparison, Criteria, EarlyStop, Evidence, Expected, Fidelity,
+    HarmMonitor, Tolerance, Verdict, compare, conclude, pair_predictions, shuffle_questions,
 };
-use kv_correctness::dataset::{Choice, QuestionId, Split};
+use kv_correctness::dataset::{Choice, Prompt, QuestionId, Split, Subject};
+use kv_correctness::engine::{Capacity, Plan, Round};
 use kv_correctness::model::{Observation, Step, TokenLogprob};
 
 /// One cell of the study.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Study {
-    /// Questions in a run.
-    pub(crate) questions: u32,
-    /// Subjects in a run, of uneven size.
-    pub(crate) subjects: u32,
+    /// Questions of each subject.
+    pub(crate) sizes: &'static [u32],
+    /// Comparisons in a run, all of one baseline. The first has the loss, the others have none.
+    pub(crate) comparisons: u32,
     /// Share of right answers of the baseline.
     pub(crate) accuracy: f64,
     /// Share of questions that flip between right and wrong, either way.
@@ -29,8 +31,6 @@ pub(crate) struct Study {
     pub(crate) flips: Flips,
     /// Largest difference that counts as none.
     pub(crate) margin: f64,
-    /// Whether a run may end before its last question.
-    pub(crate) stopping: Stopping,
     /// Number of runs.
     pub(crate) runs: u32,
     /// Where the random numbers start.
@@ -47,13 +47,13 @@ pub(crate) enum Flips {
     BySubject,
 }
 
-/// Whether a run may end early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stopping {
-    /// Every question is asked.
-    Never,
-    /// The run ends when harm is beyond doubt.
-    OnHarm,
+/// How the runs of a study ended, each judged twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct BothEndings {
+    /// Where every question is asked.
+    pub(crate) without_stop: Endings,
+    /// Where a comparison ends when harm is beyond doubt.
+    pub(crate) with_stop: Endings,
 }
 
 /// How the runs of a study ended.
@@ -61,29 +61,108 @@ pub(crate) enum Stopping {
 pub(crate) struct Endings {
     /// Runs.
     pub(crate) runs: u32,
-    /// Called degraded.
+    /// Runs that are called degraded.
     pub(crate) degraded: u32,
-    /// Called equivalent.
+    /// Runs whose first comparison is called degraded.
+    pub(crate) found: u32,
+    /// Runs that are called equivalent.
     pub(crate) equivalent: u32,
-    /// Called inconclusive.
+    /// Runs that are called inconclusive.
     pub(crate) inconclusive: u32,
-    /// Ended early; all of these are called degraded too.
+    /// Runs of which a comparison ended early; all of these are called degraded too.
     pub(crate) stopped: u32,
-    /// Sum of the questions asked.
+    /// Sum of the questions that first comparisons asked.
     pub(crate) asked: u64,
 }
 
+impl Endings {
+    fn count(&mut self, compared: &[Comparison]) {
+        let conclusion = conclude(compared);
+        self.runs += 1;
+        self.stopped += u32::from(compared.iter().any(|comparison| comparison.early_stop.is_some()));
+        self.asked += u64::from(compared[0].questions);
+        self.found += u32::from(conclusion.judgements[0].verdict == Verdict::Degraded);
+        match conclusion.overall {
+            Verdict::Degraded => self.degraded += 1,
+            Verdict::Equivalent => self.equivalent += 1,
+            Verdict::Inconclusive => self.inconclusive += 1,
+            Verdict::NotExercised | Verdict::Insensitive => unreachable!("all hits are as predicted"),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            runs: self.runs + other.runs,
+            degraded: self.degraded + other.degraded,
+            found: self.found + other.found,
+            equivalent: self.equivalent + other.equivalent,
+            inconclusive: self.inconclusive + other.inconclusive,
+            stopped: self.stopped + other.stopped,
+            asked: self.asked + other.asked,
+        }
+    }
+}
+
+/// What all runs of a study share.
+struct Ground {
+    evidence: Evidence,
+    /// Whether the baseline is right, in the order of the questions.
+    right: Vec<bool>,
+    /// Numbers of the questions in the order in which the pipeline asks them.
+    order: Vec<usize>,
+}
+
+/// Questions of a round, about; the first is a short probe.
+const ROUND: u64 = 300;
+/// Questions between two looks at the evidence for harm.
+const SLICE: usize = 32;
+
 impl Study {
     /// Makes and judges all runs.
-    pub(crate) fn run(&self) -> Endings {
+    pub(crate) fn run(&self) -> BothEndings {
         let mut random = fastrand::Rng::with_seed(self.seed);
-        let asked: Vec<Asked> = (0..self.questions).map(|number| self.ask(number)).collect();
+        let mut ground = self.ground(&mut random);
+        let mut endings = BothEndings::default();
+        for _ in 0..self.runs {
+            self.judge_one_run(&mut random, &mut ground, &mut endings);
+        }
+        endings
+    }
+
+    /// The same, shared among all cores; each takes the random numbers of another seed.
+    #[allow(dead_code, reason = "the bench's alone")]
+    pub(crate) fn run_on_all_cores(&self) -> BothEndings {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = u32::try_from(cores).unwrap_or(1);
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = (0..cores)
+                .map(|core| Study {
+                    runs: (self.runs + core) / cores,
+                    seed: self.seed + u64::from(core),
+                    ..*self
+                })
+                .map(|part| scope.spawn(move || part.run()))
+                .collect();
+            parts.into_iter().map(|part| part.join().expect("a part ends")).fold(
+                BothEndings::default(),
+                |sum, part| BothEndings {
+                    without_stop: sum.without_stop.plus(part.without_stop),
+                    with_stop: sum.with_stop.plus(part.with_stop),
+                },
+            )
+        })
+    }
+
+    fn ground(&self, random: &mut fastrand::Rng) -> Ground {
+        let asked = self.questions();
         let right: Vec<bool> = asked.iter().map(|_| random.f64() < self.accuracy).collect();
         let letters = right.iter().zip(&asked).map(|(right, asked)| letter(asked.answer, *right));
         let baseline: Vec<Observation> =
             asked.iter().zip(letters).map(|(asked, letter)| observe(asked, 0, letter, -0.5)).collect();
         let arm = |name| arm(name, baseline.clone());
-        let mut evidence = Evidence {
+        let order = order_of_asking(&asked, self.seed);
+        let evidence = Evidence {
+            comparisons: self.comparisons,
             baseline: arm(ArmName::Baseline),
             repeat: arm(ArmName::Repeat),
             control: None,
@@ -96,60 +175,62 @@ impl Study {
             fidelity: Fidelity::Exact,
             questions: asked,
         };
-        let numbers: HashMap<QuestionId, usize> =
-            evidence.questions.iter().enumerate().map(|(number, asked)| (asked.id.clone(), number)).collect();
-        let order: Vec<usize> = shuffle_questions(numbers.keys().cloned().collect(), self.seed)
-            .iter()
-            .map(|id| numbers[id])
-            .collect();
-        let mut endings = Endings::default();
-        for _ in 0..self.runs {
-            self.judge_one_run(&mut random, &right, &order, &mut evidence, &mut endings);
-        }
-        endings
+        Ground { evidence, right, order }
     }
 
-    fn judge_one_run(
+    fn judge_one_run(&self, random: &mut fastrand::Rng, ground: &mut Ground, endings: &mut BothEndings) {
+        let mut whole = Vec::new();
+        let mut stopped = Vec::new();
+        for number in 0..self.comparisons {
+            let loss = if number == 0 { self.loss } else { 0.0 };
+            let (load, stop) = self.load(random, ground, loss);
+            let evidence = &mut ground.evidence;
+            let mut judged = |load: &[Observation], stop: Option<(EarlyStop, usize)>| {
+                evidence.load = arm(ArmName::Load, load.to_vec());
+                evidence.early_stop = stop.map(|(stop, _)| stop);
+                compare(evidence, &self.criteria()).expect("the evidence belongs together")
+            };
+            whole.push(judged(&load, None));
+            stopped.push(stop.map(|(_, asked)| judged(&load[..asked], stop)));
+        }
+        endings.without_stop.count(&whole);
+        let stopped: Vec<Comparison> =
+            stopped.into_iter().zip(whole).map(|(stopped, whole)| stopped.unwrap_or(whole)).collect();
+        endings.with_stop.count(&stopped);
+    }
+
+    /// One load pass, in the order of asking, and where a watch over it would end it: after so many questions.
+    fn load(
         &self,
         random: &mut fastrand::Rng,
-        right: &[bool],
-        order: &[usize],
-        evidence: &mut Evidence,
-        endings: &mut Endings,
-    ) {
-        let loaded = self.flip(random, right, &evidence.questions);
-        let mut monitor = HarmMonitor::new(1);
+        ground: &Ground,
+        loss: f64,
+    ) -> (Vec<Observation>, Option<(EarlyStop, usize)>) {
+        let Ground { evidence, right, order } = ground;
+        let loaded = self.flip(random, right, &evidence.questions, loss);
+        let mut monitor = HarmMonitor::new(self.comparisons);
         let mut load = Vec::new();
-        evidence.early_stop = None;
+        let mut stop = None;
         for &number in order {
             let asked = &evidence.questions[number];
             let (before, after) = (letter(asked.answer, right[number]), letter(asked.answer, loaded[number]));
             load.push(observe(asked, asked.expected.load, after, -0.6));
-            let stop = monitor.observe(pair_predictions(asked.answer, Some(before), Some(after)));
-            if stop.is_some() && self.stopping == Stopping::OnHarm {
-                evidence.early_stop = stop;
-                break;
+            if stop.is_none() {
+                let outcome = pair_predictions(asked.answer, Some(before), Some(after));
+                stop = monitor.observe(&asked.id.subject, outcome).map(|stop| (stop, load.len()));
             }
         }
-        endings.runs += 1;
-        endings.stopped += u32::from(evidence.early_stop.is_some());
-        endings.asked += load.len() as u64;
-        evidence.load = arm(ArmName::Load, load);
-        let comparison = compare(evidence, &self.criteria()).expect("the evidence belongs together");
-        match conclude([&comparison]).overall {
-            Verdict::Degraded => endings.degraded += 1,
-            Verdict::Equivalent => endings.equivalent += 1,
-            Verdict::Inconclusive => endings.inconclusive += 1,
-            Verdict::NotExercised | Verdict::Insensitive => unreachable!("all hits are as predicted"),
-        }
+        // What was asked together is asked to its end.
+        let stop = stop.map(|(stop, asked)| (stop, asked.next_multiple_of(SLICE).min(load.len())));
+        (load, stop)
     }
 
     /// Which answers are right after loading: each flips with its chance, so that on average harms and gains make up the
     /// flip rate and their difference the loss, whatever the number of right answers happens to be.
-    fn flip(&self, random: &mut fastrand::Rng, right: &[bool], asked: &[Asked]) -> Vec<bool> {
-        let common = f64::midpoint(1.0, self.loss / self.flip_rate);
+    fn flip(&self, random: &mut fastrand::Rng, right: &[bool], asked: &[Asked], loss: f64) -> Vec<bool> {
+        let common = f64::midpoint(1.0, loss / self.flip_rate);
         let rights: f64 = right.iter().map(|&right| f64::from(u8::from(right))).sum();
-        let accuracy = rights / f64::from(self.questions);
+        let accuracy = rights / right.iter().map(|_| 1.0).sum::<f64>();
         let mut subject = None;
         let mut harm_share = common;
         right
@@ -170,26 +251,17 @@ impl Study {
             .collect()
     }
 
-    /// Questions of each subject.
-    pub(crate) fn subject_sizes(&self) -> Vec<u32> {
-        let mut sizes = vec![0; self.subjects as usize];
-        (0..self.questions).for_each(|number| sizes[self.subject(number)] += 1);
-        sizes
-    }
-
-    /// The subject of the question with this number; later ones are larger, up to twice the mean.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a small count")]
-    fn subject(&self, number: u32) -> usize {
-        let place = (f64::from(number) + 0.5) / f64::from(self.questions);
-        (place.sqrt() * f64::from(self.subjects)) as usize
-    }
-
-    /// The question with this number.
-    fn ask(&self, number: u32) -> Asked {
-        let subject = format!("subject_{:02}", self.subject(number)).parse().expect("a subject's name");
-        let id = QuestionId { subject, split: Split::Test, row: number + 1 };
+    /// All questions, in the order of their names.
+    fn questions(&self) -> Vec<Asked> {
         let expected = Expected { prompt_tokens: 600, store_at_most: 0, load: 512, control: 512 };
-        Asked { id, answer: Choice::ALL[number as usize % 4], expected }
+        let of_subject = |(number, &size): (usize, &u32)| {
+            let subject: Subject = format!("subject_{number:02}").parse().expect("a subject's name");
+            (1..=size).map(move |row| {
+                let id = QuestionId { subject: subject.clone(), split: Split::Test, row };
+                Asked { answer: Choice::ALL[row as usize % 4], id, expected }
+            })
+        };
+        self.sizes.iter().enumerate().flat_map(of_subject).collect()
     }
 
     fn criteria(&self) -> Criteria {
@@ -201,6 +273,29 @@ impl Study {
         };
         Criteria { margin: self.margin, assumed_flip_rate: self.flip_rate, tolerance, ..Criteria::default() }
     }
+}
+
+/// The order in which a load pass asks: rounds as they are really planned, subject after subject, each shuffled. The prompts of
+/// a subject share their first chunk.
+fn order_of_asking(asked: &[Asked], seed: u64) -> Vec<usize> {
+    let prompts = (0_u32..).zip(asked).map(|(number, asked)| {
+        let shared = asked.id.subject.to_string().bytes().map(u32::from).sum();
+        let token_ids = [[shared; 4], [1000 + number; 4]].concat();
+        Ok::<_, Infallible>(Prompt { question: asked.id.clone(), examples: 0, token_ids })
+    });
+    let capacity = Capacity {
+        chunk_tokens: 4,
+        bytes_per_token: 1,
+        lmcache_bytes: ROUND * 16 / 3,
+        engine_bytes: 1 << 40,
+    };
+    let Ok(planned) = Plan::make(prompts, capacity);
+    let numbers: HashMap<&QuestionId, usize> =
+        asked.iter().enumerate().map(|(number, asked)| (&asked.id, number)).collect();
+    let mut left = asked.iter().map(|asked| asked.id.clone());
+    let rounds = planned.expect("each prompt fits").rounds;
+    let round = |round: &Round| shuffle_questions(left.by_ref().take(round.prompts).collect(), seed);
+    rounds.iter().flat_map(round).map(|id| numbers[&id]).collect()
 }
 
 fn letter(published: Choice, right: bool) -> Choice {

@@ -102,7 +102,8 @@ fn a_load_pass_may_lack_questions_only_after_enough_harm() {
         Err(EvidenceError::Missing { arm: ArmName::Load, .. })
     ));
     let mut monitor = HarmMonitor::new(1);
-    let stop = (0..16).find_map(|_| monitor.observe(PairOutcome::Harm)).unwrap();
+    let mut subjects = (0..16).map(|number| format!("subject_{number}").parse().unwrap());
+    let stop = subjects.find_map(|subject| monitor.observe(&subject, PairOutcome::Harm)).unwrap();
     assert_eq!(stop.pairs, 13);
     let mut stopped = Evidence { early_stop: Some(stop), ..scene() };
     // The server counted requests beyond those that are paired.

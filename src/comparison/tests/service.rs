@@ -23,6 +23,63 @@ fn one_request_with_a_chunk_too_few_is_not_exercised_and_named() {
 }
 
 #[test]
+fn wrong_kv_among_what_was_served_is_degraded_whatever_else_is_missing() {
+    let served = |cached: u32, wrong: bool| {
+        let mut scene = Scene::new(40, 4, 0.9);
+        scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = cached);
+        if wrong {
+            scene.edit(ArmName::Load, 3, |observation| nudge(observation, 1e-6));
+        }
+        scene.evidence()
+    };
+    // A retrieve that failed: fewer tokens for one request, and another's bits are wrong.
+    for cached in [0, 256] {
+        let (_, judgement) = judged(&served(cached, true));
+        assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::BitExact));
+        assert!(judgement.reason.contains("1 of 40 requests got fewer"), "{}", judgement.reason);
+        assert_eq!(judged(&served(cached, false)).1.verdict, Verdict::NotExercised);
+    }
+    // A load that failed and is reported as loaded: only the counters differ.
+    let mut evidence = served(512, true);
+    evidence.server.as_mut().unwrap().load.hit_tokens -= 256;
+    let (_, judgement) = judged(&evidence);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::BitExact));
+    assert!(judgement.reason.contains("count different hits"), "{}", judgement.reason);
+    // The same where bits prove nothing, by how far the letters move.
+    let mut scene = Scene::new(40, 4, 0.9);
+    noisy(&mut scene).edit(ArmName::Load, 17, |observation| observation.cached_tokens = 256);
+    scene.edit(ArmName::Load, 3, |observation| observation.letters.rotate_left(1));
+    assert_judged(&mut scene, Verdict::Degraded, Rung::Distribution);
+}
+
+#[test]
+fn a_request_that_was_served_less_is_not_held_against_a_control_of_other_shapes() {
+    // Computing a prefix alone moves the last bits; a request that was served nothing has the baseline's.
+    let mut scene = Scene::new(40, 4, 0.9);
+    for arm in [ArmName::Control, ArmName::Load] {
+        scene.edit_all(arm, |number, observation| {
+            if arm == ArmName::Control || number != 17 {
+                nudge(observation, 1e-6);
+            }
+        });
+    }
+    scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = 0);
+    assert_judged(&mut scene, Verdict::NotExercised, Rung::Exercised);
+}
+
+#[test]
+fn answers_of_plain_vllm_are_not_exercised_however_they_move() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit_all(ArmName::Load, |_, observation| {
+        observation.cached_tokens = 0;
+        observation.letters.rotate_left(1);
+    });
+    assert_judged(&mut scene, Verdict::NotExercised, Rung::Exercised);
+    scene.edit(ArmName::Store, 3, |observation| nudge(observation, 1e-6));
+    assert_judged(&mut scene, Verdict::Degraded, Rung::BitExact);
+}
+
+#[test]
 fn hits_that_nothing_had_stored_are_degraded() {
     let mut scene = Scene::new(40, 4, 0.9);
     scene.edit(ArmName::Store, 3, |observation| observation.cached_tokens = 256);

@@ -76,11 +76,40 @@ fn a_loss_too_large_for_chance_is_degraded() {
 fn several_comparisons_share_the_chance_of_a_false_alarm() {
     // A p-value that is small enough for one comparison is not for each of two.
     let (comparison, alone) = judged_by_answers(14, 5);
-    let p_value = comparison.answers.generated.against_reference.robust_loss_p_value();
-    assert!(p_value > LOSS_ALPHA / 2.0 && p_value < LOSS_ALPHA, "{p_value}");
+    let p_value = comparison.answers.generated.against_reference.harm_p_value();
+    assert!(p_value > ANSWERS_ALPHA / 2.0 && p_value < ANSWERS_ALPHA, "{p_value}");
     assert_eq!(alone.verdict, Verdict::Degraded, "{}", alone.reason);
     let both = conclude([&comparison, &comparison]);
     assert_ne!(both.overall, Verdict::Degraded, "{:?}", both.judgements);
+}
+
+#[test]
+fn the_comparisons_that_share_it_are_those_that_were_planned_whatever_decides_them() {
+    let (comparison, _) = judged_by_answers(14, 5);
+    // The other one could not be run.
+    let planned = Comparison { comparisons: 2, ..comparison.clone() };
+    assert_ne!(conclude([&planned]).overall, Verdict::Degraded);
+    // Bits decide the other one.
+    let by_bits = compare(&Scene::new(40, 4, 0.5).evidence(), &Criteria::default()).unwrap();
+    let judgements = conclude([&comparison, &by_bits]).judgements;
+    assert_eq!(judgements[1].decided_by, Rung::BitExact);
+    assert_ne!(judgements[0].verdict, Verdict::Degraded, "{}", judgements[0].reason);
+}
+
+#[test]
+fn a_change_beyond_the_margin_shares_it_too() {
+    // The 90 % interval lies beyond the margin, as it does in one run of twenty that changes by just the margin.
+    let (comparison, judgement) = judged_by_answers(0, 42);
+    let test = comparison.answers.generated.against_reference;
+    assert!(test.beyond_margin && test.change_p_value > 0.1 * ANSWERS_ALPHA, "{}", test.change_p_value);
+    assert_ne!(judgement.verdict, Verdict::Degraded, "{}", judgement.reason);
+}
+
+#[test]
+fn planned_and_reported_questions_agree() {
+    let (comparison, _) = judged_by_answers(6, 7);
+    let planned = plan_questions(&[300; 20], 1, &answers_alone());
+    assert_eq!(comparison.answers.questions_needed, planned.questions_needed, "{}", planned.words);
 }
 
 #[test]
@@ -90,22 +119,70 @@ fn a_gain_beyond_the_margin_is_a_change_and_so_degraded() {
 }
 
 #[test]
-fn many_harms_are_beyond_doubt_whatever_their_subjects() {
-    let mut scene = Scene::new(40, 1, 1.0);
-    scene.without_control().edit_all(ArmName::Load, |number, observation| {
-        if number < 13 {
-            err(observation);
-        }
-    });
-    let (_, judgement) = assert_judged(&mut scene, Verdict::Degraded, Rung::EarlyStop);
+fn many_harms_of_many_subjects_are_beyond_doubt() {
+    let harmed = |subjects| {
+        let mut scene = Scene::new(40, subjects, 1.0);
+        scene.without_control().edit_all(ArmName::Load, |number, observation| {
+            if number < 13 {
+                err(observation);
+            }
+        });
+        judged(&scene.evidence()).1
+    };
+    let judgement = harmed(20);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::EarlyStop));
     assert!(judgement.reason.contains("turned 13 right answers wrong"), "{}", judgement.reason);
+    // The flips of one subject may hang together.
+    assert_ne!(harmed(1).decided_by, Rung::EarlyStop);
+}
+
+/// Chooses the token behind the runner-up, which leaves answers and letters alone.
+fn part_beyond_the_gap(observation: &mut Observation) {
+    observation.steps[1].chosen = TokenLogprob { token: 7, logprob: -6.0 };
 }
 
 #[test]
 fn tokens_that_part_beyond_the_gap_are_degraded_without_any_control() {
     let mut scene = Scene::new(40, 4, 0.9);
-    scene.without_control().edit(ArmName::Load, 3, err);
-    assert_judged(&mut scene, Verdict::Degraded, Rung::NearTies);
+    for question in [3, 9, 14, 20, 22, 31, 33, 38] {
+        scene.edit(ArmName::Load, question, part_beyond_the_gap);
+    }
+    let (comparison, _) = assert_judged(scene.without_control(), Verdict::Degraded, Rung::NearTies);
+    // Eight of eight on one side of two: 40·39···33 ÷ 80·79···73.
+    assert!((comparison.near_ties.p_value - 0.002_65).abs() < 1e-5, "{}", comparison.near_ties.p_value);
+}
+
+#[test]
+fn one_token_beyond_the_gap_is_no_proof() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.without_control().edit_all(ArmName::Load, |_, observation| nudge(observation, 1e-3));
+    scene.edit(ArmName::Load, 3, part_beyond_the_gap);
+    let (comparison, judgement) = assert_judged(&mut scene, Verdict::Inconclusive, Rung::NearTies);
+    assert!((comparison.near_ties.p_value - 0.5).abs() < 1e-12);
+    assert!(judgement.reason.contains("on 40 pairs of answers"), "{}", judgement.reason);
+}
+
+#[test]
+fn a_rung_whose_noise_was_hardly_observed_does_not_convict() {
+    // Under memory pressure the control was served as planned for two questions of forty, so its noise reads nothing.
+    let pressed = |change: fn(&mut Observation)| {
+        let mut scene = Scene::new(40, 4, 0.9);
+        scene.edit_all(ArmName::Control, |number, observation| {
+            if number >= 2 {
+                observation.cached_tokens = 0;
+            }
+        });
+        for question in (2..40).step_by(3) {
+            scene.edit(ArmName::Load, question, change);
+        }
+        Evidence { batching: Batching::Together, ..scene.evidence() }
+    };
+    let (comparison, judgement) = judged(&pressed(part_beyond_the_gap));
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Inconclusive, Rung::NearTies));
+    assert_eq!((comparison.near_ties.load.beyond_gap, comparison.near_ties.innocent.compared), (13, 4));
+    assert!(judgement.reason.contains("on 4 pairs of answers"), "{}", judgement.reason);
+    let (_, judgement) = judged(&pressed(|observation| observation.letters.rotate_left(1)));
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Inconclusive, Rung::Distribution));
 }
 
 #[test]
