@@ -210,6 +210,9 @@ fn the_doctor_says_what_can_run_here_and_never_shows_a_token() {
     let named = doctor(&[("KV_CORRECTNESS_REDIS_URL", "redis://127.0.0.1:1")]);
     let refused = "later    route mp+redis, not in the suite: failed to reach redis://127.0.0.1:1: ";
     assert!(named.contains(refused), "{named}");
+    assert!(without.contains("C++ compiler   not found; PyTorch's inductor needs one"), "{without}");
+    let named = doctor(&[("CXX", "/store/bin/c++")]);
+    assert!(named.contains("C++ compiler   /store/bin/c++ (CXX)"), "{named}");
     fs::remove_file(lab.path("env/bin/lmcache")).unwrap();
     let without = doctor(&[]);
     assert!(without.contains("later    route mp: failed to find LMCache's server: "), "{without}");

@@ -79,7 +79,7 @@ fn program_lines(request: &EnvironmentRequest) -> Vec<Line> {
         Ok(python) => python.into_string(),
         Err(error) => format!("none that serves: {error}"),
     };
-    vec![
+    let mut lines = vec![
         Line::new("environment", environment),
         Line::new("Python", python),
         Line::new("uv", on_path("uv", "a pinned one is installed when it is needed")),
@@ -88,7 +88,9 @@ fn program_lines(request: &EnvironmentRequest) -> Vec<Line> {
             on_path("redis-server", "only route mp+redis needs it: `apt-get install redis-server`"),
         ),
         Line::new("nix", on_path("nix", "only the hermetic way needs it")),
-    ]
+    ];
+    lines.extend(super::compilers::compiler_lines(request));
+    lines
 }
 
 fn setting_lines(request: &EnvironmentRequest) -> Vec<Line> {

@@ -1,5 +1,6 @@
 //! Says what a machine has, which suites can run on it over which routes, and which command mends what is missing.
 
+mod compilers;
 mod line;
 mod machine;
 mod suites;
