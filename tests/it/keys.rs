@@ -216,6 +216,7 @@ fn a_key_holds_these_fields_and_no_other() {
     /fields/parameters/capacity/chunk_tokens
     /fields/parameters/capacity/engine_bytes
     /fields/parameters/capacity/lmcache_bytes
+    /fields/parameters/comparisons
     /fields/parameters/criteria/assumed_flip_correlation
     /fields/parameters/criteria/assumed_flip_rate
     /fields/parameters/criteria/margin
