@@ -27,6 +27,11 @@ check_libcuda() {
     [ -e "$root$name" ] || missing+=("$name")
   done
   [ "${#missing[@]}" -gt 0 ] || return 0
+  if [ -e "$root/dev/dxg" ]; then
+    echo "correctness: this is WSL, which shows its GPUs by /dev/dxg; this program knows those of the kernel's own driver only" >&2
+    echo "hint: run with --device cpu, or boot Linux itself for a GPU" >&2
+    return 1
+  fi
   echo "correctness: this machine's NVIDIA driver lacks ${missing[*]}" >&2
   echo "hint: install the driver; on NixOS set hardware.graphics.enable; in a container let the runtime hand in its files;" \
     "or run with --device cpu" >&2

@@ -15,6 +15,10 @@ for name in libcuda.so.1 libnvidia-ml.so.1 libnvidia-ptxjitcompiler.so.1 /dev/nv
 done
 
 mkdir -p "$root"/{dev,usr/lib/x86_64-linux-gnu}
+touch "$root/dev/dxg"
+said=$(check_libcuda "$root" 2>&1) && { echo "libcuda: WSL passes" >&2; exit 1; }
+case $said in *WSL*) ;; *) echo "libcuda: WSL is not named" >&2; exit 1 ;; esac
+rm "$root/dev/dxg"
 touch "$root"/dev/{nvidiactl,nvidia-uvm} "$root/usr/lib/x86_64-linux-gnu/libc.so.6"
 for name in "${libcuda_names[@]}"; do touch "$root/usr/lib/x86_64-linux-gnu/$name"; done
 check_libcuda "$root"
