@@ -1,6 +1,9 @@
 //! What a suite's names stand for: datasets and models, inside the binary, fetched or on disk.
 //!
-//! Main types: [`Archive`], [`Model`]. Embedded models are written below the cache folder when an engine needs them.
+//! Main types: [`Archive`], [`Model`], [`ModelFiles`]. Embedded models are written below the cache folder when an engine needs them.
+
+mod folder;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -9,10 +12,14 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use include_dir::{Dir, include_dir};
 
+use self::folder::{look_at, pack};
+pub use self::weights::FileProblem;
+use self::weights::{check_weights, is_pointer};
+use crate::dataset::LeftOut;
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
 use crate::engine::{Device, KvShape, Parallelism, ParallelismError};
 use crate::fetch::{ArchivePin, ModelPin, Verified};
-use crate::suite::{ModelSettings, nearest};
+use crate::suite::{ModelSettings, Suite, nearest};
 
 static CANARY_ARCHIVE: &[u8] = include_bytes!("../data/canary.tar.xz");
 static MODELS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/models");
@@ -41,6 +48,42 @@ pub enum AssetError {
     /// A folder is no dataset.
     #[error("find questions in the folder {0}: it holds no table of dev, val or test")]
     NoTables(Utf8PathBuf),
+    /// Two folders of tables, where one is meant.
+    #[error("choose between the tables in {first} and in {second}")]
+    TwoLayouts {
+        /// One of them.
+        first: Utf8PathBuf,
+        /// Another.
+        second: Utf8PathBuf,
+    },
+    /// A folder in which nobody would look for a file.
+    #[error("find questions in the folder {0}: too many files lie there to look at each")]
+    TooManyFiles(Utf8PathBuf),
+    /// More than any table has.
+    #[error("read {0}: it is larger than any table of questions")]
+    TooLarge(Utf8PathBuf),
+    /// Something that cannot be read again and again.
+    #[error("read {path}: it is {what}, no file")]
+    NotAFile {
+        /// Where.
+        path: Utf8PathBuf,
+        /// What it is, with its article.
+        what: &'static str,
+    },
+    /// A file where a model's folder is wanted.
+    #[error("use {0} as a model: it is a file, and a model is a folder")]
+    NoFolder(Utf8PathBuf),
+    /// What changes another model is none itself.
+    #[error("find a model in the folder {0}: it holds an adapter (LoRA) and no model")]
+    Adapter(Utf8PathBuf),
+    /// A file of a model is not whole.
+    #[error("use {path}: {problem}")]
+    File {
+        /// The file.
+        path: Utf8PathBuf,
+        /// Why not.
+        problem: FileProblem,
+    },
     /// A folder is no model that vLLM can load.
     #[error("find weights in the folder {0}: it holds no *.safetensors")]
     NoWeights(Utf8PathBuf),
@@ -97,6 +140,25 @@ impl AssetError {
                     "give the model's `source` the path of a folder in Hugging Face's layout".to_owned()
                 }
             },
+            Self::TwoLayouts { .. } => "name the one that is meant with `--data`, or as the suite's `dataset`".to_owned(),
+            Self::TooManyFiles(_) => {
+                "name the folder that holds `dev`, `val` and `test` itself".to_owned()
+            }
+            Self::TooLarge(_) => "give each subject a table of its own, or move it out of that folder".to_owned(),
+            Self::NotAFile { what: "a pipe", .. } => {
+                "write it to a file first, which can be read more than once: `COMMAND > data.tar`".to_owned()
+            }
+            Self::NotAFile { .. } => "name a file, or move it out of that folder".to_owned(),
+            Self::NoFolder(path) => format!(
+                "name the folder that holds config.json, tokenizer.json and *.safetensors, as {} may be",
+                path.parent().filter(|parent| *parent != "").unwrap_or(Utf8Path::new("."))
+            ),
+            Self::Adapter(_) => {
+                "merge it into its base model (with peft: `model.merge_and_unload().save_pretrained(FOLDER)`), and name \
+                 that folder"
+                    .to_owned()
+            }
+            Self::File { path, problem } => problem.hint(path.parent().unwrap_or(path)),
             Self::NoTables(_) => {
                 "it needs the folders `dev`, `val` and `test`, or these in its `data`, with a CSV file a subject"
                     .to_owned()
@@ -126,8 +188,8 @@ pub enum Archive {
     Embedded(&'static [u8]),
     /// On disk.
     File(Utf8PathBuf),
-    /// A folder of `dev`, `val` and `test`, as the archive that it would be packed into.
-    Folder(Vec<u8>),
+    /// A folder of `dev`, `val` and `test`, as the archive that it would be packed into, and what lies beside them.
+    Folder(Vec<u8>, LeftOut),
     /// Fetched, and known by digest.
     Pinned(Utf8PathBuf, Digest),
 }
@@ -149,11 +211,13 @@ impl Archive {
                 Err(AssetError::NotFetched { kind: "dataset", name: name.to_owned() })
             };
         }
-        if Utf8Path::new(name).is_file() {
-            return Ok(Self::File(name.into()));
-        }
-        if Utf8Path::new(name).is_dir() {
-            return pack(Utf8Path::new(name)).map(Self::Folder);
+        match look_at(Utf8Path::new(name))? {
+            Some(found) if found.is_file() => return Ok(Self::File(name.into())),
+            Some(_) => {
+                let (packed, left_out) = pack(Utf8Path::new(name))?;
+                return Ok(Self::Folder(packed, left_out));
+            }
+            None => {}
         }
         Err(AssetError::Unknown {
             kind: "dataset",
@@ -172,11 +236,20 @@ impl Archive {
     pub fn digest(&self) -> Result<Digest, AssetError> {
         match self {
             Self::Embedded(bytes) => Ok(digest_bytes(bytes)),
-            Self::Folder(bytes) => Ok(digest_bytes(bytes)),
+            Self::Folder(bytes, _) => Ok(digest_bytes(bytes)),
             Self::Pinned(_, digest) => Ok(*digest),
             Self::File(path) => {
                 digest_file(path).map(|(digest, _)| digest).map_err(|source| io_error(path, source))
             }
+        }
+    }
+
+    /// What lies beside a folder's tables and is no part of it.
+    #[must_use]
+    pub fn left_out(&self) -> LeftOut {
+        match self {
+            Self::Folder(_, left_out) => left_out.clone(),
+            Self::Embedded(_) | Self::File(_) | Self::Pinned(..) => LeftOut::default(),
         }
     }
 
@@ -187,7 +260,7 @@ impl Archive {
     pub fn open(&self) -> Result<Box<dyn Read + Send>, AssetError> {
         Ok(match self {
             Self::Embedded(bytes) => Box::new(*bytes),
-            Self::Folder(bytes) => Box::new(io::Cursor::new(bytes.clone())),
+            Self::Folder(bytes, _) => Box::new(io::Cursor::new(bytes.clone())),
             Self::File(path) | Self::Pinned(path, _) => {
                 Box::new(fs::File::open(path).map_err(|source| io_error(path, source))?)
             }
@@ -195,51 +268,28 @@ impl Archive {
     }
 }
 
-/// Packs the tables of `dev`, `val` and `test`, which lie in `folder` or in its `data`, so that only names and content
-/// count.
-fn pack(folder: &Utf8Path) -> Result<Vec<u8>, AssetError> {
-    let below = folder.join("data");
-    let folder = if below.is_dir() { below } else { folder.to_owned() };
-    let mut archive = tar::Builder::new(Vec::new());
-    let mut tables_found = false;
-    for split in ["dev", "val", "test"] {
-        let tables = folder.join(split);
-        if !tables.is_dir() {
-            continue; // the subjects that lack it are named when the archive is read
-        }
-        let entries = tables.read_dir_utf8().and_then(Iterator::collect::<io::Result<Vec<_>>>);
-        let mut paths: Vec<Utf8PathBuf> = entries
-            .map_err(|source| io_error(&tables, source))?
-            .iter()
-            .map(|entry| entry.path().into())
-            .collect();
-        paths.retain(|path| path.extension() == Some("csv"));
-        paths.sort();
-        tables_found |= !paths.is_empty();
-        for path in paths {
-            let place = Utf8Path::new("data").join(split).join(path.file_name().unwrap_or_default());
-            let mut add = || -> io::Result<()> {
-                let content = fs::read(&path)?;
-                let mut header = tar::Header::new_gnu();
-                header.set_size(content.len() as u64);
-                header.set_mode(0o644);
-                archive.append_data(&mut header, &place, content.as_slice())
-            };
-            add().map_err(|source| io_error(&path, source))?;
-        }
-    }
-    if !tables_found {
-        return Err(AssetError::NoTables(folder));
-    }
-    archive.into_inner().map_err(|source| io_error(&folder, source))
-}
-
-/// A model's files.
+/// A model's files, as far as they can be looked at without reading the weights.
 #[derive(Debug, Clone)]
-pub struct Model {
+pub struct ModelFiles {
     settings: ModelSettings,
     source: ModelSource,
+    /// Of an embedded or a pinned model.
+    known_digest: Option<Digest>,
+}
+
+/// A model's files, with their digest. Whatever can be asked of the files can be asked of it.
+#[derive(Debug, Clone)]
+pub struct Model {
+    files: ModelFiles,
     digest: Digest,
+}
+
+impl std::ops::Deref for Model {
+    type Target = ModelFiles;
+
+    fn deref(&self) -> &ModelFiles {
+        &self.files
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -249,41 +299,116 @@ enum ModelSource {
 }
 
 impl Model {
-    /// Finds a model by its embedded name, its pinned name or its folder. The digest of its files is taken, or known.
+    /// Finds a model as [`ModelFiles::find`] does. The digest of its files is taken, or known.
     ///
     /// # Errors
     /// When there is none, it is pinned and not fetched into `cache`, or a file cannot be read.
     pub fn find(settings: &ModelSettings, cache: &Utf8Path) -> Result<Self, AssetError> {
+        let files = ModelFiles::find(settings, cache)?;
+        let digest = match files.known_digest {
+            Some(digest) => digest,
+            None => files.take_digest()?,
+        };
+        Ok(Self { files, digest })
+    }
+
+    /// The same model under another name, for a run of its own.
+    #[must_use]
+    pub fn renamed(&self, name: String) -> Self {
+        let mut model = self.clone();
+        model.files.settings.name = name;
+        model
+    }
+
+    /// The same model with its files in this folder.
+    #[must_use]
+    pub fn moved_to(&self, folder: Utf8PathBuf) -> Self {
+        let mut model = self.clone();
+        model.files.source = ModelSource::Folder(folder);
+        model
+    }
+
+    /// SHA-256 over the names and digests of its files; links in it are followed.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The folder for vLLM; an embedded model is written below `cache` first, unless it is there.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn folder(&self, cache: &Utf8Path) -> Result<Utf8PathBuf, AssetError> {
+        let embedded = match &self.files.source {
+            ModelSource::Folder(folder) => {
+                return folder.canonicalize_utf8().map_err(|source| io_error(folder, source));
+            }
+            ModelSource::Embedded(embedded) => embedded,
+        };
+        let models = cache.join("models");
+        let folder = models.join(format!("{}-{}", self.files.settings.source, self.digest.short()));
+        let write = || -> io::Result<()> {
+            if folder.exists() {
+                return Ok(());
+            }
+            fs::create_dir_all(&models)?;
+            let draft = tempfile::tempdir_in(&models)?;
+            for file in embedded.files() {
+                fs::write(draft.path().join(file_name(file.path())), file.contents())?;
+            }
+            match fs::rename(draft.path(), &folder) {
+                Err(_) if folder.exists() => Ok(()), // another run was faster
+                outcome => outcome,
+            }
+        };
+        write().map_err(|source| io_error(&folder, source))?;
+        Ok(folder)
+    }
+}
+
+impl ModelFiles {
+    /// Finds a model by its embedded name, its pinned name or its folder.
+    ///
+    /// # Errors
+    /// When there is none, or it is pinned and not fetched into `cache`.
+    pub fn find(settings: &ModelSettings, cache: &Utf8Path) -> Result<Self, AssetError> {
         let name = &settings.source;
-        if let Some(folder) = MODELS.get_dir(name) {
-            let files = folder.files().map(|file| (file_name(file.path()), digest_bytes(file.contents())));
-            let digest = digest_json(&files.collect::<BTreeMap<_, _>>());
-            return Ok(Self { settings: settings.clone(), source: ModelSource::Embedded(folder), digest });
+        let files = |source, known_digest| Self { settings: settings.clone(), source, known_digest };
+        if let Some(folder) = MODELS.get_dir(name).filter(|_| !name.is_empty()) {
+            let contents = folder.files().map(|file| (file_name(file.path()), digest_bytes(file.contents())));
+            let digest = digest_json(&contents.collect::<BTreeMap<_, _>>());
+            return Ok(files(ModelSource::Embedded(folder), Some(digest)));
         }
         if let Some(pin) = ModelPin::find(name) {
             if !pin.is_complete(cache, &Verified::read(cache)) {
                 return Err(AssetError::NotFetched { kind: "model", name: name.clone() });
             }
-            let source = ModelSource::Folder(pin.folder(cache));
-            return Ok(Self { settings: settings.clone(), source, digest: pin.digest() });
+            return Ok(files(ModelSource::Folder(pin.folder(cache)), Some(pin.digest())));
         }
         let folder = Utf8PathBuf::from(name);
-        if !folder.is_dir() {
-            let embedded = MODELS.dirs().map(|folder| file_name(folder.path()));
-            let embedded = embedded.chain(ModelPin::all().iter().map(|pin| pin.name.clone())).collect();
-            return Err(AssetError::Unknown { kind: "model", name: name.clone(), embedded });
+        match look_at(&folder)? {
+            Some(found) if found.is_dir() => Ok(files(ModelSource::Folder(folder), None)),
+            Some(_) => Err(AssetError::NoFolder(folder)),
+            None => {
+                let embedded = MODELS.dirs().map(|folder| file_name(folder.path()));
+                let embedded = embedded.chain(ModelPin::all().iter().map(|pin| pin.name.clone())).collect();
+                Err(AssetError::Unknown { kind: "model", name: name.clone(), embedded })
+            }
         }
+    }
+
+    fn take_digest(&self) -> Result<Digest, AssetError> {
+        let ModelSource::Folder(folder) = &self.source else { return Ok(digest_bytes(&[])) };
         let mut files = BTreeMap::new();
-        for entry in fs::read_dir(&folder).map_err(|source| io_error(&folder, source))? {
-            let entry = entry.map_err(|source| io_error(&folder, source))?;
+        for entry in fs::read_dir(folder).map_err(|source| io_error(folder, source))? {
+            let entry = entry.map_err(|source| io_error(folder, source))?;
             let path = folder.join(entry.file_name().to_string_lossy().as_ref());
             if path.is_file() {
                 let (digest, _) = digest_file(&path).map_err(|source| io_error(&path, source))?;
                 files.insert(entry.file_name().to_string_lossy().into_owned(), digest);
             }
         }
-        let digest = digest_json(&files);
-        Ok(Self { settings: settings.clone(), source: ModelSource::Folder(folder), digest })
+        Ok(digest_json(&files))
     }
 
     /// The suite's settings for it.
@@ -292,28 +417,10 @@ impl Model {
         &self.settings
     }
 
-    /// The same model under another name, for a run of its own.
-    #[must_use]
-    pub fn renamed(&self, name: String) -> Self {
-        Self { settings: ModelSettings { name, ..self.settings.clone() }, ..self.clone() }
-    }
-
-    /// The same model with its files in this folder.
-    #[must_use]
-    pub fn moved_to(&self, folder: Utf8PathBuf) -> Self {
-        Self { source: ModelSource::Folder(folder), ..self.clone() }
-    }
-
     /// Its name in reports.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.settings.name
-    }
-
-    /// SHA-256 over the names and digests of its files; links in it are followed.
-    #[must_use]
-    pub fn digest(&self) -> Digest {
-        self.digest
     }
 
     /// The bytes of one of its small files.
@@ -330,23 +437,34 @@ impl Model {
                 }),
             ModelSource::Folder(folder) => {
                 let path = folder.join(name);
-                fs::read(&path).map_err(|source| io_error(&path, source))
+                match fs::read(&path) {
+                    Ok(content) if is_pointer(&content) => {
+                        Err(AssetError::File { path, problem: FileProblem::LfsPointer })
+                    }
+                    Err(_) if name == "config.json" && folder.join("adapter_config.json").is_file() => {
+                        Err(AssetError::Adapter(folder.clone()))
+                    }
+                    content => content.map_err(|source| io_error(&path, source)),
+                }
             }
         }
     }
 
-    /// Fails where vLLM would find no weights in its folder.
+    /// Fails where vLLM would find no whole weights in its folder. Under a `load_format` that is not safetensors, weights
+    /// have other names, and are not looked at.
     ///
     /// # Errors
-    /// When the folder cannot be read or holds no `*.safetensors`.
-    pub fn check_weights(&self) -> Result<(), AssetError> {
+    /// When the folder cannot be read, or holds no `*.safetensors`, or not all, or one that is not whole.
+    pub fn check_weights(&self, suite: &Suite) -> Result<(), AssetError> {
         let ModelSource::Folder(folder) = &self.source else { return Ok(()) };
-        let mut entries = folder.read_dir_utf8().map_err(|source| io_error(folder, source))?.flatten();
-        let is_weights = |path: &Utf8Path| path.extension() == Some("safetensors") && path.is_file();
-        if entries.any(|entry| is_weights(entry.path())) {
-            Ok(())
-        } else {
-            Err(AssetError::NoWeights(folder.clone()))
+        let settings = &self.settings;
+        let tables = [&settings.cpu_arguments, &settings.arguments, &suite.engine.arguments];
+        let format = tables.into_iter().find_map(|arguments| arguments.get("load_format"));
+        match format.and_then(serde_json::Value::as_str).map(str::to_lowercase).as_deref() {
+            None | Some("auto" | "hf" | "safetensors" | "fastsafetensors" | "runai_streamer") => {
+                check_weights(folder)
+            }
+            Some(_) => Ok(()),
         }
     }
 
@@ -369,37 +487,6 @@ impl Model {
     pub fn check_parallelism(&self, device: &Device, has_ray: bool) -> Result<(), AssetError> {
         let text = String::from_utf8_lossy(&self.read("config.json")?).into_owned();
         Ok(Parallelism::check(&self.settings, &text, self.kv_shape()?, device, has_ray)?)
-    }
-
-    /// The folder for vLLM; an embedded model is written below `cache` first, unless it is there.
-    ///
-    /// # Errors
-    /// When the folder cannot be written.
-    pub fn folder(&self, cache: &Utf8Path) -> Result<Utf8PathBuf, AssetError> {
-        let embedded = match &self.source {
-            ModelSource::Folder(folder) => {
-                return folder.canonicalize_utf8().map_err(|source| io_error(folder, source));
-            }
-            ModelSource::Embedded(embedded) => embedded,
-        };
-        let models = cache.join("models");
-        let folder = models.join(format!("{}-{}", self.settings.source, self.digest.short()));
-        let write = || -> io::Result<()> {
-            if folder.exists() {
-                return Ok(());
-            }
-            fs::create_dir_all(&models)?;
-            let draft = tempfile::tempdir_in(&models)?;
-            for file in embedded.files() {
-                fs::write(draft.path().join(file_name(file.path())), file.contents())?;
-            }
-            match fs::rename(draft.path(), &folder) {
-                Err(_) if folder.exists() => Ok(()), // another run was faster
-                outcome => outcome,
-            }
-        };
-        write().map_err(|source| io_error(&folder, source))?;
-        Ok(folder)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::foreign::ForeignFindings;
 use crate::stage::{
     Arms, Bench, ForeignReading, Mode, Planting, StageError, Undamaged, Watched, admit_prompts, admit_routes,
     baseline, cached, compare, control, extract, faults, foreign, locate, prompts, read_comparison,
-    read_faults, read_foreign,
+    read_faults, read_foreign, require_letters,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
@@ -219,6 +219,8 @@ async fn prepare_models(
     let mut models = Vec::new();
     for settings in wanted {
         let model = Model::find(settings, &bench.cache)?;
+        model.check_weights(&bench.suite)?;
+        require_letters(&model)?;
         model.check_parallelism(&bench.device, bench.environment.identity().version("ray").is_some())?;
         let prompts = prompts(bench, &model, questions).await?;
         admit_prompts(bench, &model, &prompts)?;

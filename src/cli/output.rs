@@ -10,9 +10,11 @@ use super::report::ReadReportError;
 use crate::bisect::LogError;
 use crate::engine::environment::{BuildError, EnvironmentError};
 use crate::fetch::FetchError;
+use crate::progress::printable;
 use crate::report::JsonlError;
 use crate::stage::StageError;
 use crate::store::Durability;
+use crate::thread::NoThread;
 
 /// Why what was asked for could not be handed over; completes "failed to …".
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,9 @@ impl OutputError {
             Self::Print(_) => "make room where it leads to, or send it elsewhere",
             Self::File { source, .. } if source.kind() == ErrorKind::StorageFull => {
                 "make room there, or name another place"
+            }
+            Self::File { source, .. } if source.kind() == ErrorKind::FileTooLarge => {
+                "raise the limit on file sizes (`ulimit -f unlimited`)"
             }
             Self::File { .. } => "see to it that this place can be written, or name another",
         };
@@ -78,7 +83,7 @@ pub(super) fn write_whole(path: &Utf8Path, text: &str) -> Result<(), OutputError
 
 /// Prints data. A reader that has seen enough is no error.
 pub(super) fn print(text: &str) -> Result<(), OutputError> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
+    match io::stdout().lock().write_all(printable(text).as_bytes()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome.map_err(OutputError::Print),
     }
@@ -89,7 +94,7 @@ pub(super) fn report_error(error: &anyhow::Error) {
     let hint = hint(error).map_or_else(String::new, |hint| format!("\n\nhint: {hint}"));
     let message = format!("failed to {}{hint}", causes.join(": "));
     tracing::error!("{message}");
-    writeln!(io::stderr(), "error: {message}").ok();
+    writeln!(io::stderr(), "error: {}", printable(&message)).ok();
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
@@ -104,6 +109,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref::<LogError>().map(LogError::hint))
             .or_else(|| cause.downcast_ref::<ReadReportError>().map(ReadReportError::hint))
             .or_else(|| cause.downcast_ref::<JsonlError>().and_then(JsonlError::hint))
+            .or_else(|| cause.downcast_ref::<NoThread>().map(NoThread::hint))
             .or_else(|| cause.downcast_ref::<EnvironmentError>().and_then(EnvironmentError::hint))
     })
 }

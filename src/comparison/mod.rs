@@ -34,6 +34,7 @@ pub use answers::{Accuracy, Answers, Flip, FlipKind, PairedTest, Scoring, pair_p
 pub use bit_exact::{BitExact, LeftOver, Tally};
 pub use breakdown::{QuestionMovement, SubjectScore};
 pub use conclusion::{Conclusion, conclude};
+pub(crate) use criteria::MOST_MARGIN;
 pub use criteria::{Criteria, EARLY_STOP_ALPHA, LOSS_ALPHA, Tolerance};
 pub(crate) use difference::nats;
 pub use difference::{Difference, DifferenceKind};

@@ -11,9 +11,13 @@ mod extract;
 mod extract_error;
 #[cfg(test)]
 mod extract_tests;
+mod formats;
+mod place;
 mod prompt;
 mod question;
 mod questions_file;
+#[cfg(test)]
+mod quirk_tests;
 mod read_ahead;
 mod records;
 #[cfg(test)]
@@ -25,8 +29,11 @@ mod tokenizer;
 
 pub use answer::parse_answer;
 pub use collection::{Dataset, MissingSplit, NotASelection, SubjectQuestions, SubjectSelection};
-pub use extract::{Limits, extract};
+pub use extract::{Limits, extract, extract_with_rest};
 pub use extract_error::{Bound, ExtractError, Member, Near, RowProblem};
+pub use formats::Format;
+pub use place::LeftOut;
+pub(crate) use place::is_like_table;
 pub use prompt::{Prompt, PromptError, PromptLimits, Prompter};
 pub use question::{Choice, NotAChoice, NotASubject, Question, QuestionId, Split, Subject};
 pub use questions_file::{LineProblem, ReadQuestionsError, read_questions, write_questions};

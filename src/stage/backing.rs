@@ -20,6 +20,7 @@ use crate::event::Event;
 use crate::options::Serde;
 use crate::store::Draft;
 use crate::suite::Route;
+use crate::thread::on_thread;
 
 /// What LMCache's peers transfer KV with, beside an environment that lacks it.
 const PEER_PACKAGES: &str = include_str!("../../nix/stacks/p2p.txt");
@@ -291,10 +292,8 @@ async fn peer_variables(bench: &Bench) -> Result<Vec<(String, String)>, RouteErr
         return Ok(variables);
     }
     let (environment, cache, events) = (bench.environment.clone(), bench.cache.clone(), bench.events.clone());
-    let installed = tokio::task::spawn_blocking(move || {
-        install_beside(&environment, "p2p", PEER_PACKAGES, &cache, &events)
-    });
-    let folder = installed.await.expect("installing packages does not panic")?;
+    let installed = on_thread(move || install_beside(&environment, "p2p", PEER_PACKAGES, &cache, &events));
+    let folder = installed.await.map_err(RouteError::NoThread)??;
     variables.push(("PYTHONPATH".to_owned(), folder.into_string()));
     Ok(variables)
 }

@@ -14,6 +14,7 @@ use crate::event::{Event, Events};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Claim, Draft, Reuse, StageKey, Store, StoreError};
 use crate::suite::Suite;
+use crate::thread::on_thread;
 
 /// The surroundings of a run: where things are kept, what computes, which stage is forced.
 #[derive(Debug)]
@@ -162,7 +163,7 @@ impl Bench {
     /// Looks for the artifact on a thread of its own, since it may wait for another run, and that can be interrupted.
     async fn claim(&self, key: StageKey, label: String, reuse: Reuse) -> Result<Claim, StoreError> {
         let (store, patience) = (self.store.clone(), self.suite.patience.other_run());
-        let claim = tokio::task::spawn_blocking(move || store.claim(&key, &label, reuse, patience));
-        claim.await.expect("looking for an artifact does not panic")
+        let claim = on_thread(move || store.claim(&key, &label, reuse, patience));
+        claim.await.map_err(StoreError::NoThread)?
     }
 }

@@ -18,7 +18,9 @@ use super::{Bench, ForeignReading, Mode, Planting, StageError};
 use crate::assets::Model;
 use crate::digest::Digest;
 use crate::engine::environment::Environment;
-use crate::engine::{Capacity, Connector, LmcacheServer, Plan, PrefixCache, ServerCounters};
+use crate::engine::{
+    Capacity, Connector, LmcacheServer, Plan, PrefixCache, Redis, ServerCounters, describe_redis_error,
+};
 use crate::options::{NotOffered, StoringOptions};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft, StageKey};
@@ -109,18 +111,30 @@ pub fn admit_routes(bench: &Bench) -> Result<(), StageError> {
     if matches!(bench.mode, Mode::Ask(_)) {
         return Ok(());
     }
-    let refused: Result<Vec<RouteError>, ()> =
-        bench.suite.routes.iter().map(|route| require_route(bench, *route).err().ok_or(())).collect();
-    match refused.map(|mut refused| refused.pop()) {
-        Ok(Some(refused)) => Err(refused.into()),
-        _ => Ok(()),
+    let routes = &bench.suite.routes;
+    let refused = routes.iter().filter_map(|route| Some((*route, require_route(bench, *route).err()?)));
+    let mut refused: Vec<(Route, RouteError)> = refused.collect();
+    if refused.len() == routes.len()
+        && let Some((_, error)) = refused.pop()
+    {
+        return Err(error.into());
     }
+    for (route, error) in refused {
+        bench.events.warn(format!("route {route} will not be run: failed to {error}"));
+    }
+    Ok(())
 }
 
 /// Refuses a route that does not offer the suite's options, or whose server the environment lacks.
 fn require_route(bench: &Bench, route: Route) -> Result<(), RouteError> {
     if let Some(NotOffered { option, reason }) = bench.suite.lmcache.options.not_offered(route) {
         return Err(RouteError::NotOffered { option, reason });
+    }
+    if let (Route::MpRedis, Some(address)) = (route, &bench.redis) {
+        Redis::reach(address).map_err(|error| RouteError::RedisUnreachable {
+            address: address.to_string(),
+            problem: describe_redis_error(&error),
+        })?;
     }
     require_server(&bench.environment, route)
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::lines::{read_json, write_json};
 use super::prompts::{load_tokenizer, read_prompts};
 use super::{Bench, StageError};
-use crate::assets::Model;
+use crate::assets::{AssetError, Model, ModelFiles};
 use crate::digest::Digest;
 use crate::engine::environment::{Environment, EnvironmentIdentity};
 use crate::engine::{
@@ -19,7 +19,7 @@ use crate::engine::{
 };
 use crate::event::Event;
 use crate::store::{Artifact, Draft};
-use crate::suite::{Dtype, EngineSettings};
+use crate::suite::{Dtype, EngineSettings, Suite};
 
 pub(super) const READY: &str = "engine.json";
 const GIB: u64 = 1 << 30;
@@ -181,17 +181,7 @@ impl<'a> EngineRun<'a> {
 
     /// Bytes and chunks that the rounds of this model are made for.
     pub(super) fn capacity(&self) -> Result<Capacity, StageError> {
-        let suite = &self.bench.suite;
-        let (shape, ranks) = (self.model.kv_shape()?, self.parallelism());
-        let stored = ranks.stored_shape(shape);
-        Ok(Capacity {
-            chunk_tokens: suite.lmcache.chunk_tokens,
-            bytes_per_token: stored.bytes_per_token(suite.engine.dtype.bytes()),
-            lmcache_bytes: u64::from(suite.lmcache.memory_gib) * GIB,
-            // Each rank has a cache of this size; those that hold the same KV are no more room.
-            engine_bytes: (u64::from(suite.engine.kv_cache_gib) * GIB)
-                .saturating_mul(ranks.written_shards(shape).into()),
-        })
+        Ok(capacity_of(&self.bench.suite, self.model)?)
     }
 
     /// Bytes of one chunk.
@@ -283,6 +273,23 @@ impl<'a> EngineRun<'a> {
         }
         Ok(worker)
     }
+}
+
+/// Bytes and chunks that the rounds of a model are made for.
+///
+/// # Errors
+/// When its `config.json` cannot be read.
+pub fn capacity_of(suite: &Suite, model: &ModelFiles) -> Result<Capacity, AssetError> {
+    let (shape, ranks) = (model.kv_shape()?, Parallelism::of(model.settings()));
+    let stored = ranks.stored_shape(shape);
+    Ok(Capacity {
+        chunk_tokens: suite.lmcache.chunk_tokens,
+        bytes_per_token: stored.bytes_per_token(suite.engine.dtype.bytes()),
+        lmcache_bytes: u64::from(suite.lmcache.memory_gib) * GIB,
+        // Each rank has a cache of this size; those that hold the same KV are no more room.
+        engine_bytes: (u64::from(suite.engine.kv_cache_gib) * GIB)
+            .saturating_mul(ranks.written_shards(shape).into()),
+    })
 }
 
 /// The name of one of several.

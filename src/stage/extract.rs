@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use super::{Bench, StageError};
 use crate::assets::Archive;
-use crate::dataset::{Dataset, Limits, read_questions, write_questions};
+use crate::dataset::{Dataset, Limits, extract_with_rest, read_questions, write_questions};
 use crate::digest::Digest;
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 const QUESTIONS: &str = "questions.jsonl";
 const WRITTEN_AT_ONCE: usize = 256 << 10;
 
@@ -32,8 +32,14 @@ pub async fn extract(bench: &Bench) -> Result<Artifact, StageError> {
     bench
         .make(&key, "", async |draft| {
             let source = archive.open()?;
-            let dataset = crate::dataset::extract(source, &Limits::default())
+            let (dataset, left_out) = extract_with_rest(source, &Limits::default())
                 .map_err(|error| StageError::Extract { archive: name.clone(), source: Box::new(error) })?;
+            let left_out = archive.left_out().and(&left_out);
+            if !left_out.is_empty() {
+                bench
+                    .events
+                    .warn(format!("not read of {name}, since no tables of dev, val or test: {left_out}"));
+            }
             let path = draft.path(QUESTIONS);
             let write = || {
                 let mut file = BufWriter::with_capacity(WRITTEN_AT_ONCE, fs::File::create(&path)?);

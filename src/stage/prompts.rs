@@ -3,14 +3,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::engine_run::EngineRun;
+use super::engine_run::{EngineRun, capacity_of};
 use super::lines::{LineWriter, read_json, read_lines, write_json};
 use super::{Bench, Excerpt, ExcerptQuestion, StageError, read_dataset};
-use crate::assets::Model;
-use crate::dataset::{Prompt, PromptLimits, PromptTemplate, Prompter, Subject, SubjectSelection, Tokenizer};
+use crate::assets::{Model, ModelFiles};
+use crate::dataset::{
+    Dataset, Prompt, PromptLimits, PromptTemplate, Prompter, Subject, SubjectSelection, Tokenizer,
+};
 use crate::digest::{Digest, digest_bytes};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft, StageKey};
+use crate::suite::Suite;
 
 const SCHEMA: u32 = 2;
 const PROMPTS: &str = "prompts.jsonl";
@@ -40,14 +43,7 @@ struct Key<'a> {
 /// When the tokenizer cannot be used, or a question does not fit the model.
 pub async fn prompts(bench: &Bench, model: &Model, questions: &Artifact) -> Result<Artifact, StageError> {
     let suite = &bench.suite;
-    let limits = PromptLimits {
-        example_tokens: suite.prompt.example_tokens,
-        prompt_tokens: suite.engine.max_model_len - suite.engine.max_tokens,
-    };
-    let template = PromptTemplate::single_letter();
-    if suite.prompt.template != template.name() {
-        return Err(StageError::Template(suite.prompt.template.clone()));
-    }
+    let (limits, template) = (limits(suite), template(suite)?);
     let json = model.read("tokenizer.json")?;
     let key = Key {
         questions: questions.output_digest(),
@@ -70,6 +66,58 @@ pub async fn prompts(bench: &Bench, model: &Model, questions: &Artifact) -> Resu
             }
         })
         .await
+}
+
+fn limits(suite: &Suite) -> PromptLimits {
+    PromptLimits {
+        example_tokens: suite.prompt.example_tokens,
+        prompt_tokens: suite.engine.max_model_len.saturating_sub(suite.engine.max_tokens),
+    }
+}
+
+/// The suite's template.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn template(suite: &Suite) -> Result<PromptTemplate, StageError> {
+    let template = PromptTemplate::single_letter();
+    if suite.prompt.template == template.name() {
+        Ok(template)
+    } else {
+        Err(StageError::Template(suite.prompt.template.clone()))
+    }
+}
+
+/// Makes every prompt of a suite and keeps none, to see that each can be made and that the longest has room.
+///
+/// # Errors
+/// As [`prompts`] and [`admit_prompts`].
+pub fn check_prompts(suite: &Suite, model: &ModelFiles, dataset: &Dataset) -> Result<(), StageError> {
+    let (limits, template, tokenizer) = (limits(suite), template(suite)?, load_tokenizer(model)?);
+    let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits };
+    let mut longest: Option<(Subject, u32)> = None;
+    for prompt in prompter.prompts(dataset, suite.subjects) {
+        let prompt = prompt?;
+        let tokens = u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX);
+        if longest.as_ref().is_none_or(|(_, most)| *most < tokens) {
+            longest = Some((prompt.question.subject, tokens));
+        }
+    }
+    let Some((subject, tokens)) = longest else { return Ok(()) };
+    capacity_of(suite, model)?
+        .admit(&subject, tokens)
+        .map_err(|source| StageError::TooLarge { model: model.name().to_owned(), source })
+}
+
+/// Fails where an answer's letter is not one token.
+///
+/// # Errors
+/// When the tokenizer cannot be read, or cuts a letter in pieces.
+pub fn require_letters(model: &ModelFiles) -> Result<(), StageError> {
+    match load_tokenizer(model)?.letter_tokens() {
+        Ok(_) => Ok(()),
+        Err(source) => Err(StageError::Tokenizer { model: model.name().to_owned(), source }),
+    }
 }
 
 /// Writes what the other stages read of prompts.
@@ -135,7 +183,7 @@ pub fn read_prompts(
 }
 
 /// The model's tokenizer.
-pub(super) fn load_tokenizer(model: &Model) -> Result<Tokenizer, StageError> {
+pub(super) fn load_tokenizer(model: &ModelFiles) -> Result<Tokenizer, StageError> {
     let json = model.read("tokenizer.json")?;
     Tokenizer::from_bytes(&json)
         .map_err(|source| StageError::Tokenizer { model: model.name().to_owned(), source })

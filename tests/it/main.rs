@@ -8,6 +8,7 @@ mod endings;
 mod faults;
 mod foreign;
 mod forks;
+mod input;
 mod keys;
 mod lab;
 mod obstacles;

@@ -11,6 +11,7 @@ use camino::Utf8PathBuf;
 use self::machine::describe_machine;
 use self::suites::{Place, Readiness, examine_suite};
 use super::arguments::DeviceChoice;
+use super::inspect::Depth;
 use super::output::print;
 use super::prepare::{cache_folder, choose_device, stack};
 use crate::engine::environment::EnvironmentRequest;
@@ -45,10 +46,12 @@ pub(super) fn examine(
         }
         writeln!(text)?;
     }
+    // All suites together would make many prompts.
+    let depth = if suite.is_some() { Depth::Prompts } else { Depth::Files };
     let names = suite.map_or_else(Suite::names, |name| vec![name.to_owned()]);
     let mut best = Readiness::Never;
     for name in names {
-        let examined = examine_suite(&name, &Suite::load(&name)?, place);
+        let examined = examine_suite(&name, &Suite::load(&name)?, place, depth);
         writeln!(text, "suite {name} on {device}")?;
         for line in &examined.lines {
             writeln!(text, "  {line}")?;

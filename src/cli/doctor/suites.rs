@@ -2,10 +2,12 @@
 
 use super::machine::find_program;
 use crate::cli::arguments::DeviceChoice;
+use crate::cli::inspect::{Depth, Problem, inspect};
 use crate::engine::environment::{EnvironmentError, EnvironmentRequest};
 use crate::engine::{Device, DeviceKind};
 use crate::fetch::Needs;
-use crate::stage::{RouteError, require_server};
+use crate::options::NotOffered;
+use crate::stage::{RouteError, StageError, require_server};
 use crate::suite::{Route, Suite};
 
 /// How near a suite is to running, from the farthest.
@@ -35,7 +37,7 @@ pub(super) struct Place<'a> {
 }
 
 /// Examines a suite over every route there is; those that the suite names are marked.
-pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>) -> Examined {
+pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>, depth: Depth) -> Examined {
     let needs = Needs::of(suite, &place.request.cache, place.device);
     let mut lines = needs.lines();
     let mut readiness = Readiness::Now;
@@ -58,9 +60,14 @@ pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>) -> Exam
         lines.push(format!("mend     {hint}"));
         readiness = readiness.min(Readiness::AfterCommands);
     }
+    for Problem { setting, error } in problems(suite, place, depth) {
+        lines.push(format!("WRONG    `{setting}`: failed to {}", error.in_full()));
+        lines.push(format!("mend     {}", error.hint().unwrap_or_else(|| "see above".to_owned())));
+        readiness = readiness.min(Readiness::AfterCommands);
+    }
     let mut best = Readiness::Never;
     for route in Route::ALL {
-        let (over_route, words) = examine_route(name, route, place);
+        let (over_route, words) = examine_route(name, suite, route, place);
         let over_route = over_route.min(readiness);
         let state = match over_route {
             Readiness::Now => "ready",
@@ -71,7 +78,25 @@ pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>) -> Exam
         lines.push(format!("{state:<8} route {route}{chosen}: {words}"));
         best = best.max(over_route);
     }
-    Examined { readiness: best, lines }
+    let refused = suite.routes.iter().any(|route| suite.lmcache.options.not_offered(*route).is_some());
+    Examined { readiness: if refused { best.min(Readiness::AfterCommands) } else { best }, lines }
+}
+
+/// What a run would end with before its first engine, besides what needs the machine alone.
+fn problems(suite: &Suite, place: Place<'_>, depth: Depth) -> Vec<Problem> {
+    let inspected = inspect(suite, &place.request.cache, depth);
+    // Options are told of route by route.
+    let mut problems = inspected.problems;
+    problems.retain(|problem| !matches!(problem.error, StageError::Route(_)));
+    let environment = place.request.find().ok().flatten();
+    // An environment that is not made yet will have none.
+    let has_ray = environment.is_some_and(|environment| environment.identity().version("ray").is_some());
+    for (index, _, files) in inspected.models {
+        if let Some(Err(error)) = files.map(|files| files.check_parallelism(place.device, has_ray)) {
+            problems.push(Problem { setting: format!("models.{index}"), error: error.into() });
+        }
+    }
+    problems
 }
 
 /// Why there can be no Python environment; none if it is there or can be made.
@@ -83,7 +108,11 @@ fn environment_problem(request: &EnvironmentRequest) -> Option<EnvironmentError>
     }
 }
 
-fn examine_route(name: &str, route: Route, place: Place<'_>) -> (Readiness, String) {
+fn examine_route(name: &str, suite: &Suite, route: Route, place: Place<'_>) -> (Readiness, String) {
+    if let Some(NotOffered { option, reason }) = suite.lmcache.options.not_offered(route) {
+        let refused = RouteError::NotOffered { option, reason };
+        return (Readiness::AfterCommands, format!("failed to {refused}: {}", refused.hint()));
+    }
     let device = place.choice.words();
     let command = (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}{device}"));
     if let Ok(Some(environment)) = place.request.find()
