@@ -8,6 +8,8 @@ mod endings;
 mod faults;
 mod foreign;
 mod forks;
+mod hints;
+mod hostile;
 mod input;
 mod keys;
 mod lab;
