@@ -3,8 +3,9 @@
 
   inputs = {
     nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+    # Unset: each stack compiles the release of LMCache that its lock pins. There to be overridden, with any tree of LMCache.
     lmcache = {
-      url = "https://github.com/LMCache/LMCache/archive/refs/tags/v0.5.4.tar.gz";
+      follows = "";
       flake = false;
     };
     vllm = {

@@ -6,7 +6,7 @@ use kv_correctness::comparison::{
     Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, Fidelity, compare, conclude,
 };
 use kv_correctness::dataset::{Choice, QuestionId, Split};
-use kv_correctness::engine::{Observation, Step, TokenLogprob};
+use kv_correctness::model::{Observation, Step, TokenLogprob};
 
 const QUESTIONS: u32 = 14_042;
 const SUBJECTS: u32 = 57;
@@ -50,6 +50,7 @@ fn evidence(noise: u32) -> Evidence {
         store: arm(ArmName::Store, 512, 0),
         load: arm(ArmName::Load, 768, 2 * noise),
         server: None,
+        kv: None,
         early_stop: None,
         batching: Batching::OneAtATime,
         fidelity: Fidelity::Exact,

@@ -3,11 +3,14 @@
 {
   pkgs,
   driver,
+  runtime,
   cpu,
   cuda,
+  cudaHome,
   dataset,
 }:
 let
+  inherit (pkgs) lib;
   # The derivation's path as text; its outputs are not built before the app asks for them.
   later = derivation: builtins.unsafeDiscardOutputDependency derivation.drvPath;
   app =
@@ -18,10 +21,11 @@ let
     }:
     {
       type = "app";
-      program = pkgs.lib.getExe (
+      program = lib.getExe (
         pkgs.writeShellApplication {
           inherit name text;
-          runtimeInputs = [ driver ];
+          runtimeInputs = [ driver ] ++ runtime.programs;
+          runtimeEnv = runtime.variables;
           meta = { inherit description; };
         }
       );
@@ -42,6 +46,7 @@ let
         cpu_lmcache=${later cpu.with-lmcache}
         cuda_baseline=${later cuda.baseline}
         cuda_lmcache=${later cuda.with-lmcache}
+        cuda_home=${later cudaHome}
         dataset=${later dataset}
         ${builtins.readFile ./libcuda.sh}
         ${builtins.readFile ./correctness.sh}
@@ -66,8 +71,14 @@ in
     text = ''
       ${builtins.readFile ./libcuda.sh}
       status=0
+      if has_gpu /; then
+        if check_libcuda /; then
+          use_libcuda / "''${KV_CORRECTNESS_CACHE:-''${XDG_CACHE_HOME:-$HOME/.cache}/kv-correctness}/nix"
+        else
+          status=2
+        fi
+      fi
       kv-correctness doctor "$@" || status=$?
-      if [ -r /proc/driver/nvidia/version ]; then check_libcuda / || status=2; fi
       exit "$status"
     '';
   };

@@ -6,16 +6,21 @@
 }:
 let
   problems = import ./lock-problems.nix (builtins.fromJSON (builtins.readFile ../flake.lock));
-  # Wheels whose digest the stack's lock does not hold: the list was not made again after the lock.
+  # Files whose digest the stack's lock does not hold: the list was not made again after the lock.
   strangers =
     stack:
     let
       lock = builtins.readFile ./stacks/${stack}.lock + builtins.readFile ./stacks/lmcache-build.txt;
+      known = builtins.listToAttrs (
+        map (match: {
+          name = builtins.head match;
+          value = null;
+        }) (builtins.filter builtins.isList (builtins.split "sha256:([0-9a-f]{64})" lock))
+      );
       uses = builtins.fromJSON (builtins.readFile ./stacks/${stack}.wheels.json);
-      files = uses.vllm // uses.lmcache // uses.build;
-      known = file: pkgs.lib.hasInfix "sha256:${files.${file}}" lock;
+      files = uses.vllm // uses.lmcache // uses.build // uses.source;
     in
-    builtins.filter (file: !known file) (builtins.attrNames files);
+    builtins.filter (file: !(known ? ${files.${file}})) (builtins.attrNames files);
   none =
     name: found:
     pkgs.runCommand name { inherit found; } ''

@@ -8,6 +8,8 @@
 }:
 let
   system = "x86_64-linux";
+  # The input that is not set follows this flake itself.
+  lmcacheTree = if lmcache.outPath == self.outPath then null else lmcache;
   pkgs = import nixpkgs {
     inherit system;
     config.allowUnfree = true; # CUDA's compiler and headers, and nothing else
@@ -15,22 +17,21 @@ let
   };
   driver = pkgs.kv-correctness;
   cpu = import ./environments.nix {
-    inherit pkgs lmcache;
+    inherit pkgs;
+    lmcache = lmcacheTree;
     stack = "cpu";
     python = pkgs.python311;
   };
   cuda = import ./environments.nix {
-    inherit
-      pkgs
-      lmcache
-      vllm
-      vllm-release
-      ;
+    inherit pkgs vllm vllm-release;
+    lmcache = lmcacheTree;
     stack = "cuda";
     python = pkgs.python312;
   };
   dataset = import ./dataset.nix { inherit (pkgs) fetchurl; };
   tools = import ./tools.nix { inherit pkgs; };
+  runtime = import ./runtime.nix { inherit pkgs; };
+  cudaHome = (import ./cuda.nix { inherit pkgs; }).home;
 in
 {
   overlays.default = final: _: { kv-correctness = final.callPackage ./package.nix { }; };
@@ -39,6 +40,7 @@ in
     default = driver;
     env-baseline = cuda.baseline;
     env-lmcache = cuda.with-lmcache;
+    cuda-home = cudaHome;
     env-cpu-baseline = cpu.baseline;
     env-cpu = cpu.with-lmcache;
     inherit (cuda) lmcache;
@@ -50,8 +52,10 @@ in
     inherit
       pkgs
       driver
+      runtime
       cpu
       cuda
+      cudaHome
       dataset
       ;
   };
@@ -66,8 +70,10 @@ in
     inherit
       pkgs
       driver
+      runtime
       cpu
       cuda
+      cudaHome
       ;
   };
 }

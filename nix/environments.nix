@@ -4,7 +4,7 @@
   pkgs,
   stack, # "cpu" or "cuda"
   python,
-  lmcache,
+  lmcache, # a tree, or null for the release that the stack's lock pins
   vllm ? null, # a tree to lay over the wheel, which was built from vllm-release
   vllm-release ? null,
 }:
@@ -12,10 +12,12 @@ let
   inherit (pkgs) lib stdenv;
   onCuda = stack == "cuda";
   site = python.sitePackages;
+  cuda = import ./cuda.nix { inherit pkgs; };
 
+  pinned = builtins.fromJSON (builtins.readFile ./stacks/${stack}.wheels.json);
   wheels = builtins.mapAttrs (
     _: builtins.mapAttrs (import ./wheel.nix { inherit (pkgs) fetchPypi; })
-  ) (builtins.fromJSON (builtins.readFile ./stacks/${stack}.wheels.json));
+  ) (removeAttrs pinned [ "source" ]);
   # The version of a package of the baseline, by the name that its wheel has.
   version =
     name:
@@ -24,6 +26,12 @@ let
       found = builtins.filter (match: match != null) (map of (builtins.attrNames wheels.vllm));
     in
     builtins.head (builtins.head found);
+
+  source = import ./lmcache-source.nix {
+    inherit (pkgs) fetchPypi;
+    tree = lmcache;
+    release = pinned.source;
+  };
 
   links = uses: "mkdir wheels\n" + builtins.concatStringsSep "" (builtins.concatMap linksOf uses);
   linksOf =
@@ -52,6 +60,7 @@ let
   common = {
     dontUnpack = true;
     dontStrip = true;
+    dontPatchELF = true; # it would drop search paths of the wheels that auto-patchelf is told to keep
     nativeBuildInputs = [
       pkgs.uv
       pkgs.autoPatchelfHook
@@ -62,8 +71,13 @@ let
       pkgs.numactl
     ];
     # libcuda comes from the machine's driver; libraries for other networks than a test has are left out.
-    autoPatchelfIgnoreMissingDeps = true;
-  };
+    autoPatchelfIgnoreMissingDeps = [ "*" ];
+    # cuDNN's libraries load one another by name, from the folder that each lies in.
+    autoPatchelfFlags = [ "--preserve-origin" ];
+    # What does not load must not become a store path.
+    doInstallCheck = true;
+  }
+  // lib.optionalAttrs onCuda { libcudaStub = cuda.libcudaStub; };
 
   changedTree = vllm != null && vllm.narHash != vllm-release.narHash;
 
@@ -86,39 +100,19 @@ let
         finish_environment $out
         runHook postInstall
       '';
+      installCheckPhase = ''
+        source ${./python-environment.sh}
+        check_environment $out ${./loads.py} ${stack} baseline
+      '';
     }
   );
 
-  cudaPackages = pkgs.cudaPackages_13_0;
-  cudaRelease = "13.0";
-  cudaHome = pkgs.symlinkJoin {
-    name = "cuda-for-lmcache";
-    paths =
-      builtins.concatMap
-        (package: [
-          (lib.getBin package)
-          (lib.getLib package)
-          (lib.getDev package)
-        ])
-        [
-          cudaPackages.cuda_nvcc
-          cudaPackages.cuda_cudart
-          (cudaPackages.cccl or cudaPackages.cuda_cccl) # renamed in 2026
-          cudaPackages.libcublas
-          cudaPackages.libcurand
-          cudaPackages.libcusolver
-          cudaPackages.libcusparse
-        ];
-  };
-
-  lmcacheVersion = "0.5.4" + lib.optionalString (lmcache ? shortRev) "+g${lmcache.shortRev}";
-
-  package = (if onCuda then cudaPackages.backendStdenv else stdenv).mkDerivation (
+  package = (if onCuda then cuda.packages.backendStdenv else stdenv).mkDerivation (
     {
-      name = "lmcache-${lmcacheVersion}-${stack}";
-      src = lmcache;
+      name = "lmcache-${source.version}-${stack}";
+      src = source.tree;
       nativeBuildInputs = [ pkgs.uv ];
-      SETUPTOOLS_SCM_PRETEND_VERSION_FOR_LMCACHE = lmcacheVersion;
+      SETUPTOOLS_SCM_PRETEND_VERSION_FOR_LMCACHE = source.version;
       dontConfigure = true;
       buildPhase = ''
         runHook preBuild
@@ -129,6 +123,7 @@ let
         ]}
         make_environment $TMPDIR/build ${python.interpreter} ${site} ${baseline}
         install_wheels $TMPDIR/build wheels/*.whl
+        export MAX_JOBS=$NIX_BUILD_CORES
         build_wheel $TMPDIR/build . $out
         runHook postBuild
       '';
@@ -139,7 +134,7 @@ let
       if onCuda then
         {
           BUILD_WITH_CUDA = "1";
-          CUDA_HOME = cudaHome;
+          CUDA_HOME = cuda.home;
           TORCH_CUDA_ARCH_LIST = "8.0;8.6;8.9;9.0;10.0;12.0+PTX";
         }
       else
@@ -157,9 +152,18 @@ let
         ${links [ "lmcache" ]}
         make_environment $out ${python.interpreter} ${site} ${baseline}
         install_wheels $out wheels/*.whl ${package}/*.whl
+      ''
+      # Of a release nothing more is known than its version, and nothing more is needed.
+      + lib.optionalString (lmcache != null) ''
         printf '%s' '${origin "https://github.com/LMCache/LMCache" lmcache}' > $(echo $out/${site}/lmcache-*.dist-info)/direct_url.json
+      ''
+      + ''
         finish_environment $out
         runHook postInstall
+      '';
+      installCheckPhase = ''
+        source ${./python-environment.sh}
+        check_environment $out ${./loads.py} ${stack} lmcache
       '';
     }
   );
@@ -180,8 +184,8 @@ let
     value:
     assert lib.assertMsg (!onCuda || wantedTorch == version "torch")
       "the input vllm asks for torch ${wantedTorch}, and nix/stacks/cuda.lock pins ${version "torch"}: this commit cannot run over the pinned wheels";
-    assert lib.assertMsg (!onCuda || lib.hasPrefix "${cudaRelease}." (version "nvidia_cuda_runtime"))
-      "nix/stacks/cuda.lock pins CUDA ${version "nvidia_cuda_runtime"}, and LMCache would be compiled with ${cudaRelease}";
+    assert lib.assertMsg (!onCuda || lib.hasPrefix "${cuda.release}." (version "nvidia_cuda_runtime"))
+      "nix/stacks/cuda.lock pins CUDA ${version "nvidia_cuda_runtime"}, and LMCache would be compiled with ${cuda.release}";
     value;
 in
 {

@@ -3,6 +3,8 @@
   lib,
   rustPlatform,
   python3,
+  bashInteractive,
+  git,
   doCheck ? false,
 }:
 let
@@ -13,21 +15,29 @@ rustPlatform.buildRustPackage {
   inherit (manifest.package) version;
   src = lib.fileset.toSource {
     root = ../.;
-    fileset = lib.fileset.unions [
-      ../Cargo.toml
-      ../Cargo.lock
-      ../benches
-      ../data
-      ../docs/report.schema.json
-      ../nix/stacks
-      ../src
-      ../templates
-      ../tests
-    ];
+    # What the tests alone read does not change the driver.
+    fileset = lib.fileset.unions (
+      lib.optional doCheck ../docs/evidence
+      ++ [
+        ../Cargo.toml
+        ../Cargo.lock
+        ../benches
+        ../data
+        ../docs/report.schema.json
+        ../nix/stacks
+        ../src
+        ../templates
+        ../tests
+      ]
+    );
   };
   cargoLock.lockFile = ../Cargo.lock;
   inherit doCheck; # the tests play vLLM and LMCache with Python scripts
-  nativeCheckInputs = [ python3 ];
+  nativeCheckInputs = [
+    python3
+    git
+    bashInteractive # of which completions are tried: the builder's own bash cannot complete
+  ];
   postInstall = ''
     driver=$out/bin/${manifest.package.name} share=$out/share
     "$driver" man $share/man/man1

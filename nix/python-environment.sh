@@ -3,7 +3,7 @@
 
 # make_environment FOLDER PYTHON SITE [BASELINE]: an empty environment; with BASELINE, one that sees what that holds.
 make_environment() {
-  export HOME=$TMPDIR UV_CACHE_DIR=$1/.uv UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never
+  export HOME=$TMPDIR UV_CACHE_DIR=$1/.uv UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never PYTHONHASHSEED=0
   site=$1/$3
   "$2" -m venv --without-pip "$1"
   if [ $# -ge 4 ]; then
@@ -18,6 +18,12 @@ install_wheels() {
   local folder=$1
   shift
   uv pip install --quiet --no-index --no-deps --link-mode hardlink --python "$folder/bin/python" "$@"
+  # Where a wheel lay and when it was written is the builder's business: two builds would differ.
+  local noted
+  for noted in "$site"/*.dist-info; do
+    rm -f "$noted"/{uv_cache,direct_url}.json
+    sed -i -E '/\.dist-info\/(uv_cache|direct_url)\.json,/d' "$noted/RECORD"
+  done
 }
 
 # build_wheel FOLDER SOURCE OUTPUT: builds a package with what is installed in FOLDER
@@ -29,6 +35,14 @@ build_wheel() {
 
 # finish_environment FOLDER: compiles modules, since nothing can be written beside them later on
 finish_environment() {
-  rm -rf "$1/.uv"
-  "$1/bin/python" -m compileall -q -j 0 --invalidation-mode unchecked-hash "$site" || true
+  rm -rf "$1/.uv" # of whose files the installed ones were links
+  # A few packages hold templates and files of another Python, which do not compile and are never imported.
+  "$1/bin/python" -m compileall -q -j "${NIX_BUILD_CORES:-0}" --invalidation-mode unchecked-hash "$site" >/dev/null || true
+}
+
+# check_environment FOLDER PROGRAM ARGUMENT...: what must load does, with a stand-in for the driver's library where one is set
+check_environment() {
+  local python=$1/bin/python
+  shift
+  HOME=$TMPDIR LD_LIBRARY_PATH=${libcudaStub-} PYTHONDONTWRITEBYTECODE=1 "$python" "$@"
 }

@@ -4,8 +4,10 @@
 {
   pkgs,
   driver,
+  runtime,
   cpu,
   cuda,
+  cudaHome,
 }:
 let
   inherit (pkgs) lib;
@@ -18,16 +20,22 @@ let
         pkgs.runCommand "kv-correctness-${device}-${name}"
           (
             {
-              nativeBuildInputs = [ driver ];
               KV_CORRECTNESS_ENV_BASELINE = environments.baseline;
             }
+            // runtime.variables
             // environment
             // lib.optionalAttrs (device == "cuda") {
               requiredSystemFeatures = [ "cuda" ];
               LD_LIBRARY_PATH = "/run/opengl-driver/lib";
+              TRITON_LIBCUDA_PATH = "/run/opengl-driver/lib";
+              CUDA_HOME = cudaHome;
             }
           )
           ''
+            # What an app has on its PATH, and nothing of the builder's.
+            export PATH=${
+              lib.makeBinPath ([ driver ] ++ lib.optional (device == "cuda") cudaHome)
+            }:${runtime.path}
             export HOME=$TMPDIR KV_CORRECTNESS_CACHE=$TMPDIR/cache
             ${lib.optionalString (before != null) ''
               cp -r ${before}/cache "$KV_CORRECTNESS_CACHE"

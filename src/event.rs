@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use camino::Utf8PathBuf;
 
-use crate::lock::Holder;
 use crate::stage_name::StageName;
 
 /// One thing that happened.
@@ -180,17 +179,12 @@ pub enum Event {
         /// How long the start took.
         elapsed: Duration,
     },
-    /// The server's processes are gone.
-    ServerStopped {
-        /// What it is.
-        server: String,
-    },
     /// Another process holds what is needed; told once per holder.
     WaitingForLock {
         /// What is locked: `the environment in …`.
         what: String,
-        /// Who holds it, when that could be read.
-        holder: Option<Holder>,
+        /// Who holds it, in words, when that could be read.
+        holder: Option<String>,
     },
     /// Something that the user should know and that does not end the run.
     Warning {

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::comparison::nats;
-use crate::suite::Dtype;
+use crate::model::Dtype;
 
 /// What every reader got of the KV that one engine stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -1,10 +1,12 @@
 //! kv-correctness: a reproducible differential test of LMCache under vLLM.
 //!
-//! Read [`pipeline`] first. Dependencies point one way: `digest ← store ← stage ← pipeline ← cli`; `dataset`, `engine`,
-//! `stats` and `comparison` know nothing of stages, store or command line.
+//! Read [`pipeline`] first. Modules use one another in one direction only, from [`model`] upwards to [`cli`]; `tests/layers.rs`
+//! holds this.
 
 pub mod assets;
 pub mod bisect;
+pub mod cache;
+pub mod carrier;
 pub mod cli;
 pub mod comparison;
 pub mod dataset;
@@ -14,8 +16,12 @@ pub mod event;
 pub mod exit_code;
 pub mod fault;
 pub mod fetch;
+mod files;
 pub mod foreign;
+pub mod job;
 pub mod lock;
+pub mod machine;
+pub mod model;
 pub mod options;
 pub mod pipeline;
 pub mod progress;

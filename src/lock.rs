@@ -160,7 +160,10 @@ impl FileLock {
             }
             if told.as_ref() != Some(&holder) {
                 told = Some(holder.clone());
-                events.emit(Event::WaitingForLock { what: what.to_owned(), holder });
+                events.emit(Event::WaitingForLock {
+                    what: what.to_owned(),
+                    holder: holder.as_ref().map(Holder::to_string),
+                });
             }
             std::thread::sleep(POLL_INTERVAL.min(left));
         }
@@ -215,7 +218,7 @@ mod tests {
         assert!(error.hint().unwrap().contains(&pid.to_string()));
         let told: Vec<Event> = receiver.try_iter().collect();
         assert!(
-            matches!(&told[..], [Event::WaitingForLock { holder: Some(holder), .. }] if holder.pid == pid)
+            matches!(&told[..], [Event::WaitingForLock { holder: Some(holder), .. }] if holder.contains(&format!("process {pid} (`")))
         );
     }
 

@@ -1,6 +1,5 @@
-//! Options of LMCache that change what is stored, and which route offers them. Main type: [`StoringOptions`].
-//!
-//! What is said of routes here is LMCache 0.5.6's: see `docs/routes.md`.
+//! Options of LMCache that change what is stored. Main type: [`StoringOptions`]. Which route offers which is for `carrier` to
+//! say.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::comparison::Fidelity;
-use crate::suite::Route;
 
 /// What LMCache stores besides whole chunks of prompts, and in which form. The default is LMCache's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -71,44 +69,11 @@ pub struct NotOffered {
     pub reason: &'static str,
 }
 
-const WHOLE_CHUNKS: &str = "an LMCache server stores whole chunks only";
-const ALL_LAYERS: &str = "an LMCache server stores all layers of a chunk together";
-const NO_TIER: &str =
-    "it translates what leaves a server for a tier behind its memory, and this route has no such tier";
-const IN_PROCESS_ONLY: &str =
-    "LMCache has it for the remote storage of its in-process mode only, and no route here has that";
-const UNTRIED: &str = "it needs a GPU and settings of the model, and was never tried with this program";
-
 impl StoringOptions {
-    /// The first option that the route does not offer.
-    #[must_use]
-    pub fn not_offered(self, route: Route) -> Option<NotOffered> {
-        let in_process = route == Route::InProcess;
-        let has_tier = matches!(route, Route::MpFs | Route::MpRedis);
-        let serde = self.serde.and_then(|serde| match serde {
-            Serde::Cachegen => Some(IN_PROCESS_ONLY),
-            Serde::Turboquant => Some(UNTRIED),
-            Serde::Aesgcm | Serde::Fp8 => (!has_tier).then_some(NO_TIER),
-        });
-        [
-            ("save_unfull_chunk", (self.save_unfull_chunk && !in_process).then_some(WHOLE_CHUNKS)),
-            ("layerwise", (self.layerwise && !in_process).then_some(ALL_LAYERS)),
-            ("serde", serde),
-        ]
-        .into_iter()
-        .find_map(|(option, reason)| Some(NotOffered { option, reason: reason? }))
-    }
-
     /// Whether KV comes back as it was stored.
     #[must_use]
     pub fn fidelity(self) -> Fidelity {
         self.serde.map_or(Fidelity::Exact, Serde::fidelity)
-    }
-
-    /// Tokens of a prompt that a load pass must be served, where whole chunks alone would be `whole_chunks`.
-    #[must_use]
-    pub fn full_hit(self, prompt_tokens: u32, whole_chunks: u32) -> u32 {
-        if self.save_unfull_chunk { prompt_tokens.saturating_sub(1) } else { whole_chunks }
     }
 
     /// What an engine tells its connector to an LMCache server.
@@ -155,44 +120,6 @@ impl StoringOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn refusals(options: StoringOptions) -> Vec<(&'static str, Option<&'static str>)> {
-        let refusal = |route: Route| (route.name(), options.not_offered(route).map(|refused| refused.option));
-        Route::ALL.into_iter().map(refusal).collect()
-    }
-
-    #[test]
-    fn each_route_offers_what_lmcache_does_on_it() {
-        let servers = |option| {
-            vec![
-                ("in-process", None),
-                ("mp", Some(option)),
-                ("mp+fs", Some(option)),
-                ("mp+redis", Some(option)),
-                ("mp+p2p", Some(option)),
-            ]
-        };
-        let defaults = StoringOptions::default();
-        assert!(refusals(defaults).iter().all(|(_, refused)| refused.is_none()));
-        let unfull = StoringOptions { save_unfull_chunk: true, ..defaults };
-        assert_eq!(refusals(unfull), servers("save_unfull_chunk"));
-        assert_eq!(refusals(StoringOptions { layerwise: true, ..defaults }), servers("layerwise"));
-        let decode = StoringOptions { save_decode_cache: true, ..defaults };
-        assert!(refusals(decode).iter().all(|(_, refused)| refused.is_none()));
-        for serde in [Serde::Fp8, Serde::Aesgcm] {
-            let refused = refusals(StoringOptions { serde: Some(serde), ..defaults });
-            let offered: Vec<&str> = refused
-                .into_iter()
-                .filter(|(_, refused)| refused.is_none())
-                .map(|(route, _)| route)
-                .collect();
-            assert_eq!(offered, ["mp+fs", "mp+redis"]);
-        }
-        for serde in [Serde::Cachegen, Serde::Turboquant] {
-            let refused = refusals(StoringOptions { serde: Some(serde), ..defaults });
-            assert!(refused.iter().all(|(_, refused)| *refused == Some("serde")));
-        }
-    }
 
     #[test]
     fn options_are_told_where_they_differ_from_lmcaches_own() {

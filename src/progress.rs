@@ -238,9 +238,8 @@ fn describe(event: &Event) -> Option<(Verbosity, String)> {
         Event::ServerHealthy { server, elapsed } => {
             (Verbosity::Normal, format!("{server}: healthy after {}", seconds(elapsed)))
         }
-        Event::ServerStopped { server } => (Verbosity::Verbose, format!("{server}: stopped")),
         Event::WaitingForLock { what, holder } => {
-            let holder = holder.as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string);
+            let holder = holder.as_deref().unwrap_or("another process");
             (Verbosity::Quiet, format!("waiting for {what}, held by {holder}"))
         }
         Event::EnvironmentStarted { folder, packages, log } => (

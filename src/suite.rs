@@ -5,7 +5,6 @@
 
 mod place;
 mod reserved;
-mod route;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,9 +15,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::place::place_of;
-pub use self::route::{NotARoute, Route};
 use crate::comparison::{Criteria, MOST_MARGIN};
 use crate::dataset::SubjectSelection;
+pub use crate::model::{Dtype, Route};
 use crate::options::StoringOptions;
 
 /// vLLM's own names of the settings that spread a model over ranks; a suite sets them beside a model's `source`.
@@ -93,39 +92,6 @@ pub struct EngineSettings {
     pub arguments: BTreeMap<String, serde_json::Value>,
 }
 
-/// Data types of weights and KV.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 16 bits, 8 of them exponent.
-    Bfloat16,
-    /// 16 bits, 5 of them exponent.
-    Float16,
-    /// 32 bits.
-    Float32,
-}
-
-impl Dtype {
-    /// Bytes of one element.
-    #[must_use]
-    pub fn bytes(self) -> u64 {
-        match self {
-            Self::Bfloat16 | Self::Float16 => 2,
-            Self::Float32 => 4,
-        }
-    }
-
-    /// vLLM's name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bfloat16 => "bfloat16",
-            Self::Float16 => "float16",
-            Self::Float32 => "float32",
-        }
-    }
-}
-
 /// LMCache's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -163,7 +129,7 @@ pub struct PatienceSettings {
     pub start_seconds: u64,
     /// For one answer after another.
     pub answer_seconds: u64,
-    /// For an engine to leave, and for a server to become healthy.
+    /// For an engine to leave, a server to become healthy, and a second tier to take more of what was stored.
     pub change_seconds: u64,
     /// For another run that works on the same stage.
     pub other_run_seconds: u64,
@@ -232,10 +198,8 @@ impl ModelSettings {
     pub fn parallel_arguments(&self) -> BTreeMap<String, serde_json::Value> {
         let sizes = [self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size];
         let sizes = sizes.map(|size| (size > 1).then(|| size.into()));
-        let backend = self.distributed_executor_backend.map(|backend| match backend {
-            ExecutorBackend::Mp => "mp".into(),
-            ExecutorBackend::Ray => "ray".into(),
-        });
+        let backend =
+            self.distributed_executor_backend.and_then(|backend| serde_json::to_value(backend).ok());
         let named = PARALLEL_ARGUMENTS.into_iter().zip(sizes.into_iter().chain([backend]));
         named.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }

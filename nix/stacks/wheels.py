@@ -4,8 +4,8 @@
 
 PYLOCK is the stack as pylock.toml, which alone tells file names; LOCK the requirements with the hashes that count; VLLM
 lists `name==version` of what vLLM needs without LMCache, BUILD of what LMCache's build needs; PYTHON is a version like
-3.12. Prints JSON: names and SHA-256 of the wheels for vLLM, of those that LMCache needs besides, and of those for its
-build. LMCache itself is in none, for Nix builds it.
+3.12. Prints JSON: names and SHA-256 of the wheels for vLLM, of those that LMCache needs besides, of those for its build,
+and of LMCache's source distribution, which Nix builds where no other source is named.
 """
 
 import json
@@ -34,9 +34,13 @@ def main(pylock: str, lock: str, vllm: str, build: str, python: str) -> None:
     rank = {tag: place for place, tag in reversed(list(enumerate(tags)))}
     locked = set(re.findall(r"--hash=sha256:([0-9a-f]{64})", Path(lock).read_text()))
     for_vllm, for_build = names(vllm), names(build)
-    chosen: dict[str, dict[str, str]] = {"vllm": {}, "lmcache": {}, "build": {}}
+    chosen: dict[str, dict[str, str]] = {"vllm": {}, "lmcache": {}, "build": {}, "source": {}}
     for package in tomllib.loads(Path(pylock).read_text())["packages"]:
         if package["name"] == "lmcache":
+            source = package["sdist"]
+            if source["hashes"]["sha256"] not in locked:
+                sys.exit(f"{lock} does not hold the hash of LMCache's source distribution")
+            chosen["source"][source["url"].rsplit("/", 1)[-1]] = source["hashes"]["sha256"]
             continue
         best = None
         for wheel in package.get("wheels", []):

@@ -5,30 +5,47 @@ set -euo pipefail
 source "$(dirname "$0")/../libcuda.sh"
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
-export XDG_CACHE_HOME=$root/cache
-unset LD_LIBRARY_PATH
-expect() { [ "$1" = "$2" ] || { echo "libcuda: expected $2, found $1" >&2; exit 1; }; }
+cache=$root/cache
+fail() { echo "libcuda: $*" >&2; exit 1; }
+expect() { [ "$1" = "$2" ] || fail "expected $2, found $1"; }
 
-said=$(check_libcuda "$root" 2>&1) && { echo "libcuda: a machine without a driver passes" >&2; exit 1; }
-for name in libcuda.so.1 libnvidia-ml.so.1 libnvidia-ptxjitcompiler.so.1 /dev/nvidiactl /dev/nvidia-uvm; do
-  case $said in *"$name"*) ;; *) echo "libcuda: $name is missing and not named" >&2; exit 1 ;; esac
+has_gpu "$root" && fail "a machine without a GPU has one"
+said=$(check_libcuda "$root" 2>&1) && fail "a machine without a driver passes"
+for name in libcuda.so.1 libnvidia-ml.so.1 libnvidia-ptxjitcompiler.so.1 /dev/nvidiactl services.xserver.videoDrivers; do
+  case $said in *"$name"*) ;; *) fail "$name is missing and not named" ;; esac
 done
 
-mkdir -p "$root"/{dev,usr/lib/x86_64-linux-gnu}
-touch "$root/dev/dxg"
-said=$(check_libcuda "$root" 2>&1) && { echo "libcuda: WSL passes" >&2; exit 1; }
-case $said in *WSL*) ;; *) echo "libcuda: WSL is not named" >&2; exit 1 ;; esac
-rm "$root/dev/dxg"
-touch "$root"/dev/{nvidiactl,nvidia-uvm} "$root/usr/lib/x86_64-linux-gnu/libc.so.6"
-for name in "${libcuda_names[@]}"; do touch "$root/usr/lib/x86_64-linux-gnu/$name"; done
-check_libcuda "$root"
-use_libcuda "$root"
-expect "$LD_LIBRARY_PATH" "$root/cache/kv-correctness/libcuda"
+# Debian, before a first program used CUDA: no /dev/nvidia-uvm. The user's own search path is not kept.
+folder=$root/usr/lib/x86_64-linux-gnu
+mkdir -p "$root/dev" "$root/proc/driver/nvidia" "$folder"
+touch "$root/dev/nvidiactl" "$root/proc/driver/nvidia/version" "$folder/libc.so.6"
+for name in "${libcuda_names[@]}"; do touch "$folder/$name"; done
+has_gpu "$root" || fail "a GPU is not seen"
+check_libcuda "$root" || fail "a machine before its first use of CUDA is refused"
+LD_LIBRARY_PATH=/home/me/lib
+use_libcuda "$root" "$cache"
+expect "$LD_LIBRARY_PATH" "$cache/libcuda"
+expect "$TRITON_LIBCUDA_PATH" "$cache/libcuda"
 expect "$(find "$LD_LIBRARY_PATH" -type l | wc -l)" 3
-expect "$(readlink "$LD_LIBRARY_PATH/libcuda.so.1")" "$root/usr/lib/x86_64-linux-gnu/libcuda.so.1"
+expect "$(readlink "$LD_LIBRARY_PATH/libcuda.so.1")" "$folder/libcuda.so.1"
 
+# What driver 580's libcuda opens besides.
+touch "$folder"/{libnvidia-nvvm.so.4,libnvidia-gpucomp.so.580.159.04}
+use_libcuda "$root" "$cache"
+expect "$(find "$LD_LIBRARY_PATH" -type l | wc -l)" 5
+[ -e "$LD_LIBRARY_PATH/libnvidia-gpucomp.so.580.159.04" ] || fail "a companion of libcuda is left out"
+
+# NixOS: the driver's own folder.
 mkdir -p "$root/run/opengl-driver/lib"
 touch "$root/run/opengl-driver/lib/libcuda.so.1"
-unset LD_LIBRARY_PATH
-use_libcuda "$root"
+use_libcuda "$root" "$cache"
 expect "$LD_LIBRARY_PATH" "$root/run/opengl-driver/lib"
+
+# WSL: no kernel module of NVIDIA's, and Windows' driver in a folder of its own.
+wsl=$root/wsl
+mkdir -p "$wsl/dev" "$wsl/usr/lib/wsl/lib"
+touch "$wsl/dev/dxg" "$wsl/usr/lib/wsl/lib/"{libcuda.so.1,libnvidia-ml.so.1}
+has_gpu "$wsl" || fail "a GPU under WSL is not seen"
+check_libcuda "$wsl" || fail "WSL does not pass"
+use_libcuda "$wsl" "$cache"
+expect "$LD_LIBRARY_PATH" "$wsl/usr/lib/wsl/lib"

@@ -6,7 +6,7 @@ use std::io;
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
-use super::AssetError;
+use super::error::{AssetError, io_error};
 use crate::dataset::{LeftOut, Limits, Member, Split, is_like_table};
 
 /// How far below the folder that was named its tables are looked for.
@@ -45,7 +45,7 @@ pub(super) fn pack(folder: &Utf8Path) -> Result<(Vec<u8>, LeftOut), AssetError> 
             }
         }
     }
-    let archive = packer.archive.into_inner().map_err(|source| super::io_error(place, source))?;
+    let archive = packer.archive.into_inner().map_err(|source| io_error(place, source))?;
     Ok((archive, left_out))
 }
 
@@ -69,7 +69,7 @@ impl Entry {
 
 /// What is in a folder, by name.
 fn list(folder: &Utf8Path) -> Result<Vec<Entry>, AssetError> {
-    let failed = |source| super::io_error(folder, source);
+    let failed = |source| io_error(folder, source);
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -124,7 +124,7 @@ struct Packer {
 
 impl Packer {
     fn add(&mut self, split: Split, entry: &Entry) -> Result<(), AssetError> {
-        let failed = |source| super::io_error(&entry.shown(), source);
+        let failed = |source| io_error(&entry.shown(), source);
         let metadata = fs::metadata(&entry.path).map_err(failed)?;
         if !metadata.is_file() {
             return Err(AssetError::NotAFile { path: entry.shown(), what: what_it_is(&metadata) });
@@ -167,6 +167,6 @@ pub(super) fn look_at(path: &Utf8Path) -> Result<Option<Metadata>, AssetError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
             Ok(None)
         }
-        Err(error) => Err(super::io_error(path, error)),
+        Err(error) => Err(io_error(path, error)),
     }
 }

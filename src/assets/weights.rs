@@ -11,70 +11,13 @@ use fs_err as fs;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::AssetError;
+use super::error::{AssetError, FileProblem, INDEX, io_error};
+use super::folder::what_it_is;
 
 /// The library's own limit.
 const MOST_HEADER_BYTES: u64 = 100_000_000;
 /// How a file begins that stands for another one in a repository.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
-const INDEX: &str = "model.safetensors.index.json";
-
-/// What is wrong with a file of a model.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FileProblem {
-    /// It stands for the file.
-    #[error("it is a pointer of Git LFS, not the file itself")]
-    LfsPointer,
-    /// A link that leads nowhere.
-    #[error("it is a link to {0}, which is not there")]
-    DanglingLink(String),
-    /// It is not there.
-    #[error("it is not there, and {0}")]
-    Missing(String),
-    /// Nothing is in it.
-    #[error("it is empty")]
-    Empty,
-    /// It ends too early.
-    #[error("it is cut off: {wanted} bytes by its header, {found} here")]
-    CutOff {
-        /// Bytes by the header.
-        wanted: u64,
-        /// Bytes there are.
-        found: u64,
-    },
-    /// Its header is none.
-    #[error("it is no safetensors file: {0}")]
-    NoHeader(String),
-    /// It is something else than a file.
-    #[error("it is {0}")]
-    NotAFile(&'static str),
-    /// The list of shards is none.
-    #[error("it is no list of shards: {0}")]
-    NoIndex(String),
-    /// A shard without what the list says.
-    #[error("it lacks {0}, which {INDEX} says it holds")]
-    LacksTensor(String),
-}
-
-impl FileProblem {
-    /// What to do next, in the model's folder.
-    pub(super) fn hint(&self, folder: &Utf8Path) -> String {
-        let again = format!("get it again: `hf download OWNER/MODEL --revision COMMIT --local-dir {folder}`");
-        match self {
-            Self::LfsPointer => format!("run `git lfs pull` in {folder}, or {again}"),
-            Self::DanglingLink(_) => {
-                format!("copy the folder with `cp -rL`, which follows links, or {again}")
-            }
-            Self::NotAFile(_) => "put the file itself there".to_owned(),
-            Self::Missing(_)
-            | Self::Empty
-            | Self::CutOff { .. }
-            | Self::NoHeader(_)
-            | Self::NoIndex(_)
-            | Self::LacksTensor(_) => again,
-        }
-    }
-}
 
 /// Fails where vLLM would not find whole weights in a folder.
 ///
@@ -82,8 +25,8 @@ impl FileProblem {
 /// When the folder cannot be read, holds no `*.safetensors`, or one that is not whole.
 pub(super) fn check_weights(folder: &Utf8Path) -> Result<(), AssetError> {
     let mut names = BTreeSet::new();
-    for entry in fs::read_dir(folder).map_err(|source| super::io_error(folder, source))? {
-        let entry = entry.map_err(|source| super::io_error(folder, source))?;
+    for entry in fs::read_dir(folder).map_err(|source| io_error(folder, source))? {
+        let entry = entry.map_err(|source| io_error(folder, source))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         // As in vLLM's own search, a name that begins with a dot is no weights: macOS leaves `._model.safetensors`.
         if !name.starts_with('.') && name.ends_with(".safetensors") {
@@ -168,7 +111,7 @@ fn missing_sibling(name: &str, names: &BTreeSet<String>) -> Option<String> {
 fn require_file(path: &Utf8Path, stated: &str) -> Result<u64, FileProblem> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => Ok(metadata.len()),
-        Ok(metadata) => Err(FileProblem::NotAFile(super::folder::what_it_is(&metadata))),
+        Ok(metadata) => Err(FileProblem::NotAFile(what_it_is(&metadata))),
         Err(error) => Err(match fs::read_link(path) {
             Ok(target) => FileProblem::DanglingLink(target.to_string_lossy().escape_debug().to_string()),
             Err(_) if error.kind() == io::ErrorKind::NotFound => FileProblem::Missing(stated.to_owned()),

@@ -1,16 +1,16 @@
 //! What can be asked for on the command line, as clap reads it.
 
 use std::num::NonZeroUsize;
-use std::str::FromStr;
 
 use camino::Utf8PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::stack::StackArguments;
+use crate::carrier::routes;
 use crate::dataset::SubjectSelection;
+use crate::model::Route;
 use crate::stage_name::StageName;
-use crate::suite::{NotARoute, Route};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -62,7 +62,10 @@ Examples:
 const GC_EXAMPLES: &str = "\
 Examples:
   kv-correctness gc --dry-run                        what would go, and how much that is
-  kv-correctness gc --unused-days 0                  everything that no run uses now";
+  kv-correctness gc --unused-days 0                  everything that no run uses now
+
+Leaves what `fetch` got, and environments that others name. Leftovers are stores of `--no-cache` and unfinished folders of runs that
+ended early, embedded models, caches of engines, and shared memory of servers that were killed.";
 
 /// Proves that KV which passed through LMCache does not change what a transformer served by vLLM answers.
 #[derive(Debug, Parser)]
@@ -144,7 +147,7 @@ pub(super) enum Command {
         #[arg(long, env = "KV_CORRECTNESS_CACHE")]
         cache: Option<Utf8PathBuf>,
     },
-    /// Remove artifacts, environments and builds that have not served for a while; never what another run uses
+    /// Remove artifacts, environments, builds, tools and leftovers that have not served for a while, unless a run goes on
     #[command(after_help = GC_EXAMPLES)]
     Gc {
         /// Remove what has not served for so many days
@@ -395,7 +398,7 @@ pub(super) enum RouteChoice {
 impl RouteChoice {
     pub(super) fn routes(self) -> Vec<Route> {
         match self {
-            Self::All => Route::ALL.to_vec(),
+            Self::All => routes(),
             Self::One(route) => vec![route],
         }
     }
@@ -408,20 +411,15 @@ fn stage_parser() -> impl TypedValueParser<Value = StageName> {
 }
 
 fn route_parser() -> impl TypedValueParser<Value = Route> {
-    PossibleValuesParser::new(Route::ALL.map(Route::name)).try_map(|name| name.parse::<Route>())
+    PossibleValuesParser::new(routes().into_iter().map(Route::name)).map(|name| Route::named(&name))
 }
 
 fn route_choice_parser() -> impl TypedValueParser<Value = RouteChoice> {
-    let names = Route::ALL.into_iter().map(Route::name).chain(["all"]);
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<RouteChoice>())
-}
-
-impl FromStr for RouteChoice {
-    type Err = NotARoute;
-
-    fn from_str(text: &str) -> Result<Self, NotARoute> {
-        if text == "all" { Ok(Self::All) } else { text.parse().map(Self::One) }
-    }
+    let names = routes().into_iter().map(Route::name).chain(["all"]);
+    PossibleValuesParser::new(names).map(|name| match name.as_str() {
+        "all" => RouteChoice::All,
+        name => RouteChoice::One(Route::named(name)),
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

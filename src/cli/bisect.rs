@@ -10,23 +10,32 @@ use camino::Utf8Path;
 use fs_err as fs;
 
 use super::arguments::{BisectArguments, RunArguments};
+use super::hint::report_error;
 use super::output::{print, write_whole};
-use super::prepare::{prepare_with, stack};
-use super::run::write_report;
+use super::prepare::{bring_environment, prepare, stack};
+use super::run::run_prepared;
 use super::stack::{Replacement, replace};
+use super::untestable::{why_unbuildable, why_unjudged};
+use super::write_report::write_report;
 use crate::bisect::{Entry, Header, Log, Mark, Next, Search, StepResult};
+use crate::comparison::Verdict;
 use crate::digest::digest_json;
-use crate::engine::environment::{BuildError, Commit, Environment, LayerKind, first_parents};
+use crate::engine::environment::{Commit, Environment, LayerKind, first_parents};
 use crate::event::Event;
-use crate::pipeline::{run, run_stage};
-use crate::report::Report;
-use crate::stage::{Bench, Locating, StageError};
+use crate::pipeline::{Bench, Inputs, Locating, prepare_inputs, run, run_stage};
+use crate::report::{Known, Report};
+use crate::stage::StageError;
 use crate::stage_name::StageName;
 
 /// An end of the range is not as it was said to be.
 const VOID: u8 = 1;
 /// The range cannot be narrowed to one revision.
 const NOT_NARROWED: u8 = 3;
+
+/// What `git bisect run` takes for "skip this revision".
+const UNTESTABLE: u8 = 125;
+/// What ends `git bisect run`.
+const ABORT: u8 = 128;
 
 /// What is searched: revisions with what each is called, and how each is made.
 struct Line {
@@ -103,15 +112,18 @@ pub(super) async fn bisect(arguments: &BisectArguments) -> anyhow::Result<ExitCo
     if arguments.lmcache.is_some() {
         kept.retain(|kept| matches!(kept, Replacement::Release { kind: LayerKind::Vllm, .. }));
     }
-    let (mut bench, _store) = prepare_with(run_arguments, kept).await?;
-    bench.locating = Locating::NotAsked;
+    let (mut bench, _store) = prepare(run_arguments)?;
+    bench.request.locating = Locating::NotAsked;
+    let inputs = prepare_inputs(&bench).await?;
+    bring_environment(&mut bench, kept).await?;
+    let base = bench.desk.environment.clone().context("it was just made")?;
     let out = &run_arguments.out;
     fs::create_dir_all(out).context("write the log; name another folder with `--out DIR`")?;
     let settings = digest_json(&(
-        &bench.suite,
-        &bench.device,
-        bench.environment.identity_of_baseline(),
-        arguments.vllm.as_ref().map(|_| bench.environment.identity()), // LMCache stays as it is
+        &bench.request.suite,
+        &bench.request.device,
+        base.identity_of_baseline(),
+        arguments.vllm.as_ref().map(|_| base.identity()), // LMCache stays as it is
         (run_arguments.not_exercised_is_bad, run_arguments.faults, run_arguments.no_early_stop),
     ));
     let header = Header::new(line.what, line.revisions.clone(), settings.to_string());
@@ -122,9 +134,8 @@ pub(super) async fn bisect(arguments: &BisectArguments) -> anyhow::Result<ExitCo
         search.mark(place.context("a log has revisions of its search alone")?, entry.mark);
     }
     if arguments.lmcache.is_some() {
-        run_without_lmcache(&bench).await?; // what fails here is no fault of a revision
+        run_without_lmcache(&bench, &inputs).await?; // what fails here is no fault of a revision
     }
-    let base = bench.environment.clone();
     let end = loop {
         let untested = search.marks().iter().position(Option::is_none).filter(|_| arguments.all);
         let place = match (search.next(), untested) {
@@ -142,14 +153,14 @@ pub(super) async fn bisect(arguments: &BisectArguments) -> anyhow::Result<ExitCo
             place + 1,
             line.revisions.len()
         );
-        bench.events.emit(Event::BisectStep { words });
+        bench.desk.events.emit(Event::BisectStep { words });
         let started = Instant::now();
         let result = if line.merges[place] && place != 0 && place + 1 != line.revisions.len() {
             StepResult::Merge
         } else {
             let replacement = (line.replacement)(&line.revisions[place]);
             let steps = out.join("steps").join(line.name(place));
-            test(&mut bench, &base, replacement, &steps).await?
+            test(&mut bench, &inputs, &base, replacement, &steps).await?
         };
         let entry = Entry {
             revision: line.revisions[place].clone(),
@@ -158,6 +169,7 @@ pub(super) async fn bisect(arguments: &BisectArguments) -> anyhow::Result<ExitCo
             seconds: started.elapsed().as_secs(),
         };
         bench
+            .desk
             .events
             .emit(Event::BisectStep { words: format!("{} is {}", line.name(place), entry.describe()) });
         search.mark(place, entry.mark);
@@ -169,39 +181,83 @@ pub(super) async fn bisect(arguments: &BisectArguments) -> anyhow::Result<ExitCo
     Ok(ExitCode::from(code))
 }
 
+/// A step of `git bisect run`: what cannot be tested is skipped, and where nothing can be tested the bisection ends.
+pub(super) async fn run_step(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
+    let step = async {
+        let (mut bench, store) = prepare(arguments)?;
+        bench.request.locating = Locating::NotAsked;
+        let inputs = prepare_inputs(&bench).await?;
+        bring_environment(&mut bench, arguments.stack.replacements()).await?;
+        if arguments.stack.vllm_version.is_none() {
+            let error = |error: StageError| anyhow::anyhow!("run the arms without LMCache: {error}");
+            run_without_lmcache(&bench, &inputs).await.map_err(error)?; // no fault of a revision
+        }
+        run_prepared(&bench, &inputs, store, arguments).await
+    };
+    let code = match step.await {
+        Ok(report) => match mark(&judged_report(&report), arguments) {
+            Mark::Good => 0,
+            Mark::Bad => 1,
+            Mark::Skipped => UNTESTABLE,
+        },
+        Err(error) => {
+            report_error(&error);
+            let unbuildable = error.downcast_ref().and_then(why_unbuildable);
+            if unbuildable.or_else(|| error.downcast_ref().and_then(why_unjudged)).is_some() {
+                UNTESTABLE
+            } else {
+                ABORT
+            }
+        }
+    };
+    Ok(ExitCode::from(code))
+}
+
 /// Runs what every step of a search over LMCache shares.
-pub(super) async fn run_without_lmcache(bench: &Bench) -> Result<(), StageError> {
-    run_stage(bench, StageName::Baseline).await?;
-    run_stage(bench, StageName::Control).await?;
+async fn run_without_lmcache(bench: &Bench, inputs: &Inputs) -> Result<(), StageError> {
+    run_stage(bench, inputs, StageName::Baseline).await?;
+    run_stage(bench, inputs, StageName::Control).await?;
     Ok(())
 }
 
 /// Tests one revision: builds it, runs the suite, keeps the report.
 async fn test(
     bench: &mut Bench,
+    inputs: &Inputs,
     base: &Environment,
     replacement: Replacement,
     out: &Utf8Path,
 ) -> anyhow::Result<StepResult> {
-    match replace(base, vec![replacement], stack(&bench.device), &bench.cache, &bench.events).await? {
-        Ok(environment) => bench.environment = environment,
-        Err(BuildError::Failed { line, .. }) => return Ok(StepResult::Unbuildable(line)),
-        Err(error @ BuildError::OtherTorch { .. }) => return Ok(StepResult::Unbuildable(error.to_string())),
-        Err(error) => return Err(error.into()),
+    let (device, desk) = (&bench.request.device, &mut bench.desk);
+    match replace(base, vec![replacement], stack(device), &desk.cache, &desk.events).await? {
+        Ok(environment) => desk.environment = Some(environment),
+        Err(error) => match why_unbuildable(&error) {
+            Some(why) => return Ok(StepResult::Unbuildable(why)),
+            None => return Err(error.into()),
+        },
     }
-    match run(bench).await {
+    let findings = run(bench, inputs).await;
+    bench.desk.fork_servers.end().await; // they have imported this revision
+    match findings {
         Ok(findings) => {
             fs::create_dir_all(out)?;
             let (report, _, _) = write_report(bench, findings, out, false)?;
             Ok(judged_report(&report))
         }
-        Err(StageError::Engine(error)) => Ok(StepResult::Failed(error.to_string())),
-        Err(error) => Err(error.into()),
+        Err(error) => match why_unjudged(&error) {
+            Some(why) => Ok(StepResult::Failed(why)),
+            None => Err(error.into()),
+        },
     }
 }
 
 /// What a report comes to.
-pub(super) fn judged_report(report: &Report) -> StepResult {
+fn judged_report(report: &Report) -> StepResult {
+    // A model or route that failed hides what it would have shown, unless another one shows harm.
+    let failed = report.not_run.iter().find(|not_run| not_run.known == Known::AfterTrying);
+    if let Some(failed) = failed.filter(|_| report.verdict != Verdict::Degraded) {
+        return StepResult::Failed(failed.reason.trim_start_matches("failed to ").to_owned());
+    }
     let doubts = report.planted_faults.iter().filter_map(|planted| planted.doubt.as_ref());
     let judgements = report.findings.iter().map(|finding| &finding.judgement).chain(doubts);
     let rung = judgements.into_iter().find(|judgement| judgement.verdict == report.verdict);
@@ -212,8 +268,7 @@ pub(super) fn judged_report(report: &Report) -> StepResult {
 }
 
 /// What a step means for the search.
-pub(super) fn mark(result: &StepResult, arguments: &RunArguments) -> Mark {
-    use crate::comparison::Verdict;
+fn mark(result: &StepResult, arguments: &RunArguments) -> Mark {
     match result {
         StepResult::Judged { verdict: Verdict::Equivalent, .. } => Mark::Good,
         StepResult::Judged { verdict: Verdict::Degraded, .. } => Mark::Bad,

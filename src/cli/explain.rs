@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use super::arguments::RunArguments;
 use super::output::print;
-use super::prepare::{cache_folder, prepare};
+use super::prepare::{bring_environment, cache_folder, find_environment, prepare};
 use crate::event::Events;
-use crate::pipeline::wanted_keys;
+use crate::pipeline::{Wanted, look_up};
 use crate::stage_name::StageName;
 use crate::store::{Durability, Store, explain};
 
-/// Compares the last keys with those that a run would look for now, by looking for them without running anything.
+/// Compares the last keys with those that a run would look for now, by looking for them without running anything. An
+/// environment that is not made yet is not made for that.
 pub(super) async fn explain_stages(
     stage: Option<StageName>,
     arguments: &RunArguments,
@@ -22,9 +23,12 @@ pub(super) async fn explain_stages(
     for &stage in &stages {
         before.extend(store.last_keys(stage)?.into_iter().map(|(label, key)| (stage, label, key)));
     }
-    let (bench, _store) = prepare(arguments).await?;
-    let wanted = wanted_keys(bench).await?;
-    for (label, key) in wanted {
+    let (mut bench, _store) = prepare(arguments)?;
+    let is_made = find_environment(&bench)?;
+    if is_made {
+        bring_environment(&mut bench, arguments.stack.replacements()).await?;
+    }
+    for Wanted { label, key, is_there } in look_up(&bench)? {
         if !stages.contains(&key.stage()) {
             continue;
         }
@@ -34,9 +38,10 @@ pub(super) async fn explain_stages(
         match previous {
             None => print(&format!("{name}: has never run here\n"))?,
             Some((_, _, previous)) if previous.digest() == key.digest() => {
-                let fate = match store.find(&key)? {
-                    Some(_) => "unchanged, re-used",
-                    None => "unchanged, but runs again, since its artifact is not kept any more",
+                let fate = if is_there {
+                    "unchanged, re-used"
+                } else {
+                    "unchanged, but runs again, since its artifact is not kept any more"
                 };
                 print(&format!("{name}: {fate}\n"))?;
             }
@@ -47,6 +52,9 @@ pub(super) async fn explain_stages(
                 }
             }
         }
+    }
+    if !is_made {
+        print("what needs the Python environment: runs, since that is not made yet\n")?;
     }
     Ok(ExitCode::SUCCESS)
 }

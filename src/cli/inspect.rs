@@ -5,9 +5,9 @@
 use camino::Utf8Path;
 
 use crate::assets::{Archive, AssetError, ModelFiles};
+use crate::carrier::{RouteError, find_carrier};
 use crate::dataset::{Dataset, Limits, Split, extract_with_rest};
-use crate::options::NotOffered;
-use crate::stage::{RouteError, StageError, check_prompts, require_letters, template};
+use crate::stage::{StageError, check_prompts, require_letters, template};
 use crate::suite::{ModelSettings, Suite};
 
 /// How much of a suite is looked at.
@@ -38,7 +38,7 @@ pub(super) struct Inspected {
 /// Looks at everything that a suite names. Whoever lacks a pinned file has no wrong suite.
 pub(super) fn inspect(suite: &Suite, cache: &Utf8Path, depth: Depth) -> Inspected {
     let mut inspected = Inspected { questions: None, models: Vec::new(), problems: Vec::new() };
-    if let Err(error) = template(suite) {
+    if let Err(error) = template(&suite.prompt.template) {
         inspected.problems.push(Problem { setting: "prompt.template".to_owned(), error });
     }
     let dataset = match look_at_questions(suite, cache) {
@@ -72,10 +72,11 @@ pub(super) fn inspect(suite: &Suite, cache: &Utf8Path, depth: Depth) -> Inspecte
 
 /// The first option that one of the suite's routes does not offer.
 fn refused_option(suite: &Suite) -> Option<Problem> {
-    let options = suite.lmcache.options;
-    let NotOffered { option, reason } = suite.routes.iter().find_map(|route| options.not_offered(*route))?;
-    let setting = format!("lmcache.options.{option}");
-    Some(Problem { setting, error: RouteError::NotOffered { option, reason }.into() })
+    let carriers = suite.routes.iter().filter_map(|route| find_carrier(*route).ok());
+    let refused = carriers.into_iter().find_map(|carrier| carrier.refused_option(suite.lmcache.options))?;
+    let setting = format!("lmcache.options.{}", refused.option);
+    let error = RouteError::NotOffered { option: refused.option, reason: refused.reason };
+    Some(Problem { setting, error: error.into() })
 }
 
 fn look_at_model(
@@ -84,17 +85,17 @@ fn look_at_model(
     cache: &Utf8Path,
     dataset: Option<&Dataset>,
 ) -> Result<(String, Option<ModelFiles>), StageError> {
-    let model = match ModelFiles::find(settings, cache) {
+    let files = match ModelFiles::find(&settings.source, cache) {
         Err(error @ AssetError::NotFetched { .. }) => return Ok((not_fetched(&error), None)),
-        model => model?,
+        files => files?,
     };
-    let shape = model.kv_shape()?;
-    model.check_weights(suite)?;
-    require_letters(&model)?;
+    let shape = files.kv_shape()?;
+    files.check_weights(suite, settings)?;
+    require_letters(&files, &settings.name)?;
     if let Some(dataset) = dataset {
-        check_prompts(suite, &model, dataset)?;
+        check_prompts(suite, settings, &files, dataset)?;
     }
-    Ok((shape.name().to_owned(), Some(model)))
+    Ok((shape.name().to_owned(), Some(files)))
 }
 
 fn look_at_questions(suite: &Suite, cache: &Utf8Path) -> Result<(String, Option<Dataset>), StageError> {

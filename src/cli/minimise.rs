@@ -9,13 +9,14 @@ use camino::Utf8Path;
 use super::output::write_whole;
 use crate::assets::Model;
 use crate::bisect::{minimise, shortest};
+use crate::carrier::{Carrier, find_carrier, in_process_variables};
 use crate::comparison::Verdict;
 use crate::dataset::QuestionId;
 use crate::engine::{Launch, OwnedProcess, Streams};
 use crate::event::Event;
-use crate::pipeline::run;
+use crate::pipeline::{Bench, prepare_inputs, run, run_stage};
 use crate::report::{Case, CasePrompt, Finding, write_script};
-use crate::stage::{Bench, Excerpt, ExcerptQuestion, llm_arguments, read_prompts};
+use crate::stage::{EngineSpec, Excerpt, ExcerptQuestion, read_prompts};
 use crate::stage_name::StageName;
 use crate::store::Artifact;
 
@@ -29,7 +30,7 @@ pub(super) async fn minimise_finding(
     out: &Utf8Path,
 ) -> anyhow::Result<String> {
     let wanted = finding.judgement.verdict;
-    let Some(all) = bench.excerpt.clone() else {
+    let Some(all) = bench.request.excerpt.clone() else {
         return Ok("minimised    nothing: the report names no question that differed\n".to_owned());
     };
     let all: Vec<QuestionId> = all.into_iter().map(|one| one.question).collect();
@@ -43,9 +44,9 @@ pub(super) async fn minimise_finding(
     })
     .await?;
     // Of the questions that are left: a prompt is not cut behind its end.
-    bench.excerpt = Some(of(&questions, None));
+    bench.request.excerpt = Some(of(&questions, None));
     let longest = longest_chunks(bench).await?;
-    let chunk_tokens = bench.suite.lmcache.chunk_tokens;
+    let chunk_tokens = bench.request.suite.lmcache.chunk_tokens;
     // One token behind the last whole chunk is left to compute.
     let tokens = |chunks: u32| (chunks < longest).then(|| chunks * chunk_tokens + 1);
     let chunks = shortest(longest, async |chunks| {
@@ -53,23 +54,23 @@ pub(super) async fn minimise_finding(
         shows(bench, of(&questions, tokens(chunks)), wanted, &format!("{chunks} chunks")).await
     })
     .await?;
-    bench.excerpt = Some(of(&questions, tokens(chunks)));
+    bench.request.excerpt = Some(of(&questions, tokens(chunks)));
     let names: Vec<String> = questions.iter().map(ToString::to_string).collect();
     let length = tokens(chunks)
         .map_or_else(|| "whole prompts".to_owned(), |tokens| format!("the first {tokens} tokens"));
     let mut text = String::new();
     writeln!(text, "minimised    {runs} runs: {} of {} still differs", length, names.join(", "))?;
-    let Some(script) = write_script(&make_case(bench, finding).await?) else {
+    if !find_carrier(finding.route).is_ok_and(Carrier::fits_a_script) {
         writeln!(text, "script       none: there is none for the route {}", finding.route)?;
         return Ok(text);
-    };
+    }
+    let script = write_script(&make_case(bench, finding).await?);
     let path = out.join(format!("{}-{}.py", finding.model, finding.route));
     write_whole(&path, &script)?;
     let mut status = run_script(bench, &path, &[]).await?;
     let mut with = "random weights";
     if status == Some(0) {
-        let settings = bench.suite.models.first().context("a finding has a model")?;
-        let folder = Model::find(settings, &bench.cache)?.folder(&bench.cache)?;
+        let folder = only_model(bench)?.files().folder(&bench.desk.cache)?;
         with = "the tested model (`--model DIR`)";
         status = run_script(bench, &path, &["--model", folder.as_str()]).await?;
     }
@@ -84,81 +85,83 @@ pub(super) async fn minimise_finding(
 
 /// Whether a run of these questions comes to the same verdict.
 async fn shows(bench: &mut Bench, excerpt: Excerpt, wanted: Verdict, what: &str) -> anyhow::Result<bool> {
-    bench.excerpt = Some(excerpt);
-    let findings = run(bench).await?;
+    bench.request.excerpt = Some(excerpt);
+    let inputs = prepare_inputs(bench).await?;
+    let findings = run(bench, &inputs).await?;
     let shows = findings.verdict == wanted;
     let words = format!("minimise: {what}: {}", if shows { "still so" } else { "no longer so" });
-    bench.events.emit(Event::BisectStep { words });
+    bench.desk.events.emit(Event::BisectStep { words });
     Ok(shows)
 }
 
 /// The prompts of the bench's only model, which are there already.
-async fn prompts(bench: &Bench) -> anyhow::Result<(Model, Artifact)> {
-    let settings = bench.suite.models.first().context("a finding has a model")?;
-    let artifacts = crate::pipeline::run_stage(bench, StageName::Prompts).await?;
+async fn prompts(bench: &Bench) -> anyhow::Result<Artifact> {
+    let inputs = prepare_inputs(bench).await?;
+    let artifacts = run_stage(bench, &inputs, StageName::Prompts).await?;
     let (_, prompts) = artifacts.into_iter().next().context("a model has prompts")?;
-    Ok((Model::find(settings, &bench.cache)?, prompts))
+    Ok(prompts)
+}
+
+fn only_model(bench: &Bench) -> anyhow::Result<&Model> {
+    bench.desk.sources.models().first().context("a finding has a model")
 }
 
 /// Whole chunks of the longest prompt, rounded up.
 async fn longest_chunks(bench: &Bench) -> anyhow::Result<u32> {
-    let (_, prompts) = prompts(bench).await?;
+    let prompts = prompts(bench).await?;
     let mut longest = 1;
     for prompt in read_prompts(&prompts)? {
         longest = longest.max(u32::try_from(prompt?.token_ids.len())?);
     }
-    Ok(longest.div_ceil(bench.suite.lmcache.chunk_tokens))
+    Ok(longest.div_ceil(bench.request.suite.lmcache.chunk_tokens))
 }
 
 async fn make_case(bench: &Bench, finding: &Finding) -> anyhow::Result<Case> {
-    let (model, prompts) = prompts(bench).await?;
-    let (arguments, variables) = llm_arguments(bench, &model, &prompts);
+    let (model, prompts, suite) = (only_model(bench)?, prompts(bench).await?, &bench.request.suite);
+    let environment = bench.desk.environment.as_ref().context("a finding was reproduced in one")?;
+    let engine = EngineSpec::of(suite, model, &bench.request.device, environment.identity().clone());
     // In a process of its own vLLM needs no mending.
-    let variables = variables.into_iter().filter(|(name, _)| name != "VLLM_ENABLE_V1_MULTIPROCESSING");
-    let own = [
-        ("LMCACHE_CHUNK_SIZE", bench.suite.lmcache.chunk_tokens.to_string()),
-        ("LMCACHE_LOCAL_CPU", "True".to_owned()),
-        ("LMCACHE_MAX_LOCAL_CPU_SIZE", bench.suite.lmcache.memory_gib.to_string()),
-        ("LMCACHE_TRACK_USAGE", "false".to_owned()),
-        ("VLLM_NO_USAGE_STATS", "1".to_owned()),
-    ];
-    let options = bench.suite.lmcache.options;
-    let own = own.into_iter().chain(options.variables()).map(|(name, value)| (name.to_owned(), value));
+    let own = engine.variables.into_iter().filter(|(name, _)| name != "VLLM_ENABLE_V1_MULTIPROCESSING");
+    let quiet = [("LMCACHE_TRACK_USAGE", "false"), ("VLLM_NO_USAGE_STATS", "1")];
+    let variables = own
+        .chain(in_process_variables(&suite.lmcache))
+        .chain(quiet.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let options = suite.lmcache.options;
     let asked = read_prompts(&prompts)?.map(|prompt| {
         prompt.map(|prompt| CasePrompt { name: prompt.question.to_string(), token_ids: prompt.token_ids })
     });
     Ok(Case {
         route: finding.route,
-        config: serde_json::from_slice(&model.read("config.json")?)
+        config: serde_json::from_slice(&model.files().read("config.json")?)
             .context("read the model's config.json")?,
-        arguments,
-        variables: variables.chain(own).collect(),
+        arguments: engine.arguments,
+        variables: variables.collect(),
         connector: options.connector_settings(),
-        chunk_tokens: bench.suite.lmcache.chunk_tokens,
-        memory_gib: bench.suite.lmcache.memory_gib,
-        max_tokens: bench.suite.engine.max_tokens,
-        seed: bench.suite.engine.seed,
+        chunk_tokens: suite.lmcache.chunk_tokens,
+        memory_gib: suite.lmcache.memory_gib,
+        max_tokens: suite.engine.max_tokens,
+        seed: suite.engine.seed,
         prompts: asked.collect::<Result<_, _>>()?,
     })
 }
 
 /// Runs the script as its reader would, with the environment's Python; its exit status.
 async fn run_script(bench: &Bench, script: &Utf8Path, options: &[&str]) -> anyhow::Result<Option<i32>> {
+    let environment = bench.desk.environment.as_ref().context("a finding was reproduced in one")?;
     let path = std::env::var("PATH").unwrap_or_default();
-    let mut variables =
-        vec![("PATH".to_owned(), format!("{}:{path}", bench.environment.folder().join("bin")))];
-    variables.extend(bench.environment.python_path(None).map(|path| ("PYTHONPATH".to_owned(), path)));
-    let mut command = vec![bench.environment.python().into_string()];
+    let mut variables = vec![("PATH".to_owned(), format!("{}:{path}", environment.folder().join("bin")))];
+    variables.extend(environment.python_path(None).map(|path| ("PYTHONPATH".to_owned(), path)));
+    let mut command = vec![environment.python().into_string()];
     command.push(camino::absolute_utf8(script)?.into_string());
     command.extend(options.iter().map(|&option| option.to_owned()));
     let launch = Launch {
-        guard: bench.executable.clone(),
+        guard: bench.desk.executable.clone(),
         command,
         variables,
         log: log_of(script),
         fork_server: None,
     };
-    bench.events.emit(Event::EngineStarting { label: "script".to_owned(), log: launch.log.clone() });
+    bench.desk.events.emit(Event::EngineStarting { label: "script".to_owned(), log: launch.log.clone() });
     let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
     Ok(process.wait(SCRIPT_PATIENCE).await.and_then(|status| status.code()))
 }

@@ -7,6 +7,7 @@ mod bisect;
 mod doctor;
 mod explain;
 mod fetch;
+mod hint;
 mod inspect;
 mod log;
 mod minimise;
@@ -20,28 +21,32 @@ mod shell;
 mod stack;
 mod store;
 mod suite;
+mod untestable;
+mod write_report;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::arguments::{Cli, Command, DeviceChoice, SuiteCommand};
-use self::bisect::bisect;
+use self::bisect::{bisect, run_step};
 use self::doctor::examine;
 use self::explain::explain_stages;
 use self::fetch::fetch_assets;
-use self::output::{print, report_error};
+use self::hint::report_error;
+use self::output::print;
 use self::prepare::{cache_folder, choose_device, stack};
 use self::report::write_report;
 use self::reproduce::reproduce;
-use self::run::{export_stage, run_step, run_suite};
+use self::run::{export_stage, run_suite};
 use self::shell::{print_completions, write_manual_pages};
 use self::store::{clean_store, list_store};
 use self::suite::{check_suite, show_suite};
 use crate::engine::environment::{EnvironmentRequest, Stack};
+use crate::engine::{end_all, kill_all};
 use crate::exit_code::ERROR;
 use crate::progress::{self, Progress, Verbosity};
 use crate::report::{describe_catalogue, json_schema};
@@ -128,7 +133,8 @@ fn make_environment(device: DeviceChoice, cache: Option<Utf8PathBuf>) -> anyhow:
     Ok(ExitCode::SUCCESS)
 }
 
-/// Drives the work on this thread alone, which its processes' guards watch. When the work is dropped, so are they.
+/// Drives the work on this thread alone, which its processes' guards watch. A first signal tells them all to end, and drops the
+/// work; a second one kills them and ends this process at once.
 fn until_interrupted(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
@@ -143,13 +149,29 @@ fn until_interrupted(work: impl Future<Output = anyhow::Result<ExitCode>>) -> an
             _ = terminate.recv() => TERMINATED,
         };
         progress::close();
-        say_interrupted("interrupted: ending what still runs");
+        say_interrupted("interrupted: ending what still runs, or at once if told so again");
+        std::thread::spawn(move || end_at_once_when_told_again(interrupt, terminate, code));
+        end_all().await;
         drop(work);
         say_interrupted("what is finished is kept, and the same command goes on from there");
         Ok(ExitCode::from(code))
     });
     runtime.shutdown_background(); // a thread may still wait for another run's lock
     code
+}
+
+/// Waits for a second signal, whatever the first one's work is held up by.
+#[expect(clippy::exit, reason = "what is held up on another thread cannot be waited for")]
+fn end_at_once_when_told_again(mut interrupt: Signal, mut terminate: Signal, code: u8) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    runtime.block_on(async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    });
+    kill_all();
+    std::process::exit(i32::from(code));
 }
 
 fn say_interrupted(message: &str) {

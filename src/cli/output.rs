@@ -1,20 +1,13 @@
-//! What the program prints and writes, and how an error reads.
+//! What the program prints and writes.
 
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
-use super::report::ReadReportError;
-use crate::bisect::LogError;
-use crate::engine::environment::{BuildError, EnvironmentError};
-use crate::fetch::FetchError;
+use crate::files;
 use crate::progress::printable;
-use crate::report::JsonlError;
-use crate::stage::StageError;
 use crate::store::Durability;
-use crate::thread::NoThread;
 
 /// Why what was asked for could not be handed over; completes "failed to …".
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +24,7 @@ impl OutputError {
         |source| Self::File { path: path.to_owned(), source }
     }
 
-    fn hint(&self) -> String {
+    pub(super) fn hint(&self) -> String {
         let mend = match self {
             Self::Print(_) => "make room where it leads to, or send it elsewhere",
             Self::File { source, .. } if source.kind() == ErrorKind::StorageFull => {
@@ -69,16 +62,7 @@ pub(super) fn export_folder(
 
 /// Writes a file so that no reader ever finds half of it. Its folder is made if need be.
 pub(super) fn write_whole(path: &Utf8Path, text: &str) -> Result<(), OutputError> {
-    let folder = path.parent().filter(|folder| *folder != "").unwrap_or(Utf8Path::new("."));
-    let readable = std::fs::Permissions::from_mode(0o666); // less what the umask takes
-    let write = || -> io::Result<()> {
-        fs::create_dir_all(folder)?;
-        let mut draft = tempfile::Builder::new().permissions(readable).tempfile_in(folder)?;
-        draft.write_all(text.as_bytes())?;
-        draft.persist(path)?;
-        Ok(())
-    };
-    write().map_err(OutputError::at(path))
+    files::write_whole(path, text.as_bytes()).map_err(OutputError::at(path))
 }
 
 /// Prints data. A reader that has seen enough is no error.
@@ -87,29 +71,4 @@ pub(super) fn print(text: &str) -> Result<(), OutputError> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome.map_err(OutputError::Print),
     }
-}
-
-pub(super) fn report_error(error: &anyhow::Error) {
-    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-    let hint = hint(error).map_or_else(String::new, |hint| format!("\n\nhint: {hint}"));
-    let message = format!("failed to {}{hint}", causes.join(": "));
-    tracing::error!("{message}");
-    writeln!(io::stderr(), "error: {}", printable(&message)).ok();
-}
-
-fn hint(error: &anyhow::Error) -> Option<String> {
-    use crate::{store::StoreError, suite::SuiteError};
-    error.chain().find_map(|cause| {
-        (cause.downcast_ref::<StageError>().and_then(StageError::hint))
-            .or_else(|| cause.downcast_ref::<SuiteError>().and_then(SuiteError::hint))
-            .or_else(|| cause.downcast_ref::<StoreError>().and_then(StoreError::hint))
-            .or_else(|| cause.downcast_ref::<FetchError>().and_then(FetchError::hint))
-            .or_else(|| cause.downcast_ref::<BuildError>().and_then(BuildError::hint))
-            .or_else(|| cause.downcast_ref::<OutputError>().map(OutputError::hint))
-            .or_else(|| cause.downcast_ref::<LogError>().map(LogError::hint))
-            .or_else(|| cause.downcast_ref::<ReadReportError>().map(ReadReportError::hint))
-            .or_else(|| cause.downcast_ref::<JsonlError>().and_then(JsonlError::hint))
-            .or_else(|| cause.downcast_ref::<NoThread>().map(NoThread::hint))
-            .or_else(|| cause.downcast_ref::<EnvironmentError>().and_then(EnvironmentError::hint))
-    })
 }

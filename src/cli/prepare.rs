@@ -9,12 +9,16 @@ use fs_err as fs;
 
 use super::arguments::{DeviceChoice, RunArguments};
 use super::stack::{Replacement, replace};
+use crate::cache::Bucket;
+use crate::carrier::find_carrier;
 use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
-use crate::engine::{Device, DeviceKind, ForkServers, RedisAddress, RedisUrlError};
+use crate::engine::{ForkServers, RedisAddress, RedisUrlError};
 use crate::event::{Event, Events};
 use crate::fetch::Needs;
+use crate::machine::{Device, DeviceKind};
+use crate::pipeline::{Bench, EarlyStopping, ForeignReading, Locating, Planting, Request};
 use crate::progress::{Progress, Verbosity};
-use crate::stage::{Bench, EarlyStopping, ForeignReading, Locating, Mode, Planting};
+use crate::stage::{Desk, Promise, Sources, StageError};
 use crate::store::{Durability, Store};
 use crate::suite::Suite;
 use crate::thread::on_thread;
@@ -34,41 +38,15 @@ impl TemporaryStore {
     }
 }
 
-/// Everything that a run needs, and the temporary store of `--no-cache`.
-pub(super) async fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<TemporaryStore>)> {
-    prepare_with(arguments, arguments.stack.replacements()).await
-}
-
-/// The same with these replacements instead of those of the command line.
-pub(super) async fn prepare_with(
-    arguments: &RunArguments,
-    replacements: Vec<Replacement>,
-) -> anyhow::Result<(Bench, Option<TemporaryStore>)> {
+/// Everything that a run needs but the environment, and the temporary store of `--no-cache`.
+pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option<TemporaryStore>)> {
     let verbosity = match (arguments.quiet, arguments.verbose) {
         (true, _) => Verbosity::Quiet,
         (false, true) => Verbosity::Verbose,
         (false, false) => Verbosity::Normal,
     };
     let events = Progress::events(verbosity);
-    let mut suite = Suite::load(&arguments.suite)?;
-    if let Some(data) = &arguments.data {
-        suite.dataset = data.to_string();
-    }
-    if let Some(subjects) = arguments.subjects {
-        suite.subjects = subjects;
-    }
-    if !arguments.route.is_empty() {
-        let mut seen = BTreeSet::new();
-        suite.routes = arguments
-            .route
-            .iter()
-            .flat_map(|choice| choice.routes())
-            .filter(|route| seen.insert(*route))
-            .collect();
-    }
-    if let Some(identity) = arguments.identity {
-        suite.faults.identity = identity;
-    }
+    let suite = changed_suite(arguments)?;
     let cache = cache_folder(arguments.cache.clone())?;
     let device = choose_device(arguments.device);
     let needs = match &device {
@@ -81,9 +59,10 @@ pub(super) async fn prepare_with(
     let device = device?;
     let engines_at_a_time = arguments.engines.map_or_else(|| needs.engines_at_a_time(), NonZeroUsize::get);
     needs.require(&arguments.suite)?;
+    let sources = Sources::find(&suite, &cache)?;
     let (store_folder, durability, temporary) = if arguments.no_cache {
         fs::create_dir_all(&cache)?;
-        let folder = tempfile::tempdir_in(&cache)?;
+        let folder = tempfile::Builder::new().prefix(Bucket::TemporaryStore.name()).tempdir_in(&cache)?;
         let path = Utf8PathBuf::try_from(folder.path().to_owned())?;
         let lasting = Store::open(&cache, Durability::Lasting, events.clone())?;
         (path, Durability::Temporary, Some(TemporaryStore { folder, _lasting: lasting }))
@@ -92,31 +71,90 @@ pub(super) async fn prepare_with(
     };
     // Opened first, so that nobody cleans away what is made now.
     let store = Store::open(&store_folder, durability, events.clone())?;
-    let environment = provide_environment(&device, &cache, &events).await?;
-    let environment = replace(&environment, replacements, stack(&device), &cache, &events).await??;
-    let bench = Bench {
-        store,
-        environment,
-        events,
-        cache,
-        executable: Utf8PathBuf::try_from(std::env::current_exe()?)?,
+    let request = Request {
         suite,
         device,
-        redis: redis_address(arguments.redis_url.as_deref())?,
         excerpt: None,
         early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
         planting: if arguments.faults { Planting::Asked } else { Planting::NotAsked },
         foreign: if arguments.foreign { ForeignReading::Asked } else { ForeignReading::NotAsked },
         locating: Locating::Asked,
         engines_at_a_time,
-        fork_servers: ForkServers::default(),
-        mode: Mode::Run { force: arguments.force },
     };
-    Ok((bench, temporary))
+    let redis = redis_address(arguments.redis_url.as_deref())?;
+    let desk = set_desk(&request, events, cache, sources, redis)?;
+    Ok((Bench { request, store, desk, force: arguments.force }, temporary))
+}
+
+/// Loads a suite, all of whose routes have a carrier.
+pub(super) fn load_suite(name: &str) -> anyhow::Result<Suite> {
+    let suite = Suite::load(name)?;
+    for (index, route) in suite.routes.iter().enumerate() {
+        let at = |place| format!("understand suite {name}: {place}");
+        find_carrier(*route).map_err(StageError::from).with_context(|| {
+            Suite::place_of(name, &format!("routes.{index}")).map_or_else(|| at("its routes".to_owned()), at)
+        })?;
+    }
+    Ok(suite)
+}
+
+/// The suite that the arguments name, as they change it.
+fn changed_suite(arguments: &RunArguments) -> anyhow::Result<Suite> {
+    let mut suite = load_suite(&arguments.suite)?;
+    if let Some(data) = &arguments.data {
+        suite.dataset = data.to_string();
+    }
+    if let Some(subjects) = arguments.subjects {
+        suite.subjects = subjects;
+    }
+    if !arguments.route.is_empty() {
+        let mut seen = BTreeSet::new();
+        let chosen = arguments.route.iter().flat_map(|choice| choice.routes());
+        suite.routes = chosen.filter(|route| seen.insert(*route)).collect();
+    }
+    if let Some(identity) = arguments.identity {
+        suite.faults.identity = identity;
+    }
+    Ok(suite)
+}
+
+/// What the jobs of a request work with; the environment comes later.
+pub(super) fn set_desk(
+    request: &Request,
+    events: Events,
+    cache: Utf8PathBuf,
+    sources: Sources,
+    redis: Option<RedisAddress>,
+) -> anyhow::Result<Desk> {
+    let promise = Promise { comparisons: request.comparisons(), criteria: request.suite.criteria };
+    Ok(Desk {
+        events,
+        cache,
+        executable: Utf8PathBuf::try_from(std::env::current_exe()?)?,
+        redis,
+        fork_servers: ForkServers::default(),
+        patience: request.suite.patience,
+        sources,
+        environment: None,
+        promise,
+    })
+}
+
+/// Puts the environment on the desk, with these replacements in it: found or made.
+pub(super) async fn bring_environment(
+    bench: &mut Bench,
+    replacements: Vec<Replacement>,
+) -> anyhow::Result<()> {
+    let Desk { cache, events, .. } = &bench.desk;
+    let device = &bench.request.device;
+    let environment = provide_environment(device, cache, events).await?;
+    let environment = replace(&environment, replacements, stack(device), cache, events).await??;
+    bench.desk.environment = Some(environment);
+    Ok(())
 }
 
 /// The Redis server that was named, with its password from the environment.
-fn redis_address(url: Option<&str>) -> anyhow::Result<Option<RedisAddress>> {
+pub(super) fn redis_address(url: Option<&str>) -> anyhow::Result<Option<RedisAddress>> {
     let Some(url) = url.filter(|url| !url.is_empty()) else { return Ok(None) };
     let mut address: RedisAddress = url.parse().map_err(|error: RedisUrlError| {
         anyhow::anyhow!("use the address of `--redis-url`: {error}\n\nhint: {}", error.hint())
@@ -124,6 +162,13 @@ fn redis_address(url: Option<&str>) -> anyhow::Result<Option<RedisAddress>> {
     address.password =
         std::env::var("KV_CORRECTNESS_REDIS_PASSWORD").ok().filter(|password| !password.is_empty());
     Ok(Some(address))
+}
+
+/// Whether the environment is there, or was named.
+pub(super) fn find_environment(bench: &Bench) -> anyhow::Result<bool> {
+    let stack = stack(&bench.request.device);
+    let request = EnvironmentRequest::from_variables(stack, bench.desk.cache.clone());
+    Ok(request.find()?.is_some())
 }
 
 /// Finds or makes the environment, on a thread of its own: that can take minutes, and must not hold up an interrupt.

@@ -8,7 +8,7 @@ use fs_err as fs;
 use super::arguments::{ReportArguments, ReportFormat};
 use super::output::{print, write_whole};
 use crate::report::{
-    PAGE_LIMIT, Report, SCHEMA, summarise, to_html, to_junit, to_lmcache_jsonl, to_markdown,
+    OLDEST_SCHEMA, PAGE_LIMIT, Report, SCHEMA, summarise, to_html, to_junit, to_lmcache_jsonl, to_markdown,
 };
 
 /// Why a report cannot be read.
@@ -18,7 +18,7 @@ pub(super) enum ReadReportError {
     Read(#[from] std::io::Error),
     #[error("understand {path}: it is no report ({why})")]
     Malformed { path: Utf8PathBuf, why: String },
-    #[error("understand {path}: it has schema {found}, and this program reads {SCHEMA}")]
+    #[error("understand {path}: it has schema {found}, and this program reads {OLDEST_SCHEMA} to {SCHEMA}")]
     OtherSchema { path: Utf8PathBuf, found: u64 },
 }
 
@@ -70,7 +70,9 @@ pub(super) fn read_report(path: &Utf8Path) -> Result<Report, ReadReportError> {
         |error: serde_json::Error| ReadReportError::Malformed { path: path.clone(), why: error.to_string() };
     let value: serde_json::Value = serde_json::from_str(&text).map_err(malformed)?;
     match value.get("schema").and_then(serde_json::Value::as_u64) {
-        Some(found) if found != u64::from(SCHEMA) => Err(ReadReportError::OtherSchema { path, found }),
+        Some(found) if !(u64::from(OLDEST_SCHEMA)..=u64::from(SCHEMA)).contains(&found) => {
+            Err(ReadReportError::OtherSchema { path, found })
+        }
         _ => serde_json::from_str(&text).map_err(malformed),
     }
 }

@@ -10,19 +10,20 @@ use fs_err as fs;
 use super::arguments::ReproduceArguments;
 use super::minimise::minimise_finding;
 use super::output::print;
-use super::prepare::{cache_folder, provide_environment, require_proc, stack};
+use super::prepare::{cache_folder, provide_environment, require_proc, set_desk, stack};
 use super::report::read_report;
-use super::run::write_report;
 use super::stack::{Replacement, replace};
-use crate::assets::Model;
+use super::write_report::write_report;
 use crate::comparison::Verdict;
 use crate::engine::environment::{BuildError, Environment, EnvironmentIdentity, LayerKind, Package};
-use crate::engine::{Device, DeviceKind, ForkServers};
 use crate::fetch::Needs;
-use crate::pipeline::run;
+use crate::machine::{Device, DeviceKind};
+use crate::pipeline::{
+    Bench, EarlyStopping, ForeignReading, Locating, Planting, Request, prepare_inputs, run,
+};
 use crate::progress::{Progress, Verbosity};
 use crate::report::{Finding, Report, differing_questions};
-use crate::stage::{Bench, EarlyStopping, ExcerptQuestion, ForeignReading, Locating, Mode, Planting};
+use crate::stage::{ExcerptQuestion, Sources};
 use crate::store::{Durability, Store};
 
 const NOT_REPRODUCED: u8 = 1;
@@ -85,14 +86,15 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
     if let Err(error) = Needs::of(&suite, &cache, &device).require(&suite.name) {
         return Ok(Err(error.to_string()));
     }
-    for settings in &suite.models {
-        let here = match Model::find(settings, &cache) {
-            Ok(model) => model.digest(),
-            Err(error) => return Ok(Err(format!("failed to {error}"))),
-        };
-        let other = |finding: &&Finding| finding.model == settings.name && finding.model_digest != here;
+    let sources = match Sources::find(&suite, &cache) {
+        Ok(sources) => sources,
+        Err(error) => return Ok(Err(format!("failed to {error}"))),
+    };
+    for model in sources.models() {
+        let other =
+            |finding: &&Finding| finding.model == model.name() && finding.model_digest != model.digest();
         if report.findings.iter().any(|finding| other(&finding)) {
-            return Ok(Err(format!("the files of {} are not those of the report", settings.name)));
+            return Ok(Err(format!("the files of {} are not those of the report", model.name())));
         }
     }
     // Opened first, so that nobody cleans away what is made now.
@@ -113,24 +115,19 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
     if let Some(why) = differs(&report.environment, &environment) {
         return Ok(Err(why));
     }
-    Ok(Ok(Bench {
-        store,
-        environment,
-        events,
-        cache,
-        executable: Utf8PathBuf::try_from(std::env::current_exe()?)?,
+    let request = Request {
         suite,
         device,
-        redis: None,
         excerpt: None,
         early_stopping: EarlyStopping::Allowed,
         planting: Planting::NotAsked,
         foreign: ForeignReading::NotAsked,
         locating: Locating::NotAsked,
         engines_at_a_time: 1,
-        fork_servers: ForkServers::default(),
-        mode: Mode::Run { force: None },
-    }))
+    };
+    let mut desk = set_desk(&request, events, cache, sources, None)?;
+    desk.environment = Some(environment);
+    Ok(Ok(Bench { request, store, desk, force: None }))
 }
 
 /// What to put on top of the environment here to have the report's; or why that cannot be had.
@@ -191,19 +188,22 @@ async fn run_again(
     finding: &Finding,
     arguments: &ReproduceArguments,
 ) -> anyhow::Result<(String, bool)> {
-    bench.suite.models.clone_from(&report.suite.models);
-    bench.suite.models.retain(|settings| settings.name == finding.model);
-    bench.suite.routes = vec![finding.route];
+    let suite = &mut bench.request.suite;
+    suite.models.clone_from(&report.suite.models);
+    suite.models.retain(|settings| settings.name == finding.model);
+    suite.routes = vec![finding.route];
+    bench.desk.sources = Sources::find(suite, &bench.desk.cache)?;
     let mut questions = differing_questions(finding);
     questions.truncate(arguments.questions.into());
     // Where no question is named, the suite is asked as it was.
-    bench.excerpt = (!questions.is_empty()).then(|| {
+    bench.request.excerpt = (!questions.is_empty()).then(|| {
         questions
             .iter()
             .map(|question| ExcerptQuestion { question: question.clone(), tokens: None })
             .collect()
     });
-    let findings = run(bench).await?;
+    let inputs = prepare_inputs(bench).await?;
+    let findings = run(bench, &inputs).await?;
     let out = arguments.out.join(format!("{}-{}", finding.model, finding.route));
     fs::create_dir_all(&out)?;
     let (again, _, _) = write_report(bench, findings, &out, false)?;
@@ -236,8 +236,8 @@ async fn run_again(
         now.decided_by.short_name(),
         now.reason
     )?;
-    if report.device != bench.device {
-        writeln!(text, "note         computed on {}, which is another device", bench.device)?;
+    if report.device != bench.request.device {
+        writeln!(text, "note         computed on {}, which is another device", bench.request.device)?;
     }
     writeln!(text, "{}", if same { "reproduced" } else { "not reproduced" })?;
     Ok((text, same))

@@ -10,12 +10,13 @@ use indicatif::HumanBytes;
 
 use super::output::print;
 use super::prepare::cache_folder;
+use crate::cache::{Bucket, bytes_of, leftovers, remove};
 use crate::digest::Digest;
 use crate::engine::environment::{remove_unused, unused};
 use crate::event::Events;
 use crate::progress::{Progress, Verbosity};
 use crate::stage_name::StageName;
-use crate::store::{Durability, Entry, Store, StoreError, folder_bytes};
+use crate::store::{Durability, Entry, Store, StoreError};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -39,9 +40,11 @@ pub(super) fn list_store(cache: Option<Utf8PathBuf>) -> anyhow::Result<ExitCode>
         cache.read_dir_utf8()?.map(|entry| Ok(entry?.into_path())).collect::<std::io::Result<_>>()?;
     folders.sort();
     for folder in folders.iter().filter(|folder| folder.is_dir()) {
-        let bytes = folder_bytes(folder)?;
+        let bytes = bytes_of(folder)?;
         total += bytes;
-        writeln!(text, "{:>12}  {folder}", HumanBytes(bytes).to_string())?;
+        let bucket = folder.file_name().and_then(Bucket::of_name);
+        let words = bucket.map_or("not of this program; `gc` leaves it", Bucket::words);
+        writeln!(text, "{:>12}  {folder}  ({words})", HumanBytes(bytes).to_string())?;
     }
     writeln!(text, "{:>12}  {cache} in all", HumanBytes(total).to_string())?;
     print(&text)?;
@@ -58,28 +61,34 @@ pub(super) fn clean_store(
     let store = Store::open(&cache, Durability::Lasting, Progress::events(Verbosity::Normal))?;
     let labels = labels(&store)?;
     let alone = if dry_run { None } else { Some(store.alone()?) };
-    let unused_folders = unused(&cache, unused_for)?;
-    let sizes = unused_folders.iter().map(|folder| Ok((folder, folder_bytes(folder)?)));
+    let (unused_folders, left) = (unused(&cache, unused_for)?, leftovers(&cache, unused_for)?);
+    let sizes = unused_folders.iter().chain(&left).map(|folder| Ok((folder, bytes_of(folder)?)));
     let sizes: BTreeMap<_, _> = sizes.collect::<std::io::Result<_>>()?;
     let (entries, folders) = match &alone {
         None => (store.unused(unused_for)?, unused_folders.clone()),
-        Some(alone) => (alone.remove_unused(unused_for)?, remove_unused(&cache, unused_for)?),
+        Some(alone) => {
+            for path in &left {
+                remove(path)?;
+            }
+            (alone.remove_unused(unused_for)?, remove_unused(&cache, unused_for)?)
+        }
     };
-    let bytes = folders.iter().filter_map(|folder| sizes.get(folder)).sum::<u64>()
+    let bytes = folders.iter().chain(&left).filter_map(|folder| sizes.get(folder)).sum::<u64>()
         + entries.iter().map(|entry| entry.bytes).sum::<u64>();
     let mut text = String::new();
     for entry in &entries {
         writeln!(text, "{}", describe(entry, &labels))?;
     }
-    for folder in &folders {
+    for folder in folders.iter().chain(&left) {
         writeln!(text, "{folder}")?;
     }
     let (what, days) = (if dry_run { "would go" } else { "removed" }, unused_days);
     writeln!(
         text,
-        "{what}: {} artifacts, and {} environments or builds that did not serve for {days} days, {}",
+        "{what}: {} artifacts, {} environments, builds or tools, and {} leftovers that did not serve for {days} days, {}",
         entries.len(),
         folders.len(),
+        left.len(),
         HumanBytes(bytes)
     )?;
     print(&text)?;

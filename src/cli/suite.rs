@@ -9,7 +9,7 @@ use fs_err as fs;
 
 use super::inspect::{Depth, Problem, inspect};
 use super::output::print;
-use super::prepare::cache_folder;
+use super::prepare::{cache_folder, load_suite};
 use crate::assets::Model;
 use crate::suite::Suite;
 
@@ -25,7 +25,7 @@ pub(super) fn show_suite(name: &str) -> anyhow::Result<ExitCode> {
 
 /// Reads a suite, its questions and its models as far as they are here. Whoever lacks a pinned file has no wrong suite.
 pub(super) fn check_suite(name: &str, cache: Option<Utf8PathBuf>) -> anyhow::Result<ExitCode> {
-    let suite = Suite::load(name)?;
+    let suite = load_suite(name)?;
     let cache = cache_folder(cache)?;
     let at = |setting: &str| {
         let place = Suite::place_of(name, setting).map_or_else(String::new, |place| format!(", {place}"));
@@ -41,9 +41,8 @@ pub(super) fn check_suite(name: &str, cache: Option<Utf8PathBuf>) -> anyhow::Res
         let settings = &suite.models[index];
         write!(text, "model {} ({}): {words}", settings.name, settings.source)?;
         if files.is_some() {
-            let model = Model::find(settings, &cache)
-                .map_err(crate::stage::StageError::from)
-                .with_context(|| at(&format!("models.{index}.source")))?;
+            let model =
+                Model::find(settings, &cache).with_context(|| at(&format!("models.{index}.source")))?;
             write!(text, ", files {}", model.digest().short())?;
         }
         writeln!(text)?;

@@ -4,12 +4,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Outcome;
-use super::criteria::{Criteria, NAMED_OFFENDERS, PROVEN_SHARE};
-use super::difference::{
-    Difference, DifferenceKind, Parting, count, first_difference, letter_difference, part,
-};
+use super::criteria::{Criteria, PROVEN_SHARE};
+use super::difference::{Parting, count, first_difference, letter_difference, part};
 use super::evidence::{Case, Fidelity};
 use super::noise_floor::NoiseFloor;
+use super::tally::Tally;
 
 /// The load pass held against its nearest computation without `LMCache`, bit for bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,36 +26,6 @@ pub struct BitExact {
     pub left_over: LeftOver,
     /// Questions that the store pass was served nothing for, held against the baseline: storing must not disturb.
     pub store_pass: Tally,
-}
-
-/// How many pairs of answers were compared, and which differ.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Tally {
-    /// Questions compared.
-    pub compared: u32,
-    /// Questions that differ.
-    pub differing: u32,
-    /// Largest difference of a log-probability at any question's first differing token, nats.
-    pub largest: f64,
-    /// Questions whose most likely tokens had none in common.
-    pub disjoint: u32,
-    /// The first that differ, in the order of the questions.
-    pub first: Vec<Difference>,
-}
-
-impl Tally {
-    /// Notes one comparison.
-    pub(super) fn add(&mut self, difference: Option<Difference>) {
-        self.compared += 1;
-        let Some(difference) = difference else { return };
-        self.differing += 1;
-        self.disjoint += u32::from(difference.kind == DifferenceKind::Disjoint);
-        self.largest = self.largest.max(difference.largest.unwrap_or(0.0));
-        if self.first.len() < NAMED_OFFENDERS {
-            self.first.push(difference);
-        }
-    }
 }
 
 /// Questions that bits do not decide although they decide the others; the next rungs judge each of them.
@@ -84,7 +53,7 @@ pub(super) fn compare_bits(cases: &[Case<'_>], noise: &NoiseFloor, criteria: &Cr
         }
         if let Some(control) = case.matched_control() {
             let difference = first_difference(&control.observation, load);
-            if difference.is_none() || case.stored_as_computed(noise) {
+            if difference.is_none() || noise.tells_that_stored_is_computed(case) {
                 against_control.add(difference);
                 continue;
             }

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{QuestionId, Subject};
-use crate::engine::Observation;
+use crate::model::Observation;
 use crate::stats::PairOutcome;
 
 use super::answers::pair_predictions;

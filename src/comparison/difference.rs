@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
-use crate::engine::{Observation, Step, TokenLogprob};
+use crate::model::{Observation, Step, TokenLogprob};
 
 /// The first place at which two answers to one question are not the same, bit for bit. Nothing behind it is compared,
 /// since from there on the two engines may continue different texts.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
-use crate::engine::Observation;
+use crate::model::Observation;
 use crate::stats::upper_bound;
 
 use super::Outcome;

@@ -5,11 +5,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Choice, QuestionId};
-use crate::engine::Observation;
+use crate::model::Observation;
 
+use super::arm_name::ArmName;
 use super::early_stop::EarlyStop;
 use super::evidence_error::EvidenceError;
-use super::noise_floor::NoiseFloor;
+use super::kv_evidence::KvEvidence;
 
 /// A question, its published answer, and what the caches must serve for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,33 +34,6 @@ pub struct Expected {
     pub load: u32,
     /// What the control's second pass must be served from vLLM's own prefix cache, exactly.
     pub control: u32,
-}
-
-/// The engine runs of a comparison.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ArmName {
-    /// vLLM alone.
-    Baseline,
-    /// vLLM alone, once more.
-    Repeat,
-    /// vLLM alone, served from its own prefix cache.
-    Control,
-    /// With `LMCache`, first pass.
-    Store,
-    /// With `LMCache`, second pass.
-    Load,
-}
-
-impl std::fmt::Display for ArmName {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            Self::Baseline => "baseline",
-            Self::Repeat => "repeat",
-            Self::Control => "control",
-            Self::Store => "store pass",
-            Self::Load => "load pass",
-        })
-    }
 }
 
 /// One request's observation and the letter that its generated text was read as.
@@ -233,6 +207,8 @@ pub struct Evidence {
     pub load: Arm,
     /// The server's own counters, where the route has a server.
     pub server: Option<ServerEvidence>,
+    /// What was seen of the KV itself, where engines digest it.
+    pub kv: Option<KvEvidence>,
     /// Why the load pass ended before the last question, if it did; the passes with `LMCache` may then lack questions.
     pub early_stop: Option<EarlyStop>,
 }
@@ -252,13 +228,6 @@ impl<'a> Case<'a> {
     /// The control, if it left exactly the tokens to compute that the load pass had to.
     pub(super) fn matched_control(&self) -> Option<&'a Answered> {
         self.control.filter(|control| control.observation.cached_tokens == self.asked.expected.load)
-    }
-
-    /// Whether what the store pass stored was computed in the control's shapes, or shapes do not matter here. A store pass
-    /// that is itself served a prefix computes the rest in others, and stores KV that may differ in rounding.
-    pub(super) fn stored_as_computed(&self, noise: &NoiseFloor) -> bool {
-        self.store.observation.cached_tokens == 0
-            || noise.prefix.as_ref().is_some_and(|prefix| prefix.differing == 0)
     }
 
     /// The computation without `LMCache` that is nearest to the load pass: the matched control, else the baseline.

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::dataset::QuestionId;
 
-use super::evidence::ArmName;
+use super::arm_name::ArmName;
 
 /// Why there can be no comparison: the run itself is broken, so there is no verdict either.
 #[derive(Debug, Clone, PartialEq, Error)]

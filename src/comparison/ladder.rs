@@ -2,18 +2,30 @@
 
 use super::difference::nats;
 use super::early_stop::stopping_bound;
+use super::provenance_verdict::{judge_right_kv, judge_wrong_kv};
 use super::verdict::{Judgement, Rung, Verdict};
 use super::{Comparison, Fidelity, Offender, Outcome, Service, Tally};
 
 /// What the rungs above the answers decide, if they do, for one of `comparisons` comparisons of a run. The order
-/// matters: a cache that was not used makes all else void, and bits decide before anything that needs statistics.
+/// matters: a cache that was not used makes all else void; KV that is wrong is harm, whatever it does to answers; and bits
+/// decide before anything that needs statistics. Right KV is equivalence only where no output speaks against it.
 pub(super) fn judge_by_sharper_rungs(comparison: &Comparison, comparisons: u32) -> Option<Judgement> {
     judge_service(comparison)
+        .or_else(|| judge_wrong_kv(comparison))
         .or_else(|| judge_bit_failure(comparison))
         .or_else(|| judge_gross_harm(comparison, comparisons))
+        .or_else(|| judge_with_right_kv(comparison))
         .or_else(|| judge_bit_success(comparison))
         .or_else(|| judge_near_ties(comparison))
         .or_else(|| judge_distribution(comparison))
+}
+
+/// With right KV the outputs are still held: by tokens that were no near tie, and by the letters' probabilities.
+fn judge_with_right_kv(comparison: &Comparison) -> Option<Judgement> {
+    let right = judge_right_kv(comparison)?;
+    let harm = judge_bit_success(comparison).filter(|judgement| judgement.verdict == Verdict::Degraded);
+    let harm = harm.or_else(|| judge_near_ties(comparison)).or_else(|| judge_distribution(comparison));
+    Some(harm.unwrap_or(right))
 }
 
 fn judge_service(comparison: &Comparison) -> Option<Judgement> {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::difference::first_difference;
 use crate::dataset::QuestionId;
-use crate::engine::Observation;
+use crate::model::Observation;
 
 /// Where the KV of a question that differs goes wrong: found by asking the prompt again, cut behind each whole chunk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

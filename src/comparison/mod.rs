@@ -5,6 +5,7 @@
 //! `stats`'s. Main types: [`Evidence`] in, [`Comparison`] out of [`compare`], [`Conclusion`] out of [`conclude`].
 
 mod answers;
+mod arm_name;
 mod bit_exact;
 mod breakdown;
 mod conclusion;
@@ -15,14 +16,18 @@ mod early_stop;
 mod evidence;
 mod evidence_error;
 mod exercised;
+mod kv_evidence;
 mod ladder;
 mod last_rung;
 mod location;
 mod near_ties;
 mod noise_floor;
 mod plan;
+mod provenance;
+mod provenance_verdict;
 #[cfg(test)]
 pub(crate) mod scene;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -31,7 +36,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use answers::{Accuracy, Answers, Flip, FlipKind, PairedTest, Scoring, pair_predictions};
-pub use bit_exact::{BitExact, LeftOver, Tally};
+pub use arm_name::ArmName;
+pub use bit_exact::{BitExact, LeftOver};
 pub use breakdown::{QuestionMovement, SubjectScore};
 pub use conclusion::{Conclusion, conclude};
 pub(crate) use criteria::MOST_MARGIN;
@@ -41,17 +47,20 @@ pub use difference::{Difference, DifferenceKind};
 pub use distribution::{Distribution, Shift};
 pub use early_stop::{EarlyStop, HarmMonitor, shuffle_questions};
 pub use evidence::{
-    Answered, Arm, ArmName, Asked, Batching, Bound, Evidence, Expected, Fidelity, ServerCounters,
-    ServerEvidence, ServingTier, Sharding,
+    Answered, Arm, Asked, Batching, Bound, Evidence, Expected, Fidelity, ServerCounters, ServerEvidence,
+    ServingTier, Sharding,
 };
 pub use evidence_error::EvidenceError;
 pub use exercised::{
     Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, ShardCounts, TierAgreement,
 };
+pub use kv_evidence::KvEvidence;
 pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
 pub use plan::{Plan, plan_questions};
+pub use provenance::{CellMap, Provenance, WrongCell, WrongWhen};
+pub use tally::Tally;
 pub use verdict::{Judgement, Rung, Verdict};
 
 /// What a rung of the ladder amounts to.
@@ -79,13 +88,16 @@ pub struct Comparison {
     pub exercised: Exercised,
     /// What moves without `LMCache`.
     pub noise_floor: NoiseFloor,
-    /// Rung 1.
-    pub bit_exact: BitExact,
+    /// Rung 1; there was none before KV was digested.
+    #[serde(default = "Provenance::not_observed")]
+    pub kv: Provenance,
     /// Rung 2.
-    pub near_ties: NearTies,
+    pub bit_exact: BitExact,
     /// Rung 3.
-    pub distribution: Distribution,
+    pub near_ties: NearTies,
     /// Rung 4.
+    pub distribution: Distribution,
+    /// Rung 5.
     pub answers: Answers,
     /// Why the load pass ended early, if it did.
     pub early_stop: Option<EarlyStop>,
@@ -121,6 +133,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         criteria: *criteria,
         questions: difference::count(cases.len()),
         exercised: exercised::check_service(&cases, server),
+        kv: provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity),
         bit_exact: bit_exact::compare_bits(&cases, &noise_floor, criteria),
         near_ties,
         distribution,

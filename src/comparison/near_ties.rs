@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
-use crate::engine::Observation;
+use crate::model::Observation;
 
 use super::Outcome;
 use super::criteria::{Criteria, NAMED_OFFENDERS, NOISE_SHARE};

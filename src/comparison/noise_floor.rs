@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::bit_exact::Tally;
 use super::difference::{count, first_difference, nats};
 use super::evidence::{Batching, Case, Fidelity};
+use super::tally::Tally;
 
 /// The baseline against its repeat and the control, and whether a control of the load pass's shapes exists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +45,13 @@ impl NoiseFloor {
     #[must_use]
     pub fn lets_bits_decide(&self) -> bool {
         self.repeat.differing == 0 && self.batching == Batching::OneAtATime
+    }
+
+    /// Whether what the store pass stored was computed in the control's shapes, or shapes do not matter here. A store pass
+    /// that is itself served a prefix computes the rest in others, and stores KV that may differ in rounding.
+    pub(super) fn tells_that_stored_is_computed(&self, case: &Case<'_>) -> bool {
+        case.store.observation.cached_tokens == 0
+            || self.prefix.as_ref().is_some_and(|prefix| prefix.differing == 0)
     }
 }
 

@@ -1,15 +1,19 @@
 //! Evidence made up for tests: every arm alike and served as predicted, until a test edits it. Main type: [`Scene`].
 
 use crate::dataset::{Choice, QuestionId, Split};
-use crate::engine::{Observation, Step, TokenLogprob};
+use crate::digest::{Digest, digest_json};
+use crate::model::{ChunkDigests, KvRecord, LayerDigests, Observation, Step, TokenLogprob};
 
-use super::{Arm, ArmName, Asked, Batching, Evidence, Expected, Fidelity, ServerCounters, ServerEvidence};
+use super::{
+    Arm, ArmName, Asked, Batching, Evidence, Expected, Fidelity, KvEvidence, ServerCounters, ServerEvidence,
+};
 
 /// A run in the making. Tokens 0 to 3 are the letters; any other token is read as no letter.
 pub(crate) struct Scene {
     pub(crate) questions: Vec<Asked>,
     pub(crate) arms: [Vec<Observation>; 5],
     has_control: bool,
+    kv: Option<KvEvidence>,
 }
 
 impl Scene {
@@ -30,7 +34,7 @@ impl Scene {
         };
         let arms = [ArmName::Baseline, ArmName::Repeat, ArmName::Control, ArmName::Store, ArmName::Load]
             .map(observe);
-        Self { questions: asked, arms, has_control: true }
+        Self { questions: asked, arms, has_control: true, kv: None }
     }
 
     /// Changes the observation of one question in one arm.
@@ -62,10 +66,74 @@ impl Scene {
         self
     }
 
+    /// Observes the KV, too: two ranks with two layers, every served chunk a copy.
+    pub(crate) fn with_kv(&mut self) -> &mut Self {
+        let records = |arm: ArmName| self.arms[arm as usize].iter().zip(0..).map(kv_record).collect();
+        let layers = ["layer 0", "layer 1"].map(str::to_owned).to_vec();
+        self.kv = Some(KvEvidence {
+            chunk_tokens: CHUNK_TOKENS,
+            layers: vec![layers.clone(), layers],
+            shared_by_ranks: false,
+            prefixes: self.questions.iter().zip(0..).map(|(asked, number)| prefixes(asked, number)).collect(),
+            store: records(ArmName::Store),
+            load: records(ArmName::Load),
+        });
+        self
+    }
+
+    /// What was seen of the KV in the store pass.
+    pub(crate) fn kv_of_store(&mut self) -> &mut Vec<KvRecord> {
+        &mut self.kv.as_mut().unwrap().store
+    }
+
+    /// What was seen of the KV in the load pass.
+    pub(crate) fn kv_of_load(&mut self) -> &mut Vec<KvRecord> {
+        &mut self.kv.as_mut().unwrap().load
+    }
+
+    /// Changes what was seen of one chunk in the load pass, on rank 0.
+    pub(crate) fn edit_kv(
+        &mut self,
+        question: usize,
+        chunk: u32,
+        change: impl FnOnce(&mut ChunkDigests),
+    ) -> &mut Self {
+        let record = &mut self.kv.as_mut().unwrap().load[question];
+        let KvRecord::Request { chunks, .. } = record else { panic!("it was observed") };
+        change(chunks.iter_mut().find(|one| one.chunk == chunk && one.rank == 0).unwrap());
+        self
+    }
+
     /// The evidence as it now stands, with a server whose counters agree.
     pub(crate) fn evidence(&self) -> Evidence {
-        build(&self.questions, &self.arms, self.has_control)
+        Evidence { kv: self.kv.clone(), ..build(&self.questions, &self.arms, self.has_control) }
     }
+}
+
+const CHUNK_TOKENS: u32 = 256;
+
+/// A digest that is made up: of a question's chunk in a layer on a rank.
+pub(crate) fn made_up_kv(question: usize, chunk: u32, layer: u32, rank: u32) -> u128 {
+    let parts = [number(question), chunk, layer, rank].map(|part| u128::from(part + 1));
+    parts.into_iter().fold(0, |digest, part| (digest << 32) | part)
+}
+
+fn kv_record((observation, question): (&Observation, usize)) -> KvRecord {
+    let chunks = (0..observation.prompt_tokens / CHUNK_TOKENS).flat_map(|chunk| {
+        (0..2).map(move |rank| ChunkDigests {
+            rank,
+            chunk,
+            served: chunk < observation.cached_tokens / CHUNK_TOKENS,
+            first: LayerDigests::new((0..2).map(|layer| made_up_kv(question, chunk, layer, rank)).collect()),
+            last: None,
+        })
+    });
+    KvRecord::Request { question: observation.question.clone(), chunks: chunks.collect() }
+}
+
+fn prefixes(asked: &Asked, question: u32) -> (QuestionId, Vec<Digest>) {
+    let chunks = 0..asked.expected.prompt_tokens / CHUNK_TOKENS;
+    (asked.id.clone(), chunks.map(|chunk| digest_json(&[question, chunk])).collect())
 }
 
 /// Makes a question's observation name another letter, as generated token and as most likely letter.
@@ -167,6 +235,7 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
             tier: None,
             sharding: None,
         }),
+        kv: None,
         early_stop: None,
     }
 }

@@ -48,6 +48,8 @@ impl std::fmt::Display for Verdict {
 pub enum Rung {
     /// Served tokens equal the prediction.
     Exercised,
+    /// Served KV is a copy of computed KV.
+    Kv,
     /// Log-probabilities equal the control's, bit for bit.
     BitExact,
     /// Differing tokens were nearly tied.
@@ -68,6 +70,7 @@ impl Rung {
     pub fn short_name(self) -> &'static str {
         match self {
             Self::Exercised => "hits",
+            Self::Kv => "kv",
             Self::BitExact => "bits",
             Self::NearTies => "near ties",
             Self::Distribution => "distribution",

@@ -9,13 +9,13 @@ use std::io::{self, BufReader, Cursor, Read};
 use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
-use liblzma::bufread::XzDecoder;
-use liblzma::stream::{CONCATENATED, Stream};
 use tar::EntryType;
+use xz2::bufread::XzDecoder;
+use xz2::stream::{CONCATENATED, Stream};
 
-use super::extract::Limits;
 use super::extract_error::{Bound, ExtractError, Member, Near};
 use super::formats::{is_tar, name_of_format, without_label};
+use super::limits::Limits;
 use super::read_ahead::read_ahead;
 
 /// Why a visitor stopped.
@@ -259,7 +259,7 @@ impl Meter {
         let inner = error.get_ref();
         if let Some(&Exceeded(bound)) = inner.and_then(|inner| inner.downcast_ref()) {
             self.limits.exceeded(bound, near)
-        } else if let Some(liblzma::stream::Error::MemLimit) = inner.and_then(|inner| inner.downcast_ref()) {
+        } else if let Some(xz2::stream::Error::MemLimit) = inner.and_then(|inner| inner.downcast_ref()) {
             self.limits.exceeded(Bound::XzMemoryBytes, near)
         } else if let Some(SourceFailure(_)) = inner.and_then(|inner| inner.downcast_ref()) {
             ExtractError::Read { near, source: error }

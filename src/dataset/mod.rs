@@ -12,9 +12,9 @@ mod extract_error;
 #[cfg(test)]
 mod extract_tests;
 mod formats;
+mod limits;
 mod place;
 mod prompt;
-mod question;
 mod questions_file;
 #[cfg(test)]
 mod quirk_tests;
@@ -27,15 +27,16 @@ mod template;
 mod testing;
 mod tokenizer;
 
+pub use crate::model::{Choice, NotAChoice, NotASubject, Question, QuestionId, Split, Subject};
 pub use answer::parse_answer;
 pub use collection::{Dataset, MissingSplit, NotASelection, SubjectQuestions, SubjectSelection};
-pub use extract::{Limits, extract, extract_with_rest};
+pub use extract::{extract, extract_with_rest};
 pub use extract_error::{Bound, ExtractError, Member, Near, RowProblem};
 pub use formats::Format;
+pub use limits::Limits;
 pub use place::LeftOut;
 pub(crate) use place::is_like_table;
 pub use prompt::{Prompt, PromptError, PromptLimits, Prompter};
-pub use question::{Choice, NotAChoice, NotASubject, Question, QuestionId, Split, Subject};
 pub use questions_file::{LineProblem, ReadQuestionsError, read_questions, write_questions};
-pub use template::{PromptTemplate, TemplateError, TemplateProblem, TemplateText};
+pub use template::PromptTemplate;
 pub use tokenizer::{Tokenizer, TokenizerError};

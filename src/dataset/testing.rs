@@ -92,7 +92,7 @@ pub(super) fn tar(entries: &[Entry]) -> Vec<u8> {
 
 pub(super) fn xz(bytes: &[u8]) -> Vec<u8> {
     let mut compressed = Vec::new();
-    liblzma::read::XzEncoder::new(bytes, 0).read_to_end(&mut compressed).unwrap();
+    xz2::read::XzEncoder::new(bytes, 0).read_to_end(&mut compressed).unwrap();
     compressed
 }
 

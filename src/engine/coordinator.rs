@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::error::EngineError;
 use super::lmcache_server::{ServerSettings, answers};
-use super::process::{Launch, OwnedProcess, Streams, free_ports, start_on_free_ports};
+use super::ports::{free_ports, start_on_free_ports};
+use super::process::{Launch, OwnedProcess, Streams};
 
 const WHAT: &str = "LMCache's coordinator";
 
@@ -38,7 +39,9 @@ impl Coordinator {
         };
         let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
         let url = format!("http://127.0.0.1:{port}");
-        process.until_ready(WHAT, patience, async || answers(format!("{url}/healthz")).await).await?;
+        process
+            .until_ready(WHAT, patience, &[port], async || answers(format!("{url}/healthz")).await)
+            .await?;
         Ok(Self { _process: process, url })
     }
 

@@ -94,6 +94,24 @@ pub enum EngineError {
         /// Its log, or that of who asks it.
         log: Utf8PathBuf,
     },
+    /// A second tier took no more of what was stored.
+    #[error(
+        "wait until LMCache's second tier ({tier}) has all that was stored: {behind} of {written} objects arrived, and no more \
+         within {} s",
+        patience.as_secs()
+    )]
+    Stopped {
+        /// LMCache's name of it.
+        tier: &'static str,
+        /// Objects that have arrived since the server's start.
+        behind: u64,
+        /// Objects that are in the memory before it.
+        written: u64,
+        /// How long none arrived.
+        patience: Duration,
+        /// The server's log.
+        log: Utf8PathBuf,
+    },
     /// A server's answer could not be had or read.
     #[error("ask {url}: {problem}")]
     Http {
@@ -181,6 +199,9 @@ impl EngineError {
             Self::Gone { log, .. } => Some(format!(
                 "LMCache may wait for it for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log \
                  is {log}"
+            )),
+            Self::Stopped { log, .. } => Some(format!(
+                "is there room in it? a slow one may need a larger `patience.change_seconds` in the suite; its log is {log}"
             )),
             Self::Failed { message, log, .. } if message.to_lowercase().contains("out of memory") => {
                 Some(format!("{LESS_MEMORY}; its log is {log}"))

@@ -1,7 +1,7 @@
 //! Processes that have imported vLLM and fork a worker for each engine. Main type: [`ForkServers`].
 //!
 //! Imports are most of an engine's start, and engines that start at the same time hinder each other at it. A server is
-//! started with the first engine and ends with the run. Where it cannot serve, as when vLLM cannot be imported, a worker
+//! started with the first engine and ends with the run, or with its step of a bisection. Where it cannot serve, as when vLLM cannot be imported, a worker
 //! starts by itself, and says what is wrong. The Python counterpart, which tells the protocol, is
 //! `src/engine/worker/kv_worker/forkserver.py`.
 
@@ -62,6 +62,11 @@ impl ForkServers {
         let running = started.iter_mut().find(|server| serves(server))?.running.as_mut()?;
         running.process.try_wait().is_none().then(|| running.socket.clone())
     }
+
+    /// Ends them all, as before an environment that none of them is for. Those that are asked for again start anew.
+    pub async fn end(&self) {
+        self.started.lock().await.clear();
+    }
 }
 
 impl Running {
@@ -73,7 +78,7 @@ impl Running {
         let python = launch.command.first().map_or("python", String::as_str);
         let command = [python, "-m", MODULE, socket.as_str()].map(str::to_owned).to_vec();
         let mut process = OwnedProcess::start(&Launch { command, ..launch.clone() }, Streams::Logged)?;
-        process.until_ready(WHAT, PATIENCE, async || socket.exists()).await?;
+        process.until_ready(WHAT, PATIENCE, &[], async || socket.exists()).await?;
         Ok(Self { process, socket, _folder: folder })
     }
 }

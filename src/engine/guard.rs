@@ -6,18 +6,15 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
 
 use anyhow::Context;
 use camino::Utf8Path;
-use rustix::process::{Pid, Signal, getpgrp, getppid, kill_process_group, set_parent_process_death_signal};
+use rustix::process::{Signal, getpgrp, getppid, kill_process_group, set_parent_process_death_signal};
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::fork_server::Forked;
-
-/// How long a process group gets between SIGTERM and SIGKILL.
-pub(super) const GRACE: Duration = Duration::from_secs(5);
+use super::group::GRACE;
 
 /// Runs `command` as a guarded child of the process `driver`, in the guard's own process group; or has the fork server at
 /// this socket fork what it would start, if it can.
@@ -95,12 +92,5 @@ impl Guarded {
         };
         let code = code.or_else(|| signal.map(|signal| 128 + signal)).unwrap_or(1);
         Ok(u8::try_from(code).unwrap_or(1))
-    }
-}
-
-/// Sends a signal to a whole process group; one that is gone is fine.
-pub(super) fn signal_group(group: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(group).ok().and_then(Pid::from_raw) {
-        kill_process_group(pid, signal).ok();
     }
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use camino::Utf8PathBuf;
 
 use super::error::{EngineError, quote};
-use super::process::{Launch, OwnedProcess, Streams, free_ports, start_on_free_ports, telling_line};
+use super::ports::{free_ports, start_on_free_ports};
+use super::process::{Launch, OwnedProcess, Streams, telling_line};
 use super::protocol::Connector;
 use super::server_counters::{Counted, ServerCounters};
 use crate::thread::on_thread;
@@ -18,6 +19,8 @@ const WHAT: &str = "the LMCache server";
 /// What vLLM asks a server through.
 pub(super) const CONNECTOR: &str = "LMCacheMPConnector";
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long the memory tier, which takes chunks within milliseconds, may take none before it counts as done.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(20);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How to run the server.
@@ -121,6 +124,30 @@ pub struct LmcacheServer {
     port: u16,
     http_port: u16,
     counted: Counted,
+    /// Behind the process, since fields are dropped in their order.
+    _pools: Pools,
+}
+
+/// Where LMCache keeps a memory pool that can be shared, by its name.
+#[must_use]
+pub fn pool_path(name: &str) -> Utf8PathBuf {
+    Utf8PathBuf::from(format!("/dev/shm/lmcache_l1_pool_{name}"))
+}
+
+/// Memory pools that a server may have made, which nobody removes if it is killed. They go with this value.
+#[derive(Debug)]
+struct Pools(Vec<Utf8PathBuf>);
+
+impl Drop for Pools {
+    fn drop(&mut self) {
+        for pool in &self.0 {
+            if let Err(error) = fs_err::remove_file(pool)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, "a server's memory pool was not removed");
+            }
+        }
+    }
 }
 
 impl LmcacheServer {
@@ -165,13 +192,17 @@ impl LmcacheServer {
         };
         let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
         let health = format!("http://127.0.0.1:{http_port}/healthcheck");
-        process.until_ready(WHAT, settings.patience, async || answers(health.clone()).await).await?;
+        let ports = [port, http_port];
+        process.until_ready(WHAT, settings.patience, &ports, async || answers(health.clone()).await).await?;
         let counted = Counted {
             second_tier: settings.tiers.second.as_ref().map(SecondTier::name),
             chunk_tokens: settings.chunk_tokens,
             shards_of_chunk: settings.shards_of_chunk,
         };
-        Ok(Self { process, port, http_port, counted })
+        // Those without a name of ours bear the server's number.
+        let names = process.members().into_iter().map(|process| process.to_string());
+        let pools = Pools(names.chain(settings.tiers.segment.clone()).map(|name| pool_path(&name)).collect());
+        Ok(Self { process, port, http_port, counted, _pools: pools })
     }
 
     /// How vLLM reaches this server, with requests that carry this salt.
@@ -211,22 +242,34 @@ impl LmcacheServer {
         })
     }
 
-    /// Waits until so many chunks are in the memory tier, and all of them in a second tier that stores; or until no more
-    /// arrive: storing goes on after a request's answer.
+    /// Waits until so many chunks are in the memory tier, and all of them in a second tier that stores: storing goes on after
+    /// a request's answer. It waits as long as more arrive. What never reaches the memory tier, and a second tier that takes
+    /// nothing at all, are left to the judgement of the counters that are returned.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// When the server does not answer, or a second tier that has taken some takes no more for so long.
     pub async fn settle(&self, chunks: u64, patience: Duration) -> Result<ServerCounters, EngineError> {
-        let deadline = Instant::now() + patience;
-        let stores = self.counted.second_tier.is_some_and(|name| name != "p2p");
+        let stores = self.counted.second_tier.filter(|name| *name != "p2p");
+        let (mut arrived, mut moved) = ([0; 2], Instant::now());
         loop {
             let counters = self.counters().await?;
-            let arrived = counters.written_chunks >= chunks
-                && (!stores || counters.second_tier_chunks >= counters.written_chunks);
-            if arrived || Instant::now() > deadline {
+            let (written, behind) = (counters.written_chunks, counters.second_tier_chunks);
+            let behind_memory = stores.filter(|_| behind < written);
+            if written >= chunks && behind_memory.is_none() {
                 return Ok(counters);
             }
-            tokio::time::sleep(POLL_INTERVAL).await;
+            if arrived != [written, behind] {
+                (arrived, moved) = ([written, behind], Instant::now());
+            }
+            match behind_memory {
+                Some(tier) if behind > 0 && moved.elapsed() >= patience => {
+                    let log = self.process.log().to_owned();
+                    return Err(EngineError::Stopped { tier, behind, written, patience, log });
+                }
+                Some(_) if moved.elapsed() >= patience => return Ok(counters),
+                None if moved.elapsed() >= patience.min(MEMORY_PATIENCE) => return Ok(counters),
+                _ => tokio::time::sleep(POLL_INTERVAL).await,
+            }
         }
     }
 

@@ -4,14 +4,14 @@
 //! a key that holds the number of shards and the rank. Where all attention is MLA, the ranks of a pipeline stage hold the
 //! same KV: then there is one shard for each stage, the first rank stores it, and every rank reads it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::device::Device;
-use super::kv_shape::KvShape;
+use crate::machine::Device;
+use crate::model::KvShape;
 use crate::suite::{ExecutorBackend, ModelSettings};
 
 /// The ranks of one engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Parallelism {
     /// Ranks that share each layer.
     pub tensor: u32,

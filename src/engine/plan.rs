@@ -80,6 +80,16 @@ pub struct Round {
     pub new_chunks: u64,
 }
 
+impl Round {
+    /// So many prompts in rounds of at most `size`, where no cache bounds them: they only divide work, and their chunks are
+    /// not counted.
+    #[must_use]
+    pub fn divide(prompts: usize, size: usize) -> Vec<Self> {
+        let of = |prompts| Self { prompts, chunks: 0, new_chunks: 0 };
+        (0..prompts).step_by(size.max(1)).map(|start| of(size.max(1).min(prompts - start))).collect()
+    }
+}
+
 /// The rounds, and what to expect of each question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -242,7 +252,7 @@ impl Planner {
 }
 
 /// A digest for each whole chunk: of its tokens and all before them, as in LMCache.
-fn chunk_digests(token_ids: &[u32], chunk_tokens: u32) -> Vec<Digest> {
+pub(crate) fn chunk_digests(token_ids: &[u32], chunk_tokens: u32) -> Vec<Digest> {
     let chunk = usize::try_from(chunk_tokens).expect("a chunk fits in memory");
     let mut chain = Vec::new();
     let digests = token_ids.chunks_exact(chunk).map(|tokens| {
@@ -283,6 +293,16 @@ mod tests {
         (1..=count)
             .map(|row| prompt(subject, row, &(0..10).map(|at| start + row * 10 + at).collect::<Vec<_>>()))
             .collect()
+    }
+
+    #[test]
+    fn work_is_divided_into_rounds_that_hold_all_prompts() {
+        let sizes = |prompts, size| -> Vec<usize> {
+            Round::divide(prompts, size).iter().map(|round| round.prompts).collect()
+        };
+        assert_eq!(sizes(7, 3), [3, 3, 1]);
+        assert_eq!(sizes(0, 3), [0; 0]);
+        assert_eq!(sizes(2, 0), [1, 1]);
     }
 
     #[test]

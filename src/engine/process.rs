@@ -4,7 +4,6 @@
 //! dropped, whatever happened in between.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,12 +11,12 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::Signal;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use super::ending::{forget_group, note_group};
 use super::error::{EngineError, ProcessEnd};
-use super::guard::{GRACE, signal_group};
+use super::group::{GRACE, signal_group};
+use super::ports::{Listener, listener_on, processes_of};
+use super::variables::{own_variables, passed_on};
 
-/// Variables that change what vLLM, LMCache or Python do and are not part of any key: none is passed on.
-const STRIPPED_PREFIXES: [&str; 9] =
-    ["VLLM_", "LMCACHE_", "HF_", "PYTHON", "KV_WORKER_", "TORCH", "OMP_", "GOMP_", "KV_CORRECTNESS_REDIS_"];
 /// Between two looks at whether a process is ready.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -28,7 +27,7 @@ pub struct Launch {
     pub guard: Utf8PathBuf,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Variables on top of the driver's own environment, less those that could change a result in silence.
+    /// Variables on top of the few that every process gets.
     pub variables: Vec<(String, String)>,
     /// Where standard error goes (and standard output, if it is not asked for), appended.
     pub log: Utf8PathBuf,
@@ -69,11 +68,9 @@ impl OwnedProcess {
             .args(launch.fork_server.iter().flat_map(|socket| ["--fork-server", socket.as_str()]))
             .arg("--")
             .args(&launch.command);
-        for (name, _) in std::env::vars_os() {
-            if STRIPPED_PREFIXES.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
-                command.env_remove(name);
-            }
-        }
+        command.env_clear().envs(passed_on(own_variables()));
+        // Indexes of GPUs then mean what the key's device says; CUDA's own order is by speed.
+        command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         command.envs(launch.variables.iter().cloned()).process_group(0);
         match streams {
             Streams::Piped => command.stdin(Stdio::piped()).stdout(Stdio::piped()),
@@ -83,6 +80,7 @@ impl OwnedProcess {
         };
         let child = command.stderr(Stdio::from(log)).spawn().map_err(failed)?;
         let group = child.id().expect("a process that was just started has an id");
+        note_group(group);
         Ok(Self { child, group, log: launch.log.clone(), memory_kills: count_memory_kills() })
     }
 
@@ -97,12 +95,18 @@ impl OwnedProcess {
         &self.log
     }
 
+    /// The numbers of the processes of its group.
+    pub(super) fn members(&self) -> Vec<u32> {
+        processes_of(self.group)
+    }
+
     /// Its exit status, if it has ended.
     pub(super) fn try_wait(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Waits until it is ready, as `is_ready` finds. `what` names it in messages: `the LMCache server`.
+    /// Waits until it is ready, as `is_ready` finds, and nobody else listens on its ports: another process that has won one
+    /// answers in its place until this one finds its port taken. `what` names it in messages: `the LMCache server`.
     ///
     /// # Errors
     /// When it ends before, or is not ready in time.
@@ -110,13 +114,20 @@ impl OwnedProcess {
         &mut self,
         what: &str,
         patience: Duration,
+        ports: &[u16],
         is_ready: impl AsyncFn() -> bool,
     ) -> Result<(), EngineError> {
         let deadline = Instant::now() + patience;
-        while !is_ready().await {
+        loop {
             let (what, log) = (what.to_owned(), self.log.clone());
+            let foreign = |port: &u16| listener_on(*port, self.group) == Listener::Foreign;
+            let ready = is_ready().await && !ports.iter().any(foreign);
+            // Looked at last: what has answered may have ended since, or never have been this process.
             if let Some(status) = self.try_wait() {
                 return Err(self.died(what, status));
+            }
+            if ready {
+                return Ok(());
             }
             if Instant::now() > deadline {
                 return Err(EngineError::Silent {
@@ -129,7 +140,6 @@ impl OwnedProcess {
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
-        Ok(())
     }
 
     /// The error for its end.
@@ -155,6 +165,7 @@ impl Drop for OwnedProcess {
         }
         // Whoever is left of the group, the guard included.
         signal_group(self.group, Signal::KILL);
+        forget_group(self.group);
     }
 }
 
@@ -187,34 +198,6 @@ pub(super) fn points_elsewhere(words: &str) -> bool {
     words.contains("root cause")
 }
 
-/// A port that was free may be taken by another process before a server binds it.
-const START_ATTEMPTS: u32 = 3;
-
-/// Starts a server on ports of [`free_ports`], again where it ended at once.
-pub(super) async fn start_on_free_ports<Server>(
-    start: impl AsyncFn() -> Result<Server, EngineError>,
-) -> Result<Server, EngineError> {
-    for _ in 1..START_ATTEMPTS {
-        match start().await {
-            Err(EngineError::Died { .. }) => {}
-            outcome => return outcome,
-        }
-    }
-    start().await
-}
-
-/// Distinct ports that are free on loopback right now.
-pub(super) fn free_ports<const COUNT: usize>() -> std::io::Result<[u16; COUNT]> {
-    let mut listeners = Vec::with_capacity(COUNT); // all at once, so that no port comes twice
-    let mut ports = [0; COUNT];
-    for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
-    }
-    Ok(ports)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,11 +218,5 @@ mod tests {
             .unwrap();
         let line = telling_line(Utf8Path::from_path(log.path()).unwrap()).unwrap();
         assert_eq!(line, "[17:00] LMCache WARNING: degraded mode");
-    }
-
-    #[test]
-    fn the_ports_of_one_server_differ() {
-        let [first, second, third] = free_ports().unwrap();
-        assert!(first != second && second != third && first != third);
     }
 }

@@ -1,6 +1,7 @@
 //! The worker protocol: JSON lines over the standard streams of one Python process per engine run.
 //!
-//! `start` → `ready`; `score` → one `scored` for each prompt, in any order, then `counted`; `finish` → `finished`.
+//! `start` → `ready`; `score` → one `scored` for each prompt, in any order, then one `digested` for each that has a whole chunk,
+//! where digests were asked for, then `counted`; `finish` → `finished`.
 //! Instead of any reply `failed` may come; nothing follows it. The Python counterpart is
 //! `src/engine/worker/kv_worker/protocol.py`. Main types: [`Request`], [`Reply`].
 
@@ -9,10 +10,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::observation::{Step, TokenLogprob};
+use crate::model::{ChunkDigests, DigestedLayers, Step, TokenLogprob};
 
 /// Both sides refuse another number.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// What the driver asks.
 #[derive(Debug, Clone, Serialize)]
@@ -44,6 +45,8 @@ pub struct Start {
     pub connector: Option<Connector>,
     /// `None`: vLLM's own prefix caching is off. Otherwise it is on, and serves whole chunks of so many tokens.
     pub hit_multiple: Option<u32>,
+    /// Tokens of the chunks whose KV is digested; `None`: it is not.
+    pub digest_chunk_tokens: Option<u32>,
     /// Tokens of the letters A to D.
     pub letters: [u32; 4],
     /// How many of the most likely tokens to report.
@@ -84,10 +87,20 @@ pub enum Reply {
     Ready(Ready),
     /// One prompt is answered.
     Scored(Scored),
+    /// The KV of one prompt.
+    Digested {
+        /// The number given to the prompt.
+        question: u32,
+        /// Its whole chunks.
+        chunks: Vec<ChunkDigests>,
+    },
     /// All prompts of a `score` are answered.
     Counted {
         /// vLLM's prefix-cache counters, cumulative.
         counters: BTreeMap<String, f64>,
+        /// What kept digests from being taken, if anything did.
+        #[serde(default)]
+        digest_problem: Option<String>,
     },
     /// The engine is shut down.
     Finished {},
@@ -118,6 +131,9 @@ pub struct Ready {
     pub block_size: u32,
     /// Tokens that vLLM's KV cache holds.
     pub kv_cache_tokens: u64,
+    /// What of the KV is digested; `None` where nothing was asked for.
+    #[serde(default)]
+    pub digests: Option<DigestedLayers>,
     /// What is not as it should be, though the engine runs, in whole sentences.
     #[serde(default)]
     pub remarks: Vec<String>,

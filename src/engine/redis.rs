@@ -14,7 +14,8 @@ use redis::{
 };
 
 use super::error::EngineError;
-use super::process::{Launch, OwnedProcess, Streams, free_ports, start_on_free_ports};
+use super::ports::{free_ports, start_on_free_ports};
+use super::process::{Launch, OwnedProcess, Streams};
 use crate::thread::on_thread;
 
 const WHAT: &str = "the Redis server";
@@ -166,7 +167,7 @@ impl Redis {
             let asked = on_thread(move || connect(&address).is_ok());
             asked.await.unwrap_or(false)
         };
-        process.until_ready(WHAT, settings.patience, answers).await?;
+        process.until_ready(WHAT, settings.patience, &[port], answers).await?;
         Ok(Self { process: Some(process), address, salt: None })
     }
 
@@ -177,14 +178,6 @@ impl Redis {
     pub fn attach(address: RedisAddress, salt: String) -> Result<Self, RedisError> {
         connect(&address)?;
         Ok(Self { process: None, address, salt: Some(salt) })
-    }
-
-    /// Fails where somebody else's server does not answer, or refuses the user. Nothing is stored.
-    ///
-    /// # Errors
-    /// When it does.
-    pub fn reach(address: &RedisAddress) -> Result<(), RedisError> {
-        connect(address).map(drop)
     }
 
     /// Where it is.
@@ -339,7 +332,7 @@ mod tests {
             (of_ipv6.host.as_str(), of_ipv6.port, of_ipv6.to_string().as_str()),
             ("::1", 7, "redis://[::1]:7")
         );
-        let refused = Redis::reach(&"redis://[::1]:1".parse().unwrap()).unwrap_err();
+        let refused = Redis::attach("redis://[::1]:1".parse().unwrap(), String::new()).unwrap_err();
         assert!(refused.is_io_error() && !refused.to_string().contains("lookup"), "{refused}");
         address.password = Some("hunter2".to_owned());
         assert_eq!(format!("{address} {address:?}"), "redis://cache.example:6379 redis://cache.example:6379");

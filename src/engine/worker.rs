@@ -11,11 +11,12 @@ use tokio::process::{ChildStdin, ChildStdout};
 
 use super::error::{EngineError, quote};
 use super::lmcache_server::CONNECTOR;
-use super::observation::Observation;
 use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
 use super::protocol::{NumberedPrompt, PROTOCOL, Ready, Reply, Request, Start};
+use crate::cache::Bucket;
 use crate::dataset::Prompt;
 use crate::digest::{Digest, digest_bytes, digest_json};
+use crate::model::{ChunkDigests, KvRecord, Observation};
 
 static PACKAGE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/engine/worker/kv_worker");
 
@@ -53,6 +54,9 @@ pub struct Worker {
     patience: Patience,
     what: String,
     asks_server: bool,
+    /// Why this engine's KV cannot be digested, where it should be.
+    digest_problem: Option<String>,
+    kv_records: Vec<KvRecord>,
 }
 
 impl Worker {
@@ -70,14 +74,15 @@ impl Worker {
     /// # Errors
     /// When the folder cannot be written.
     pub fn install(cache: &Utf8Path) -> Result<Utf8PathBuf, EngineError> {
-        let folder = cache.join("worker").join(Self::digest().short());
+        let workers = Bucket::Worker.folder(cache);
+        let folder = workers.join(Self::digest().short());
         let write = || -> std::io::Result<()> {
             let package = folder.join("kv_worker");
             if package.exists() {
                 return Ok(());
             }
-            fs::create_dir_all(cache.join("worker"))?;
-            let draft = tempfile::tempdir_in(cache.join("worker"))?;
+            fs::create_dir_all(&workers)?;
+            let draft = tempfile::tempdir_in(&workers)?;
             fs::create_dir(draft.path().join("kv_worker"))?;
             for source in sources() {
                 fs::write(draft.path().join("kv_worker").join(source.path()), source.contents())?;
@@ -105,10 +110,15 @@ impl Worker {
         let (requests, replies) = process.take_pipes().expect("the pipes were asked for and not yet taken");
         let asks_server = start.connector.as_ref().is_some_and(|connector| connector.name == CONNECTOR);
         let replies = BufReader::new(replies).lines();
-        let mut worker = Self { process, requests, replies, patience, what, asks_server };
+        let (digest_problem, kv_records) = (None, Vec::new());
+        let mut worker =
+            Self { process, requests, replies, patience, what, asks_server, digest_problem, kv_records };
         worker.send(&Request::Start(start)).await?;
         match worker.receive(worker.patience.start).await? {
-            Reply::Ready(ready) if ready.protocol == PROTOCOL => Ok((worker, ready)),
+            Reply::Ready(ready) if ready.protocol == PROTOCOL => {
+                worker.digest_problem = ready.digests.as_ref().and_then(|digests| digests.problem.clone());
+                Ok((worker, ready))
+            }
             Reply::Ready(ready) => {
                 Err(worker.garbled(format!("it speaks protocol {}, not {PROTOCOL}", ready.protocol)))
             }
@@ -132,10 +142,27 @@ impl Worker {
         let read_cache = prefix_cache == PrefixCache::Read;
         self.send(&Request::Score { read_cache, prompts: numbered.collect() }).await?;
         let mut observations: Vec<Option<Observation>> = vec![None; prompts.len()];
+        let mut digests: Vec<Option<Vec<ChunkDigests>>> = vec![None; prompts.len()];
+        let mut digest_problem = self.digest_problem.clone();
         loop {
             let scored = match self.receive_about(prompts).await? {
                 Reply::Scored(scored) => scored,
-                Reply::Counted { .. } => break,
+                Reply::Digested { question, chunks } => {
+                    let place = usize::try_from(question).ok().and_then(|place| digests.get_mut(place));
+                    match place {
+                        Some(place @ None) => *place = Some(chunks),
+                        _ => {
+                            return Err(self.garbled(format!(
+                                "digests came for prompt {question}, which waits for none"
+                            )));
+                        }
+                    }
+                    continue;
+                }
+                Reply::Counted { digest_problem: problem, .. } => {
+                    digest_problem = digest_problem.or(problem);
+                    break;
+                }
                 other => return Err(self.garbled(format!("{other:?} came instead of `scored`"))),
             };
             let place = usize::try_from(scored.question).ok().filter(|&place| place < prompts.len());
@@ -168,7 +195,20 @@ impl Worker {
         if let Some(place) = missing {
             return Err(self.garbled(format!("no answer came for {}", prompts[place].question)));
         }
+        self.kv_records = prompts
+            .iter()
+            .zip(digests)
+            .filter_map(|(prompt, chunks)| {
+                Some(KvRecord::Request { question: prompt.question.clone(), chunks: chunks? })
+            })
+            .chain(digest_problem.map(|reason| KvRecord::NotObserved { reason }))
+            .collect();
         Ok(observations.into_iter().flatten().collect())
+    }
+
+    /// What the last [`score`](Self::score) showed of the KV itself, in the order of the prompts.
+    pub fn take_kv_records(&mut self) -> Vec<KvRecord> {
+        std::mem::take(&mut self.kv_records)
     }
 
     /// Shuts the engine down; one that does not leave in time is ended.

@@ -3,7 +3,7 @@
 use super::kind::{Applies, Donor, Fault, Group, Layers, Must, Place, Ranks, Spots, Tier, Variant};
 use super::operator::{Bit, Operator, Spread};
 use crate::comparison::Rung;
-use crate::engine::KvShape;
+use crate::model::KvShape;
 
 const EVERY: Spots = &[(Place::Every, Layers::All)];
 const MIDDLE: Spots = &[(Place::Middle, Layers::All)];
@@ -254,6 +254,22 @@ pub const CATALOGUE: &[Fault] = &[
         doses: &[
             ("1 in a million", Operator::FlipAtRandom { per_million: 1 }, EVERY),
             ("100 in a million", Operator::FlipAtRandom { per_million: 100 }, MIDDLE),
+        ],
+        ..PLAIN
+    },
+    Fault {
+        name: "any bit",
+        group: Group::Encoding,
+        what: "flips one bit of one element of every chunk, wherever it is and however small, but never an exponent's highest",
+        stands_for: "the smallest fault that there is, in an element that no answer depends on",
+        must: Must::BeSeen(Rung::Kv),
+        doses: &[
+            ("sample 1", Operator::FlipAnywhere { sample: 1 }, EVERY),
+            ("sample 2", Operator::FlipAnywhere { sample: 2 }, EVERY),
+            ("sample 3", Operator::FlipAnywhere { sample: 3 }, EVERY),
+            ("sample 4", Operator::FlipAnywhere { sample: 4 }, EVERY),
+            ("sample 5", Operator::FlipAnywhere { sample: 5 }, EVERY),
+            ("sample 6", Operator::FlipAnywhere { sample: 6 }, EVERY),
         ],
         ..PLAIN
     },

@@ -2,8 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::suite::Dtype;
-
+use crate::model::Dtype;
 /// The value of an element, little-endian.
 pub(super) fn read(dtype: Dtype, bytes: &[u8]) -> f32 {
     match dtype {

@@ -66,6 +66,9 @@ pub struct Trial {
     pub served_tokens: u64,
     /// Tokens that had to be served.
     pub predicted_tokens: u64,
+    /// Cells of KV (a chunk in a layer on a rank, each time it was served) that the rung `kv` calls wrong.
+    #[serde(default)]
+    pub wrong_cells: u64,
     /// Questions whose bits differ from the control's.
     pub differing: u32,
     /// Questions whose first token differs from the control's.
@@ -102,6 +105,9 @@ impl Trial {
         };
         let must = if damage.changed_bits == 0 { Must::ChangeNothing } else { variant.fault.must };
         let seen = matches!(verdict, Verdict::Degraded | Verdict::NotExercised);
+        let kv = &comparison.kv;
+        let every_chunk_is_named = kv.outcome == Outcome::Failed
+            && kv.wrong_cells() + u64::from(kv.left_out) >= u64::from(damage.chunks);
         let fate = match must {
             Must::ChangeNothing if verdict == Verdict::Equivalent && elsewhere == 0 => Fate::Harmless,
             Must::ChangeNothing if verdict == Verdict::Equivalent => Fate::NotRead,
@@ -110,6 +116,7 @@ impl Trial {
             Must::BeSeen(Rung::Exercised) if seen => Fate::Killed,
             // Where nothing was served, nothing of what was planted was read either.
             Must::BeSeen(_) | Must::ReorderAlone if elsewhere > 0 || counted.hit_tokens == 0 => Fate::NotRead,
+            Must::BeSeen(Rung::Kv) if !every_chunk_is_named => Fate::Survived,
             Must::BeSeen(_) | Must::ReorderAlone if seen => Fate::Killed,
             Must::ReorderAlone if verdict == Verdict::Equivalent => Fate::Neutral,
             Must::ServeNothing | Must::ReorderAlone | Must::BeSeen(_) => Fate::Survived,
@@ -121,6 +128,7 @@ impl Trial {
             seen_by: seen_by(comparison),
             served_tokens: comparison.exercised.load.cached_tokens,
             predicted_tokens: comparison.exercised.load.predicted_tokens,
+            wrong_cells: kv.wrong_cells(),
             differing: comparison.bit_exact.against_control.differing
                 + comparison.bit_exact.against_baseline.differing,
             token_flips: comparison.distribution.load.first_token_flips,
@@ -169,6 +177,7 @@ impl Trial {
             seen_by: Vec::new(),
             served_tokens: 0,
             predicted_tokens: 0,
+            wrong_cells: 0,
             differing: 0,
             token_flips: 0,
             questions: 0,
@@ -215,6 +224,7 @@ fn seen_by(comparison: &Comparison) -> Vec<Rung> {
     let lost = comparison.answers.generated.against_reference.robust_loss_p_value() <= LOSS_ALPHA;
     [
         (Rung::Exercised, comparison.exercised.service != Service::AsPredicted),
+        (Rung::Kv, comparison.kv.outcome == Outcome::Failed),
         (Rung::BitExact, comparison.bit_exact.outcome == Outcome::Failed),
         (Rung::NearTies, comparison.near_ties.outcome == Outcome::Failed),
         (Rung::Distribution, comparison.distribution.outcome == Outcome::Failed),

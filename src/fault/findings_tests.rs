@@ -3,9 +3,8 @@ use crate::comparison::{
     Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, Fidelity, ServerEvidence, compare,
 };
 use crate::dataset::{Choice, Split};
-use crate::engine::{KvShape, Observation, Step, TokenLogprob};
 use crate::fault::{Arrangement, CATALOGUE, Fault};
-use crate::suite::Dtype;
+use crate::model::{Dtype, KvShape, Observation, Step, TokenLogprob};
 
 const QUESTIONS: u32 = 4;
 const SERVED: u32 = 512;
@@ -53,6 +52,7 @@ fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
             tier: None,
             sharding: None,
         }),
+        kv: None,
         early_stop: None,
     };
     compare(&evidence, &Criteria::default()).unwrap()

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::comparison::Rung;
-use crate::engine::KvShape;
+use crate::model::KvShape;
 
 use super::operator::Operator;
 
@@ -194,9 +194,10 @@ pub enum Tier {
 }
 
 /// One fault in one dose at one spot.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Variant {
-    /// The fault.
+    /// The fault, by its name.
+    #[serde(serialize_with = "name_of")]
     pub fault: &'static Fault,
     /// The dose's name; empty where there is one dose.
     pub dose: &'static str,
@@ -208,6 +209,11 @@ pub struct Variant {
     pub layers: Layers,
     /// The tier.
     pub tier: Tier,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference to the field")]
+fn name_of<S: Serializer>(fault: &&'static Fault, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(fault.name)
 }
 
 impl Fault {

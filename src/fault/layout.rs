@@ -12,8 +12,7 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::KvShape;
-use crate::suite::Dtype;
+use crate::model::{Dtype, KvShape};
 
 /// In which order a chunk's elements lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

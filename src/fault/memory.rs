@@ -10,6 +10,7 @@ use fs_err as fs;
 use super::chunk_name::Shard;
 use super::error::FaultError;
 use super::second_tier::io_error;
+use crate::machine::disk_space;
 
 /// LMCache allocates shards at multiples of this many bytes.
 const ALIGNMENT: usize = 4096;
@@ -113,18 +114,13 @@ const SEGMENTS: &str = "/dev/shm";
 /// containers there often is hardly any.
 #[must_use]
 pub fn segment_fits(bytes: u64) -> bool {
-    let free = rustix::fs::statvfs(SEGMENTS).map(|segments| segments.f_bavail * segments.f_frsize);
-    free.is_ok_and(|free| free >= bytes)
-}
-
-/// Where LMCache keeps the segment of this name.
-#[must_use]
-pub fn segment_path(name: &str) -> Utf8PathBuf {
-    Utf8Path::new(SEGMENTS).join(format!("lmcache_l1_pool_{name}"))
+    disk_space(Utf8Path::new(SEGMENTS)).is_ok_and(|segments| segments.free >= bytes)
 }
 
 #[cfg(test)]
 mod tests {
+    use camino::Utf8Path;
+
     use super::*;
     use crate::fault::ChunkName;
 

@@ -22,7 +22,7 @@ pub use error::FaultError;
 pub use findings::{Damage, Fate, FaultFindings, Score, SmallestDose, Trial};
 pub use kind::{Applies, Donor, Dose, Fault, Group, Layers, Must, Place, Ranks, Spots, Tier, Variant};
 pub use layout::{Arrangement, Layout, LayoutError, Probe};
-pub use memory::{MemoryTier, segment_fits, segment_path};
+pub use memory::{MemoryTier, segment_fits};
 pub use operator::{Bit, Operator, Spread};
 pub use planting::{Planting, plantings};
 pub use second_tier::PlantedTier;

@@ -2,13 +2,16 @@
 
 use std::ops::Range;
 
-use crate::digest::digest_bytes;
+use serde::Serialize;
+
+use crate::digest::{Digest, digest_bytes};
 
 use super::element;
 use super::layout::Layout;
 
 /// What is done to a chunk, in the layers that are in scope.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Operator {
     /// The same bytes are written again.
     Rewrite,
@@ -48,6 +51,12 @@ pub enum Operator {
         /// Of a million; at least one bit.
         per_million: usize,
     },
+    /// One bit of one element is flipped, any of both, but never an exponent's highest; which ones follows from the chunk and the
+    /// number of the sample.
+    FlipAnywhere {
+        /// The number of the sample.
+        sample: u64,
+    },
     /// Elements are read as the other 16-bit type and written back in their own.
     Reinterpret,
     /// Elements are multiplied and rounded.
@@ -84,7 +93,8 @@ impl Operator {
 }
 
 /// Which bit of an element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Bit {
     /// The lowest of the fraction: the smallest change that there is.
     Lowest,
@@ -93,7 +103,8 @@ pub enum Bit {
 }
 
 /// How many elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Spread {
     /// One of all layers in scope.
     Once,
@@ -162,6 +173,7 @@ impl Operator {
             }),
             Self::Flip { bit, spread } => flip(layout, &layers, chunk, bit, spread),
             Self::FlipAtRandom { per_million } => flip_at_random(layout, &layers, chunk, per_million),
+            Self::FlipAnywhere { sample } => flip_anywhere(layout, &layers, chunk, sample),
             Self::Reinterpret => each_element(chunk, &|bytes| element::reinterpret(dtype, bytes)),
             Self::Scale(factor) => each_element(chunk, &|bytes| element::read(dtype, bytes) * factor),
             Self::QuantizeInt8 => each_row(chunk, &|row| quantize_row(layout, row)),
@@ -232,6 +244,19 @@ fn flip_at_random(layout: &Layout, layers: &Range<usize>, bytes: &mut [u8], per_
     }
 }
 
+fn flip_anywhere(layout: &Layout, layers: &Range<usize>, bytes: &mut [u8], sample: u64) {
+    let scope = layout.layer(layers.start).start..layout.layer(layers.end - 1).end;
+    let width = 8 * layout.element_bytes();
+    let seed = digest_bytes(&[&bytes[scope.clone()], sample.to_le_bytes().as_slice()].concat());
+    let mut numbers = Numbers::seeded(&seed);
+    let element = numbers.below(scope.len() / layout.element_bytes());
+    let bit = match numbers.below(width - 1) {
+        sign if sign == width - 2 => width - 1,
+        bit => bit,
+    };
+    bytes[scope.start + element * layout.element_bytes() + bit / 8] ^= 1 << (bit % 8);
+}
+
 /// Symmetric quantisation to −127…127 with the row's largest magnitude as scale.
 fn quantize_row(layout: &Layout, row: &mut [u8]) {
     let size = layout.element_bytes();
@@ -263,6 +288,12 @@ struct Numbers {
 }
 
 impl Numbers {
+    /// Others than those of the default.
+    fn seeded(seed: &Digest) -> Self {
+        let start = seed.as_bytes().first_chunk().expect("a digest has more than eight bytes");
+        Self { counter: u64::from_le_bytes(*start), ready: Vec::new() }
+    }
+
     /// A number below `limit`; the bias of the remainder is far below what matters here.
     fn below(&mut self, limit: usize) -> usize {
         if self.ready.is_empty() {
@@ -271,7 +302,7 @@ impl Numbers {
             self.ready = words
                 .map(|word| u64::from_le_bytes(word.try_into().expect("a word has eight bytes")))
                 .collect();
-            self.counter += 1;
+            self.counter = self.counter.wrapping_add(1);
         }
         let number = self.ready.pop().expect("a digest holds four words");
         usize::try_from(number % limit as u64).expect("it is below a usize")

@@ -7,7 +7,7 @@ use std::time::Instant;
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
-use super::pins::fetched;
+use super::verified::fetched;
 use super::{FetchError, ModelPin, Verified};
 use crate::digest::{Digest, digest_file};
 use crate::engine::environment::{Environment, install_beside};

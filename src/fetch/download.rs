@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FetchError;
 use super::client::{Client, Content, Resume, Target, Trouble, judge_io};
-use super::fetcher::Patience;
+use super::patience::Patience;
 use crate::digest::{Digest, DigestReader, DigestWriter};
 
 const BLOCK: usize = 256 << 10;
@@ -291,14 +291,6 @@ impl Download<'_> {
         remove(&wanted.part())?;
         *part = open_part(wanted)?;
         Ok(())
-    }
-}
-
-impl Patience {
-    /// How long to wait after so many failures in a row, unless the server says.
-    fn pause(&self, failures: u32, asked: Option<Duration>) -> Duration {
-        let doubled = self.first_pause.saturating_mul(1 << failures.saturating_sub(1).min(16));
-        asked.unwrap_or_else(|| doubled.min(self.longest_pause))
     }
 }
 

@@ -12,11 +12,15 @@ use fs_err as fs;
 use super::client::{Client, Token};
 use super::convert::convert;
 use super::download::{Download, Outcome, Wanted};
-use super::pins::{HUB, fetched};
+use super::patience::Patience;
+use super::pins::HUB;
+use super::verified::fetched;
 use super::{ArchivePin, FetchError, ModelPin, Origin, Verified};
+use crate::cache;
 use crate::engine::environment::EnvironmentRequest;
 use crate::event::{Event, Events};
 use crate::lock::FileLock;
+use crate::machine::disk_space;
 
 /// Files that are fetched at once.
 const WORKERS: usize = 4;
@@ -40,33 +44,6 @@ pub struct FetchSettings {
     pub certificates: Option<Utf8PathBuf>,
     /// How long to try.
     pub patience: Patience,
-}
-
-/// When a server counts as not to be had.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// Tries in a row that bring less than `least_bytes`.
-    pub tries: u32,
-    /// Pause after the first of them; it doubles with each.
-    pub first_pause: Duration,
-    /// The longest pause, also of those that a server asks for.
-    pub longest_pause: Duration,
-    /// In so long at least `least_bytes` must come.
-    pub stall: Duration,
-    /// What counts as getting on.
-    pub least_bytes: u64,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            tries: 5,
-            first_pause: Duration::from_secs(1),
-            longest_pause: Duration::from_mins(5),
-            stall: Duration::from_secs(30),
-            least_bytes: 64 << 10,
-        }
-    }
 }
 
 impl FetchSettings {
@@ -125,6 +102,7 @@ impl Fetcher {
         let cache = &self.settings.cache;
         let folder = fetched(cache);
         fs::create_dir_all(&folder).map_err(|source| FetchError::Io { path: folder.clone(), source })?;
+        cache::tag(cache);
         let what = format!("the fetched files in {folder}");
         let _lock = FileLock::take(&folder.join("fetch.lock"), &what, OTHER_FETCH, &self.events)?;
 
@@ -287,19 +265,12 @@ impl Fetcher {
 
     fn check_disk_space(&self, needed: u64) -> Result<(), FetchError> {
         let folder = &self.settings.cache;
-        let free = free_bytes(folder).map_err(|source| io_error(folder, source))?;
+        let free = disk_space(folder).map_err(|source| io_error(folder, source))?.free;
         if needed.saturating_add(SPARE_BYTES) > free {
             return Err(FetchError::DiskSpace { folder: folder.clone(), needed, free });
         }
         Ok(())
     }
-}
-
-/// Bytes that the disk of a folder has left.
-pub(super) fn free_bytes(folder: &Utf8Path) -> io::Result<u64> {
-    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Utf8Path::new("."));
-    let disk = rustix::fs::statvfs(there.as_std_path())?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Where the hub's own cache keeps a file of a dataset: `{hub}/datasets/{organisation}/{name}/resolve/{revision}/{file}`.

@@ -20,15 +20,16 @@ mod convert;
 mod download;
 mod error;
 mod fetcher;
-mod machine;
 mod needs;
+mod patience;
 mod pins;
 mod verified;
 
 pub use client::Token;
 pub use error::FetchError;
-pub use fetcher::{FetchSettings, Fetcher, Patience};
+pub use fetcher::{FetchSettings, Fetcher};
 pub use needs::Needs;
+pub use patience::Patience;
 pub use pins::{ArchivePin, FilePin, ModelPin, Origin};
 pub use verified::Verified;
 

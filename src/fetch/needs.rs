@@ -4,17 +4,14 @@
 use camino::Utf8Path;
 
 use super::error::gigabytes;
-use super::fetcher::free_bytes;
-use super::machine::{Machine, lacks};
 use super::{ArchivePin, FetchError, ModelPin, Origin, Verified};
-use crate::engine::{Device, DeviceKind, Parallelism};
+use crate::engine::Parallelism;
+use crate::machine::{Device, DeviceKind, EngineNeeds, GpuMemory, Machine, disk_space};
 use crate::suite::{ExecutorBackend, ModelSettings, Suite};
 
 const GIB: u64 = 1 << 30;
 /// What vLLM takes on a GPU besides weights and KV: context, workspaces, activations of one batch. An estimate.
 const GPU_OVERHEAD: u64 = 3 * GIB;
-/// What an engine with its server keeps busy where several run beside each other.
-const PROCESSORS_OF_AN_ENGINE: usize = 4;
 
 /// A suite's needs.
 #[derive(Debug)]
@@ -55,7 +52,7 @@ impl Needs {
             too_few_gpus: None,
             names_pins: false,
             lacks_room: false,
-            engines_at_a_time: engines_at_a_time(suite, kind, machine),
+            engines_at_a_time: machine.engines_at_a_time(kind, largest_engine(suite)),
         };
         let mut to_fetch = 0;
         for settings in &suite.models {
@@ -74,7 +71,7 @@ impl Needs {
             to_fetch += if missing { pin.size } else { 0 };
         }
         if to_fetch > 0 {
-            let free = free_bytes(cache).ok();
+            let free = disk_space(cache).ok().map(|disk| disk.free);
             needs.add_room(
                 format!("disk: {:.1} GB to fetch into {cache}", gigabytes(to_fetch)),
                 lacks(to_fetch, free),
@@ -119,7 +116,7 @@ impl Needs {
         // Ray's other hosts are not seen from here.
         let enough = elsewhere || usize::try_from(wanted).is_ok_and(|wanted| wanted <= machine.gpus);
         let missing = if enough {
-            lacks(each, machine.gpu_memory.iter().min().copied())
+            lacks(each, machine.gpu_memory.iter().map(|gpu| gpu.total).min())
         } else {
             self.too_few_gpus.get_or_insert(FetchError::TooFewGpus {
                 model: settings.name.clone(),
@@ -146,12 +143,10 @@ impl Needs {
     /// What others have left of the first GPU, and how many engines that allows: a forgotten engine there makes a run
     /// several times as slow, or impossible.
     fn add_free_gpu(&mut self, suite: &Suite, machine: &Machine) {
-        let (Some(&free), Some(&whole)) = (machine.gpu_free.first(), machine.gpu_memory.first()) else {
-            return;
-        };
+        let Some(&GpuMemory { free, total: whole }) = machine.gpu_memory.first() else { return };
         let text = format!("GPU memory: {:.1} of {:.1} GB free", gigabytes(free), gigabytes(whole));
         let holders = "`nvidia-smi` names the processes that hold the rest";
-        let largest = largest_engine(suite);
+        let largest = largest_engine(suite).gpu_bytes;
         // A model that is too large for the whole GPU has a line of its own.
         if free < largest && largest <= whole {
             let missing = format!("an engine takes {:.1} GB; {holders}", gigabytes(largest));
@@ -259,30 +254,29 @@ fn gpu_bytes(suite: &Suite, settings: &ModelSettings) -> (u64, u64) {
     (weight_bytes(settings) / u64::from(ranks.max(1)), u64::from(suite.engine.kv_cache_gib) * GIB)
 }
 
-/// Bytes that an engine takes of each of its GPUs, of the suite's largest model there.
-fn largest_engine(suite: &Suite) -> u64 {
-    let needs =
-        suite.models.iter().map(|settings| gpu_bytes(suite, settings)).map(|(weights, kv)| weights + kv);
-    needs.max().unwrap_or(0) + GPU_OVERHEAD
+/// What an engine of the suite's largest model takes.
+fn largest_engine(suite: &Suite) -> EngineNeeds {
+    let models = || suite.models.iter();
+    let of_gpu = models().map(|settings| gpu_bytes(suite, settings)).map(|(weights, kv)| weights + kv).max();
+    EngineNeeds {
+        ranks: models().map(|settings| Parallelism::of(settings).ranks()).max().unwrap_or(1),
+        gpu_bytes: of_gpu.unwrap_or(0) + GPU_OVERHEAD,
+        memory_bytes: u64::from(suite.lmcache.memory_gib) * GIB,
+    }
 }
 
-/// As many as the free memory of one GPU, the memory (each may have an LMCache) and the processors have room for; one on a processor, which an engine has to itself, and
-/// where a model takes several GPUs.
-fn engines_at_a_time(suite: &Suite, kind: DeviceKind, machine: &Machine) -> usize {
-    let on_several = suite.models.iter().any(|settings| Parallelism::of(settings).ranks() > 1);
-    let (Some(gpu), Some(memory)) = (machine.gpu_free.first(), machine.memory) else { return 1 };
-    if kind == DeviceKind::Cpu || on_several {
-        return 1;
-    }
-    let on_gpu = gpu / largest_engine(suite);
-    let in_memory = memory / (u64::from(suite.lmcache.memory_gib) * GIB).max(1);
-    let room = usize::try_from(on_gpu.min(in_memory)).unwrap_or(1);
-    room.min(machine.processors / PROCESSORS_OF_AN_ENGINE).max(1)
+/// What is too little, in words; nothing if it is enough or not known.
+fn lacks(needed: u64, there: Option<u64>) -> Option<String> {
+    there.filter(|there| *there < needed).map(|there| format!("{:.1} GB here", gigabytes(there)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn whole(bytes: u64) -> GpuMemory {
+        GpuMemory { total: bytes, free: bytes }
+    }
 
     fn needs(suite: &str, kind: DeviceKind, machine: &Machine) -> Needs {
         let cache = tempfile::tempdir().unwrap();
@@ -294,13 +288,8 @@ mod tests {
 
     #[test]
     fn the_mmlu_suite_says_what_it_needs_and_what_of_it_is_missing() {
-        let machine = Machine {
-            memory: Some(64 * GIB),
-            gpu_memory: vec![80 * GIB],
-            gpu_free: Vec::new(),
-            gpus: 1,
-            processors: 16,
-        };
+        let machine =
+            Machine { memory: Some(64 * GIB), gpu_memory: vec![whole(80 * GIB)], gpus: 1, processors: 16 };
         let needs = needs("mmlu", DeviceKind::Cuda, &machine);
         insta::assert_snapshot!(needs.lines().join("\n"), @r"
         MISSING  meta-llama/Llama-3.1-8B-Instruct: 16.06 GB, Llama 3.1 Community License (accept it at https://huggingface.co/meta-llama/Llama-3.1-8B-Instruct, and set HF_TOKEN) [not fetched]
@@ -308,6 +297,7 @@ mod tests {
         MISSING  deepseek-ai/DeepSeek-V2-Lite: 31.41 GB, DeepSeek License [not fetched]
         MISSING  deepseek-v2-lite: 2 GPUs with 61.9 GB (weights 15.7, KV 42.9, the rest about 3.2) [1 of 2 here]
         MISSING  mmlu: 0.17 GB, MIT [not fetched]
+        here     GPU memory: 85.9 of 85.9 GB free, for 1 engine at a time
         here     LMCache: 32.2 GB of memory
         ");
         assert!(!needs.are_met());
@@ -318,13 +308,7 @@ mod tests {
 
     #[test]
     fn what_was_not_fetched_is_named_where_the_gpus_suffice() {
-        let machine = Machine {
-            memory: None,
-            gpu_memory: vec![80 * GIB; 2],
-            gpu_free: Vec::new(),
-            gpus: 2,
-            processors: 16,
-        };
+        let machine = Machine { memory: None, gpu_memory: vec![whole(80 * GIB); 2], gpus: 2, processors: 16 };
         let error = needs("mmlu", DeviceKind::Cuda, &machine).require("mmlu").unwrap_err();
         insta::assert_snapshot!(error, @"find what suite mmlu needs: meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, mmlu have not been fetched");
         assert_eq!(error.hint().unwrap(), "run `kv-correctness fetch --suite mmlu` first");
@@ -334,13 +318,7 @@ mod tests {
     fn gpus_of_other_hosts_are_not_missed_where_ray_places_the_ranks() {
         let mut suite = Suite::load("mmlu").unwrap();
         suite.models[1].distributed_executor_backend = Some(ExecutorBackend::Ray);
-        let machine = Machine {
-            memory: None,
-            gpu_memory: vec![80 * GIB],
-            gpu_free: Vec::new(),
-            gpus: 1,
-            processors: 16,
-        };
+        let machine = Machine { memory: None, gpu_memory: vec![whole(80 * GIB)], gpus: 1, processors: 16 };
         let cache = tempfile::tempdir().unwrap();
         let cache = Utf8Path::from_path(cache.path()).unwrap();
         let mut needs = Needs::on(&suite, cache, DeviceKind::Cuda, &machine);
@@ -350,13 +328,7 @@ mod tests {
 
     #[test]
     fn each_rank_on_a_processor_needs_a_kv_cache_of_its_own() {
-        let machine = Machine {
-            memory: Some(3 * GIB),
-            gpu_memory: Vec::new(),
-            gpu_free: Vec::new(),
-            gpus: 0,
-            processors: 16,
-        };
+        let machine = Machine { memory: Some(3 * GIB), gpu_memory: Vec::new(), gpus: 0, processors: 16 };
         let needs = needs("canary-tp2", DeviceKind::Cpu, &machine);
         insta::assert_snapshot!(needs.lines().join("\n"), @r"
         here     canary-dense: weights and both KV caches: 3.2 GB of memory
@@ -368,8 +340,7 @@ mod tests {
     fn engines_run_beside_each_other_where_gpu_memory_and_processors_have_room_for_them() {
         let machine = |gib: u64, memory: u64, processors| Machine {
             memory: Some(memory * GIB),
-            gpu_memory: vec![80 * GIB],
-            gpu_free: vec![gib * GIB],
+            gpu_memory: vec![GpuMemory { total: 80 * GIB, free: gib * GIB }],
             gpus: 1,
             processors,
         };
@@ -385,8 +356,8 @@ mod tests {
     #[test]
     fn what_others_hold_of_a_gpu_is_told() {
         let line = |free: u64| {
-            let (gpu_memory, gpu_free) = (vec![80 * GIB], vec![free * GIB]);
-            let machine = Machine { memory: Some(128 * GIB), gpu_memory, gpu_free, gpus: 1, processors: 16 };
+            let gpu_memory = vec![GpuMemory { total: 80 * GIB, free: free * GIB }];
+            let machine = Machine { memory: Some(128 * GIB), gpu_memory, gpus: 1, processors: 16 };
             let needs = needs("canary", DeviceKind::Cuda, &machine);
             let line = needs.lines().into_iter().find(|line| line.contains("GPU memory:"));
             (line.unwrap(), needs.lacks_room())
@@ -411,13 +382,7 @@ mod tests {
 
     #[test]
     fn the_embedded_suite_needs_nothing_that_must_be_fetched() {
-        let machine = Machine {
-            memory: Some(8 * GIB),
-            gpu_memory: Vec::new(),
-            gpu_free: Vec::new(),
-            gpus: 0,
-            processors: 16,
-        };
+        let machine = Machine { memory: Some(8 * GIB), gpu_memory: Vec::new(), gpus: 0, processors: 16 };
         let needs = needs("canary", DeviceKind::Cpu, &machine);
         assert!(needs.are_met() && !needs.names_pins());
         assert!(needs.require("canary").is_ok());

@@ -7,6 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 
 use super::Verified;
+use super::verified::fetched;
 use crate::digest::{Digest, digest_json};
 
 /// The hub, unless `HF_ENDPOINT` names a mirror.
@@ -169,11 +170,6 @@ impl ArchivePin {
     pub fn path(&self, cache: &Utf8Path) -> Utf8PathBuf {
         fetched(cache).join("datasets").join(&self.name).join(&self.file)
     }
-}
-
-/// The folder of everything that is fetched.
-pub(super) fn fetched(cache: &Utf8Path) -> Utf8PathBuf {
-    cache.join("fetched")
 }
 
 #[cfg(test)]

@@ -2,15 +2,16 @@
 //! [`Verified`].
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::pins::fetched;
+use crate::cache::Bucket;
 use crate::digest::{Digest, digest_file};
+use crate::files::write_whole;
 
 const SCHEMA: u32 = 1;
 
@@ -36,6 +37,11 @@ struct Stamp {
     modified_ns: i64,
     inode: u64,
     sha256: Digest,
+}
+
+/// The folder of everything that is fetched.
+pub(super) fn fetched(cache: &Utf8Path) -> Utf8PathBuf {
+    Bucket::Fetched.folder(cache)
 }
 
 impl Stamp {
@@ -81,13 +87,8 @@ impl Verified {
     /// Notes that a file has this digest, for later processes as well.
     pub(super) fn note(&mut self, path: &Utf8Path, sha256: Digest) -> io::Result<()> {
         self.files.insert(path.to_owned(), Stamp::of(path, sha256)?);
-        let folder = self.path.parent().expect("a manifest has a folder");
-        fs::create_dir_all(folder)?;
-        let mut draft = tempfile::NamedTempFile::new_in(folder)?;
         let manifest = Manifest { schema: SCHEMA, files: self.files.clone() };
-        draft.write_all(&serde_json::to_vec_pretty(&manifest).expect("a manifest has a JSON form"))?;
-        draft.persist(&self.path).map_err(|error| error.error)?;
-        Ok(())
+        write_whole(&self.path, &serde_json::to_vec_pretty(&manifest).expect("a manifest has a JSON form"))
     }
 }
 

@@ -3,21 +3,21 @@
 use super::Finding;
 use crate::dataset::QuestionId;
 
-/// The questions that a finding names, those first that the sharper rungs name: served wrongly, other bits than the
-/// control's or the baseline's, another token, other letters, another answer. None twice.
+/// The questions that a finding names, those first that the sharper rungs name: served wrongly, other KV than
+/// was computed, other bits than the control's or the baseline's, another token, other letters, another answer. None twice.
 #[must_use]
 pub fn differing_questions(finding: &Finding) -> Vec<QuestionId> {
     let comparison = &finding.comparison;
     let bits = &comparison.bit_exact;
+    let wrong = comparison.kv.first.iter().map(|cell| &cell.question);
     let offenders = comparison.exercised.offenders.iter().map(|offender| &offender.question);
     let tallies = [&bits.against_control, &bits.store_pass, &bits.against_baseline];
     let differing = tallies.into_iter().flat_map(|tally| &tally.first).map(|difference| &difference.question);
     let parted = comparison.near_ties.first.iter().map(|parted| &parted.question);
     let flips = comparison.answers.flips.iter().map(|flip| &flip.question);
     let mut questions: Vec<QuestionId> = Vec::new();
-    for question in
-        offenders.chain(differing).chain(parted).chain(&comparison.distribution.farthest).chain(flips)
-    {
+    let sharper = offenders.chain(wrong).chain(differing).chain(parted);
+    for question in sharper.chain(&comparison.distribution.farthest).chain(flips) {
         if !questions.contains(question) {
             questions.push(question.clone());
         }

@@ -9,15 +9,19 @@ use serde::{Deserialize, Serialize};
 use crate::comparison::{Comparison, Judgement, Location, Verdict};
 use crate::dataset::Question;
 use crate::digest::Digest;
+use crate::engine::Ready;
 use crate::engine::environment::EnvironmentIdentity;
-use crate::engine::{Device, KvShape, Ready};
 use crate::fault::FaultFindings;
 use crate::foreign::ForeignFindings;
+use crate::machine::Device;
+use crate::model::{KvShape, Route};
 use crate::stage_name::StageName;
-use crate::suite::{Route, Suite};
+use crate::suite::Suite;
 
 /// Number of the format of `report.json`; a change that a reader could stumble over raises it.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
+/// The oldest format that is still read.
+pub const OLDEST_SCHEMA: u32 = 2;
 
 /// Everything that a run found out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -40,7 +44,7 @@ pub struct Report {
     pub environment: EnvironmentIdentity,
     /// Each model on each route.
     pub findings: Vec<Finding>,
-    /// Each model on each route that cannot run on this machine.
+    /// What was asked for of a model on a route and was not done.
     #[serde(default)]
     pub not_run: Vec<NotRun>,
     /// Each model with planted faults; empty if they were not asked for.
@@ -65,7 +69,7 @@ pub struct ForeignKv {
     pub log: Utf8PathBuf,
 }
 
-/// A model on a route that cannot run on this machine.
+/// Something that was asked for of a model on a route and was not done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NotRun {
@@ -73,10 +77,24 @@ pub struct NotRun {
     pub model: String,
     /// The route.
     pub route: Route,
-    /// Why.
+    /// When it was known.
+    #[serde(default)]
+    pub known: Known,
+    /// Why: `failed to …`, with all causes.
     pub reason: String,
-    /// What mends it.
+    /// What mends it; empty where nothing is known.
     pub next_step: String,
+}
+
+/// When it was known that something is not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Known {
+    /// Before anything started: this machine or the suite does not allow it.
+    #[default]
+    Beforehand,
+    /// It was tried, and failed.
+    AfterTrying,
 }
 
 /// What planted faults showed about the verdicts on one model.

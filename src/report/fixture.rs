@@ -2,20 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Finding, ForeignKv, NotRun, PlantedFaults, Report, SCHEMA};
+use super::{Finding, ForeignKv, Known, NotRun, PlantedFaults, Report, SCHEMA};
 use crate::comparison::scene::{Scene, say, scatter};
 use crate::comparison::{
     ArmName, Criteria, EarlyStop, Evidence, Location, Place as ChunkPlace, Rung, Verdict, compare, conclude,
 };
 use crate::dataset::{Choice, Question};
 use crate::digest::digest_bytes;
+use crate::engine::Ready;
 use crate::engine::environment::{EnvironmentIdentity, Package};
-use crate::engine::{Device, KvShape, Ready};
 use crate::exit_code::{ERROR, exit_code, exit_code_of_run};
 use crate::fault::{Arrangement, Fate, FaultFindings, Group, Layers, Layout, Place, Tier, Trial};
 use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
+use crate::machine::Device;
+use crate::model::{Dtype, KvShape, Route};
 use crate::stage_name::StageName;
-use crate::suite::{Dtype, Route, Suite};
+use crate::suite::Suite;
 
 /// Everything that could break a document: markup, quotes, control characters, line ends, other scripts, an emoji.
 pub(super) const NASTY: &str = "If a < b & c > \"d\", then `x` | y\r\n\u{0}\u{1b}[31m\u{7f}\u{fffe} ]]> </script><script>alert(1)</script> \
@@ -25,17 +27,23 @@ pub(super) const NASTY: &str = "If a < b & c > \"d\", then `x` | y\r\n\u{0}\u{1b
 pub(super) fn every_kind() -> Vec<(&'static str, Report)> {
     let many = ["canary-dense", "canary-mla"]
         .into_iter()
-        .flat_map(|model| Route::ALL.map(|route| (model, route, equivalent())))
+        .flat_map(|model| {
+            ["in-process", "mp", "mp+fs", "mp+redis", "mp+p2p"]
+                .map(|name| (model, Route::named(name), equivalent()))
+        })
         .collect();
     vec![
-        ("equivalent", report(vec![("canary-dense", Route::Mp, equivalent())])),
+        ("equivalent", report(vec![("canary-dense", Route::named("mp"), equivalent())])),
         (
             "degraded",
-            report(vec![("canary-dense", Route::Mp, degraded()), ("canary-mla", Route::Mp, equivalent())]),
+            report(vec![
+                ("canary-dense", Route::named("mp"), degraded()),
+                ("canary-mla", Route::named("mp"), equivalent()),
+            ]),
         ),
-        ("not exercised", report(vec![("canary-dense", Route::InProcess, not_exercised())])),
-        ("inconclusive", report(vec![("canary-dense", Route::Mp, inconclusive())])),
-        ("stopped early", report(vec![("canary-dense", Route::Mp, stopped_early())])),
+        ("not exercised", report(vec![("canary-dense", Route::named("in-process"), not_exercised())])),
+        ("inconclusive", report(vec![("canary-dense", Route::named("mp"), inconclusive())])),
+        ("stopped early", report(vec![("canary-dense", Route::named("mp"), stopped_early())])),
         ("every route", report(many)),
         (
             "faults all seen",
@@ -50,11 +58,12 @@ pub(super) fn every_kind() -> Vec<(&'static str, Report)> {
 }
 
 fn with_a_route_not_run() -> Report {
-    let mut report = report(vec![("canary-dense", Route::Mp, equivalent())]);
-    report.suite.routes.push(Route::MpRedis);
+    let mut report = report(vec![("canary-dense", Route::named("mp"), equivalent())]);
+    report.suite.routes.push(Route::named("mp+redis"));
     report.not_run.push(NotRun {
         model: "canary-dense".to_owned(),
-        route: Route::MpRedis,
+        route: Route::named("mp+redis"),
+        known: Known::Beforehand,
         reason: format!("failed to find a Redis server: {NASTY}"),
         next_step: "install Debian's package `redis-server`".to_owned(),
     });
@@ -84,7 +93,7 @@ fn with_foreign_kv(control: u64) -> Report {
         failed,
         answered(Difference::Weights, 3072, 0.25),
     ];
-    let mut report = report(vec![("canary-dense", Route::Mp, equivalent())]);
+    let mut report = report(vec![("canary-dense", Route::named("mp"), equivalent())]);
     report.suite.lmcache.options.save_decode_cache = true;
     report.exit_code = exit_code_of_run(report.verdict, usize::from(control != 3072));
     report.foreign_kv.push(ForeignKv {
@@ -109,7 +118,7 @@ fn equivalent() -> Evidence {
 }
 
 /// Moves all letters a little, as computing behind a cached prefix does.
-fn shift(observation: &mut crate::engine::Observation, number: usize) {
+fn shift(observation: &mut crate::model::Observation, number: usize) {
     let nats = 1e-7 * (1.0 + 9.0 * scatter(number, 7));
     observation.letters.iter_mut().for_each(|letter| *letter -= nats);
 }
@@ -195,6 +204,7 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
                     attention_backend: "CPU_ATTN".to_owned(),
                     block_size: 128,
                     kv_cache_tokens: 174_720,
+                    digests: None,
                     remarks: match judgement.verdict {
                         Verdict::Degraded => vec!["LMCache's compiled extension does not load.".to_owned()],
                         _ => Vec::new(),
@@ -246,7 +256,7 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
 }
 
 fn with_faults(fates: &[Fate]) -> Report {
-    let mut report = report(vec![("canary-dense", Route::Mp, equivalent())]);
+    let mut report = report(vec![("canary-dense", Route::named("mp"), equivalent())]);
     let trials = fates
         .iter()
         .map(|&fate| Trial {
@@ -277,6 +287,7 @@ fn with_faults(fates: &[Fate]) -> Report {
             predicted_tokens: 4096,
             differing: if fate == Fate::Killed { 8 } else { 0 },
             token_flips: 0,
+            wrong_cells: 0,
             questions: 8,
             seconds: Some(1.25),
         })
@@ -291,7 +302,7 @@ fn with_faults(fates: &[Fate]) -> Report {
         report.exit_code = exit_code(report.verdict);
     }
     report.planted_faults.push(PlantedFaults {
-        route: Route::Mp,
+        route: Route::named("mp"),
         model: "canary-dense".to_owned(),
         doubt,
         findings,

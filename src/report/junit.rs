@@ -117,6 +117,19 @@ fn properties(finding: &Finding, rung: Rung) -> Vec<(&'static str, String)> {
                 ("store_tokens_at_most", store.predicted_tokens.to_string()),
             ]
         }
+        Rung::Kv => {
+            let kv = &comparison.kv;
+            let mut properties = vec![
+                ("served_cells", kv.served.to_string()),
+                ("wrong_when_read", kv.wrong_when_read.to_string()),
+                ("wrong_at_the_end", kv.wrong_at_the_end.to_string()),
+                ("late", kv.late.to_string()),
+                ("computed_cells", kv.computed.to_string()),
+                ("changed_while_held", kv.changed.to_string()),
+            ];
+            properties.extend(kv.first.first().map(|cell| ("first_wrong", cell.words())));
+            properties
+        }
         Rung::BitExact => {
             let (bits, noise) = (&comparison.bit_exact, &comparison.noise_floor);
             vec![

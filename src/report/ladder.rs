@@ -35,7 +35,16 @@ impl RungState {
 /// The rungs from sharp to blunt. The early stop is among them only where it decided.
 pub(super) fn rungs(finding: &Finding) -> Vec<(Rung, RungState, String)> {
     let comparison = &finding.comparison;
-    [Rung::Exercised, Rung::BitExact, Rung::NearTies, Rung::Distribution, Rung::Answers, Rung::EarlyStop]
+    let ladder = [
+        Rung::Exercised,
+        Rung::Kv,
+        Rung::BitExact,
+        Rung::NearTies,
+        Rung::Distribution,
+        Rung::Answers,
+        Rung::EarlyStop,
+    ];
+    ladder
         .into_iter()
         .filter(|rung| *rung != Rung::EarlyStop || finding.judgement.decided_by == *rung)
         .map(|rung| (rung, state(finding, rung), numbers(comparison, rung)))
@@ -57,6 +66,7 @@ fn state(finding: &Finding, rung: Rung) -> RungState {
         Rung::Exercised if as_predicted => RungState::Passed,
         Rung::Exercised => RungState::Failed,
         _ if !as_predicted => RungState::Void,
+        Rung::Kv => of(comparison.kv.outcome),
         Rung::BitExact => of(comparison.bit_exact.outcome),
         Rung::NearTies => of(comparison.near_ties.outcome),
         Rung::Distribution => of(comparison.distribution.outcome),
@@ -88,6 +98,7 @@ pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
                 store.predicted_tokens
             )
         }
+        Rung::Kv => comparison.kv.words.clone(),
         Rung::BitExact => {
             let control = &comparison.bit_exact.against_control;
             let repeat = &comparison.noise_floor.repeat;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Finding, Report};
 use crate::comparison::SubjectScore;
-use crate::suite::Route;
+use crate::model::Route;
 
 /// Why there are no such files.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -111,10 +111,15 @@ mod tests {
     fn of_several_routes_one_must_be_named() {
         let report = named("every route");
         let error = to_lmcache_jsonl(&report, None).unwrap_err();
-        assert_eq!(error, JsonlError::ManyRoutes(Route::ALL.to_vec()));
+        assert_eq!(
+            error,
+            JsonlError::ManyRoutes(
+                ["in-process", "mp", "mp+fs", "mp+p2p", "mp+redis"].map(Route::named).to_vec()
+            )
+        );
         assert!(error.hint().is_some());
-        assert_eq!(to_lmcache_jsonl(&report, Some(Route::Mp)).unwrap().len(), 4);
-        let error = to_lmcache_jsonl(&named("equivalent"), Some(Route::InProcess)).unwrap_err();
+        assert_eq!(to_lmcache_jsonl(&report, Some(Route::named("mp"))).unwrap().len(), 4);
+        let error = to_lmcache_jsonl(&named("equivalent"), Some(Route::named("in-process"))).unwrap_err();
         assert_eq!(error.to_string(), "find route in-process: the report has mp");
     }
 }

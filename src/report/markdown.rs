@@ -29,7 +29,7 @@ pub fn to_markdown(report: &Report, limit: usize) -> String {
     page.add("heading", &heading(report));
     page.table("overview row", OVERVIEW, report.findings.iter().map(overview_row));
     for not_run in &report.not_run {
-        let NotRun { model, route, reason, next_step } = not_run;
+        let NotRun { model, route, reason, next_step, .. } = not_run;
         let line = format!(
             "{} over {route} was **not run**: {} Next: {}\n\n",
             escape(model),

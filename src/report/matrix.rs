@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::Report;
-use crate::suite::Route;
+use crate::model::Route;
 
 /// Writes the table, where a run has more than one route; and what was not run, with what mends it.
 pub(super) fn write_matrix(text: &mut String, report: &Report) -> fmt::Result {

@@ -22,7 +22,7 @@ mod text;
 mod words;
 
 pub use differing::differing_questions;
-pub use document::{Finding, ForeignKv, NotRun, PlantedFaults, Report, SCHEMA};
+pub use document::{Finding, ForeignKv, Known, NotRun, OLDEST_SCHEMA, PlantedFaults, Report, SCHEMA};
 pub use faults::{describe_catalogue, tabulate_faults};
 pub use html::to_html;
 pub use junit::to_junit;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::suite::Route;
+use crate::model::Route;
 
 const TEMPLATE: &str = include_str!("standalone.py");
 const PLACE: &str = "@CASE@";
@@ -44,11 +44,11 @@ pub struct CasePrompt {
     pub token_ids: Vec<u32>,
 }
 
-/// The script, if it knows the route.
+/// The script of a case on a route that fits one.
 #[must_use]
-pub fn write_script(case: &Case) -> Option<String> {
+pub fn write_script(case: &Case) -> String {
     let json = serde_json::to_string(case).expect("a case has a JSON form");
-    matches!(case.route, Route::Mp | Route::InProcess).then(|| TEMPLATE.replacen(PLACE, &json, 1))
+    TEMPLATE.replacen(PLACE, &json, 1)
 }
 
 #[cfg(test)]
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn the_case_stands_in_the_script_as_one_text_that_python_reads_back() {
         let case = Case {
-            route: Route::Mp,
+            route: Route::named("mp"),
             config: serde_json::json!({ "name": "a \"quoted\" \\ name", "empty": "" }),
             arguments: BTreeMap::new(),
             variables: BTreeMap::new(),
@@ -69,7 +69,7 @@ mod tests {
             seed: 42,
             prompts: vec![CasePrompt { name: "a test 1".to_owned(), token_ids: vec![1, 2, 3] }],
         };
-        let script = write_script(&case).unwrap();
+        let script = write_script(&case);
         let (_, rest) = script.split_once("json.loads(r\"\"\"").unwrap();
         let (json, _) = rest.split_once("\"\"\")").unwrap();
         assert_eq!(serde_json::from_str::<Value>(json).unwrap(), serde_json::to_value(&case).unwrap());

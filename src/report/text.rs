@@ -6,7 +6,7 @@ use super::foreign::{ForeignRow, foreign_rows, foreign_words};
 use super::ladder::numbers;
 use super::matrix::write_matrix;
 use super::words::{ending, flip_kind, flip_letters, p_value, rung};
-use super::{Finding, ForeignKv, PlantedFaults, Report};
+use super::{Finding, ForeignKv, Known, PlantedFaults, Report};
 use crate::comparison::{Comparison, Flip, Rung, TierAgreement};
 use crate::dataset::Question;
 use crate::engine::environment::Package;
@@ -14,6 +14,8 @@ use crate::fault::SmallestDose;
 
 /// How many flips are shown with their question.
 const SHOWN_FLIPS: usize = 5;
+/// How many cells of wrong KV are shown.
+const SHOWN_CELLS: usize = 5;
 
 /// The report for people, without colour.
 #[must_use]
@@ -50,8 +52,13 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     let missing = match report.not_run.len() {
         0 => String::new(),
         missing => format!(
-            ", as far as it was run: {missing} of {} combinations of model and route cannot run here",
-            report.findings.len() + missing
+            ", as far as it was run: {missing} of {} combinations of model and route {}",
+            report.findings.len() + missing,
+            if report.not_run.iter().all(|not_run| not_run.known == Known::Beforehand) {
+                "cannot run here"
+            } else {
+                "did not come to an end"
+            }
         ),
     };
     let void = if report.foreign_kv.iter().all(|foreign| foreign.findings.control_holds()) {
@@ -82,6 +89,10 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
         line(text, "tier", &served)?;
     }
     write_shards(text, comparison)?;
+    line(text, "kv", &numbers(comparison, Rung::Kv))?;
+    for cell in comparison.kv.first.iter().take(SHOWN_CELLS) {
+        line(text, "", &cell.words())?;
+    }
     line(text, "bits", &numbers(comparison, Rung::BitExact))?;
     if let Some(location) = &finding.location {
         line(text, "located", &location.words())?;

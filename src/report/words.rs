@@ -8,6 +8,7 @@ use crate::dataset::Choice;
 pub(super) fn rung(rung: Rung) -> &'static str {
     match rung {
         Rung::Exercised => "hits: what LMCache served against what it must serve",
+        Rung::Kv => "kv: the bytes that were served against those that an engine computed",
         Rung::BitExact => "bits: log-probabilities against the control's",
         Rung::NearTies => "near ties: tokens that differ and were not nearly tied",
         Rung::Distribution => "distribution of the four letters",

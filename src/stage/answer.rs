@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{StageError, read_dataset};
 use crate::dataset::{Choice, QuestionId, Tokenizer, parse_answer};
-use crate::engine::Observation;
+use crate::model::Observation;
 use crate::store::Artifact;
 
 /// The published answer of every question.

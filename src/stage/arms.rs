@@ -1,117 +1,99 @@
-//! The arms without LMCache. Output: observations as JSON lines, one a question, in the order of asking.
-
-use std::collections::BTreeMap;
+//! The arms without a connector. Output: observations as JSON lines, one a question, in the order of asking.
 
 use serde::Serialize;
 
-use super::engine_run::{ArmKey, EngineRun, EngineSetup};
+use super::engine_run::{EngineRun, EngineSetup, EngineSpec};
+use super::order::shuffle;
+use super::prompts::read_prompts;
 use super::rounds::{Pass, Rounds};
-use super::watch::shuffle;
-use super::{Bench, StageError};
-use crate::assets::Model;
-use crate::comparison::plan_questions;
-use crate::dataset::Subject;
-use crate::engine::{Capacity, Plan, PrefixCache};
-use crate::event::Event;
-use crate::stage_name::StageName;
-use crate::store::{Artifact, StageKey};
+use super::{Context, StageError};
+use crate::dataset::QuestionId;
+use crate::engine::{Capacity, PrefixCache, Round};
 
-const SCHEMA: u32 = 1;
 pub(super) const BASELINE: &str = "baseline.jsonl";
 pub(super) const REPEAT: &str = "repeat.jsonl";
 pub(super) const CONTROL: &str = "control.jsonl";
 
-/// Without a setting of its own.
-#[derive(Serialize)]
-struct BaselineArm {}
-
-#[derive(Serialize)]
-struct ControlArm {
-    capacity: Capacity,
-}
-
-/// vLLM alone, its own prefix caching off.
-///
-/// # Errors
-/// When the KV of a subject does not fit LMCache later on, or the engine fails.
-pub async fn baseline(bench: &Bench, model: &Model, prompts: &Artifact) -> Result<Artifact, StageError> {
-    let run = EngineRun { bench, model, prompts };
-    let environment = bench.environment.identity_of_baseline();
-    let key = ArmKey { common: run.common_key(), environment: &environment, arm: BaselineArm {} };
-    let key = StageKey::new(SCHEMA, StageName::Baseline, &key);
-    bench
-        .make(&key, model.name(), async |draft| {
-            let plan = run.plan()?; // what cannot fit is said before anything starts
-            bench.events.emit(Event::Planned {
-                label: model.name().to_owned(),
-                words: what_it_can_show(bench, &plan),
-            });
-            let (rounds, total) = (Rounds::of(&run, &plan)?, plan.expectations.len());
-            let pass = Pass::of(&run, draft, "baseline", BASELINE, total)?;
-            rounds
-                .share(bench.engines_of_baseline(), async |number| {
-                    let setup = EngineSetup::alone("baseline").numbered(number);
-                    let mut worker = run.start(draft, setup).await?;
-                    while let Some(round) = rounds.take().await? {
-                        pass.score(&mut worker, &round, &round.prompts, PrefixCache::Read).await?;
-                        pass.is_over(&round)?;
-                        rounds.is_over(&round);
-                    }
-                    Ok(worker.finish().await?)
-                })
-                .await?;
-            pass.finish()
-        })
-        .await
-}
-
-/// What the answers of the planned questions can show, in words.
-fn what_it_can_show(bench: &Bench, plan: &Plan) -> String {
-    let mut subjects = BTreeMap::<&Subject, u32>::new();
-    for one in &plan.expectations {
-        *subjects.entry(&one.question.subject).or_default() += 1;
-    }
-    let sizes: Vec<u32> = subjects.into_values().collect();
-    let comparisons = u32::try_from(bench.suite.models.len() * bench.suite.routes.len()).unwrap_or(u32::MAX);
-    plan_questions(&sizes, comparisons, &bench.suite.criteria).words
+/// vLLM alone, its own prefix caching off. Input: the prompts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Baseline {
+    /// The engine.
+    pub engine: EngineSpec,
+    /// What bounds its rounds, where rounds decide what is computed together. Of one sequence at a time it is nothing that
+    /// an observation depends on, and another size of a cache leaves the baseline as it is.
+    pub rounds: Option<Capacity>,
 }
 
 /// vLLM alone, with its own prefix caching: each round first fills the emptied cache without reading it, which repeats the
-/// baseline, then is served from it, which leaves the same tokens to compute as a hit in LMCache does.
-///
-/// # Errors
-/// When the KV of a subject does not fit, or the engine fails.
-pub async fn control(bench: &Bench, model: &Model, prompts: &Artifact) -> Result<Artifact, StageError> {
-    let run = EngineRun { bench, model, prompts };
-    let environment = bench.environment.identity_of_baseline();
-    let arm = ControlArm { capacity: run.capacity()? };
-    let chunk_tokens = arm.capacity.chunk_tokens;
-    let key = ArmKey { common: run.common_key(), environment: &environment, arm };
-    let key = StageKey::new(SCHEMA, StageName::Control, &key);
-    bench
-        .make(&key, model.name(), async |draft| {
-            let plan = run.plan()?;
-            let (rounds, total) = (Rounds::of(&run, &plan)?, plan.expectations.len());
-            let repeat = Pass::of(&run, draft, "repeat", REPEAT, total)?;
-            let control = Pass::of(&run, draft, "control", CONTROL, total)?;
-            rounds
-                .share(bench.engines_of_control(), async |number| {
-                    let setup =
-                        EngineSetup { hit_multiple: Some(chunk_tokens), ..EngineSetup::alone("control") };
-                    let mut worker = run.start(draft, setup.numbered(number)).await?;
-                    while let Some(round) = rounds.take().await? {
-                        repeat.score(&mut worker, &round, &round.prompts, PrefixCache::FillOnly).await?;
-                        let shuffled = shuffle(&round.prompts, bench.suite.engine.seed);
-                        control.score(&mut worker, &round, &shuffled, PrefixCache::Read).await?;
-                        repeat.is_over(&round)?;
-                        control.is_over(&round)?;
-                        rounds.is_over(&round);
-                    }
-                    Ok(worker.finish().await?)
-                })
-                .await?;
-            repeat.finish()?;
-            control.finish()
-        })
-        .await
+/// baseline, then is served from it, which leaves the same tokens to compute as a hit in LMCache does. Input: the prompts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Control {
+    /// The engine.
+    pub engine: EngineSpec,
+    /// What bounds its rounds, and the size of the chunks that it is served.
+    pub capacity: Capacity,
+}
+
+impl Baseline {
+    pub(crate) const SCHEMA: u32 = 2;
+
+    pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
+        let run = EngineRun::of(&self.engine, context);
+        let questions: Vec<QuestionId> = read_prompts(run.prompts())?
+            .map(|prompt| prompt.map(|prompt| prompt.question))
+            .collect::<Result<_, _>>()?;
+        context.desk.promise(context.model_name(), &questions);
+        let total = questions.len();
+        let rounds = match self.rounds {
+            Some(capacity) => run.plan(capacity)?.rounds,
+            None => Round::divide(total, ROUND),
+        };
+        let rounds = Rounds::of(run.prompts(), &rounds)?;
+        let pass = Pass::of(context, "baseline", BASELINE, total)?;
+        rounds
+            .share(context.engines, async |number| {
+                let mut worker = run.start(EngineSetup::alone("baseline").numbered(number)).await?;
+                while let Some(round) = rounds.take().await? {
+                    pass.score(&mut worker, &round, &round.prompts, PrefixCache::Read).await?;
+                    pass.is_over(&round)?;
+                    rounds.is_over(&round);
+                }
+                Ok(worker.finish().await?)
+            })
+            .await?;
+        pass.finish()
+    }
+}
+
+/// Questions of a round that only divides work among engines.
+const ROUND: usize = 8;
+
+impl Control {
+    pub(crate) const SCHEMA: u32 = 2;
+
+    pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
+        let run = EngineRun::of(&self.engine, context);
+        let plan = run.plan(self.capacity)?;
+        let (rounds, total) = (Rounds::of(run.prompts(), &plan.rounds)?, plan.expectations.len());
+        let repeat = Pass::of(context, "repeat", REPEAT, total)?;
+        let control = Pass::of(context, "control", CONTROL, total)?;
+        rounds
+            .share(context.engines, async |number| {
+                let chunk_tokens = Some(self.capacity.chunk_tokens);
+                let setup = EngineSetup { hit_multiple: chunk_tokens, ..EngineSetup::alone("control") };
+                let mut worker = run.start(setup.numbered(number)).await?;
+                while let Some(round) = rounds.take().await? {
+                    repeat.score(&mut worker, &round, &round.prompts, PrefixCache::FillOnly).await?;
+                    let shuffled = shuffle(&round.prompts, self.engine.seed);
+                    control.score(&mut worker, &round, &shuffled, PrefixCache::Read).await?;
+                    repeat.is_over(&round)?;
+                    control.is_over(&round)?;
+                    rounds.is_over(&round);
+                }
+                Ok(worker.finish().await?)
+            })
+            .await?;
+        repeat.finish()?;
+        control.finish()
+    }
 }

@@ -5,154 +5,165 @@ use serde::Serialize;
 use super::answer::{published_answers, read_answer};
 use super::arms::{BASELINE, CONTROL, REPEAT};
 use super::cached::{LOAD, STORE, read_passes};
-use super::engine_run::EngineRun;
+use super::engine_run::{EngineSpec, read_ready};
+use super::kv_evidence::{kv_evidence, read_records};
 use super::lines::{read_json, read_lines, write_json};
-use super::prompts::load_tokenizer;
-use super::{Bench, StageError};
-use crate::assets::Model;
+use super::prompts::{load_tokenizer, read_prompts};
+use super::{Context, StageError};
+use crate::carrier::{Proof, find_carrier};
 use crate::comparison::{
     self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, Evidence, Expected, ServerEvidence,
     ServingTier, Sharding,
 };
 use crate::digest::Digest;
-use crate::engine::{Capacity, Expectation, Observation, Plan, ServerCounters};
+use crate::engine::{Capacity, Expectation, Plan, ServerCounters};
+use crate::model::Route;
+use crate::model::{KvShape, Observation};
 use crate::options::StoringOptions;
 use crate::stage_name::StageName;
-use crate::store::{Artifact, StageKey};
-use crate::suite::Route;
+use crate::store::Artifact;
 
-const SCHEMA: u32 = 5;
 const COMPARISON: &str = "comparison.json";
 
-#[derive(Serialize)]
-struct Key<'a> {
-    questions: Digest,
-    prompts: Digest,
-    baseline: Digest,
-    control: Digest,
-    cached: Digest,
-    capacity: Capacity,
-    route: Route,
-    options: StoringOptions,
-    criteria: &'a Criteria,
+/// What the arms of one model on one route have in common. Inputs: questions, prompts, baseline, control, cached.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Compare {
+    /// The carrier's name, which says what must be served and what its counters must show.
+    pub route: Route,
+    /// What else was stored.
+    pub options: StoringOptions,
+    /// What bounded the rounds.
+    pub capacity: Capacity,
+    /// Whether differing bits can prove a fault.
+    pub batching: Batching,
+    /// What a chunk is written and read in.
+    pub shards: Shards,
+    /// What reads letters out of tokens.
+    pub tokenizer: Digest,
+    /// How it is judged.
+    pub criteria: Criteria,
 }
 
-/// What a comparison is made of.
-#[derive(Debug, Clone, Copy)]
-pub struct Arms<'a> {
-    /// Of the extract stage.
-    pub questions: &'a Artifact,
-    /// Of the prompts stage.
-    pub prompts: &'a Artifact,
-    /// Of the baseline stage.
-    pub baseline: &'a Artifact,
-    /// Of the control stage.
-    pub control: &'a Artifact,
-    /// Of the cached stage.
-    pub cached: &'a Artifact,
+/// In how many shards a chunk is written, and how many are read to serve it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Shards {
+    /// Written.
+    pub written: u32,
+    /// Read.
+    pub read: u32,
 }
 
-/// Compares the arms of one model on one route.
-///
-/// # Errors
-/// When an artifact cannot be read, or they do not belong together.
-pub async fn compare(
-    bench: &Bench,
-    model: &Model,
-    route: Route,
-    arms: Arms<'_>,
-) -> Result<Artifact, StageError> {
-    let run = EngineRun { bench, model, prompts: arms.prompts };
-    let key = Key {
-        questions: arms.questions.output_digest(),
-        prompts: arms.prompts.output_digest(),
-        baseline: arms.baseline.output_digest(),
-        control: arms.control.output_digest(),
-        cached: arms.cached.output_digest(),
-        capacity: run.capacity()?,
-        route,
-        options: bench.suite.lmcache.options,
-        criteria: &bench.suite.criteria,
-    };
-    let key = StageKey::new(SCHEMA, StageName::Compare, &key);
-    let label = format!("{} {route}", model.name());
-    bench
-        .make(&key, &label, async |draft| {
-            let comparison = comparison::compare(&gather(&run, route, arms)?, &bench.suite.criteria)?;
-            write_json(draft.path(COMPARISON), &comparison)
+impl Shards {
+    /// Those of an engine whose model has KV of this shape.
+    #[must_use]
+    pub fn of(engine: &EngineSpec, shape: KvShape) -> Self {
+        Self { written: engine.ranks.written_shards(shape), read: engine.ranks.read_shards() }
+    }
+
+    /// What a server must count of so many chunks.
+    pub(super) fn sharding(self, chunk_tokens: u32, stored_chunks: u64, bound: Bound) -> Sharding {
+        Sharding { chunk_tokens, stored_chunks, written_shards: self.written, read_shards: self.read, bound }
+    }
+}
+
+impl Compare {
+    pub(crate) const SCHEMA: u32 = 7;
+
+    pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
+        let comparison = comparison::compare(&self.gather(context)?, &self.criteria)?;
+        write_json(context.draft.path(COMPARISON), &comparison)
+    }
+
+    fn gather(&self, context: &Context<'_>) -> Result<Evidence, StageError> {
+        let inputs = context.inputs;
+        let files = context.desk.sources.files_with_tokenizer(self.tokenizer);
+        let tokenizer = load_tokenizer(files, context.model_name())?;
+        let carrier = find_carrier(self.route)?;
+        let passes = read_passes(inputs.of(StageName::Cached))?;
+        let plan = Plan::make(read_prompts(inputs.of(StageName::Prompts))?, self.capacity)?
+            .map_err(|source| StageError::TooLarge { model: context.model_name().to_owned(), source })?;
+        let (tier, sharding) = self.proof(carrier.proof(), &plan, passes.asked);
+        let mut expectations = plan.expectations;
+        expectations.truncate(passes.asked);
+        let asked_last = expectations.last().map(|last| last.question.clone());
+        let published = published_answers(inputs.of(StageName::Extract))?;
+        let questions = expectations
+            .into_iter()
+            .filter_map(|expectation| {
+                let answer = *published.get(&expectation.question)?;
+                let whole_chunks = expected(&expectation);
+                let load = carrier.full_hit(whole_chunks.prompt_tokens, whole_chunks.load, self.options);
+                Some(Asked { expected: Expected { load, ..whole_chunks }, id: expectation.question, answer })
+            })
+            .collect::<Vec<Asked>>();
+        drop(published);
+        let asked = questions.len();
+        // Where the passes of the cached arm ended early, the other arms are cut to the same questions.
+        let arm = |name, stage, file| -> Result<Arm, StageError> {
+            let mut observations = Vec::with_capacity(asked);
+            for observation in read_lines::<Observation>(inputs.of(stage).path(file))? {
+                let mut observation = observation?;
+                if asked_last.as_ref().is_some_and(|last| observation.question <= *last) {
+                    // Five arms of all of MMLU are in memory at once.
+                    observation.steps.shrink_to_fit();
+                    observations.push(observation);
+                }
+            }
+            Ok(Arm::new(name, observations, |observation| read_answer(&tokenizer, observation))?)
+        };
+        Ok(Evidence {
+            questions,
+            batching: self.batching,
+            fidelity: self.options.fidelity(),
+            baseline: arm(ArmName::Baseline, StageName::Baseline, BASELINE)?,
+            repeat: arm(ArmName::Repeat, StageName::Control, REPEAT)?,
+            control: Some(arm(ArmName::Control, StageName::Control, CONTROL)?),
+            store: arm(ArmName::Store, StageName::Cached, STORE)?,
+            load: arm(ArmName::Load, StageName::Cached, LOAD)?,
+            server: passes.server.map(|server| ServerEvidence {
+                store: counters(server.store),
+                load: counters(server.load),
+                sharding,
+                tier: Some(tier),
+            }),
+            kv: kv_evidence(
+                [self.shards.written, self.shards.read],
+                self.capacity.chunk_tokens,
+                &read_ready(inputs.of(StageName::Cached))?,
+                read_prompts(inputs.of(StageName::Prompts))?,
+                [STORE, LOAD].map(|file| read_records(inputs.of(StageName::Cached), file)),
+            )?,
+            early_stop: passes.early_stop,
         })
-        .await
+    }
+
+    /// The tier that must serve the load pass, and what a server must count, where so many questions were asked.
+    fn proof(&self, proof: Proof, plan: &Plan, asked: usize) -> (ServingTier, Option<Sharding>) {
+        let chunk_tokens = self.capacity.chunk_tokens;
+        let sharding = |chunks, bound| Some(self.shards.sharding(chunk_tokens, chunks, bound));
+        match proof {
+            Proof::Engine => (ServingTier::Memory, None),
+            Proof::Memory => {
+                // Generated tokens may fill up one chunk more.
+                let bound = if self.options.save_decode_cache { Bound::AtLeast } else { Bound::Exactly };
+                (ServingTier::Memory, sharding(chunks_of(plan, asked), bound))
+            }
+            // What one round stored, the next may find in the second tier.
+            Proof::SecondTier(name) => {
+                let chunks = plan.distinct_chunks(asked);
+                let at_least = chunks * u64::from(chunk_tokens);
+                (ServingTier::Second { name, at_least }, sharding(chunks, Bound::AtLeast))
+            }
+        }
+    }
 }
 
-/// Reads what [`compare`] wrote.
+/// Reads what the compare stage wrote.
 ///
 /// # Errors
 /// When the artifact cannot be read.
 pub fn read_comparison(compared: &Artifact) -> Result<Comparison, StageError> {
     read_json(&compared.path(COMPARISON))
-}
-
-fn gather(run: &EngineRun<'_>, route: Route, arms: Arms<'_>) -> Result<Evidence, StageError> {
-    let tokenizer = load_tokenizer(run.model)?;
-    let options = run.bench.suite.lmcache.options;
-    let passes = read_passes(arms.cached)?;
-    let plan = run.plan()?;
-    let distinct_chunks = plan.distinct_chunks(passes.asked);
-    let tier = serving_tier(run, route, distinct_chunks);
-    let stored_chunks = chunks_of(&plan, passes.asked);
-    let mut expectations = plan.expectations;
-    expectations.truncate(passes.asked);
-    let asked_last = expectations.last().map(|last| last.question.clone());
-    let published = published_answers(arms.questions)?;
-    let questions = expectations
-        .into_iter()
-        .filter_map(|expectation| {
-            let answer = *published.get(&expectation.question)?;
-            let whole_chunks = expected(&expectation);
-            let load = options.full_hit(whole_chunks.prompt_tokens, whole_chunks.load);
-            Some(Asked { expected: Expected { load, ..whole_chunks }, id: expectation.question, answer })
-        })
-        .collect::<Vec<Asked>>();
-    drop(published);
-    let asked = questions.len();
-    // Where the passes with LMCache ended early, the other arms are cut to the same questions.
-    let arm = |name, artifact: &Artifact, file| -> Result<Arm, StageError> {
-        let mut observations = Vec::with_capacity(asked);
-        for observation in read_lines::<Observation>(artifact.path(file))? {
-            let mut observation = observation?;
-            if asked_last.as_ref().is_some_and(|last| observation.question <= *last) {
-                // Five arms of all of MMLU are in memory at once.
-                observation.steps.shrink_to_fit();
-                observations.push(observation);
-            }
-        }
-        Ok(Arm::new(name, observations, |observation| read_answer(&tokenizer, observation))?)
-    };
-    let sharding = match route {
-        Route::Mp if !options.save_decode_cache => Some(sharding(run, stored_chunks, Bound::Exactly)?),
-        // Generated tokens may fill up one chunk more.
-        Route::Mp => Some(sharding(run, stored_chunks, Bound::AtLeast)?),
-        // What one round stored, the next may find in the second tier.
-        Route::MpFs | Route::MpRedis | Route::MpP2p => Some(sharding(run, distinct_chunks, Bound::AtLeast)?),
-        Route::InProcess => None,
-    };
-    Ok(Evidence {
-        questions,
-        batching: batching(run.bench),
-        fidelity: options.fidelity(),
-        baseline: arm(ArmName::Baseline, arms.baseline, BASELINE)?,
-        repeat: arm(ArmName::Repeat, arms.control, REPEAT)?,
-        control: Some(arm(ArmName::Control, arms.control, CONTROL)?),
-        store: arm(ArmName::Store, arms.cached, STORE)?,
-        load: arm(ArmName::Load, arms.cached, LOAD)?,
-        server: passes.server.map(|server| ServerEvidence {
-            store: counters(server.store),
-            load: counters(server.load),
-            sharding,
-            tier: Some(tier),
-        }),
-        early_stop: passes.early_stop,
-    })
 }
 
 /// Chunks of the rounds that so many questions were asked in, one round after the other.
@@ -165,25 +176,10 @@ fn chunks_of(plan: &Plan, asked: usize) -> u64 {
     rounds.map(|round| round.chunks).sum()
 }
 
-/// What the stack makes of a chunk of this model.
-pub(super) fn sharding(
-    run: &EngineRun<'_>,
-    stored_chunks: u64,
-    bound: Bound,
-) -> Result<Sharding, StageError> {
-    let ranks = run.parallelism();
-    Ok(Sharding {
-        chunk_tokens: run.bench.suite.lmcache.chunk_tokens,
-        stored_chunks,
-        written_shards: ranks.written_shards(run.model.kv_shape()?),
-        read_shards: ranks.read_shards(),
-        bound,
-    })
-}
-
-/// How the suite's engine computes.
-pub(super) fn batching(bench: &Bench) -> Batching {
-    match bench.suite.engine.max_num_seqs {
+/// How an engine of so many sequences at a time computes.
+#[must_use]
+pub fn batching(max_num_seqs: u32) -> Batching {
+    match max_num_seqs {
         1 => Batching::OneAtATime,
         _ => Batching::Together,
     }
@@ -196,17 +192,6 @@ pub(super) fn expected(expectation: &Expectation) -> Expected {
         store_at_most: expectation.store_at_most,
         load: expectation.load,
         control: expectation.control,
-    }
-}
-
-/// The tier that a route's load pass must be served from, where its questions have so many distinct chunks.
-fn serving_tier(run: &EngineRun<'_>, route: Route, distinct_chunks: u64) -> ServingTier {
-    let at_least = distinct_chunks * u64::from(run.bench.suite.lmcache.chunk_tokens);
-    match route {
-        Route::InProcess | Route::Mp => ServingTier::Memory,
-        Route::MpFs => ServingTier::Second { name: "fs", at_least },
-        Route::MpRedis => ServingTier::Second { name: "resp", at_least },
-        Route::MpP2p => ServingTier::Second { name: "p2p", at_least },
     }
 }
 

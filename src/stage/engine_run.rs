@@ -1,4 +1,5 @@
-//! What every arm does: key, plan, process. Main type: [`EngineRun`].
+//! What every arm's engine is started from: what can change its numbers, and what cannot. Main types: [`EngineSpec`],
+//! [`EngineRun`].
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,38 +10,142 @@ use serde_json::Value;
 
 use super::lines::{read_json, write_json};
 use super::prompts::{load_tokenizer, read_prompts};
-use super::{Bench, StageError};
-use crate::assets::{AssetError, Model, ModelFiles};
+use super::{Context, StageError};
+use crate::assets::{Model, ModelFiles};
+use crate::cache::Bucket;
+use crate::carrier::Surroundings;
 use crate::digest::Digest;
 use crate::engine::environment::{Environment, EnvironmentIdentity};
 use crate::engine::{
-    Capacity, Connector, Device, DeviceKind, Launch, PROTOCOL, Parallelism, Patience, Plan, Ready, Start,
-    Worker,
+    Capacity, Connector, Launch, PROTOCOL, Parallelism, Patience, Plan, Ready, Start, Worker,
+    keyed_variables, numbered,
 };
 use crate::event::Event;
-use crate::store::{Artifact, Draft};
-use crate::suite::{Dtype, EngineSettings, Suite};
+use crate::machine::{Device, DeviceKind};
+use crate::model::KvShape;
+use crate::stage_name::StageName;
+use crate::store::Artifact;
+use crate::suite::{Dtype, LmcacheSettings, Suite};
 
 pub(super) const READY: &str = "engine.json";
 const GIB: u64 = 1 << 30;
 
-/// The part of an arm's key that all arms have.
-#[derive(Serialize)]
-pub(super) struct CommonKey<'a> {
-    prompts: Digest,
-    model: Digest,
-    engine: &'a EngineSettings,
-    arguments: BTreeMap<String, Value>,
-    variables: Vec<(&'a str, String)>,
-    worker: Digest,
-    device: &'a Device,
+/// All that can change what an arm's engine computes: the part of an arm's key that all arms have.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EngineSpec {
+    /// The model's files.
+    pub model: Digest,
+    /// Keyword arguments of `vllm.LLM`, all but those that differ between arms.
+    pub arguments: BTreeMap<String, Value>,
+    /// Variables of its process, the driver's and those of the user that reach it: all but those that only name places or keep
+    /// it quiet.
+    pub variables: BTreeMap<String, String>,
+    /// Tokens generated for each question.
+    pub max_tokens: u32,
+    /// How many of the most likely tokens are reported.
+    pub top: u32,
+    /// vLLM's seed, and that of the order in which a load pass asks.
+    pub seed: u64,
+    /// Sequences that are computed together.
+    pub max_num_seqs: u32,
+    /// Data type of weights and KV.
+    pub dtype: Dtype,
+    /// How the model is spread.
+    pub ranks: Parallelism,
+    /// The worker's sources.
+    pub worker: Digest,
+    /// Tokens of the chunks whose KV is digested.
+    pub digest_chunk_tokens: u32,
+    /// What computes.
+    pub device: Device,
+    /// Where vLLM and LMCache come from.
+    pub environment: EnvironmentIdentity,
 }
 
-/// One model's prompts, about to be put through an engine.
+impl EngineSpec {
+    /// What a suite, a device and an environment make of a model's engine.
+    #[must_use]
+    pub fn of(suite: &Suite, model: &Model, device: &Device, environment: EnvironmentIdentity) -> Self {
+        let engine = &suite.engine;
+        let ranks = Parallelism::of(model.settings());
+        Self {
+            model: model.digest(),
+            arguments: llm_arguments(suite, model, device.kind()),
+            variables: variables(engine.kv_cache_gib, device, ranks).chain(keyed_variables()).collect(),
+            max_tokens: engine.max_tokens,
+            top: engine.top,
+            seed: engine.seed,
+            max_num_seqs: engine.max_num_seqs,
+            dtype: engine.dtype,
+            ranks,
+            worker: Worker::digest(),
+            digest_chunk_tokens: suite.lmcache.chunk_tokens,
+            device: device.clone(),
+            environment,
+        }
+    }
+}
+
+/// The suite's arguments of `vllm.LLM`, those of the model, which win, and the driver's own.
+fn llm_arguments(suite: &Suite, model: &Model, device: DeviceKind) -> BTreeMap<String, Value> {
+    let (engine, settings) = (&suite.engine, model.settings());
+    let for_device = (device == DeviceKind::Cpu).then_some(&settings.cpu_arguments);
+    let all = [Some(&engine.arguments), Some(&settings.arguments), for_device];
+    let mut arguments: BTreeMap<String, Value> =
+        all.into_iter().flatten().flatten().map(|(name, value)| (name.clone(), value.clone())).collect();
+    arguments.extend(settings.parallel_arguments());
+    arguments.extend([
+        ("dtype".to_owned(), engine.dtype.name().into()),
+        ("max_model_len".to_owned(), engine.max_model_len.into()),
+        ("max_num_seqs".to_owned(), engine.max_num_seqs.into()),
+        ("enforce_eager".to_owned(), true.into()),
+    ]);
+    if device == DeviceKind::Cuda {
+        let bytes = u64::from(engine.kv_cache_gib) * GIB;
+        arguments.insert("kv_cache_memory_bytes".to_owned(), bytes.into());
+        // With the KV's bytes given, it only makes vLLM refuse a GPU that others use, too. The suite's needs are looked at
+        // before any engine starts.
+        arguments.insert("gpu_memory_utilization".to_owned(), 0.01.into());
+    }
+    arguments
+}
+
+/// The driver's variables that change what an engine computes.
+fn variables(
+    kv_cache_gib: u32,
+    device: &Device,
+    ranks: Parallelism,
+) -> impl Iterator<Item = (String, String)> + use<> {
+    let mut variables = vec![
+        ("PYTHONHASHSEED", "0".to_owned()),
+        // One process: its threads end with it, and the worker can ask it for its attention backend.
+        ("VLLM_ENABLE_V1_MULTIPROCESSING", "0".to_owned()),
+    ];
+    match device {
+        Device::Cpu { threads, .. } => variables.extend([
+            ("VLLM_CPU_KVCACHE_SPACE", kv_cache_gib.to_string()),
+            ("VLLM_CPU_OMP_THREADS_BIND", "nobind".to_owned()),
+            ("OMP_NUM_THREADS", threads_of_rank(*threads, ranks).to_string()),
+            // Threads that spin at barriers for long make a busy machine ten times slower; those that never do make a quiet
+            // one a third slower.
+            ("GOMP_SPINCOUNT", "20000".to_owned()),
+        ]),
+        Device::Cuda { .. } => variables.extend([
+            ("VLLM_BATCH_INVARIANT", "1".to_owned()),
+            // Its compilation takes minutes, and greedy sampling does not need it.
+            ("VLLM_USE_FLASHINFER_SAMPLER", "0".to_owned()),
+        ]),
+    }
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value))
+}
+
+/// An arm's engine, about to be started for one job.
+#[derive(Clone, Copy)]
 pub(super) struct EngineRun<'a> {
-    pub(super) bench: &'a Bench,
-    pub(super) model: &'a Model,
-    pub(super) prompts: &'a Artifact,
+    pub(super) spec: &'a EngineSpec,
+    pub(super) context: &'a Context<'a>,
+    /// The model's files, which may lie elsewhere than where they were found.
+    pub(super) files: &'a ModelFiles,
 }
 
 /// How one engine differs from the others of a run.
@@ -50,7 +155,7 @@ pub(super) struct EngineSetup {
     pub(super) arm: String,
     /// Which of those engines that share the arm's rounds, from 1; `None` where there is one.
     pub(super) number: Option<usize>,
-    /// LMCache's, if it is there.
+    /// The carrier's, if there is one.
     pub(super) connector: Option<Connector>,
     /// How many tokens the chunks have that vLLM's own prefix cache serves, and nothing smaller, if it serves any.
     pub(super) hit_multiple: Option<u32>,
@@ -61,12 +166,12 @@ pub(super) struct EngineSetup {
 }
 
 impl EngineSetup {
-    /// An engine without LMCache.
+    /// An engine without a connector.
     pub(super) fn alone(arm: &str) -> Self {
         Self { arm: arm.to_owned(), ..Self::default() }
     }
 
-    /// An engine with LMCache.
+    /// An engine with one.
     pub(super) fn connected(arm: &str, connector: Connector) -> Self {
         Self { connector: Some(connector), ..Self::alone(arm) }
     }
@@ -77,99 +182,35 @@ impl EngineSetup {
     }
 }
 
-/// An arm's identity: an environment with or without LMCache.
-#[derive(Serialize)]
-pub(super) struct ArmKey<'a, T> {
-    pub(super) common: CommonKey<'a>,
-    pub(super) environment: &'a EnvironmentIdentity,
-    pub(super) arm: T,
-}
-
 impl<'a> EngineRun<'a> {
-    pub(super) fn common_key(&self) -> CommonKey<'a> {
-        CommonKey {
-            prompts: self.prompts.output_digest(),
-            model: self.model.digest(),
-            engine: &self.bench.suite.engine,
-            arguments: self.arguments(),
-            variables: self.engine_variables(),
-            worker: Worker::digest(),
-            device: &self.bench.device,
-        }
+    pub(super) fn of(spec: &'a EngineSpec, context: &'a Context<'a>) -> Self {
+        Self { spec, context, files: context.desk.sources.files(spec.model) }
     }
 
-    /// The suite's arguments of `vllm.LLM`; those of the model win.
-    fn arguments(&self) -> BTreeMap<String, Value> {
-        let settings = self.model.settings();
-        let on_cpu = self.bench.device.kind() == DeviceKind::Cpu;
-        let for_device = on_cpu.then_some(&settings.cpu_arguments);
-        let all = [Some(&self.bench.suite.engine.arguments), Some(&settings.arguments), for_device];
-        let mut arguments: BTreeMap<String, Value> =
-            all.into_iter().flatten().flatten().map(|(name, value)| (name.clone(), value.clone())).collect();
-        arguments.extend(settings.parallel_arguments());
-        arguments
+    pub(super) fn environment(&self) -> &'a Environment {
+        self.context.desk.environment(&self.spec.environment)
     }
 
-    /// All keyword arguments of `vllm.LLM` but those that differ between arms.
-    fn llm_arguments(&self) -> BTreeMap<String, Value> {
-        let engine = &self.bench.suite.engine;
-        let mut arguments = self.arguments();
-        arguments.extend([
-            ("dtype".to_owned(), engine.dtype.name().into()),
-            ("max_model_len".to_owned(), engine.max_model_len.into()),
-            ("max_num_seqs".to_owned(), engine.max_num_seqs.into()),
-            ("enforce_eager".to_owned(), true.into()),
-        ]);
-        if self.bench.device.kind() == DeviceKind::Cuda {
-            let bytes = u64::from(engine.kv_cache_gib) * GIB;
-            arguments.insert("kv_cache_memory_bytes".to_owned(), bytes.into());
-            // With the KV's bytes given, it only makes vLLM refuse a GPU that others use, too. The suite's needs are
-            // looked at before any engine starts.
-            arguments.insert("gpu_memory_utilization".to_owned(), 0.01.into());
-        }
-        arguments
+    /// The shape of the model's KV.
+    pub(super) fn kv_shape(&self) -> Result<KvShape, StageError> {
+        Ok(self.files.kv_shape()?)
     }
 
-    /// The variables that change what the engine computes, and so belong into its key.
-    fn engine_variables(&self) -> Vec<(&'static str, String)> {
-        let mut variables = vec![
-            ("PYTHONHASHSEED", "0".to_owned()),
-            // One process: its threads end with it, and the worker can ask it for its attention backend.
-            ("VLLM_ENABLE_V1_MULTIPROCESSING", "0".to_owned()),
-        ];
-        match &self.bench.device {
-            Device::Cpu { threads, .. } => variables.extend([
-                ("VLLM_CPU_KVCACHE_SPACE", self.bench.suite.engine.kv_cache_gib.to_string()),
-                ("VLLM_CPU_OMP_THREADS_BIND", "nobind".to_owned()),
-                ("OMP_NUM_THREADS", threads_of_rank(*threads, self.parallelism()).to_string()),
-                // Threads that spin at barriers for long make a busy machine ten times slower; those that never do
-                // make a quiet one a third slower.
-                ("GOMP_SPINCOUNT", "20000".to_owned()),
-            ]),
-            Device::Cuda { .. } => variables.extend([
-                ("VLLM_BATCH_INVARIANT", "1".to_owned()),
-                // Its compilation takes minutes, and greedy sampling does not need it.
-                ("VLLM_USE_FLASHINFER_SAMPLER", "0".to_owned()),
-            ]),
-        }
-        variables
-    }
-
-    /// All variables of a process in an environment, vLLM's or LMCache's.
-    pub(super) fn variables(&self, environment: &Environment) -> Vec<(String, String)> {
-        let cache = &self.bench.cache;
+    /// All variables of a process in the environment, vLLM's or LMCache's.
+    pub(super) fn variables(&self) -> Vec<(String, String)> {
+        let (cache, environment) = (&self.context.desk.cache, self.environment());
         let path = std::env::var("PATH").unwrap_or_default();
         let mut variables: Vec<(String, String)> =
-            self.engine_variables().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            self.spec.variables.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         let quiet = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"];
         variables.extend(quiet.map(|name| (name.to_owned(), "1".to_owned())));
         variables.extend(
             [
                 ("LMCACHE_TRACK_USAGE", "false".to_owned()),
                 ("PYTHONUNBUFFERED", "1".to_owned()),
-                ("VLLM_CACHE_ROOT", cache.join("vllm").into_string()),
-                ("VLLM_CONFIG_ROOT", cache.join("vllm-config").into_string()),
-                ("XDG_CACHE_HOME", cache.join("xdg").into_string()),
+                ("VLLM_CACHE_ROOT", Bucket::Vllm.folder(cache).into_string()),
+                ("VLLM_CONFIG_ROOT", Bucket::VllmConfig.folder(cache).into_string()),
+                ("XDG_CACHE_HOME", Bucket::Xdg.folder(cache).into_string()),
                 // Programs of the environment come first: torch and vLLM call compilers and ninja by name.
                 ("PATH", format!("{}:{path}", environment.folder().join("bin"))),
             ]
@@ -179,140 +220,103 @@ impl<'a> EngineRun<'a> {
         variables
     }
 
-    /// Bytes and chunks that the rounds of this model are made for.
-    pub(super) fn capacity(&self) -> Result<Capacity, StageError> {
-        Ok(capacity_of(&self.bench.suite, self.model)?)
+    /// Where a carrier works.
+    pub(super) fn surroundings(&self, lmcache: LmcacheSettings) -> Result<Surroundings<'a>, StageError> {
+        let desk = self.context.desk;
+        Ok(Surroundings {
+            environment: self.environment(),
+            variables: self.variables(),
+            lmcache,
+            shards_of_chunk: self.spec.ranks.written_shards(self.kv_shape()?),
+            notes: self.context.draft.note_path(""),
+            patience: Duration::from_secs(desk.patience.change_seconds),
+            cache: &desk.cache,
+            executable: &desk.executable,
+            redis: desk.redis.as_ref(),
+            events: &desk.events,
+        })
     }
 
-    /// Bytes of one chunk.
-    pub(super) fn chunk_bytes(&self) -> Result<u64, StageError> {
-        let capacity = self.capacity()?;
-        Ok(u64::from(capacity.chunk_tokens) * capacity.bytes_per_token)
-    }
-
-    /// How the model is spread.
-    pub(super) fn parallelism(&self) -> Parallelism {
-        Parallelism::of(self.model.settings())
+    /// The prompts that are asked.
+    pub(super) fn prompts(&self) -> &'a Artifact {
+        self.context.inputs.of(StageName::Prompts)
     }
 
     /// Rounds and expected hits.
-    pub(super) fn plan(&self) -> Result<Plan, StageError> {
-        Plan::make(read_prompts(self.prompts)?, self.capacity()?)?
-            .map_err(|source| StageError::TooLarge { model: self.model.name().to_owned(), source })
+    pub(super) fn plan(&self, capacity: Capacity) -> Result<Plan, StageError> {
+        Plan::make(read_prompts(self.prompts())?, capacity)?
+            .map_err(|source| StageError::TooLarge { model: self.context.model_name().to_owned(), source })
     }
 
-    /// How an engine of an environment is launched, from a fork server that imports from now on.
-    async fn launch(
-        &self,
-        draft: &Draft,
-        environment: &Environment,
-        number: Option<usize>,
-    ) -> Result<Launch, StageError> {
-        let bench = self.bench;
-        let mut variables = self.variables(environment);
-        let python_path = environment.python_path(Some(Worker::install(&bench.cache)?));
+    /// How an engine is launched, from a fork server that imports from now on.
+    async fn launch(&self, number: Option<usize>) -> Result<Launch, StageError> {
+        let (desk, environment) = (self.context.desk, self.environment());
+        let mut variables = self.variables();
+        let python_path = environment.python_path(Some(Worker::install(&desk.cache)?));
         variables.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
         let mut launch = Launch {
-            guard: bench.executable.clone(),
+            guard: desk.executable.clone(),
             command: [environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
             variables,
-            log: draft.note_path(&format!("{}.log", numbered("engine", number))),
+            log: self.context.draft.note_path(&format!("{}.log", numbered("engine", number))),
             fork_server: None,
         };
-        launch.fork_server = bench.fork_servers.socket(&launch).await;
+        launch.fork_server = desk.fork_servers.socket(&launch).await;
         Ok(launch)
     }
 
-    /// Has imported what an engine with LMCache needs, while its server starts.
-    pub(super) async fn import_ahead(&self, draft: &Draft, number: Option<usize>) -> Result<(), StageError> {
-        self.launch(draft, &self.bench.environment, number).await.map(drop)
+    /// Has imported what an engine needs, while a carrier opens its side.
+    pub(super) async fn import_ahead(&self, number: Option<usize>) -> Result<(), StageError> {
+        self.launch(number).await.map(drop)
     }
 
     /// Starts this arm's engine. The first start of an environment compiles and can take minutes.
-    pub(super) async fn start(&self, draft: &Draft, setup: EngineSetup) -> Result<Worker, StageError> {
-        let (bench, suite) = (self.bench, &self.bench.suite);
+    pub(super) async fn start(&self, setup: EngineSetup) -> Result<Worker, StageError> {
+        let (spec, desk, model) = (self.spec, self.context.desk, self.context.model_name());
         let EngineSetup { arm, number, connector, hit_multiple, variables: extra_variables, dtype } = setup;
-        let letters = load_tokenizer(self.model)?
+        let letters = load_tokenizer(self.files, model)?
             .letter_tokens()
-            .map_err(|source| StageError::Tokenizer { model: self.model.name().to_owned(), source })?;
-        let environment = match connector {
-            Some(_) => &bench.environment,
-            None => bench.environment.of_baseline(),
-        };
-        let mut arguments = self.llm_arguments();
+            .map_err(|source| StageError::Tokenizer { model: model.to_owned(), source })?;
+        let mut arguments = spec.arguments.clone();
         arguments.extend(dtype.map(|dtype| ("dtype".to_owned(), dtype.name().into())));
         let start = Start {
             protocol: PROTOCOL,
-            model: self.model.folder(&bench.cache)?.into_string(),
+            model: self.files.folder(&desk.cache)?.into_string(),
             arguments,
             connector,
             hit_multiple,
+            digest_chunk_tokens: Some(spec.digest_chunk_tokens),
             letters,
-            top: suite.engine.top,
-            max_tokens: suite.engine.max_tokens,
-            seed: suite.engine.seed,
+            top: spec.top,
+            max_tokens: spec.max_tokens,
+            seed: spec.seed,
         };
-        let mut launch = self.launch(draft, environment, number).await?;
+        let mut launch = self.launch(number).await?;
         launch.variables.extend(extra_variables);
         let patience = Patience {
-            start: Duration::from_secs(suite.patience.start_seconds),
-            answer: Duration::from_secs(suite.patience.answer_seconds),
-            finish: Duration::from_secs(suite.patience.change_seconds),
+            start: Duration::from_secs(desk.patience.start_seconds),
+            answer: Duration::from_secs(desk.patience.answer_seconds),
+            finish: Duration::from_secs(desk.patience.change_seconds),
         };
-        let label =
-            format!("{arm} {} of {}", numbered("engine", number).replace('-', " "), self.model.name());
-        bench.events.emit(Event::EngineStarting { label: label.clone(), log: launch.log.clone() });
+        let label = format!("{arm} {} of {model}", numbered("engine", number).replace('-', " "));
+        desk.events.emit(Event::EngineStarting { label: label.clone(), log: launch.log.clone() });
         let started = Instant::now();
         let (worker, ready) = Worker::start(&launch, &start, patience, format!("the {label}")).await?;
         for remark in &ready.remarks {
-            bench.events.warn(format!("{label}: {remark}"));
+            desk.events.warn(format!("{label}: {remark}"));
         }
-        bench.events.emit(Event::EngineReady { label, elapsed: started.elapsed() });
+        desk.events.emit(Event::EngineReady { label, elapsed: started.elapsed() });
         if number.is_none_or(|number| number == 1) {
-            write_json(draft.path(READY), &ready)?;
+            write_json(self.context.draft.path(READY), &ready)?;
         }
         Ok(worker)
     }
 }
 
-/// Bytes and chunks that the rounds of a model are made for.
-///
-/// # Errors
-/// When its `config.json` cannot be read.
-pub fn capacity_of(suite: &Suite, model: &ModelFiles) -> Result<Capacity, AssetError> {
-    let (shape, ranks) = (model.kv_shape()?, Parallelism::of(model.settings()));
-    let stored = ranks.stored_shape(shape);
-    Ok(Capacity {
-        chunk_tokens: suite.lmcache.chunk_tokens,
-        bytes_per_token: stored.bytes_per_token(suite.engine.dtype.bytes()),
-        lmcache_bytes: u64::from(suite.lmcache.memory_gib) * GIB,
-        // Each rank has a cache of this size; those that hold the same KV are no more room.
-        engine_bytes: (u64::from(suite.engine.kv_cache_gib) * GIB)
-            .saturating_mul(ranks.written_shards(shape).into()),
-    })
-}
-
-/// The name of one of several.
-pub(super) fn numbered(name: &str, number: Option<usize>) -> String {
-    number.map_or_else(|| name.to_owned(), |number| format!("{name}-{number}"))
-}
-
 /// Ranks are processes that compute at the same time.
-fn threads_of_rank(threads: usize, parallelism: Parallelism) -> usize {
-    let ranks = usize::try_from(parallelism.ranks()).unwrap_or(usize::MAX);
+fn threads_of_rank(threads: usize, ranks: Parallelism) -> usize {
+    let ranks = usize::try_from(ranks.ranks()).unwrap_or(usize::MAX);
     (threads / ranks.max(1)).max(1)
-}
-
-/// The keyword arguments of `vllm.LLM` and the variables that a model's arms have in common.
-#[must_use]
-pub fn llm_arguments(
-    bench: &Bench,
-    model: &Model,
-    prompts: &Artifact,
-) -> (BTreeMap<String, Value>, BTreeMap<String, String>) {
-    let run = EngineRun { bench, model, prompts };
-    let variables = run.engine_variables().into_iter().map(|(name, value)| (name.to_owned(), value));
-    (run.llm_arguments(), variables.collect())
 }
 
 /// What an arm's engine said of itself when it was ready.

@@ -4,14 +4,13 @@ use std::io;
 
 use camino::Utf8PathBuf;
 
-use super::RouteError;
 use crate::assets::AssetError;
+use crate::carrier::{CarrierError, RouteError};
 use crate::comparison::EvidenceError;
 use crate::dataset::{ExtractError, PromptError, QuestionId, ReadQuestionsError, TokenizerError};
 use crate::engine::environment::EnvironmentError;
 use crate::engine::{EngineError, TooLarge};
 use crate::fault::FaultError;
-use crate::stage_name::StageName;
 use crate::store::StoreError;
 
 /// Why a stage did not finish. None of these is a verdict.
@@ -51,14 +50,6 @@ pub enum StageError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The stage is not there, and was only asked for.
-    #[error("find stage {stage} ({label}): it has not run")]
-    NotRun {
-        /// The stage.
-        stage: StageName,
-        /// What it is of.
-        label: String,
-    },
     /// The environment lacks what the stage runs.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
@@ -112,17 +103,21 @@ pub enum StageError {
     },
 }
 
+impl From<CarrierError> for StageError {
+    fn from(error: CarrierError) -> Self {
+        match error {
+            CarrierError::Route(error) => Self::Route(error),
+            CarrierError::Engine(error) => Self::Engine(error),
+            CarrierError::Write { path, source } => Self::Write { path, source },
+        }
+    }
+}
+
 impl StageError {
     /// The message with all its causes.
     #[must_use]
     pub fn in_full(&self) -> String {
-        let mut message = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            message = format!("{message}: {error}");
-            cause = error.source();
-        }
-        message
+        in_full(self)
     }
 
     /// What to do next.
@@ -145,7 +140,6 @@ impl StageError {
             Self::Route(error) => Some(error.hint()),
             Self::Evidence(error) => error.hint(),
             Self::Fault(error) => error.hint(),
-            Self::NotRun { .. } => Some("`kv-correctness run` runs it".to_owned()),
             Self::Write { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Some(
                 "raise the limit on file sizes (`ulimit -f unlimited`), and run the same command again".to_owned(),
             ),
@@ -157,4 +151,16 @@ impl StageError {
             }
         }
     }
+}
+
+/// An error's message with all its causes.
+#[must_use]
+pub fn in_full(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    message
 }

@@ -10,62 +10,47 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use serde::Serialize;
 
-use super::backing::{launch_server, make_folder, serde_settings, server_settings, utf8};
-use super::cached::{settle, with_options};
-use super::engine_run::{ArmKey, EngineRun, EngineSetup};
+use super::capacity::chunk_bytes;
+use super::engine_run::{EngineRun, EngineSetup, EngineSpec};
 use super::lines::{read_json, write_json};
 use super::planting_ground::choose_questions;
-use super::{Bench, StageError};
-use crate::assets::Model;
+use super::{Context, StageError};
+use crate::cache::Bucket;
+use crate::carrier::{
+    Surroundings, launch_server, make_folder, serde_settings, server_settings, settle, with_options,
+};
 use crate::dataset::Prompt;
-use crate::engine::{LmcacheServer, Observation, PrefixCache, SecondTier, Tiers};
+use crate::engine::{Capacity, LmcacheServer, PrefixCache, SecondTier, Tiers};
 use crate::fault::FaultError;
 use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
-use crate::options::StoringOptions;
-use crate::stage_name::StageName;
-use crate::store::{Artifact, Draft, StageKey};
-use crate::suite::Dtype;
+use crate::model::Observation;
+use crate::store::Artifact;
+use crate::suite::{Dtype, LmcacheSettings};
 
-/// Also numbers how prompts are made and weights changed.
-const SCHEMA: u32 = 1;
 const FOREIGN: &str = "foreign.json";
-const PROMPTS: usize = 4;
+/// Prompts that are stored and read.
+pub const FOREIGN_PROMPTS: usize = 4;
 /// Of a reader whose requests carry one.
 const SALT: &str = "another";
 /// The bit of every second byte of the weights that is turned: of 16-bit numbers one of the mantissa.
 const TURNED_BIT: u8 = 0x10;
 
-#[derive(Serialize)]
-struct ForeignArm {
-    chunk_tokens: u32,
-    memory_gib: u32,
-    options: StoringOptions,
-    prompts: usize,
-    readers: Vec<Difference>,
+/// LMCache, asked for what another identity stored, on the route of the folder. Input: the prompts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Foreign {
+    /// The engine that stores; readers differ from it in one thing each.
+    pub engine: EngineSpec,
+    /// LMCache's settings.
+    pub lmcache: LmcacheSettings,
+    /// Size of a chunk.
+    pub capacity: Capacity,
+    /// How many prompts.
+    pub prompts: usize,
+    /// In what each reader differs.
+    pub readers: Vec<Difference>,
 }
 
-/// Has LMCache asked for what another identity stored, on the route `mp+fs`.
-///
-/// # Errors
-/// When the engine that stores or the one that differs from it in nothing fails, or there is no room.
-pub async fn foreign(bench: &Bench, model: &Model, prompts: &Artifact) -> Result<Artifact, StageError> {
-    bench.environment.require_lmcache()?;
-    let run = EngineRun { bench, model, prompts };
-    let lmcache = bench.suite.lmcache;
-    let readers = differences(lmcache.chunk_tokens, bench.suite.engine.dtype);
-    let arm = ForeignArm {
-        chunk_tokens: lmcache.chunk_tokens,
-        memory_gib: lmcache.memory_gib,
-        options: lmcache.options,
-        prompts: PROMPTS,
-        readers: readers.clone(),
-    };
-    let key = ArmKey { common: run.common_key(), environment: bench.environment.identity(), arm };
-    let key = StageKey::new(SCHEMA, StageName::Foreign, &key);
-    bench.make(&key, model.name(), async |draft| fill(&run, draft, &readers).await).await
-}
-
-/// Reads what [`foreign`] wrote.
+/// Reads what the foreign stage wrote.
 ///
 /// # Errors
 /// When the artifact cannot be read.
@@ -74,7 +59,8 @@ pub fn read_foreign(foreign: &Artifact) -> Result<ForeignFindings, StageError> {
 }
 
 /// The readers, the one that differs in nothing first and the one that has other weights last.
-fn differences(chunk_tokens: u32, own: Dtype) -> Vec<Difference> {
+#[must_use]
+pub fn differences(chunk_tokens: u32, own: Dtype) -> Vec<Difference> {
     let chunk_size = Difference::ChunkSize { chunk_tokens: chunk_tokens.saturating_mul(2) };
     let dtypes = [Dtype::Bfloat16, Dtype::Float16, Dtype::Float32];
     let dtypes = dtypes.into_iter().filter(|dtype| *dtype != own);
@@ -85,39 +71,46 @@ fn differences(chunk_tokens: u32, own: Dtype) -> Vec<Difference> {
         .collect()
 }
 
-async fn fill(run: &EngineRun<'_>, draft: &Draft, readers: &[Difference]) -> Result<(), StageError> {
-    let chunk_tokens = run.bench.suite.lmcache.chunk_tokens;
-    let prompts = disjoint_prompts(run.prompts, chunk_tokens)?;
-    let chunks = whole_tokens(&prompts, chunk_tokens) / u64::from(chunk_tokens);
-    // What is stored, a reader's copy, and what the reader stores itself, perhaps in a larger data type.
-    let disk = make_folder(draft, chunks * run.chunk_bytes()? * 4)?;
-    let scratch = link_model(run)?;
-    let model = run.model.moved_to(utf8(&scratch));
-    let run = EngineRun { bench: run.bench, model: &model, prompts: run.prompts };
-    let group = Group { run: &run, draft, prompts: &prompts };
+impl Foreign {
+    /// Also numbers how prompts are made and weights changed.
+    pub(crate) const SCHEMA: u32 = 2;
 
-    let server = group.start_server(&utf8(&disk), chunk_tokens, "writer").await?;
-    let connector = with_options(server.connector(None), &run);
-    let mut writer = run.start(draft, EngineSetup::connected("foreign KV writing", connector)).await?;
-    let before = server.counters().await?;
-    writer.score(&prompts, PrefixCache::Read, || {}).await?;
-    settle(&run, &server, before, chunks).await?;
-    writer.finish().await?;
-    drop(server);
+    pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
+        let found = EngineRun::of(&self.engine, context);
+        let (surroundings, notes) = (found.surroundings(self.lmcache)?, context.draft.note_path(""));
+        let chunk_tokens = self.lmcache.chunk_tokens;
+        let prompts = disjoint_prompts(found.prompts(), chunk_tokens, self.prompts)?;
+        let chunks = whole_tokens(&prompts, chunk_tokens) / u64::from(chunk_tokens);
+        // What is stored, a reader's copy, and what the reader stores itself, perhaps in a larger data type.
+        let disk = make_folder(&notes, chunks * chunk_bytes(self.capacity) * 4)?;
+        let scratch = link_model(&found)?;
+        let files = found.files.moved_to(utf8(&scratch));
+        let run = EngineRun { files: &files, ..found };
+        let group = Group { run, surroundings: &surroundings, prompts: &prompts };
 
-    let mut readings = Vec::new();
-    for (number, &differs_in) in readers.iter().enumerate() {
-        let folder = copy_folder(&utf8(&disk), &draft.note_path(""))?;
-        readings.push(group.read(number, differs_in, &utf8(&folder)).await?);
+        let server = group.start_server(&utf8(&disk), chunk_tokens, "writer").await?;
+        let connector = with_options(server.connector(None), self.lmcache.options);
+        let mut writer = run.start(EngineSetup::connected("foreign KV writing", connector)).await?;
+        let before = server.counters().await?;
+        writer.score(&prompts, PrefixCache::Read, || {}).await?;
+        settle(&server, &surroundings, before, chunks).await?;
+        writer.finish().await?;
+        drop(server);
+
+        let mut readings = Vec::new();
+        for (number, &differs_in) in self.readers.iter().enumerate() {
+            let folder = copy_folder(&utf8(&disk), &notes)?;
+            readings.push(group.read(number, differs_in, &utf8(&folder)).await?);
+        }
+        let prompts = u32::try_from(prompts.len()).expect("a few prompts");
+        write_json(context.draft.path(FOREIGN), &ForeignFindings { prompts, readings })
     }
-    let prompts = u32::try_from(prompts.len()).expect("a few prompts");
-    write_json(draft.path(FOREIGN), &ForeignFindings { prompts, readings })
 }
 
 /// The writer and its readers.
 struct Group<'a> {
-    run: &'a EngineRun<'a>,
-    draft: &'a Draft,
+    run: EngineRun<'a>,
+    surroundings: &'a Surroundings<'a>,
     prompts: &'a [Prompt],
 }
 
@@ -128,11 +121,16 @@ impl Group<'_> {
         chunk_tokens: u32,
         name: &str,
     ) -> Result<LmcacheServer, StageError> {
-        let mut settings = server_settings(self.run, self.draft, &format!("lmcache-server-{name}.log"));
+        let mut settings = server_settings(self.surroundings, &format!("lmcache-server-{name}.log"));
         settings.chunk_tokens = chunk_tokens;
         let second = Some(SecondTier::Disk(disk.to_owned()));
-        settings.tiers = Tiers { second, serde: serde_settings(self.run)?, segment: None };
-        launch_server(self.run.bench, &settings, &format!("lmcache server of the {name}")).await
+        settings.tiers = Tiers {
+            second,
+            serde: serde_settings(&self.surroundings.lmcache, self.surroundings.cache)?,
+            segment: None,
+        };
+        Ok(launch_server(self.surroundings.events, &settings, &format!("lmcache server of the {name}"))
+            .await?)
     }
 
     /// Has one reader ask what the writer stored, behind a server over this folder.
@@ -144,12 +142,12 @@ impl Group<'_> {
     ) -> Result<Reading, StageError> {
         let chunk_tokens = match differs_in {
             Difference::ChunkSize { chunk_tokens } => chunk_tokens,
-            _ => self.run.bench.suite.lmcache.chunk_tokens,
+            _ => self.surroundings.lmcache.chunk_tokens,
         };
         let expected_tokens = whole_tokens(self.prompts, chunk_tokens);
         let reading = |outcome| Reading { differs_in, expected_tokens, outcome };
         if differs_in == Difference::Weights
-            && !change_weights(&self.run.model.folder(&self.run.bench.cache)?)?
+            && !change_weights(&self.run.files.folder(self.surroundings.cache)?)?
         {
             let message = "its model has no *.safetensors file to change".to_owned();
             return Ok(reading(ReadingOutcome::Failed { message }));
@@ -170,14 +168,14 @@ impl Group<'_> {
         differs_in: Difference,
     ) -> Result<ReadingOutcome, StageError> {
         let salt = (differs_in == Difference::Salt).then(|| SALT.to_owned());
-        let connector = with_options(server.connector(salt), self.run);
+        let connector = with_options(server.connector(salt), self.surroundings.lmcache.options);
         let dtype = match differs_in {
             Difference::DataType { dtype } => Some(dtype),
             _ => None,
         };
         let arm = format!("foreign KV reading (differs in {})", differs_in.words());
         let setup = EngineSetup { dtype, ..EngineSetup::connected(&arm, connector) };
-        let mut worker = self.run.start(self.draft, setup).await?;
+        let mut worker = self.run.start(setup).await?;
         let before = server.counters().await?;
         let loaded = worker.score(self.prompts, PrefixCache::Read, || {}).await?;
         let counted = server.counters().await?.since(before);
@@ -212,11 +210,11 @@ fn whole_tokens(prompts: &[Prompt], chunk_tokens: u32) -> u64 {
 
 /// A few of the suite's prompts, each without some of its first tokens, so that none begins as another does and no reader is
 /// served what it has just stored itself. Each has a chunk of twice the size.
-fn disjoint_prompts(prompts: &Artifact, chunk_tokens: u32) -> Result<Vec<Prompt>, StageError> {
+fn disjoint_prompts(prompts: &Artifact, chunk_tokens: u32, wanted: usize) -> Result<Vec<Prompt>, StageError> {
     let chunk = usize::try_from(chunk_tokens).expect("a chunk fits into memory");
     let mut beginnings = BTreeSet::new();
     let mut chosen = Vec::new();
-    for (place, mut prompt) in choose_questions(prompts, chunk_tokens, 2 * PROMPTS)?.into_iter().enumerate() {
+    for (place, mut prompt) in choose_questions(prompts, chunk_tokens, 2 * wanted)?.into_iter().enumerate() {
         prompt.token_ids.drain(..place.min(prompt.token_ids.len()));
         let length = prompt.token_ids.len();
         let suits = length >= chunk.saturating_mul(2) && !length.is_multiple_of(chunk);
@@ -224,13 +222,14 @@ fn disjoint_prompts(prompts: &Artifact, chunk_tokens: u32) -> Result<Vec<Prompt>
             chosen.push(prompt);
         }
     }
-    chosen.truncate(PROMPTS);
+    chosen.truncate(wanted);
     if chosen.len() < 2 { Err(FaultError::TooShort { chunk_tokens }.into()) } else { Ok(chosen) }
 }
 
 /// A folder with a link to each of the model's files, under a path that no other run has, which LMCache's keys hold.
 fn link_model(run: &EngineRun<'_>) -> Result<tempfile::TempDir, StageError> {
-    let (source, parent) = (run.model.folder(&run.bench.cache)?, run.bench.cache.join("models"));
+    let cache = &run.context.desk.cache;
+    let (source, parent) = (run.files.folder(cache)?, Bucket::Models.folder(cache));
     let failed = |source| StageError::Write { path: parent.clone(), source };
     fs::create_dir_all(&parent).map_err(failed)?;
     let scratch = tempfile::tempdir_in(&parent).map_err(failed)?;
@@ -278,6 +277,11 @@ fn turn_bits(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
         to.write_all(&buffer[..read])?;
         place += read;
     }
+}
+
+/// The place of a temporary folder.
+fn utf8(folder: &tempfile::TempDir) -> Utf8PathBuf {
+    Utf8PathBuf::try_from(folder.path().to_owned()).expect("its parent is UTF-8")
 }
 
 /// A copy of a folder of files, removed with its value.

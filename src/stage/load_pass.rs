@@ -1,16 +1,16 @@
-//! The load pass, and what is known of both passes with LMCache. Main types: [`Loading`], [`Passes`].
+//! The load pass, and what is known of both passes with LMCache. Main types: [`LoadPass`], [`Passes`].
 
 use std::cell::{Cell, RefCell};
 
 use serde::{Deserialize, Serialize};
 
-use super::StageError;
-use super::engine_run::EngineRun;
+use super::order::shuffle;
 use super::rounds::{DealtRound, Pass};
-use super::watch::{Watch, shuffle};
+use super::watch::Watch;
+use super::{Context, StageError};
 use crate::comparison::EarlyStop;
 use crate::engine::{PrefixCache, ServerCounters, Worker};
-use crate::suite::Route;
+use crate::model::Route;
 
 /// Questions of a load pass between two looks at the evidence for harm.
 const SLICE: usize = 32;
@@ -47,10 +47,14 @@ impl PassCounters {
 }
 
 /// A load pass under way.
-pub(super) struct Loading<'a> {
-    pub(super) run: &'a EngineRun<'a>,
+pub(super) struct LoadPass<'a> {
+    pub(super) context: &'a Context<'a>,
     pub(super) route: Route,
     pub(super) total: usize,
+    /// Of the order in which a round is asked.
+    pub(super) seed: u64,
+    /// Questions that are computed together.
+    pub(super) batch: usize,
     pub(super) watch: RefCell<Option<Watch>>,
     pub(super) pass: Pass<'a>,
     /// Why it ends before the last question, if it does.
@@ -65,13 +69,12 @@ pub(super) enum End {
     Unserved,
 }
 
-impl Loading<'_> {
+impl LoadPass<'_> {
     /// Loads one round, unless the pass ends within it.
     pub(super) async fn load(&self, worker: &mut Worker, round: &DealtRound<'_>) -> Result<(), StageError> {
-        let (bench, model) = (self.run.bench, self.run.model.name());
-        let batch = usize::try_from(bench.suite.engine.max_num_seqs).unwrap_or(1);
+        let (events, model) = (&self.context.desk.events, self.context.model_name());
         let mut hit_tokens = 0;
-        for slice in shuffle(&round.prompts, bench.suite.engine.seed).chunks(SLICE * batch) {
+        for slice in shuffle(&round.prompts, self.seed).chunks(SLICE * self.batch) {
             // Another engine may have found the end.
             if self.end.get().is_some() {
                 return Ok(());
@@ -81,7 +84,7 @@ impl Loading<'_> {
             let stop = self.watch.borrow_mut().as_mut().and_then(|watch| watch.observe(&observations));
             if let Some(stop) = stop.filter(|_| self.end.get().is_none()) {
                 self.end.set(Some(End::Harmed(stop)));
-                bench.events.warn(format!(
+                events.warn(format!(
                     "{model} over {}: {} of {} answers turned wrong; harm is beyond doubt, and the rest is not asked",
                     self.route, stop.harms, stop.pairs
                 ));
@@ -90,7 +93,7 @@ impl Loading<'_> {
         let asked = round.prompts.len();
         if round.number == 0 && hit_tokens == 0 && asked < self.total && self.end.get().is_none() {
             self.end.set(Some(End::Unserved));
-            bench.events.warn(format!(
+            events.warn(format!(
                 "{model} over {}: LMCache served nothing for the first {asked} questions; the rest is not asked",
                 self.route
             ));

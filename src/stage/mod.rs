@@ -1,50 +1,57 @@
-//! The stages: each takes finished artifacts and returns one.
+//! The stages: what each job's key holds, and how its output is made of that and of its inputs.
 //!
-//! Owns what goes into a stage's key and what its output files are; leaves finding and sealing to `store`, processes
-//! to `engine`, judgement to `comparison`. Main type: [`Bench`], what every stage works with.
+//! Each stage is a struct: its fields are the parameters in its key, and its `fill` sees these, its inputs and a desk that
+//! changes no output, so that what is in no key cannot be computed from. Owns what the output files are; leaves which
+//! jobs there are to `pipeline`, finding, sealing and order to `job`, processes to `engine`, ways for KV to `carrier`,
+//! judgement to `comparison`. Main types: [`Context`], [`EngineSpec`].
 //!
 //! | stage | of | output files |
 //! |---|---|---|
 //! | extract | dataset | `questions.jsonl` |
-//! | prompts | model | `prompts.jsonl` |
+//! | prompts | model | `prompts.jsonl`, `longest.json` |
 //! | baseline | model | `baseline.jsonl`, `engine.json` |
 //! | control | model | `repeat.jsonl`, `control.jsonl`, `engine.json` |
 //! | cached | model and route | `store.jsonl`, `load.jsonl`, `passes.json`, `engine.json` |
 //! | compare | model and route | `comparison.json` |
-//! | faults | model | `faults.json`, `engine.json` |
+//! | faults | model and route | `faults.json`, `engine.json` |
 //! | foreign | model | `foreign.json`, `engine.json` |
 
 mod answer;
 mod arms;
-mod backing;
-mod bench;
 mod cached;
+mod capacity;
 mod compare;
+mod cut;
+mod desk;
 mod engine_run;
 mod error;
 mod extract;
 mod faults;
 mod foreign;
+mod kv_evidence;
 mod lines;
 mod load_pass;
-mod locate;
+mod order;
 mod planting_ground;
 mod planting_stack;
 mod prompts;
 mod rounds;
-mod route_error;
+mod sources;
 mod watch;
 
-pub use arms::{baseline, control};
-pub use bench::{Bench, Excerpt, ExcerptQuestion, ForeignReading, Locating, Mode, Planting};
-pub use cached::{Watched, admit_routes, cached, require_server};
-pub use compare::{Arms, compare, read_comparison};
-pub use engine_run::{capacity_of, llm_arguments, read_ready};
-pub use error::StageError;
-pub use extract::{extract, read_dataset};
-pub use faults::{Undamaged, faults, read_faults};
-pub use foreign::{foreign, read_foreign};
-pub use locate::locate;
-pub use prompts::{admit_prompts, check_prompts, prompts, read_prompts, require_letters, template};
-pub use route_error::RouteError;
-pub use watch::EarlyStopping;
+pub use arms::{Baseline, Control};
+pub use cached::Cached;
+pub use capacity::capacity;
+pub use compare::{Compare, Shards, batching, read_comparison};
+pub use cut::{Cut, find_location};
+pub use desk::{Context, Desk, Inputs, Label, Promise};
+pub use engine_run::{EngineSpec, read_ready};
+pub use error::{StageError, in_full};
+pub use extract::{Extract, read_dataset};
+pub use faults::{Faults, read_faults};
+pub use foreign::{FOREIGN_PROMPTS, Foreign, differences, read_foreign};
+pub(crate) use prompts::prompt_limits;
+pub use prompts::{
+    Excerpt, ExcerptQuestion, Prompts, admit_prompts, check_prompts, read_prompts, require_letters, template,
+};
+pub use sources::Sources;

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use camino::Utf8PathBuf;
 
 use super::StageError;
-use super::faults::SETTLE_PATIENCE;
 use super::prompts::read_prompts;
 use crate::dataset::{Prompt, QuestionId, Subject};
 use crate::engine::{PrefixCache, Worker};
@@ -16,6 +15,8 @@ use crate::fault::{
 };
 use crate::store::Artifact;
 
+/// How long no chunk may arrive in the second tier once a pass has its last answer.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Tokens behind the last whole chunk of a probe.
 const PROBE_REST: usize = 8;
@@ -140,8 +141,8 @@ impl Ground {
     /// that must not come later than what is put back.
     pub(super) async fn restore(&mut self) -> Result<(), StageError> {
         let planted = std::mem::take(&mut self.planted);
-        let deadline = Instant::now() + SETTLE_PATIENCE;
-        while self.second.absent(&planted) > 0 && Instant::now() < deadline {
+        let mut waiting = Waiting::default();
+        while waiting.goes_on(self.second.absent(&planted)) {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         if let Some(memory) = &mut self.memory {
@@ -162,17 +163,36 @@ async fn await_shards(
     shards: &BTreeSet<Shard>,
     layout: Layout,
 ) -> Result<(), StageError> {
-    let deadline = Instant::now() + SETTLE_PATIENCE;
+    let mut waiting = Waiting::default();
     loop {
         let missing = second.missing(shards, layout.bytes())?;
         if missing == 0 {
             return Ok(());
         }
-        if Instant::now() > deadline {
+        if !waiting.goes_on(missing) {
             let folder = second.place();
             return Err(FaultError::Missing { folder, missing, wanted: shards.len() }.into());
         }
         tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Waits for chunks as long as more arrive.
+#[derive(Default)]
+struct Waiting {
+    /// How many were missing, and since when.
+    last: Option<(usize, Instant)>,
+}
+
+impl Waiting {
+    /// Whether some are missing, and others arrived not long ago.
+    fn goes_on(&mut self, missing: usize) -> bool {
+        let since = match self.last {
+            Some((before, since)) if before == missing => since,
+            _ => Instant::now(),
+        };
+        self.last = Some((missing, since));
+        missing > 0 && since.elapsed() < SETTLE_PATIENCE
     }
 }
 

@@ -3,16 +3,15 @@
 use camino::Utf8PathBuf;
 
 use super::StageError;
-use super::backing::{launch_server, server_settings};
-use super::engine_run::{EngineRun, EngineSetup, numbered};
-use crate::engine::{LmcacheServer, SecondTier, Tiers, Worker};
-use crate::fault::{segment_fits, segment_path};
-use crate::store::Draft;
+use super::engine_run::{EngineRun, EngineSetup};
+use crate::carrier::{Surroundings, launch_server, server_settings};
+use crate::engine::{LmcacheServer, SecondTier, Tiers, Worker, numbered, pool_path};
+use crate::fault::segment_fits;
 
 /// How to start them, again and again over the same second tier.
 pub(super) struct PlantingStack<'a> {
-    pub(super) run: &'a EngineRun<'a>,
-    pub(super) draft: &'a Draft,
+    pub(super) run: EngineRun<'a>,
+    pub(super) surroundings: &'a Surroundings<'a>,
     pub(super) second: SecondTier,
     /// Variables that reach the second tier.
     pub(super) secrets: Vec<(String, String)>,
@@ -33,17 +32,16 @@ pub(super) struct Started {
 impl PlantingStack<'_> {
     /// Starts both; `number` tells later ones from the first.
     pub(super) async fn start(&self, number: Option<usize>) -> Result<Started, StageError> {
-        let suite = &self.run.bench.suite;
         let log = format!("{}.log", numbered("lmcache-server", number));
-        let mut settings = server_settings(self.run, self.draft, &log);
-        let segment = segment_fits(u64::from(suite.lmcache.memory_gib) << 30)
+        let mut settings = server_settings(self.surroundings, &log);
+        let segment = segment_fits(u64::from(self.surroundings.lmcache.memory_gib) << 30)
             .then(|| numbered(&format!("kv-correctness-{}", self.pool), number));
         settings.tiers = Tiers { second: Some(self.second.clone()), serde: None, segment: segment.clone() };
         settings.variables.extend(self.secrets.iter().cloned());
         let name = numbered("lmcache server", number).replace('-', " ");
-        let server = launch_server(self.run.bench, &settings, &name).await?;
+        let server = launch_server(self.surroundings.events, &settings, &name).await?;
         let setup = EngineSetup::connected("faults", server.connector(self.salt.clone()));
-        let worker = self.run.start(self.draft, setup.numbered(number)).await?;
-        Ok(Started { worker, server, segment: segment.map(|segment| segment_path(&segment)) })
+        let worker = self.run.start(setup.numbered(number)).await?;
+        Ok(Started { worker, server, segment: segment.map(|segment| pool_path(&segment)) })
     }
 }

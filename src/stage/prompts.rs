@@ -3,21 +3,34 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::engine_run::{EngineRun, capacity_of};
+use super::capacity::capacity;
 use super::lines::{LineWriter, read_json, read_lines, write_json};
-use super::{Bench, Excerpt, ExcerptQuestion, StageError, read_dataset};
-use crate::assets::{Model, ModelFiles};
+use super::sources::TOKENIZER;
+use super::{Context, StageError, read_dataset};
+use crate::assets::ModelFiles;
 use crate::dataset::{
-    Dataset, Prompt, PromptLimits, PromptTemplate, Prompter, Subject, SubjectSelection, Tokenizer,
+    Dataset, Prompt, PromptLimits, PromptTemplate, Prompter, QuestionId, Subject, SubjectSelection, Tokenizer,
 };
-use crate::digest::{Digest, digest_bytes};
+use crate::digest::Digest;
+use crate::engine::Capacity;
 use crate::stage_name::StageName;
-use crate::store::{Artifact, Draft, StageKey};
-use crate::suite::Suite;
+use crate::store::{Artifact, Draft};
+use crate::suite::{ModelSettings, Suite};
 
-const SCHEMA: u32 = 2;
 const PROMPTS: &str = "prompts.jsonl";
 const LONGEST: &str = "longest.json";
+
+/// Some questions of a suite, each once.
+pub type Excerpt = Vec<ExcerptQuestion>;
+
+/// A question of an excerpt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExcerptQuestion {
+    /// Which.
+    pub question: QuestionId,
+    /// How many of its prompt's first tokens are asked, if not all.
+    pub tokens: Option<u32>,
+}
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,97 +39,82 @@ struct Longest {
     tokens: u32,
 }
 
-#[derive(Serialize)]
-struct Key<'a> {
-    questions: Digest,
-    subjects: SubjectSelection,
-    template: &'a str,
-    limits: PromptLimits,
-    tokenizer: Digest,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    excerpt: Option<&'a Excerpt>,
+/// Makes the prompts of every selected question. Input: the questions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Prompts {
+    /// Which subjects are asked.
+    pub subjects: SubjectSelection,
+    /// The template's name and version.
+    pub template: String,
+    /// How long examples and prompts may be.
+    pub limits: PromptLimits,
+    /// The model's tokenizer.
+    pub tokenizer: Digest,
+    /// The questions to ask, if not all of the selected ones.
+    pub excerpt: Option<Excerpt>,
 }
 
-/// Makes the prompts of every selected question.
-///
-/// # Errors
-/// When the tokenizer cannot be used, or a question does not fit the model.
-pub async fn prompts(bench: &Bench, model: &Model, questions: &Artifact) -> Result<Artifact, StageError> {
-    let suite = &bench.suite;
-    let (limits, template) = (limits(suite), template(suite)?);
-    let json = model.read("tokenizer.json")?;
-    let key = Key {
-        questions: questions.output_digest(),
-        subjects: suite.subjects,
-        template: template.name(),
-        limits,
-        tokenizer: digest_bytes(&json),
-        excerpt: bench.excerpt.as_ref(),
-    };
-    let key = StageKey::new(SCHEMA, StageName::Prompts, &key);
-    bench
-        .make(&key, model.name(), async |draft| {
-            let tokenizer = load_tokenizer(model)?;
-            let dataset = read_dataset(questions)?;
-            let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits };
-            let prompts = prompter.prompts(&dataset, suite.subjects).map(|prompt| Ok(prompt?));
-            match &bench.excerpt {
-                Some(excerpt) => write_prompts(draft, select(prompts, excerpt)?.into_iter().map(Ok)),
-                None => write_prompts(draft, prompts),
-            }
-        })
-        .await
+impl Prompts {
+    pub(crate) const SCHEMA: u32 = 4;
+
+    pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
+        let template = template(&self.template)?;
+        let files = context.desk.sources.files_with_tokenizer(self.tokenizer);
+        let tokenizer = load_tokenizer(files, context.model_name())?;
+        let dataset = read_dataset(context.inputs.of(StageName::Extract))?;
+        let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits: self.limits };
+        let prompts = prompter.prompts(&dataset, self.subjects).map(|prompt| Ok(prompt?));
+        match &self.excerpt {
+            Some(excerpt) => write_prompts(context.draft, select(prompts, excerpt)?.into_iter().map(Ok)),
+            None => write_prompts(context.draft, prompts),
+        }
+    }
 }
 
-fn limits(suite: &Suite) -> PromptLimits {
+/// How long a suite's examples and prompts may be, in tokens.
+pub(crate) fn prompt_limits(suite: &Suite) -> PromptLimits {
     PromptLimits {
         example_tokens: suite.prompt.example_tokens,
         prompt_tokens: suite.engine.max_model_len.saturating_sub(suite.engine.max_tokens),
     }
 }
 
-/// The suite's template.
+/// The template of this name and version.
 ///
 /// # Errors
-/// When there is none of that name.
-pub fn template(suite: &Suite) -> Result<PromptTemplate, StageError> {
+/// When there is none.
+pub fn template(name: &str) -> Result<PromptTemplate, StageError> {
     let template = PromptTemplate::single_letter();
-    if suite.prompt.template == template.name() {
-        Ok(template)
-    } else {
-        Err(StageError::Template(suite.prompt.template.clone()))
-    }
+    if name == template.name() { Ok(template) } else { Err(StageError::Template(name.to_owned())) }
 }
 
 /// Makes every prompt of a suite and keeps none, to see that each can be made and that the longest has room.
 ///
 /// # Errors
-/// As [`prompts`] and [`admit_prompts`].
-pub fn check_prompts(suite: &Suite, model: &ModelFiles, dataset: &Dataset) -> Result<(), StageError> {
-    let (limits, template, tokenizer) = (limits(suite), template(suite)?, load_tokenizer(model)?);
-    let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits };
-    let mut longest: Option<(Subject, u32)> = None;
+/// When the tokenizer cannot be used, or a question does not fit the model or where its KV must go.
+pub fn check_prompts(
+    suite: &Suite,
+    settings: &ModelSettings,
+    files: &ModelFiles,
+    dataset: &Dataset,
+) -> Result<(), StageError> {
+    let (template, tokenizer) = (template(&suite.prompt.template)?, load_tokenizer(files, &settings.name)?);
+    let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits: prompt_limits(suite) };
+    let mut longest: Option<Longest> = None;
     for prompt in prompter.prompts(dataset, suite.subjects) {
-        let prompt = prompt?;
-        let tokens = u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX);
-        if longest.as_ref().is_none_or(|(_, most)| *most < tokens) {
-            longest = Some((prompt.question.subject, tokens));
-        }
+        keep_longer(&mut longest, &prompt?);
     }
-    let Some((subject, tokens)) = longest else { return Ok(()) };
-    capacity_of(suite, model)?
-        .admit(&subject, tokens)
-        .map_err(|source| StageError::TooLarge { model: model.name().to_owned(), source })
+    admit_longest(&settings.name, longest, capacity(suite, settings, files)?)
 }
 
-/// Fails where an answer's letter is not one token.
+/// Fails where an answer's letter is not one token; `model` names the model in messages.
 ///
 /// # Errors
 /// When the tokenizer cannot be read, or cuts a letter in pieces.
-pub fn require_letters(model: &ModelFiles) -> Result<(), StageError> {
-    match load_tokenizer(model)?.letter_tokens() {
+pub fn require_letters(files: &ModelFiles, model: &str) -> Result<(), StageError> {
+    match load_tokenizer(files, model)?.letter_tokens() {
         Ok(_) => Ok(()),
-        Err(source) => Err(StageError::Tokenizer { model: model.name().to_owned(), source }),
+        Err(source) => Err(StageError::Tokenizer { model: model.to_owned(), source }),
     }
 }
 
@@ -129,27 +127,33 @@ pub(super) fn write_prompts(
     let mut longest: Option<Longest> = None;
     for prompt in prompts {
         let prompt = prompt?;
-        let tokens = u32::try_from(prompt.token_ids.len()).expect("a prompt fits the model");
-        if longest.as_ref().is_none_or(|longest| longest.tokens < tokens) {
-            longest = Some(Longest { subject: prompt.question.subject.clone(), tokens });
-        }
+        keep_longer(&mut longest, &prompt);
         lines.write(&prompt)?;
     }
     lines.finish()?;
     write_json(draft.path(LONGEST), &longest)
 }
 
+fn keep_longer(longest: &mut Option<Longest>, prompt: &Prompt) {
+    let tokens = u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX);
+    if longest.as_ref().is_none_or(|longest| longest.tokens < tokens) {
+        *longest = Some(Longest { subject: prompt.question.subject.clone(), tokens });
+    }
+}
+
 /// Refuses prompts of which one does not fit where its KV must go, so that it is said before any engine starts.
 ///
 /// # Errors
 /// When one does not fit.
-pub fn admit_prompts(bench: &Bench, model: &Model, prompts: &Artifact) -> Result<(), StageError> {
-    let longest: Option<Longest> = read_json(&prompts.path(LONGEST))?;
+pub fn admit_prompts(model: &str, prompts: &Artifact, capacity: Capacity) -> Result<(), StageError> {
+    admit_longest(model, read_json(&prompts.path(LONGEST))?, capacity)
+}
+
+fn admit_longest(model: &str, longest: Option<Longest>, capacity: Capacity) -> Result<(), StageError> {
     let Some(Longest { subject, tokens }) = longest else { return Ok(()) };
-    let capacity = EngineRun { bench, model, prompts }.capacity()?;
     capacity
         .admit(&subject, tokens)
-        .map_err(|source| StageError::TooLarge { model: model.name().to_owned(), source })
+        .map_err(|source| StageError::TooLarge { model: model.to_owned(), source })
 }
 
 /// The prompts of an excerpt alone, each cut to its length.
@@ -172,7 +176,7 @@ fn select(
     }
 }
 
-/// Reads what [`prompts`] wrote, one prompt at a time.
+/// Reads what the prompts stage wrote, one prompt at a time.
 ///
 /// # Errors
 /// When the artifact cannot be read.
@@ -182,9 +186,8 @@ pub fn read_prompts(
     read_lines(prompts.path(PROMPTS))
 }
 
-/// The model's tokenizer.
-pub(super) fn load_tokenizer(model: &ModelFiles) -> Result<Tokenizer, StageError> {
-    let json = model.read("tokenizer.json")?;
-    Tokenizer::from_bytes(&json)
-        .map_err(|source| StageError::Tokenizer { model: model.name().to_owned(), source })
+/// A model's tokenizer; `model` names it in messages.
+pub(super) fn load_tokenizer(files: &ModelFiles, model: &str) -> Result<Tokenizer, StageError> {
+    let json = files.read(TOKENIZER)?;
+    Tokenizer::from_bytes(&json).map_err(|source| StageError::Tokenizer { model: model.to_owned(), source })
 }

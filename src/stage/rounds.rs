@@ -7,20 +7,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use futures_util::future::try_join_all;
+use serde::Serialize;
 use tokio::sync::watch;
 
-use super::engine_run::EngineRun;
 use super::lines::LineWriter;
 use super::prompts::read_prompts;
-use super::{Bench, StageError};
+use super::{Context, StageError};
 use crate::dataset::Prompt;
-use crate::engine::{Observation, Plan, PrefixCache, Round, Worker};
-use crate::event::Event;
-use crate::store::Draft;
+use crate::engine::{PrefixCache, Round, Worker};
+use crate::event::{Event, Events};
+use crate::model::{KvRecord, Observation};
+use crate::store::{Artifact, Draft};
 
 /// The rounds of a plan, to be taken by engines.
 pub(super) struct Rounds<'a> {
-    plan: &'a Plan,
+    planned: &'a [Round],
     prompts: RefCell<Box<dyn Iterator<Item = Result<Prompt, StageError>>>>,
     dealt: Cell<usize>,
     dealt_prompts: Cell<usize>,
@@ -38,10 +39,10 @@ pub(super) struct DealtRound<'a> {
 }
 
 impl<'a> Rounds<'a> {
-    pub(super) fn of(run: &EngineRun<'_>, plan: &'a Plan) -> Result<Self, StageError> {
+    pub(super) fn of(prompts: &Artifact, rounds: &'a [Round]) -> Result<Self, StageError> {
         Ok(Self {
-            plan,
-            prompts: RefCell::new(Box::new(read_prompts(run.prompts)?)),
+            planned: rounds,
+            prompts: RefCell::new(Box::new(read_prompts(prompts)?)),
             dealt: Cell::new(0),
             dealt_prompts: Cell::new(0),
             closed: Cell::new(false),
@@ -56,7 +57,7 @@ impl<'a> Rounds<'a> {
         engines: usize,
         work: impl AsyncFn(Option<usize>) -> Result<(), StageError>,
     ) -> Result<(), StageError> {
-        match engines.min(self.plan.rounds.len().saturating_sub(1)) {
+        match engines.min(self.planned.len().saturating_sub(1)) {
             0 | 1 => work(None).await,
             engines => try_join_all((1..=engines).map(|number| work(Some(number)))).await.map(drop),
         }
@@ -69,7 +70,7 @@ impl<'a> Rounds<'a> {
             let _ = self.probe_is_over.subscribe().wait_for(|over| *over).await;
         }
         let number = self.dealt.get();
-        let Some(round) = self.plan.rounds.get(number).filter(|_| !self.closed.get()) else {
+        let Some(round) = self.planned.get(number).filter(|_| !self.closed.get()) else {
             return Ok(None);
         };
         let prompts: Result<Vec<Prompt>, StageError> =
@@ -98,40 +99,50 @@ impl<'a> Rounds<'a> {
 
 /// One pass over all prompts, round by round. What is observed is written down in the order of the rounds.
 pub(super) struct Pass<'a> {
-    bench: &'a Bench,
+    events: &'a Events,
     name: String,
     done: Cell<usize>,
     total: usize,
-    lines: RefCell<Lines>,
+    lines: RefCell<Lines<Observation>>,
+    kv_lines: RefCell<Lines<KvRecord>>,
 }
 
-struct Lines {
+struct Lines<Value> {
     file: LineWriter,
-    /// The round whose observations are written at once.
+    /// The round whose values are written at once.
     open: usize,
     /// Those of later rounds.
-    waiting: BTreeMap<usize, Waiting>,
+    waiting: BTreeMap<usize, Waiting<Value>>,
 }
 
-#[derive(Default)]
-struct Waiting {
-    observations: Vec<Observation>,
+struct Waiting<Value> {
+    values: Vec<Value>,
     is_over: bool,
+}
+
+impl<Value> Default for Waiting<Value> {
+    fn default() -> Self {
+        Self { values: Vec::new(), is_over: false }
+    }
+}
+
+/// The file of a pass's KV records, beside that of its observations: `load.kv.jsonl` beside `load.jsonl`.
+pub(super) fn kv_file(file: &str) -> String {
+    format!("{}.kv.jsonl", file.trim_end_matches(".jsonl"))
 }
 
 impl<'a> Pass<'a> {
     pub(super) fn of(
-        run: &EngineRun<'a>,
-        draft: &Draft,
+        context: &Context<'a>,
         name: &str,
         file: &str,
         total: usize,
     ) -> Result<Self, StageError> {
-        let name = format!("{}, {name}", run.model.name());
-        run.bench.events.emit(Event::QuestionsDone { pass: name.clone(), done: 0, total });
-        let file = LineWriter::create(draft.path(file))?;
-        let lines = RefCell::new(Lines { file, open: 0, waiting: BTreeMap::new() });
-        Ok(Self { bench: run.bench, name, done: Cell::new(0), total, lines })
+        let (name, events) = (format!("{}, {name}", context.model_name()), &context.desk.events);
+        events.emit(Event::QuestionsDone { pass: name.clone(), done: 0, total });
+        let lines = RefCell::new(Lines::create(context.draft, file)?);
+        let kv_lines = RefCell::new(Lines::create(context.draft, &kv_file(file))?);
+        Ok(Self { events, name, done: Cell::new(0), total, lines, kv_lines })
     }
 
     /// Answers some prompts of a round and writes the observations down.
@@ -145,29 +156,37 @@ impl<'a> Pass<'a> {
         let answered = || {
             self.done.set(self.done.get() + 1);
             let (pass, done, total) = (self.name.clone(), self.done.get(), self.total);
-            self.bench.events.emit(Event::QuestionsDone { pass, done, total });
+            self.events.emit(Event::QuestionsDone { pass, done, total });
         };
         let observations = worker.score(prompts, prefix_cache, answered).await?;
         self.lines.borrow_mut().write(round.number, &observations)?;
+        self.kv_lines.borrow_mut().write(round.number, &worker.take_kv_records())?;
         Ok(observations)
     }
 
     /// Nothing more of this round is asked.
     pub(super) fn is_over(&self, round: &DealtRound<'_>) -> Result<(), StageError> {
-        self.lines.borrow_mut().is_over(round.number)
+        self.lines.borrow_mut().is_over(round.number)?;
+        self.kv_lines.borrow_mut().is_over(round.number)
     }
 
     pub(super) fn finish(self) -> Result<(), StageError> {
-        self.lines.into_inner().finish()
+        self.lines.into_inner().finish()?;
+        self.kv_lines.into_inner().finish()
     }
 }
 
-impl Lines {
-    fn write(&mut self, round: usize, observations: &[Observation]) -> Result<(), StageError> {
+impl<Value: Serialize + Clone> Lines<Value> {
+    fn create(draft: &Draft, file: &str) -> Result<Self, StageError> {
+        let file = LineWriter::create(draft.path(file))?;
+        Ok(Self { file, open: 0, waiting: BTreeMap::new() })
+    }
+
+    fn write(&mut self, round: usize, values: &[Value]) -> Result<(), StageError> {
         if round == self.open {
-            return observations.iter().try_for_each(|observation| self.file.write(observation));
+            return values.iter().try_for_each(|value| self.file.write(value));
         }
-        self.waiting.entry(round).or_default().observations.extend_from_slice(observations);
+        self.waiting.entry(round).or_default().values.extend_from_slice(values);
         Ok(())
     }
 
@@ -179,7 +198,7 @@ impl Lines {
         loop {
             self.open += 1;
             let Some(next) = self.waiting.remove(&self.open) else { return Ok(()) };
-            self.write(self.open, &next.observations)?;
+            self.write(self.open, &next.values)?;
             if !next.is_over {
                 return Ok(());
             }
@@ -189,7 +208,7 @@ impl Lines {
     /// Rounds that were broken off stay without their end.
     fn finish(mut self) -> Result<(), StageError> {
         for waiting in std::mem::take(&mut self.waiting).into_values() {
-            waiting.observations.iter().try_for_each(|observation| self.file.write(observation))?;
+            waiting.values.iter().try_for_each(|value| self.file.write(value))?;
         }
         self.file.finish()
     }

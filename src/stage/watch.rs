@@ -8,19 +8,11 @@ use super::arms::BASELINE;
 use super::engine_run::EngineRun;
 use super::lines::read_lines;
 use super::prompts::load_tokenizer;
-use crate::comparison::{EarlyStop, HarmMonitor, pair_predictions, shuffle_questions};
-use crate::dataset::{Choice, Prompt, QuestionId, Tokenizer};
-use crate::engine::Observation;
-use crate::store::Artifact;
-
-/// Whether a load pass may end before its last question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EarlyStopping {
-    /// As soon as harm is beyond doubt.
-    Allowed,
-    /// Never.
-    Refused,
-}
+use crate::comparison::{EarlyStop, HarmMonitor, pair_predictions};
+use crate::dataset::Tokenizer;
+use crate::model::Observation;
+use crate::model::{Choice, QuestionId};
+use crate::stage_name::StageName;
 
 /// Holds each answer of a load pass against the baseline's, as it comes.
 pub(super) struct Watch {
@@ -30,14 +22,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// A watch over one of the suite's comparisons.
-    pub(super) fn new(
-        run: &EngineRun<'_>,
-        questions: &Artifact,
-        baseline: &Artifact,
-    ) -> Result<Self, StageError> {
-        let tokenizer = load_tokenizer(run.model)?;
-        let published = published_answers(questions)?;
+    /// A watch over one of so many comparisons. Inputs: questions and baseline.
+    pub(super) fn new(run: &EngineRun<'_>, comparisons: u32) -> Result<Self, StageError> {
+        let tokenizer = load_tokenizer(run.files, run.context.model_name())?;
+        let published = published_answers(run.context.inputs.of(StageName::Extract))?;
+        let baseline = run.context.inputs.of(StageName::Baseline);
         let mut known = BTreeMap::new();
         for observation in read_lines::<Observation>(baseline.path(BASELINE))? {
             let observation = observation?;
@@ -46,8 +35,6 @@ impl Watch {
                 known.insert(observation.question, (answer, given));
             }
         }
-        let suite = &run.bench.suite;
-        let comparisons = u32::try_from(suite.models.len() * suite.routes.len()).unwrap_or(u32::MAX);
         Ok(Self { monitor: HarmMonitor::new(comparisons), tokenizer, known })
     }
 
@@ -62,12 +49,4 @@ impl Watch {
         }
         None
     }
-}
-
-/// The order in which a load pass and its control ask a round's questions: random, but the same on every machine.
-pub(super) fn shuffle(prompts: &[Prompt], seed: u64) -> Vec<Prompt> {
-    let mut by_question: BTreeMap<&QuestionId, &Prompt> =
-        prompts.iter().map(|prompt| (&prompt.question, prompt)).collect();
-    let order = shuffle_questions(by_question.keys().map(|&question| question.clone()).collect(), seed);
-    order.iter().filter_map(|question| by_question.remove(question).cloned()).collect()
 }

@@ -1,6 +1,6 @@
 //! An artifact in the making. Main type: [`Draft`].
 
-use std::io::{self, Write};
+use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
@@ -99,14 +99,4 @@ fn sync_tree(folder: &Utf8Path) -> io::Result<()> {
         }
     }
     fs::File::open(folder)?.sync_all()
-}
-
-/// Writes a small file so that a reader finds the old content or the new, never a part.
-pub(super) fn write_whole(path: &Utf8Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().expect("a file of the store lies in a folder");
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(content)?;
-    file.persist(path)?;
-    Ok(())
 }

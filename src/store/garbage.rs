@@ -9,7 +9,8 @@ use fs_err as fs;
 use super::artifact::LAST_USED;
 use super::open::Alone;
 use super::{Store, StoreError};
-use crate::digest::{Digest, list_tree};
+use crate::cache::{bytes_of, remove};
+use crate::digest::Digest;
 use crate::lock::FileLock;
 use crate::stage_name::StageName;
 
@@ -42,7 +43,7 @@ impl Store {
                     entries.push(Entry {
                         stage,
                         key,
-                        bytes: folder_bytes(&folder)?,
+                        bytes: bytes_of(&folder)?,
                         last_used: last_used.unwrap_or(SystemTime::UNIX_EPOCH),
                         folder,
                     });
@@ -67,7 +68,7 @@ impl Store {
     fn remove_unless_locked(&self, key: Digest, folder: &Utf8Path) -> io::Result<bool> {
         let Ok(_lock) = FileLock::try_take(&self.lock_path(key))? else { return Ok(false) };
         if folder.exists() {
-            remove_folder(&self.move_aside(folder)?)?;
+            remove(&self.move_aside(folder)?)?;
         }
         Ok(true)
     }
@@ -95,8 +96,12 @@ impl Alone<'_> {
             for (key, folder) in keyed(&store.root().join("drafts"))? {
                 store.remove_unless_locked(key, &folder)?;
             }
+            // Whoever wants a lock opens the store before, and waits there.
+            for entry in store.root().join("locks").read_dir_utf8()? {
+                remove(entry?.path())?;
+            }
             for entry in store.root().join("aside").read_dir_utf8()? {
-                remove_folder(entry?.path())?;
+                remove(entry?.path())?;
             }
             Ok(())
         };
@@ -119,21 +124,4 @@ fn keyed(folder: &Utf8Path) -> io::Result<Vec<(Digest, Utf8PathBuf)>> {
     }
     found.sort();
     Ok(found)
-}
-
-/// Bytes of all files under a folder.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn folder_bytes(folder: &Utf8Path) -> io::Result<u64> {
-    let files = list_tree(folder)?.into_iter().filter(|(_, kind)| kind.is_file());
-    files.map(|(relative, _)| Ok(fs::metadata(folder.join(relative))?.len())).sum()
-}
-
-/// Removes a folder that another process may be removing, too.
-fn remove_folder(folder: &Utf8Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }

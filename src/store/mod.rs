@@ -22,6 +22,7 @@
 //! artifact (`--force`) has a moment in which neither is found; a reader then runs the stage, which costs time only.
 
 mod artifact;
+mod claim;
 mod draft;
 mod error;
 mod explain;
@@ -30,12 +31,13 @@ mod key;
 mod open;
 
 pub use artifact::Artifact;
+pub use claim::{Claim, Reuse};
 pub use draft::Draft;
 pub use error::StoreError;
 pub use explain::{FieldChange, explain};
-pub use garbage::{Entry, folder_bytes};
+pub use garbage::Entry;
 pub use key::StageKey;
-pub use open::{Alone, Claim, Durability, Reuse, Store};
+pub use open::{Alone, Durability, Store};
 
 #[cfg(test)]
 mod tests;

@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::LAST_USED;
-use super::draft::write_whole;
-use super::{Artifact, Draft, StageKey, StoreError};
+use super::{Artifact, StageKey, StoreError};
+use crate::cache::{self, Bucket};
 use crate::digest::{Digest, digest_bytes};
 use crate::event::Events;
+use crate::files::write_whole;
 use crate::lock::FileLock;
 use crate::stage_name::StageName;
 
-const FOLDER: &str = "store-1";
 const IN_USE: &str = "in-use.lock";
 
 /// A folder of artifacts, shared by any number of processes.
@@ -39,15 +39,6 @@ pub enum Durability {
     Temporary,
 }
 
-/// Whether an artifact that is there may serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reuse {
-    /// The stage runs only if there is none.
-    Allowed,
-    /// The stage runs again and replaces it.
-    Refused,
-}
-
 /// The store, for one process alone.
 #[derive(Debug)]
 pub struct Alone<'a> {
@@ -61,15 +52,6 @@ impl Drop for Alone<'_> {
             tracing::debug!(%error, "the store is not shared again");
         }
     }
-}
-
-/// What there is to do for a key.
-#[derive(Debug)]
-pub enum Claim {
-    /// Nothing: here is the artifact.
-    Done(Artifact),
-    /// Fill the draft and seal it; nobody else does.
-    Todo(Draft),
 }
 
 /// `last/<stage>/<label's digest>.json`.
@@ -86,9 +68,12 @@ impl Store {
     /// # Errors
     /// When the folders cannot be made.
     pub fn open(cache: &Utf8Path, durability: Durability, events: Events) -> Result<Self, StoreError> {
-        let mut store = Self { root: cache.join(FOLDER), events, durability, in_use: None };
+        let mut store = Self { root: Bucket::Store.folder(cache), events, durability, in_use: None };
         for folder in ["entries", "drafts", "locks", "last", "aside"] {
             fs::create_dir_all(store.root.join(folder)).map_err(|source| store.io_error(source))?;
+        }
+        if durability == Durability::Lasting {
+            cache::tag(cache);
         }
         let mut options = fs::OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).open(store.root.join(IN_USE));
@@ -136,36 +121,6 @@ impl Store {
                 Ok(None)
             }
         }
-    }
-
-    /// The artifact of a key, or a draft to fill under the key's lock; another process that has the lock is waited
-    /// for, for at most `patience`. `label` says what the stage is of, for [`last_keys`](Self::last_keys).
-    ///
-    /// # Errors
-    /// When another process holds the lock for the whole time, or the store cannot be read or written.
-    pub fn claim(
-        &self,
-        key: &StageKey,
-        label: &str,
-        reuse: Reuse,
-        patience: Duration,
-    ) -> Result<Claim, StoreError> {
-        let find = || match reuse {
-            Reuse::Allowed => self.find(key),
-            Reuse::Refused => Ok(None),
-        };
-        if let Some(artifact) = find()? {
-            self.remember(key, label)?;
-            return Ok(Claim::Done(artifact));
-        }
-        let what = format!("stage {} ({})", key.stage(), key.digest().short());
-        let lock = FileLock::take(&self.lock_path(key.digest()), &what, patience, &self.events)?;
-        if let Some(artifact) = find()? {
-            self.remember(key, label)?;
-            return Ok(Claim::Done(artifact));
-        }
-        let draft = Draft::start(self.clone(), key.clone(), label, lock);
-        draft.map(Claim::Todo).map_err(|source| self.io_error(source))
     }
 
     /// For each label of a stage, the key that was last found or sealed there.
@@ -232,6 +187,10 @@ impl Store {
     #[must_use]
     pub fn durability(&self) -> Durability {
         self.durability
+    }
+
+    pub(super) fn events(&self) -> &Events {
+        &self.events
     }
 
     pub(super) fn root(&self) -> &Utf8Path {

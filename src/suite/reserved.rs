@@ -188,8 +188,8 @@ mod tests {
         let added = worker.split("arguments[\"").skip(1).map(|rest| rest.split('"').next().unwrap());
         set.extend(added);
         let driver = include_str!("../stage/engine_run.rs");
-        let (_, body) = driver.split_once("fn llm_arguments(&self)").unwrap();
-        let (body, _) = body.split_once("\n    }\n").unwrap();
+        let (_, body) = driver.split_once("fn llm_arguments(").unwrap();
+        let (body, _) = body.split_once("\n}\n").unwrap();
         let named = body.split('"').skip(1).step_by(2).filter(|name| !name.contains(' '));
         set.extend(named);
         assert!(set.contains(&"kv_transfer_config") && set.contains(&"enforce_eager"), "{set:?}");

@@ -121,6 +121,23 @@ fn the_culprit_is_named_what_does_not_build_is_skipped_and_the_baseline_runs_onc
 }
 
 #[test]
+fn no_process_that_imported_an_earlier_revision_is_left_during_a_later_one() {
+    let lab = lab();
+    let mut command = lab.driver(&format!("{SEARCH} --lmcache good..bad --all"));
+    command.env("PATH", format!("{}:{}", lab.path("bin"), std::env::var("PATH").unwrap()));
+    command.env("FAKE_FAULTS", "told@import");
+    let ended = lab.end(command);
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let counts: Vec<usize> = lab
+        .steps()
+        .iter()
+        .filter_map(|step| Some(step.strip_prefix("fork servers: ")?.parse().unwrap()))
+        .collect();
+    // One for each revision that builds, and that of the environment without LMCache.
+    assert!(counts.len() > 6 && counts.iter().all(|count| *count <= 2), "{counts:?}");
+}
+
+#[test]
 fn an_end_that_is_not_bad_ends_the_search_at_once() {
     let lab = lab();
     let (ended, steps) = lab.steps_of(|| drive(&lab, &format!("{SEARCH} --lmcache good..culprit~1")));

@@ -1,13 +1,16 @@
 //! However the driver ends, its processes end with it, and the same command goes on from there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, Running};
 
 /// Longer than a guard waits between SIGTERM and SIGKILL.
 const GUARD: Duration = Duration::from_secs(10);
+
+/// What a process gets between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs that hang in each process and pass, and the steps that are left to do when they have ended there.
 const PLACES: [(&str, &str, &[&str]); 7] = [
@@ -38,8 +41,7 @@ fn an_interrupted_driver_leaves_no_process_and_its_finished_stages() {
         assert_eq!(lab.processes(), Vec::<String>::new(), "{faults}");
         assert_eq!((ended.code, ended.out.as_str()), (130, ""), "{faults}: {}", ended.err);
         let (_, last_words) = ended.err.split_once("interrupted: ").unwrap();
-        let expected =
-            "ending what still runs\nwhat is finished is kept, and the same command goes on from there\n";
+        let expected = "ending what still runs, or at once if told so again\nwhat is finished is kept, and the same command goes on from there\n";
         assert_eq!(last_words, expected);
         let (ended, steps) = lab.steps_of(|| lab.run("", ""));
         assert_eq!(ended.code, 0, "{}", ended.err);
@@ -61,7 +63,7 @@ fn an_interrupted_driver_takes_its_progress_line_from_the_terminal() {
     tiny: 24 questions from 2 subjects show no loss but a gross one by their answers
     , if 1.0 % of the answers flip without harm. Equivalence within 0.50 points need
     s about 5198 questions and more subjects: too few, unless bits decide.
-    interrupted: ending what still runs
+    interrupted: ending what still runs, or at once if told so again
     what is finished is kept, and the same command goes on from there
     ");
     insta::assert_snapshot!(lab.redact(&asking.out), @r"
@@ -76,7 +78,7 @@ fn an_interrupted_driver_takes_its_progress_line_from_the_terminal() {
     control   tiny: done in [TIME]
     lmcache server: healthy after [TIME]
     mp cached engine of tiny: ready after [TIME]
-    interrupted: ending what still runs
+    interrupted: ending what still runs, or at once if told so again
     what is finished is kept, and the same command goes on from there
     ");
 }
@@ -132,6 +134,43 @@ fn processes_that_ignore_sigterm_are_killed_with_an_interrupted_driver() {
     let ended = running.wait();
     lab.wait_until_no_process_is_left(Duration::from_secs(2));
     assert_eq!(ended.code, 130, "{}", ended.err);
+}
+
+/// A run of two engines, each behind its server, none of which heeds SIGTERM.
+fn start_stuck_engines(lab: &Lab) -> Running {
+    let mut command = lab.driver("run --suite suite.toml --device cpu --out out --engines 2");
+    command.env("FAKE_FAULTS", "stubborn@load stubborn@server");
+    let running = lab.start(command);
+    lab.wait_for_steps("hang load", 2);
+    running
+}
+
+#[test]
+fn processes_that_ignore_sigterm_get_one_grace_period_together() {
+    let lab = Lab::new();
+    let running = start_stuck_engines(&lab);
+    let asked = Instant::now();
+    running.signal(Signal::INT);
+    let ended = running.wait();
+    // One after another, four processes would take four grace periods.
+    assert!(asked.elapsed() < 3 * GRACE, "{:?}", asked.elapsed());
+    lab.wait_until_no_process_is_left(Duration::from_secs(2));
+    assert_eq!(ended.code, 130, "{}", ended.err);
+}
+
+#[test]
+fn a_second_interrupt_ends_everything_at_once() {
+    let lab = Lab::new();
+    let running = start_stuck_engines(&lab);
+    let asked = Instant::now();
+    running.signal(Signal::INT);
+    running.wait_for_words("interrupted");
+    running.signal(Signal::INT);
+    let ended = running.wait();
+    assert!(asked.elapsed() < GRACE, "{:?}", asked.elapsed());
+    lab.wait_until_no_process_is_left(Duration::from_secs(2));
+    assert_eq!(ended.code, 130, "{}", ended.err);
+    assert!(!ended.err.contains("what is finished is kept"), "{}", ended.err);
 }
 
 #[test]

@@ -13,10 +13,10 @@ fn fail(faults: &str) -> String {
     message
 }
 
-/// The same, where a process counts as hung after one second.
+/// The same, where a process counts as hung after so few seconds as a loaded machine needs for all that does not hang.
 fn fail_soon(faults: &str, setting: &str) -> String {
     let lab = Lab::new();
-    lab.edit("suite.toml", &format!("{setting} = 30"), &format!("{setting} = 1"));
+    lab.edit("suite.toml", &format!("{setting} = 30"), &format!("{setting} = 4"));
     lab.error(&lab.run(faults, ""))
 }
 
@@ -152,6 +152,27 @@ fn servers_whose_port_was_taken_meanwhile_are_started_on_another() {
 }
 
 #[test]
+fn a_server_of_somebody_elses_that_won_the_port_is_not_taken_for_ours() {
+    let lab = Lab::new();
+    let ended = lab.run("squatted@server", "-q");
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
+    let count = |step: &str| lab.steps().iter().filter(|seen| *seen == step).count();
+    assert_eq!([count("another listens"), count("start server")], [1, 2]);
+    assert_eq!(lab.report(), Lab::finished().report());
+}
+
+#[test]
+fn the_memory_pool_of_a_server_that_is_killed_goes_with_it() {
+    let lab = Lab::new();
+    let ended = lab.run("pool@server", "-q");
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
+    let pools: Vec<String> =
+        lab.steps().iter().filter_map(|step| Some(step.strip_prefix("pool ")?.to_owned())).collect();
+    assert_eq!(pools.len(), 1);
+    assert!(!camino::Utf8Path::new(&pools[0]).exists(), "{}", pools[0]);
+}
+
+#[test]
 fn a_server_that_hangs_is_no_verdict_and_ends_with_the_run() {
     insta::assert_snapshot!(fail_soon("freeze@server", "answer_seconds"), @r"
     error: failed to get an answer from the mp cached engine of tiny within [TIME]
@@ -208,7 +229,7 @@ fn the_log_of_a_failure_is_kept_even_without_a_cache() {
 #[test]
 fn an_engine_that_lingers_after_its_last_word_does_not_hold_the_run_up() {
     let lab = Lab::new();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 1");
+    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
     let ended = lab.run("linger@finish", "-q");
     assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
 }
@@ -216,7 +237,7 @@ fn an_engine_that_lingers_after_its_last_word_does_not_hold_the_run_up() {
 #[test]
 fn an_engine_that_never_says_its_last_word_does_not_hold_the_run_up() {
     let lab = Lab::new();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 1");
+    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
     let ended = lab.run("hang@finish", "-q");
     assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
 }

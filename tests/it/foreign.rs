@@ -91,7 +91,7 @@ fn a_model_without_weights_is_not_asked_under_others() {
 #[test]
 fn without_a_control_that_is_served_misses_prove_nothing_and_the_run_is_no_pass() {
     let lab = Lab::new();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 1");
+    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
     let ended = lab.run("full@server", "--foreign");
     assert_eq!(ended.code, 2, "{}{}", ended.err, ended.out);
     insta::assert_snapshot!(section(&lab, &ended), @r"
@@ -132,15 +132,17 @@ fn what_was_read_is_used_again_until_an_ingredient_changes() {
     insta::assert_snapshot!(explain(), @"foreign tiny: unchanged, re-used");
     let entry = lab.path("cache/store-1/entries/foreign").read_dir_utf8().unwrap().next().unwrap().unwrap();
     let key: Value = serde_json::from_slice(&fs::read(entry.path().join("key.json")).unwrap()).unwrap();
-    let fields: Vec<&String> = key["fields"]["arm"].as_object().unwrap().keys().collect();
-    assert_eq!(fields, ["chunk_tokens", "memory_gib", "options", "prompts", "readers"]);
+    let fields: Vec<&String> = key["fields"]["parameters"].as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["capacity", "engine", "lmcache", "prompts", "readers"]);
     lab.edit("suite.toml", "memory_gib = 1", "memory_gib = 2\noptions = { save_decode_cache = true }");
     lab.edit("suite.toml", "chunk_tokens = 16", "chunk_tokens = 32");
-    insta::assert_snapshot!(explain(), @r"
+    insta::assert_snapshot!(explain(), @"
     foreign tiny: runs again, since
-      /arm/chunk_tokens changed from 16 to 32
-      /arm/memory_gib changed from 1 to 2
-      /arm/options/save_decode_cache changed from false to true
-      /arm/readers/2/chunk_tokens changed from 32 to 64
+      /parameters/capacity/chunk_tokens changed from 16 to 32
+      /parameters/capacity/lmcache_bytes changed from 1073741824 to 2147483648
+      /parameters/lmcache/chunk_tokens changed from 16 to 32
+      /parameters/lmcache/memory_gib changed from 1 to 2
+      /parameters/lmcache/options/save_decode_cache changed from false to true
+      /parameters/readers/2/chunk_tokens changed from 32 to 64
     ");
 }

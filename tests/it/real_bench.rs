@@ -7,9 +7,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use kv_correctness::dataset::{Prompt, QuestionId, Split};
 use kv_correctness::engine::environment::{Environment, EnvironmentRequest, Stack};
 use kv_correctness::engine::{
-    Connector, Launch, LmcacheServer, Observation, PROTOCOL, Patience, ServerSettings, Start, Tiers, Worker,
+    Connector, Launch, LmcacheServer, PROTOCOL, Patience, ServerSettings, Start, Tiers, Worker,
 };
 use kv_correctness::event::Events;
+use kv_correctness::model::Observation;
 use serde_json::{Value, json};
 
 pub(crate) const CHUNK_TOKENS: u32 = 256;
@@ -100,6 +101,7 @@ impl Bench {
             arguments,
             connector,
             hit_multiple,
+            digest_chunk_tokens: None,
             letters: [40, 41, 42, 43],
             top: 8,
             max_tokens: 1,

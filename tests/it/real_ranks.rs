@@ -1,7 +1,8 @@
 //! Whether a real LMCache tells KV of one rank from KV of two: an engine of each on one server, each asked for what the other
 //! stored. Minutes of work, so only on request (`cargo test --test it real_ranks -- --ignored --nocapture`).
 
-use kv_correctness::engine::{LmcacheServer, Observation, PrefixCache, Worker};
+use kv_correctness::engine::{LmcacheServer, PrefixCache, Worker};
+use kv_correctness::model::Observation;
 use serde_json::{Value, json};
 
 use crate::real_bench::{Bench, CHUNK_TOKENS, Caching, PATIENCE, PROMPTS, WHOLE_TOKENS, prompts, served};

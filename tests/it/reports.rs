@@ -77,7 +77,7 @@ fn the_published_reports_of_earlier_versions_can_be_read() {
     for path in paths.filter(|path| path.extension().is_some_and(|extension| extension == "xz")) {
         let packed = fs::read(path).unwrap();
         let mut report = String::new();
-        liblzma::read::XzDecoder::new(packed.as_slice()).read_to_string(&mut report).unwrap();
+        xz2::read::XzDecoder::new(packed.as_slice()).read_to_string(&mut report).unwrap();
         lab.write("report.json", &report);
         assert!(output(&lab, "report .").contains("over "));
         assert!(output(&lab, "report . --format html").contains("</html>"));
@@ -204,9 +204,12 @@ fn the_doctor_says_what_can_run_here_and_never_shows_a_token() {
         lab.end(command).out
     };
     let without = doctor(&[]);
-    assert!(without.contains("later    route mp+redis, not in the suite: needs a Redis server"), "{without}");
-    let named = doctor(&[("KV_CORRECTNESS_REDIS_URL", "redis://elsewhere")]);
-    assert!(named.contains("ready    route mp+redis"), "{named}");
+    let missing =
+        "later    route mp+redis, not in the suite: failed to find `redis-server` on PATH: install it";
+    assert!(without.contains(missing), "{without}");
+    let named = doctor(&[("KV_CORRECTNESS_REDIS_URL", "redis://127.0.0.1:1")]);
+    let refused = "later    route mp+redis, not in the suite: failed to reach redis://127.0.0.1:1: ";
+    assert!(named.contains(refused), "{named}");
     fs::remove_file(lab.path("env/bin/lmcache")).unwrap();
     let without = doctor(&[]);
     assert!(without.contains("later    route mp: failed to find LMCache's server: "), "{without}");

@@ -107,13 +107,13 @@ fn a_route_that_cannot_run_here_is_told_and_the_others_go_on() {
     command.env("FAKE_FAULTS", "").env("PATH", lab.path("bin"));
     let ended = lab.end(command);
     assert_eq!(ended.code, 4, "the worst verdict counts: {}{}", ended.err, ended.out);
-    insta::assert_snapshot!(ended.out[ended.out.find("\n      mp").unwrap()..], @r"
+    insta::assert_snapshot!(ended.out[ended.out.find("\n      mp").unwrap()..], @"
 
           mp            mp+fs         mp+redis      mp+p2p        in-process
     tiny  equivalent    equivalent    not run       equivalent    not exercised
 
     tiny over mp+redis: not run
-      why          failed to run this route: find `redis-server` on PATH
+      why          failed to find `redis-server` on PATH
       next         install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`
 
     verdict: not exercised, as far as it was run: 1 of 5 combinations of model and route cannot run here (exit code 4)
@@ -200,10 +200,31 @@ fn a_redis_server_that_forgets_between_the_passes_is_not_exercised() {
 #[test]
 fn a_tier_that_takes_nothing_is_not_exercised() {
     let lab = lab();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 1");
+    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
     let ended = lab.run("shared@store full@server", "--route mp+fs");
     assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
     assert_eq!(lab.report().findings[0].comparison.exercised.service, Service::UnderServed);
+}
+
+#[test]
+fn a_slow_tier_is_waited_for_while_it_takes_more() {
+    let lab = lab();
+    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
+    let started = std::time::Instant::now();
+    let ended = lab.run("slow@server", "--route mp+fs");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    assert!(started.elapsed().as_secs() > 4, "it was no slower than the patience");
+}
+
+#[test]
+fn a_tier_that_stops_taking_is_an_error_that_says_so() {
+    let lab = lab();
+    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
+    insta::assert_snapshot!(lab.error(&lab.run("stuck@server", "--route mp+fs")), @r"
+    error: failed to wait until LMCache's second tier (fs) has all that was stored: 10 of 61 objects arrived, and no more within [TIME]
+
+    hint: is there room in it? a slow one may need a larger `patience.change_seconds` in the suite; its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server-store.log
+    ");
 }
 
 #[test]
@@ -340,7 +361,7 @@ fn a_redis_server_that_refuses_is_told_before_any_engine_starts() {
     assert!(refused.contains("reach redis://[::1]:1: ") && refused.contains("(os error "), "{refused}");
     // Beside a route that can run it is told first, and stands in the report.
     let both = run("mp,mp+redis", &format!("redis://127.0.0.1:{free}"));
-    let told = both.err.find("route mp+redis will not be run").unwrap();
+    let told = both.err.find("mp+redis is not run: failed to ").unwrap();
     assert!(told < both.err.find("baseline").unwrap(), "{}", both.err);
     assert_eq!(both.code, 2, "{}", both.err);
 }

@@ -1,5 +1,7 @@
 //! Whole runs: what they print, leave behind and re-use.
 
+use std::collections::BTreeSet;
+
 use fs_err as fs;
 use kv_correctness::comparison::Verdict;
 use kv_correctness::report::Report;
@@ -87,6 +89,49 @@ fn engines_beside_each_other_find_what_they_find_one_after_the_other() {
 }
 
 #[test]
+fn variables_that_could_change_numbers_reach_no_process() {
+    let lab = Lab::new();
+    let mut command = lab.driver("run --suite suite.toml --device cpu --out out --route mp+redis -q");
+    command.env("FAKE_FAULTS", "variables@start variables@import variables@server variables@redis");
+    let foreign = [
+        "ATEN_CPU_CAPABILITY",
+        "CUBLAS_WORKSPACE_CONFIG",
+        "GOMP_CPU_AFFINITY",
+        "KMP_AFFINITY",
+        "LD_PRELOAD",
+        "LMCACHE_CHUNK_SIZE",
+        "MALLOC_ARENA_MAX",
+        "MKL_CBWR",
+        "NVIDIA_TF32_OVERRIDE",
+        "ONEDNN_MAX_CPU_ISA",
+        "PYTORCH_CUDA_ALLOC_CONF",
+        "RAYON_NUM_THREADS",
+        "UCX_TLS",
+        "VLLM_LOGGING_LEVEL",
+    ];
+    command.envs(foreign.map(|name| (name, ""))).env("LC_ALL", "C.UTF-8").env("NCCL_ALGO", "Ring");
+    let ended = lab.end(command);
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let mut processes = BTreeSet::new();
+    for step in lab.steps() {
+        let Some((process, names)) =
+            step.strip_prefix("variables of ").and_then(|told| told.split_once(": "))
+        else {
+            continue;
+        };
+        processes.insert(process.to_owned());
+        let names: Vec<&str> = names.split(' ').collect();
+        for name in foreign {
+            assert!(!names.contains(&name), "{process} has {name}");
+        }
+        for name in ["HOME", "PATH", "LC_ALL", "NCCL_ALGO"] {
+            assert!(names.contains(&name), "{process} lacks {name}");
+        }
+    }
+    assert_eq!(Vec::from_iter(processes), ["import", "redis", "server", "start"]);
+}
+
+#[test]
 fn a_second_run_reuses_every_stage_says_so_and_starts_no_process() {
     let lab = Lab::finished();
     let report = lab.report();
@@ -108,10 +153,11 @@ fn forcing_the_baseline_runs_it_alone_when_its_output_is_the_same() {
     let lab = Lab::finished();
     let (ended, steps) = lab.steps_of(|| lab.run("", "--force baseline"));
     assert_eq!(ended.code, 0, "{}", ended.err);
-    insta::assert_snapshot!(steps.join("\n"), @r"
+    insta::assert_snapshot!(steps.join("\n"), @"
     start baseline
     baseline 8
-    baseline 16
+    baseline 8
+    baseline 8
     ");
 }
 
@@ -120,7 +166,10 @@ fn stages_behind_one_that_was_forced_run_again_when_its_output_changed() {
     let lab = Lab::finished();
     let (ended, steps) = lab.steps_of(|| lab.run("wrong@baseline", "--force baseline"));
     assert_eq!(ended.code, 3, "{}", ended.err);
-    assert_eq!(steps[..5], ["start baseline", "baseline 8", "baseline 16", "start server", "start cached"]);
+    assert_eq!(
+        steps[..6],
+        ["start baseline", "baseline 8", "baseline 8", "baseline 8", "start server", "start cached"]
+    );
     assert!(ended.err.contains("control   tiny: re-used"), "{}", ended.err);
     assert!(ended.err.contains("compare   tiny mp: done in"), "{}", ended.err);
 }
@@ -141,7 +190,7 @@ fn without_a_cache_nothing_is_kept_and_nothing_is_reused() {
         .map(|entry| entry.unwrap().file_name().to_owned())
         .collect();
     left.sort();
-    assert_eq!(left, ["store-1", "worker"]);
+    assert_eq!(left, ["CACHEDIR.TAG", "store-1", "worker"]);
 }
 
 #[test]
@@ -324,4 +373,38 @@ fn an_archive_is_the_same_dataset_however_it_is_compressed() {
     let (ended, steps) = lab.steps_of(|| lab.run("", "--data facts.tar.xz"));
     assert_eq!((ended.code, steps), (0, vec![]), "{}", ended.err);
     assert_eq!(lab.report().findings, report.findings);
+}
+
+#[test]
+fn a_model_whose_engine_does_not_start_leaves_the_others_their_verdicts() {
+    let lab = Lab::new();
+    let second = "source = \"model\"\n\n[[models]]\nname = \"broken\"\nsource = \"broken\"";
+    lab.edit("suite.toml", "source = \"model\"", second);
+    lab.edit("suite.toml", r#"["mp"]"#, r#"["mp", "mp+fs"]"#);
+    fs::create_dir(lab.path("broken")).unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        fs::copy(lab.path("model").join(file), lab.path("broken").join(file)).unwrap();
+    }
+    lab.write("broken/faults", "failed@start");
+    let ended = lab.run("", "");
+    assert_eq!(ended.code, 2, "equivalent, but not all was done: {}{}", ended.err, ended.out);
+    let report = lab.report();
+    let compared: Vec<String> =
+        report.findings.iter().map(|one| format!("{} {}", one.model, one.route)).collect();
+    assert_eq!(compared, ["tiny mp", "tiny mp+fs"]);
+    let lost: Vec<String> = report.not_run.iter().map(|one| format!("{} {}", one.model, one.route)).collect();
+    assert_eq!(lost, ["broken mp", "broken mp+fs"]);
+    assert!(
+        ended.err.contains("baseline of broken: failed to run the baseline engine of broken"),
+        "{}",
+        ended.err
+    );
+    insta::assert_snapshot!(lab.redact(&report.not_run[0].reason), @"failed to run the baseline engine of broken: no weights for start");
+    let told = "2 of 4 combinations of model and route did not come to an end (exit code 2)";
+    assert!(ended.out.contains(told), "{}", ended.out);
+    // What was finished is kept, and what was not is tried again.
+    fs::remove_file(lab.path("broken/faults")).unwrap();
+    let ended = lab.run("", "");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    assert!(ended.err.contains("baseline  tiny: re-used"), "{}", ended.err);
 }

@@ -61,7 +61,7 @@ fn no_subject_at_all_is_refused() {
 
 #[test]
 fn a_gpu_that_is_not_there_is_refused() {
-    if kv_correctness::engine::Device::cuda().is_some() {
+    if kv_correctness::machine::Device::cuda().is_some() {
         eprintln!("this machine has a GPU: not tested");
         return;
     }
@@ -283,6 +283,23 @@ fn a_question_whose_kv_cannot_fit_is_refused_before_anything_starts() {
 }
 
 #[test]
+fn a_model_whose_attention_is_not_known_is_refused_by_name_before_anything_starts() {
+    let lab = Lab::new();
+    let windowed = r#""sliding_window": 512, "num_hidden_layers": 6"#;
+    lab.edit("model/config.json", r#""num_hidden_layers": 6"#, windowed);
+    let refused = lab.run("", "");
+    assert_eq!(refused.code, 2);
+    let told = "its attention is not known: llama has 6 layers of a sliding window of 512 tokens";
+    assert!(refused.err.contains(told), "{}", refused.err);
+    assert!(
+        refused.err.contains("hint: take a model whose layers all have full attention"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
 fn what_a_second_model_lacks_is_said_before_the_first_ones_engine_starts() {
     let second = "\n[[models]]\nname = \"second\"\nsource = \"";
     let lab = Lab::new();
@@ -361,4 +378,72 @@ fn a_model_that_cannot_be_spread_as_its_suite_wants_is_refused_before_anything_s
 
     hint: name an environment that has ray with KV_CORRECTNESS_ENV, or use `mp` for ranks on one host
     ");
+}
+
+#[test]
+fn a_route_that_does_not_exist_is_refused_with_its_place_in_the_suite() {
+    let lab = Lab::new();
+    lab.edit("suite.toml", r#"["mp"]"#, r#"["mp", "mp+fsx"]"#);
+    for command in [
+        "run --device cpu --suite suite.toml",
+        "suite check suite.toml",
+        "doctor --suite suite.toml --device cpu",
+    ] {
+        let ended = lab.end(lab.driver(command));
+        assert_eq!(ended.code, 2, "{command}: {}", ended.err);
+        let told = "understand suite suite.toml: line 5, column 1";
+        assert!(ended.err.contains(told) && ended.err.contains("find route \"mp+fsx\""), "{}", ended.err);
+    }
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn what_needs_no_environment_makes_none_and_starts_no_python() {
+    let lab = Lab::new();
+    let without = |arguments: &str| {
+        let mut command = lab.driver(&format!("{arguments} --suite suite.toml --device cpu"));
+        command.env_remove("KV_CORRECTNESS_ENV").env("PATH", lab.path("bin"));
+        lab.end(command)
+    };
+    let ended = without("run --data mised.tar");
+    assert_eq!(ended.code, 2);
+    assert!(ended.err.contains("find dataset \"mised.tar\""), "{}", ended.err);
+    for stage in ["extract", "prompts"] {
+        let ended = without(&format!("stage {stage} --out out"));
+        assert_eq!(ended.code, 0, "{}", ended.err);
+    }
+    assert!(lab.path("out/extract/questions.jsonl").is_file());
+    let ended = without("explain");
+    insta::assert_snapshot!(ended.out, @r"
+    extract: unchanged, re-used
+    prompts tiny: unchanged, re-used
+    what needs the Python environment: runs, since that is not made yet
+    ");
+    assert!(!lab.path("cache/environments").exists());
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn a_models_files_are_read_once_whatever_is_looked_for() {
+    const WEIGHTS: u64 = 64 << 20;
+    let lab = Lab::finished();
+    fs::File::create(lab.path("model/model.safetensors")).unwrap().set_len(WEIGHTS).unwrap();
+    let second =
+        "source = \"model\"\n\n[[models]]\nname = \"twin\"\nsource = \"model\"\narguments.block_size = 32";
+    lab.edit("suite.toml", "source = \"model\"", second);
+    let routes = r#"["mp", "mp+fs", "mp+redis", "mp+p2p", "in-process"]"#;
+    lab.edit("suite.toml", r#"["mp"]"#, routes);
+    let mut child = lab.driver("explain --suite suite.toml --device cpu");
+    let mut child = child.stdout(std::process::Stdio::null()).spawn().unwrap();
+    // Until it is waited for, the kernel remembers what an ended process read.
+    let process = format!("/proc/{}", child.id());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
+    while !fs::read_to_string(format!("{process}/stat")).unwrap().contains(") Z ") {
+        assert!(std::time::Instant::now() < deadline, "explain hangs");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let counted = fs::read_to_string(format!("{process}/io")).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let read: u64 = counted.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap();
+    assert!((WEIGHTS..2 * WEIGHTS).contains(&read), "{read} bytes were read of {WEIGHTS} of weights");
 }

@@ -41,6 +41,30 @@ fn a_chunk_that_is_served_wrong_is_named() {
 }
 
 #[test]
+fn served_kv_that_no_engine_computed_is_named_by_question_chunk_layer_and_rank() {
+    for (fault, when) in [
+        ("wrongkv@load", "wrong when read and at the end"),
+        ("late@load", "wrong when read, and right at the end: it came too late"),
+    ] {
+        let lab = Lab::new();
+        let ended = lab.run(fault, "");
+        assert_eq!(ended.code, 1, "{}{}", ended.err, ended.out);
+        assert!(ended.out.contains("decided by   kv: "), "{}", ended.out);
+        let cell = format!("load pass, chunk 1, layer 1, rank 0: {when}");
+        assert!(ended.out.contains(&cell), "{}", ended.out);
+    }
+}
+
+#[test]
+fn without_digests_the_next_rung_decides() {
+    let lab = Lab::new();
+    let ended = lab.run("blindfold@load", "");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    assert!(ended.out.contains("decided by   bits: "), "{}", ended.out);
+    assert!(ended.out.contains("could not be observed: the fake engine lacks a hook"), "{}", ended.out);
+}
+
+#[test]
 fn what_a_served_store_pass_stored_in_other_shapes_is_not_judged_by_bits() {
     let lab = Lab::new();
     let ended = lab.run("shared@store", "");
@@ -158,7 +182,7 @@ fn a_cache_that_serves_nothing_is_found_out_after_few_questions() {
     let lab = Lab::new();
     let ended = lab.run("empty@server", "-q");
     insta::assert_snapshot!(ended.err, @"warning: tiny over mp: LMCache served nothing for the first 8 questions; the rest is not asked");
-    assert_eq!(lab.steps()[10..], ["store 8", "load 8"]);
+    assert_eq!(lab.steps()[11..], ["store 8", "load 8"]);
 }
 
 #[test]
@@ -175,7 +199,7 @@ fn a_cache_that_serves_too_little_is_not_exercised() {
 #[test]
 fn chunks_that_never_arrive_are_not_waited_for_for_ever() {
     let lab = Lab::new();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 1");
+    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
     let ended = lab.run("drop@server", "");
     assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
 }

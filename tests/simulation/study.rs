@@ -10,7 +10,7 @@ use kv_correctness::comparison::{
     compare, conclude, pair_predictions, shuffle_questions,
 };
 use kv_correctness::dataset::{Choice, QuestionId, Split};
-use kv_correctness::engine::{Observation, Step, TokenLogprob};
+use kv_correctness::model::{Observation, Step, TokenLogprob};
 
 /// One cell of the study.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +90,7 @@ impl Study {
             store: arm(ArmName::Store),
             load: arm(ArmName::Load),
             server: None,
+            kv: None,
             early_stop: None,
             batching: Batching::OneAtATime,
             fidelity: Fidelity::Exact,

@@ -1,16 +1,14 @@
 //! What a machine has. Reads and asks, changes nothing.
 
-use std::ffi::OsStr;
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::{Command, Stdio};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
-use super::Line;
+use super::line::Line;
 use crate::cli::prepare::is_wsl;
-use crate::engine::Device;
 use crate::engine::environment::EnvironmentRequest;
+use crate::machine::{Device, DiskSpace, Memory, cuda_version, disk_space, find_program, memory};
 
 /// CPU features that decide which kernels vLLM takes, with what each is good for.
 const FEATURES: [(&str, &str); 4] = [
@@ -38,7 +36,7 @@ fn machine_lines(device: &Device, cache: &Utf8Path) -> Vec<Line> {
         let there = matches!(Device::cpu(), Device::Cpu { features, .. } if features.contains(feature));
         lines.push(Line::new("", format!("{feature}: {} ({use_of_it})", if there { "yes" } else { "no" })));
     }
-    lines.push(Line::new("memory", memory()));
+    lines.push(Line::new("memory", memory_words()));
     lines.push(Line::new(
         "/dev/shm",
         free_words(Utf8Path::new("/dev/shm"), "LMCache's memory tier lies there"),
@@ -132,22 +130,17 @@ fn processor() -> String {
     Device::cpu().to_string()
 }
 
-fn memory() -> String {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let gigabytes = |name: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB"));
-        let kib: Option<u64> = value.and_then(|value| value.trim().parse().ok());
-        kib.map_or_else(|| "unknown".to_owned(), |kib| gigabytes(kib << 10))
-    };
-    format!("{} free of {}", gigabytes("MemAvailable:"), gigabytes("MemTotal:"))
+fn memory_words() -> String {
+    let Memory { total, available } = memory();
+    let words = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), gigabytes);
+    format!("{} free of {}", words(available), words(total))
 }
 
 fn free_words(folder: &Utf8Path, what_for: &str) -> String {
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Utf8Path::new("/"));
-    match rustix::fs::statvfs(there.as_std_path()) {
-        Ok(disk) => {
-            let size = |blocks: u64| gigabytes(blocks.saturating_mul(disk.f_frsize));
-            format!("{} free of {} at {there}; {what_for}", size(disk.f_bavail), size(disk.f_blocks))
+    match disk_space(there) {
+        Ok(DiskSpace { free, total }) => {
+            format!("{} free of {} at {there}; {what_for}", gigabytes(free), gigabytes(total))
         }
         Err(error) => format!("{there} cannot be asked: {error}"),
     }
@@ -157,19 +150,4 @@ fn gigabytes(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
     let gigabytes = bytes as f64 / 1e9;
     format!("{gigabytes:.1} GB")
-}
-
-/// The newest CUDA that the driver serves, in the words of NVIDIA's tool.
-fn cuda_version() -> Option<String> {
-    let output = Command::new("nvidia-smi").stdin(Stdio::null()).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.split("CUDA Version: ").nth(1)?;
-    version.split_whitespace().next().map(str::to_owned)
-}
-
-pub(super) fn find_program(search_path: &OsStr, name: &str) -> Option<Utf8PathBuf> {
-    let folders = std::env::split_paths(search_path).filter(|folder| folder.is_absolute());
-    folders
-        .filter_map(|folder| Utf8PathBuf::from_path_buf(folder.join(name)).ok())
-        .find(|file| file.is_file())
 }

@@ -1,5 +1,6 @@
 //! Says what a machine has, which suites can run on it over which routes, and which command mends what is missing.
 
+mod line;
 mod machine;
 mod suites;
 
@@ -8,27 +9,16 @@ use std::process::ExitCode;
 
 use camino::Utf8PathBuf;
 
+use self::line::Line;
 use self::machine::describe_machine;
 use self::suites::{Place, Readiness, examine_suite};
 use super::arguments::DeviceChoice;
 use super::inspect::Depth;
 use super::output::print;
-use super::prepare::{cache_folder, choose_device, stack};
+use super::prepare::{cache_folder, choose_device, load_suite, redis_address, stack};
 use crate::engine::environment::EnvironmentRequest;
 use crate::exit_code::ERROR;
 use crate::suite::Suite;
-
-/// One line of findings.
-struct Line {
-    name: &'static str,
-    value: String,
-}
-
-impl Line {
-    fn new(name: &'static str, value: impl Into<String>) -> Self {
-        Self { name, value: value.into() }
-    }
-}
 
 pub(super) fn examine(
     suite: Option<&str>,
@@ -37,7 +27,8 @@ pub(super) fn examine(
 ) -> anyhow::Result<ExitCode> {
     let device = choose_device(choice)?;
     let request = EnvironmentRequest::from_variables(stack(&device), cache_folder(cache)?);
-    let place = Place { device: &device, choice, request: &request };
+    let redis = redis_address(std::env::var("KV_CORRECTNESS_REDIS_URL").ok().as_deref())?;
+    let place = Place { device: &device, choice, request: &request, redis: redis.as_ref() };
     let mut text = String::new();
     for (title, lines) in describe_machine(&device, &request) {
         writeln!(text, "{title}")?;
@@ -51,7 +42,7 @@ pub(super) fn examine(
     let names = suite.map_or_else(Suite::names, |name| vec![name.to_owned()]);
     let mut best = Readiness::Never;
     for name in names {
-        let examined = examine_suite(&name, &Suite::load(&name)?, place, depth);
+        let examined = examine_suite(&name, &load_suite(&name)?, place, depth);
         writeln!(text, "suite {name} on {device}")?;
         for line in &examined.lines {
             writeln!(text, "  {line}")?;

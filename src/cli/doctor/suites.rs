@@ -1,14 +1,16 @@
 //! Whether a suite can run here, over each route. Main function: [`examine_suite`].
 
-use super::machine::find_program;
+use crate::assets::ModelFiles;
+use crate::carrier::{Here, RouteError, find_carrier, routes};
 use crate::cli::arguments::DeviceChoice;
 use crate::cli::inspect::{Depth, Problem, inspect};
+use crate::engine::RedisAddress;
 use crate::engine::environment::{EnvironmentError, EnvironmentRequest};
-use crate::engine::{Device, DeviceKind};
 use crate::fetch::Needs;
-use crate::options::NotOffered;
-use crate::stage::{RouteError, StageError, require_server};
-use crate::suite::{Route, Suite};
+use crate::machine::Device;
+use crate::model::Route;
+use crate::stage::StageError;
+use crate::suite::Suite;
 
 /// How near a suite is to running, from the farthest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +36,8 @@ pub(super) struct Place<'a> {
     /// How the device was asked for, as the commands that are told must ask, too.
     pub(super) choice: DeviceChoice,
     pub(super) request: &'a EnvironmentRequest,
+    /// A Redis server that a run would use.
+    pub(super) redis: Option<&'a RedisAddress>,
 }
 
 /// Examines a suite over every route there is; those that the suite names are marked.
@@ -66,7 +70,7 @@ pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>, depth: 
         readiness = readiness.min(Readiness::AfterCommands);
     }
     let mut best = Readiness::Never;
-    for route in Route::ALL {
+    for route in routes() {
         let (over_route, words) = examine_route(name, suite, route, place);
         let over_route = over_route.min(readiness);
         let state = match over_route {
@@ -78,8 +82,11 @@ pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>, depth: 
         lines.push(format!("{state:<8} route {route}{chosen}: {words}"));
         best = best.max(over_route);
     }
-    let refused = suite.routes.iter().any(|route| suite.lmcache.options.not_offered(*route).is_some());
-    Examined { readiness: if refused { best.min(Readiness::AfterCommands) } else { best }, lines }
+    let refused = |route: &Route| {
+        find_carrier(*route).is_ok_and(|carrier| carrier.refused_option(suite.lmcache.options).is_some())
+    };
+    let most = if suite.routes.iter().any(refused) { Readiness::AfterCommands } else { Readiness::Now };
+    Examined { readiness: best.min(most), lines }
 }
 
 /// What a run would end with before its first engine, besides what needs the machine alone.
@@ -92,7 +99,8 @@ fn problems(suite: &Suite, place: Place<'_>, depth: Depth) -> Vec<Problem> {
     // An environment that is not made yet will have none.
     let has_ray = environment.is_some_and(|environment| environment.identity().version("ray").is_some());
     for (index, _, files) in inspected.models {
-        if let Some(Err(error)) = files.map(|files| files.check_parallelism(place.device, has_ray)) {
+        let check = |files: ModelFiles| files.check_parallelism(&suite.models[index], place.device, has_ray);
+        if let Some(Err(error)) = files.map(check) {
             problems.push(Problem { setting: format!("models.{index}"), error: error.into() });
         }
     }
@@ -109,32 +117,21 @@ fn environment_problem(request: &EnvironmentRequest) -> Option<EnvironmentError>
 }
 
 fn examine_route(name: &str, suite: &Suite, route: Route, place: Place<'_>) -> (Readiness, String) {
-    if let Some(NotOffered { option, reason }) = suite.lmcache.options.not_offered(route) {
-        let refused = RouteError::NotOffered { option, reason };
+    let device = place.choice.words();
+    let carrier = match find_carrier(route) {
+        Ok(carrier) => carrier,
+        Err(error) => return (Readiness::Never, format!("failed to {error}: {}", error.hint())),
+    };
+    if let Some(refused) = carrier.refused_option(suite.lmcache.options) {
+        let refused = RouteError::NotOffered { option: refused.option, reason: refused.reason };
         return (Readiness::AfterCommands, format!("failed to {refused}: {}", refused.hint()));
     }
-    let device = place.choice.words();
-    let command = (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}{device}"));
-    if let Ok(Some(environment)) = place.request.find()
-        && let Err(error) = require_server(&environment, route)
-    {
-        return (Readiness::AfterCommands, format!("failed to {error}: {}", error.hint()));
+    if let Some(words) = carrier.serves_nothing_on(place.device.kind()) {
+        return (Readiness::Never, words.to_owned());
     }
-    match (route, place.device.kind()) {
-        (Route::InProcess, DeviceKind::Cpu) => {
-            let words = "LMCache inside vLLM serves nothing on a CPU; a run ends with not exercised (4)";
-            (Readiness::Never, words.to_owned())
-        }
-        (Route::MpRedis, _) if redis_is_named() => command,
-        (Route::MpRedis, _) if find_program(&place.request.search_path, "redis-server").is_none() => {
-            let words = format!("needs a Redis server: {}", RouteError::NoRedis.hint());
-            (Readiness::AfterCommands, words)
-        }
-        (Route::InProcess | Route::Mp | Route::MpFs | Route::MpRedis | Route::MpP2p, _) => command,
+    let environment = place.request.find().ok().flatten();
+    match carrier.admit(&Here { environment: environment.as_ref(), redis: place.redis }) {
+        Ok(()) => (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}{device}")),
+        Err(error) => (Readiness::AfterCommands, format!("failed to {error}: {}", error.hint())),
     }
-}
-
-/// Whether a run would use a server that is there already.
-fn redis_is_named() -> bool {
-    std::env::var("KV_CORRECTNESS_REDIS_URL").is_ok_and(|url| !url.is_empty())
 }

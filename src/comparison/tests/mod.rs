@@ -1,13 +1,14 @@
 //! The ladder on made-up evidence: each way in which a run can go, and what it must be called.
 
 mod bits;
+mod kv;
 mod service;
 mod statistics;
 
 use proptest::prelude::*;
 
 use crate::dataset::Choice;
-use crate::engine::{Observation, TokenLogprob};
+use crate::model::{Observation, TokenLogprob};
 use crate::stats::PairOutcome;
 
 use super::scene::{Scene, read_letter, say, scatter};

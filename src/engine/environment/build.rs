@@ -7,7 +7,8 @@ use std::process::Command;
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
-use super::layer::{Layer, LayerKind, Target, builds};
+use super::install::{Target, builds};
+use super::layer::{Layer, LayerKind};
 use super::make::PATIENCE;
 use super::{BuildError, Environment, Package, SourceTree, Stack, install_beside};
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json, list_tree};

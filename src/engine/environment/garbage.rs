@@ -1,4 +1,4 @@
-//! Environments and builds that serve nobody any more. Main functions: [`unused`], [`remove_unused`].
+//! Environments, builds and tools that serve nobody any more. Main functions: [`unused`], [`remove_unused`].
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime};
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
-use super::EnvironmentError;
-use super::layer::{self, builds};
-use super::make::{self, environments};
+use super::install::{self, builds};
+use super::make::{self, absolute, environments};
+use super::{EnvironmentError, beside};
+use crate::cache::Bucket;
 use crate::lock::FileLock;
 
-/// The environments and the builds that did not serve for `unused_for`, sorted. An environment that is half made serves
+/// The environments, the builds and the tools that did not serve for `unused_for`, sorted. An environment that is half made serves
 /// nobody; a build that failed is there for its log and goes with the others.
 ///
 /// # Errors
@@ -19,9 +20,10 @@ use crate::lock::FileLock;
 pub fn unused(cache: &Utf8Path, unused_for: Duration) -> Result<Vec<Utf8PathBuf>, EnvironmentError> {
     let served = |folder: &Utf8Path| fs::metadata(folder.join(make::MARKER))?.modified();
     let mut unused = unused_in(&environments(cache), unused_for, served)?;
-    // Whoever asks for a build takes its lock, and so writes the lock's file, even if the build is there.
+    // Whoever asks for a build or a tool takes its lock, and so writes the lock's file, even if it is there.
     let served = |folder: &Utf8Path| fs::metadata(folder.with_added_extension("lock"))?.modified();
     unused.extend(unused_in(&builds(cache), unused_for, served)?);
+    unused.extend(unused_in(&Bucket::Tools.folder(&absolute(cache)), unused_for, served)?);
     Ok(unused)
 }
 
@@ -59,9 +61,13 @@ pub fn remove_unused(cache: &Utf8Path, unused_for: Duration) -> Result<Vec<Utf8P
                 return Ok(false);
             };
             // Without its marker a folder that is removed by half is taken neither for an environment nor for a build.
-            for file in
-                [folder.join(make::MARKER), folder.join(layer::MARKER), folder.with_added_extension("log")]
-            {
+            for file in [
+                folder.join(make::MARKER),
+                folder.join(install::MARKER),
+                folder.join(beside::MARKER),
+                folder.with_added_extension("log"),
+                folder.with_added_extension("txt"),
+            ] {
                 if let Err(error) = fs::remove_file(file)
                     && error.kind() != io::ErrorKind::NotFound
                 {

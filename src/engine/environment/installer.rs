@@ -9,10 +9,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::EnvironmentError;
-use super::python::files_on;
 use crate::digest::digest_bytes;
 use crate::event::{Event, Events};
 use crate::lock::FileLock;
+use crate::machine::files_on;
 
 /// uv, pinned by hash, as a requirements file.
 const UV_PIN: &str = include_str!("../../../nix/stacks/uv.txt");

@@ -14,9 +14,11 @@ use super::installer::{Installer, clear};
 use super::layer::{Layer, LayerKind};
 use super::python::Python;
 use super::{EnvironmentError, EnvironmentIdentity, Stack};
+use crate::cache::{self, Bucket};
 use crate::digest::digest_json;
 use crate::event::{Event, Events};
 use crate::lock::FileLock;
+use crate::machine::disk_space;
 
 const SCHEMA: u32 = 1;
 pub(super) const MARKER: &str = "environment.json";
@@ -54,7 +56,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    fn new(folder: Utf8PathBuf, identity: EnvironmentIdentity) -> Self {
+    pub(crate) fn new(folder: Utf8PathBuf, identity: EnvironmentIdentity) -> Self {
         Self { folder, identity, baseline: None, layers: Vec::new() }
     }
 
@@ -218,6 +220,7 @@ impl EnvironmentRequest {
         }
         let parent = environments(&self.cache);
         fs::create_dir_all(&parent).map_err(failed)?;
+        cache::tag(&self.cache);
         let lock = FileLock::take(
             &folder.with_extension("lock"),
             &format!("the Python environment {folder}"),
@@ -250,7 +253,7 @@ impl EnvironmentRequest {
         let installer = Installer { log: &log, lock, events };
         let uv = installer.find_uv(
             &self.search_path,
-            &absolute(&self.cache).join("tools"),
+            &Bucket::Tools.folder(&absolute(&self.cache)),
             &python.executable,
             PATIENCE,
         )?;
@@ -305,7 +308,7 @@ impl EnvironmentRequest {
 }
 
 pub(super) fn environments(cache: &Utf8Path) -> Utf8PathBuf {
-    absolute(cache).join("environments")
+    Bucket::Environments.folder(&absolute(cache))
 }
 
 /// A path that still holds in a child that runs in another folder.
@@ -345,8 +348,7 @@ fn check_agreement(environment: &Environment, baseline: &Environment) -> Result<
 
 /// Whether a folder's disk has that much space left.
 fn check_disk_space(folder: &Utf8Path, needed: u64) -> io::Result<Result<(), EnvironmentError>> {
-    let disk = rustix::fs::statvfs(folder.as_std_path())?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let free = disk_space(folder)?.free;
     #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     Ok(if free < needed {

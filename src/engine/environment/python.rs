@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::EnvironmentError;
+use crate::machine::files_on;
 
 /// Prints implementation, version, ABI flags and executable. The last may hold spaces.
 const PROBE: &str = "import sys; v = sys.version_info; \
@@ -73,11 +74,4 @@ impl Python {
 fn candidates(search_path: &OsStr) -> impl Iterator<Item = Utf8PathBuf> {
     let names = MINORS.into_iter().map(|minor| format!("python3.{minor}")).chain(["python3".to_owned()]);
     names.flat_map(move |name| files_on(search_path, &name).collect::<Vec<_>>())
-}
-
-/// The files of that name in the folders of a search path, in its order.
-pub(super) fn files_on(search_path: &OsStr, name: &str) -> impl Iterator<Item = Utf8PathBuf> {
-    let folders = std::env::split_paths(search_path).filter(|folder| folder.is_absolute());
-    let files = folders.filter_map(move |folder| Utf8PathBuf::from_path_buf(folder.join(name)).ok());
-    files.filter(|file| file.is_file())
 }

@@ -1,6 +1,6 @@
 //! What the page shows of planted faults. Main type: [`FaultsView`].
 
-use super::Badge;
+use super::shown::Badge;
 use crate::comparison::Verdict;
 use crate::fault::Fate;
 use crate::report::PlantedFaults;

@@ -1,10 +1,11 @@
 //! What the page shows of one model on one route. Main type: [`FindingView`].
 
+use super::cells::CellMapView;
 use super::plot::{Dot, Plot};
-use super::{Badge, clean, label};
+use super::shown::{Badge, clean, label};
 use crate::comparison::{Accuracy, PassHits, SubjectScore};
 use crate::dataset::Choice;
-use crate::engine::KvShape;
+use crate::model::KvShape;
 use crate::report::ladder::{RungState, rungs};
 use crate::report::words::{flip_kind, flip_letters, nats, p_value, percent, points, rung, short_rung};
 use crate::report::{Finding, Report};
@@ -22,6 +23,7 @@ pub(super) struct FindingView<'a> {
     pub(super) badge: Badge,
     pub(super) decided_by: &'static str,
     pub(super) rungs: Vec<RungView>,
+    pub(super) cells: Vec<CellMapView>,
     pub(super) hits: Vec<HitsView>,
     pub(super) server: Option<String>,
     pub(super) accuracies: Vec<AccuracyView>,
@@ -113,6 +115,7 @@ impl<'a> FindingView<'a> {
                     RungView { class, symbol, short, what, state: state.words(), numbers }
                 })
                 .collect(),
+            cells: comparison.kv.maps.iter().map(CellMapView::of).collect(),
             hits: vec![
                 HitsView::of("load", "exactly", exercised.load),
                 HitsView::of("store", "at most", exercised.store),

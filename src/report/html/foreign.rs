@@ -1,6 +1,6 @@
 //! What the page shows of foreign KV. Main type: [`ForeignView`].
 
-use super::Badge;
+use super::shown::Badge;
 use crate::comparison::Verdict;
 use crate::foreign::Meaning;
 use crate::report::ForeignKv;

@@ -3,11 +3,13 @@
 //!
 //! This module turns a report into what `templates/report.html` shows; the template escapes whatever it is given.
 
+mod cells;
 mod faults;
 mod finding;
 mod foreign;
 mod forest;
 mod plot;
+mod shown;
 
 use askama::Template;
 
@@ -15,10 +17,11 @@ use self::faults::FaultsView;
 use self::finding::FindingView;
 use self::foreign::ForeignView;
 use self::forest::Forest;
+use self::shown::Badge;
 use super::Report;
-use super::words::{counted, is_character, one_line, short_rung};
+use super::words::{counted, one_line, short_rung};
 use crate::comparison::Verdict;
-use crate::suite::Route;
+use crate::model::Route;
 
 /// The report as HTML.
 #[must_use]
@@ -42,27 +45,6 @@ struct Page<'a> {
     foreign: Vec<ForeignView<'a>>,
     provenance: Vec<(&'static str, String)>,
     settings: String,
-}
-
-/// A verdict as it is shown: never by colour alone.
-#[derive(Debug, Clone, Copy)]
-struct Badge {
-    class: &'static str,
-    symbol: &'static str,
-    words: &'static str,
-}
-
-impl From<Verdict> for Badge {
-    fn from(verdict: Verdict) -> Self {
-        let (class, symbol) = match verdict {
-            Verdict::Equivalent => ("equivalent", "✓"),
-            Verdict::Degraded => ("degraded", "✕"),
-            Verdict::Inconclusive => ("inconclusive", "?"),
-            Verdict::NotExercised => ("not-exercised", "∅"),
-            Verdict::Insensitive => ("insensitive", "!"),
-        };
-        Self { class, symbol, words: verdict.name() }
-    }
 }
 
 /// One model over all routes.
@@ -197,22 +179,6 @@ fn provenance(report: &Report) -> Vec<(&'static str, String)> {
         ("torch", version(environment.version("torch"))),
         ("Python", format!("{} on {}", environment.python, environment.platform)),
     ]
-}
-
-/// A text without what HTML cannot hold; line ends and tabs stay.
-fn clean(text: &str) -> String {
-    let shown = |character: char| match character {
-        '\n' | '\t' => character,
-        '\r' => '\n',
-        _ if is_character(character) => character,
-        _ => '\u{fffd}',
-    };
-    text.replace("\r\n", "\n").chars().map(shown).collect()
-}
-
-/// The same, for the names of things.
-fn label(text: &str) -> String {
-    clean(&one_line(text))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
 use super::to_html;
+use crate::comparison::{CellMap, Pass};
 use crate::report::fixture::{every_kind, named};
 
 /// Attributes of an element, each once.
@@ -109,4 +110,21 @@ fn the_verdict_comes_before_everything_else() {
         let verdict = body.find(&format!("<span class=\"name\">{}</span>", report.verdict)).unwrap();
         assert!(verdict < body.find("<main").unwrap(), "{name}");
     }
+}
+
+#[test]
+fn wrong_kv_is_drawn_chunk_by_chunk_and_layer_by_layer() {
+    let mut report = named("degraded");
+    let comparison = &mut report.findings[0].comparison;
+    comparison.kv.maps = vec![CellMap {
+        question: comparison.by_question[0].question.clone(),
+        pass: Pass::Load,
+        rank: 0,
+        chunks: vec!["..X".to_owned(), "R.?".to_owned()],
+    }];
+    let page = to_html(&report);
+    let cells = elements(&page).into_iter().filter(|(name, attributes)| {
+        name == "td" && attributes.get("class").is_some_and(|class| class == "wrong")
+    });
+    assert_eq!(cells.count(), 2);
 }

@@ -81,6 +81,8 @@ class Listener(socketserver.ThreadingTCPServer):
 
 
 with open(os.environ["FAKE_LOG"], "a", encoding="utf-8") as log:
+    if "variables" in FAULTS:
+        log.write(f"variables of redis: {name_variables()}\n")
     log.write("start redis\n")
 if "taken" in FAULTS and not os.path.exists(os.environ["FAKE_LOG"] + ".taken-redis"):
     open(os.environ["FAKE_LOG"] + ".taken-redis", "w").close()

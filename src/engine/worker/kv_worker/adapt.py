@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import builtins
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kv_worker.recorder import Recorder
 
 LETTERS_VARIABLE = "KV_WORKER_LETTERS"
 
@@ -17,6 +20,7 @@ class WorkerExtension:
     """Mixed into vLLM's worker; naming it also makes every rank's process import this module."""
 
     model_runner: Any
+    kv_recorder: Recorder
 
     def attention_backend(self) -> str:
         """Name the attention backend of the first layers; `unknown` where the model runner keeps it elsewhere."""
@@ -24,6 +28,21 @@ class WorkerExtension:
             return str(self.model_runner.attn_groups[0][0].backend.get_name())
         except (AttributeError, IndexError, TypeError):
             return "unknown"
+
+    def start_digests(self, chunk_tokens: int) -> list[str] | str:
+        """Observe the KV of chunks of so many tokens from now on; names the layers, or says why it cannot be done."""
+        from kv_worker.digests import CannotDigestError
+        from kv_worker.recorder import Recorder
+
+        try:
+            self.kv_recorder = Recorder(self.model_runner, chunk_tokens)
+        except (CannotDigestError, AttributeError, KeyError) as error:
+            return f"{error}" if isinstance(error, CannotDigestError) else f"this vLLM lacks a hook ({error!r})"
+        return self.kv_recorder.layers()
+
+    def collect_digests(self) -> tuple[str | None, list[tuple[str, int, bool, bytes, bytes]]]:
+        """Return this rank's digests since the last time, as `Recorder.collect` does."""
+        return self.kv_recorder.collect()
 
 
 def report_letters(letters: tuple[int, ...]) -> None:

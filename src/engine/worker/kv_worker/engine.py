@@ -11,7 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kv_worker.protocol import PROTOCOL, Prompt, Ready, Score, Scored, Start, Step, TokenLogprob
+from kv_worker.protocol import (
+    PROTOCOL,
+    ChunkDigests,
+    Digested,
+    Digests,
+    Prompt,
+    Ready,
+    Score,
+    Scored,
+    Start,
+    Step,
+    TokenLogprob,
+)
 
 
 class ObservationError(Exception):
@@ -29,6 +41,8 @@ class Engine:
         self._start = start
         self._llm = _make_llm(start)
         self._serial = 0
+        self._digests = self._start_digests()
+        self._questions: dict[str, int] = {}
 
     def ready(self) -> Ready:
         """Say what was started."""
@@ -43,6 +57,7 @@ class Engine:
             attention_backend=self._attention_backend(),
             block_size=cache.block_size,
             kv_cache_tokens=blocks * cache.block_size,
+            digests=self._digests,
             remarks=[] if self._start.connector is None else _remarks_on_lmcache(),
         )
 
@@ -65,6 +80,7 @@ class Engine:
         if self._start.hit_multiple is not None and not request.read_cache and not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not empty its prefix cache")
         engine = self._llm.llm_engine
+        self._questions.clear()
         waiting: dict[str, Prompt] = {}
         # All at once: LMCache is then asked for every prompt before it has stored one, so a store pass is served
         # nothing, and what it stores was computed in the control's shapes.
@@ -72,6 +88,7 @@ class Engine:
             self._serial += 1
             name = f"{self._serial}"
             waiting[name] = prompt
+            self._questions[name] = prompt.question
             request_prompt: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
             if self._start.connector is not None and self._start.connector.cache_salt is not None:
                 request_prompt["cache_salt"] = self._start.connector.cache_salt
@@ -83,6 +100,23 @@ class Engine:
         if waiting:
             missing = next(iter(waiting.values()))
             raise ObservationError(missing.question, "the engine went idle without answering")
+
+    def digested(self) -> tuple[str | None, list[Digested]]:
+        """Return the KV of the prompts that were scored last, and what kept it from being observed, if anything did."""
+        if self._digests is None or self._digests.problem is not None:
+            return None, []
+        of_question: dict[int, list[ChunkDigests]] = {}
+        problems: list[str] = []
+        for rank, (problem, chunks) in enumerate(self._llm.collective_rpc("collect_digests")):
+            problems.extend([problem] if problem else [])
+            for request, chunk, served, first, last in chunks:
+                # vLLM adds something random to the id that it was given.
+                question = self._questions[request.split("-")[0]]
+                encoded = [digests.hex() for digests in (first, last)]
+                of_question.setdefault(question, []).append(
+                    ChunkDigests(rank, chunk, served, encoded[0], None if last == first else encoded[1])
+                )
+        return next(iter(problems), None), [Digested(*entry) for entry in sorted(of_question.items())]
 
     def counters(self) -> dict[str, float]:
         """Read vLLM's cumulative counters of prefix caches, its own and the connector's."""
@@ -96,6 +130,13 @@ class Engine:
     def shut_down(self) -> None:
         """End the engine, its connector's threads and its worker processes."""
         self._llm.llm_engine.engine_core.shutdown()
+
+    def _start_digests(self) -> Digests | None:
+        if self._start.digest_chunk_tokens is None:
+            return None
+        started = self._llm.collective_rpc("start_digests", args=(self._start.digest_chunk_tokens,))
+        problem = next((said for said in started if isinstance(said, str)), None)
+        return Digests([] if problem else started, problem)
 
     def _observe(self, prompt: Prompt, output: Any) -> Scored:
         completion = output.outputs[0]

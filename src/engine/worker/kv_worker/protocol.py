@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class ProtocolError(Exception):
@@ -31,7 +31,8 @@ class Start:
     """Start the engine.
 
     `hit_multiple` is None where vLLM's own prefix caching is off; otherwise it is on, and serves whole
-    chunks of so many tokens.
+    chunks of so many tokens. `digest_chunk_tokens` is None where the KV itself is not observed; otherwise each whole
+    chunk of so many tokens is digested.
     """
 
     protocol: int
@@ -39,6 +40,7 @@ class Start:
     arguments: dict[str, Any]
     connector: Connector | None
     hit_multiple: int | None
+    digest_chunk_tokens: int | None
     letters: tuple[int, int, int, int]
     top: int
     max_tokens: int
@@ -70,10 +72,19 @@ class Finish:
 
 
 @dataclass(frozen=True)
+class Digests:
+    """What is digested: the names of each rank's layers, or why nothing is."""
+
+    layers: list[list[str]]
+    problem: str | None
+
+
+@dataclass(frozen=True)
 class Ready:
     """The engine takes prompts.
 
-    `remarks` are whole sentences on what is not as it should be, though the engine runs.
+    `digests` is None where none were asked for. `remarks` are whole sentences on what is not as it should be, though
+    the engine runs.
     """
 
     protocol: int
@@ -82,6 +93,7 @@ class Ready:
     attention_backend: str
     block_size: int
     kv_cache_tokens: int
+    digests: Digests | None
     remarks: list[str]
 
 
@@ -112,10 +124,37 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class ChunkDigests:
+    """One whole chunk of a prompt on one rank: 16 bytes a layer in the order of `Digests.layers`, in hexadecimal.
+
+    `first` was taken where a served chunk was about to be read, or a computed one was complete; `last` before the
+    blocks could be given away, and is None where it is equal to `first`. A digest that was not taken is all zeros.
+    """
+
+    rank: int
+    chunk: int
+    served: bool
+    first: str
+    last: str | None
+
+
+@dataclass(frozen=True)
+class Digested:
+    """The KV of one prompt. Comes behind the `Scored` of all prompts, for those that have a whole chunk."""
+
+    question: int
+    chunks: list[ChunkDigests]
+
+
+@dataclass(frozen=True)
 class Counted:
-    """All prompts of a `Score` are done; vLLM's counters, cumulative."""
+    """All prompts of a `Score` are done; vLLM's counters, cumulative.
+
+    `digest_problem` is what kept digests from being taken, if anything did.
+    """
 
     counters: dict[str, float]
+    digest_problem: str | None
 
 
 @dataclass(frozen=True)
@@ -133,7 +172,7 @@ class Failed:
 
 
 Request = Start | Score | Finish
-Reply = Ready | Scored | Counted | Finished | Failed
+Reply = Ready | Scored | Digested | Counted | Finished | Failed
 
 
 def parse_request(line: str) -> Request:

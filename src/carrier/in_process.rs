@@ -1,0 +1,89 @@
+//! LMCache inside vLLM's process, in memory (`LMCacheConnectorV1`).
+
+use std::collections::BTreeMap;
+
+use super::lmcache::{Translation, refused_serde, require_lmcache};
+use super::{Carrier, Doing, Here, Port, Proof, RouteError, Side, Surroundings, Topology, Transport};
+use crate::engine::Connector;
+use crate::machine::DeviceKind;
+use crate::options::{NotOffered, StoringOptions};
+use crate::suite::LmcacheSettings;
+
+/// The route `in-process`.
+#[derive(Debug)]
+pub(super) struct InProcess;
+
+impl Carrier for InProcess {
+    fn name(&self) -> &'static str {
+        "in-process"
+    }
+
+    fn topology(&self) -> Topology {
+        Topology::SameEngine
+    }
+
+    fn proof(&self) -> Proof {
+        Proof::Engine
+    }
+
+    fn refused_option(&self, options: StoringOptions) -> Option<NotOffered> {
+        let reason = refused_serde(options, Translation::NotOffered)?;
+        Some(NotOffered { option: "serde", reason })
+    }
+
+    fn admit(&self, here: &Here<'_>) -> Result<(), RouteError> {
+        require_lmcache(here)
+    }
+
+    fn serves_nothing_on(&self, device: DeviceKind) -> Option<&'static str> {
+        let words = "LMCache inside vLLM serves nothing on a CPU; a run ends with not exercised (4)";
+        (device == DeviceKind::Cpu).then_some(words)
+    }
+
+    fn fits_a_script(&self) -> bool {
+        true
+    }
+
+    fn prepare<'a>(&self, surroundings: &'a Surroundings<'a>, _: u64) -> Doing<'a, Box<dyn Transport + 'a>> {
+        Box::pin(async { Ok(Box::new(Inside { lmcache: surroundings.lmcache }) as Box<dyn Transport>) })
+    }
+}
+
+/// The variables of an LMCache in an engine's own process.
+#[must_use]
+pub fn variables(lmcache: &LmcacheSettings) -> Vec<(String, String)> {
+    let own = [
+        ("LMCACHE_CHUNK_SIZE", lmcache.chunk_tokens.to_string()),
+        ("LMCACHE_LOCAL_CPU", "True".to_owned()),
+        ("LMCACHE_MAX_LOCAL_CPU_SIZE", lmcache.memory_gib.to_string()),
+    ];
+    let all = own.into_iter().chain(lmcache.options.variables());
+    all.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Each engine has an LMCache of its own.
+#[derive(Debug, Clone, Copy)]
+struct Inside {
+    lmcache: LmcacheSettings,
+}
+
+impl Transport for Inside {
+    fn open<'a>(&'a self, _: Side, _: Option<usize>) -> Doing<'a, Box<dyn Port + 'a>> {
+        Box::pin(async { Ok(Box::new(*self) as Box<dyn Port>) })
+    }
+}
+
+impl Port for Inside {
+    fn connector(&self) -> Connector {
+        Connector {
+            name: "LMCacheConnectorV1".to_owned(),
+            module_path: None,
+            extra: BTreeMap::new(),
+            cache_salt: None,
+        }
+    }
+
+    fn variables(&self) -> Vec<(String, String)> {
+        variables(&self.lmcache)
+    }
+}

@@ -1,0 +1,234 @@
+//! The ways for KV to travel from the pass that stores to the pass that loads. Main types: [`Carrier`], [`Transport`],
+//! [`Port`].
+//!
+//! A carrier is one way, behind one interface: what it adds to the environment, whether it can run here, what a prompt must
+//! be served, what its counters must show, and how its two sides are opened. Nothing outside this module names one of
+//! them. A new one is a file of its own and a line in [`CARRIERS`].
+
+mod disk;
+mod error;
+#[cfg(test)]
+mod fake;
+mod in_process;
+mod lmcache;
+mod memory;
+mod peers;
+mod redis;
+mod surroundings;
+#[cfg(test)]
+mod tests;
+
+use futures_util::future::LocalBoxFuture;
+
+pub use self::error::{CarrierError, RouteError};
+pub use self::in_process::variables as in_process_variables;
+pub use self::lmcache::{launch_server, serde_settings, server_settings, settle, with_options};
+pub use self::redis::provide_redis;
+pub use self::surroundings::{Here, Surroundings, make_folder};
+use crate::digest::Digest;
+use crate::engine::environment::EnvironmentIdentity;
+use crate::engine::{Connector, ServerCounters};
+use crate::machine::DeviceKind;
+use crate::model::Route;
+use crate::options::{NotOffered, StoringOptions};
+
+/// All carriers, in the order in which they are listed.
+static CARRIERS: &[&dyn Carrier] = &[
+    &in_process::InProcess,
+    &memory::Memory,
+    &disk::Disk,
+    &redis::RedisServer,
+    &peers::Peers,
+    #[cfg(test)]
+    &fake::Fake,
+];
+
+/// Work of a carrier under way.
+pub type Doing<'a, T> = LocalBoxFuture<'a, Result<T, CarrierError>>;
+
+/// One way for KV to travel.
+pub trait Carrier: std::fmt::Debug + Sync {
+    /// The name of its route on the command line, in suites and in reports.
+    fn name(&self) -> &'static str;
+
+    /// Which engine loads what an engine stored.
+    fn topology(&self) -> Topology;
+
+    /// What the server's counters must show of it.
+    fn proof(&self) -> Proof;
+
+    /// The first of the options for storing that it does not offer.
+    fn refused_option(&self, options: StoringOptions) -> Option<NotOffered>;
+
+    /// Refuses a machine or an environment on which it cannot run.
+    ///
+    /// # Errors
+    /// With what is missing.
+    fn admit(&self, here: &Here<'_>) -> Result<(), RouteError>;
+
+    /// The requirements that it adds to an environment: a digest of their lock. None where the environment has them.
+    fn added_packages(&self, _: &EnvironmentIdentity) -> Option<Digest> {
+        None
+    }
+
+    /// Why it serves nothing on such a device, where that is known.
+    fn serves_nothing_on(&self, _: DeviceKind) -> Option<&'static str> {
+        None
+    }
+
+    /// Where faults can be planted in what it stores.
+    fn planting_ground(&self) -> Option<PlantingGround> {
+        None
+    }
+
+    /// Whether a script of vLLM and LMCache alone can do what it does.
+    fn fits_a_script(&self) -> bool {
+        false
+    }
+
+    /// Tokens of a prompt of so many that the load pass must be served, where whole chunks alone would be `whole_chunks`.
+    fn full_hit(&self, prompt_tokens: u32, whole_chunks: u32, options: StoringOptions) -> u32 {
+        if options.save_unfull_chunk { prompt_tokens.saturating_sub(1) } else { whole_chunks }
+    }
+
+    /// Starts what lies between the two sides, with room for so many bytes of KV.
+    fn prepare<'a>(
+        &self,
+        surroundings: &'a Surroundings<'a>,
+        bytes: u64,
+    ) -> Doing<'a, Box<dyn Transport + 'a>>;
+}
+
+/// Which engine loads what an engine stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topology {
+    /// The same one: each round is stored and loaded before the next, and what held it is emptied. Several engines, each with
+    /// a side of its own, may share the rounds.
+    SameEngine,
+    /// Another one behind another side that starts empty, once all rounds are stored.
+    AnotherEngine,
+}
+
+/// What the counters of an LMCache server must show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// There is no server: vLLM's own counters are all there is.
+    Engine,
+    /// All was served from the server's memory, and each round wrote its chunks anew.
+    Memory,
+    /// What no earlier round had was served through this tier behind the memory, under LMCache's name for it.
+    SecondTier(&'static str),
+}
+
+/// The tier in which faults are planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlantingGround {
+    /// The files of a folder.
+    Folder,
+    /// The values of a Redis server.
+    Redis,
+}
+
+/// Which pass a side is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Both passes of one engine.
+    Both,
+    /// The pass that stores.
+    Store,
+    /// The pass that loads.
+    Load,
+}
+
+impl Side {
+    /// `store` or `load`; empty for both.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Both => "",
+            Self::Store => "store",
+            Self::Load => "load",
+        }
+    }
+}
+
+/// What lies between the two sides of one run; it is gone with this value.
+pub trait Transport {
+    /// Opens a side, which holds nothing yet. `number` tells one of several engines from the others, from 1.
+    fn open<'a>(&'a self, side: Side, number: Option<usize>) -> Doing<'a, Box<dyn Port + 'a>>;
+
+    /// Whether the side that stored must live on, since the other one loads from it.
+    fn keeps_storing_side(&self) -> bool {
+        false
+    }
+
+    /// Sees that what the load pass is served from is still there, besides the side that stored.
+    fn require_alive(&self) -> Doing<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// An open side, as an engine is connected to it.
+pub trait Port {
+    /// What vLLM is told of it.
+    fn connector(&self) -> Connector;
+
+    /// Variables of the engine's process.
+    fn variables(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// What it has counted so far; nothing where it has no counters of its own.
+    fn counters(&self) -> Doing<'_, ServerCounters> {
+        Box::pin(async { Ok(ServerCounters::default()) })
+    }
+
+    /// Waits until so many chunks have arrived since `before`: storing goes on after a request's answer.
+    fn settle(&self, before: ServerCounters, _chunks: u64) -> Doing<'_, ServerCounters> {
+        Box::pin(async move { Ok(before) })
+    }
+
+    /// Empties what must be empty before the next round.
+    fn clear(&self) -> Doing<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Sees that it still answers, since others load from it.
+    fn require_alive(&self) -> Doing<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// The routes of all carriers, in the order in which they are listed.
+#[must_use]
+pub fn routes() -> Vec<Route> {
+    CARRIERS.iter().map(|carrier| Route::named(carrier.name())).collect()
+}
+
+/// The carrier of a route.
+///
+/// # Errors
+/// When there is none of this name.
+pub fn find_carrier(route: Route) -> Result<&'static dyn Carrier, RouteError> {
+    let named = CARRIERS.iter().find(|carrier| carrier.name() == route.name()).copied();
+    named.ok_or_else(|| RouteError::Unknown {
+        route,
+        known: CARRIERS.iter().map(|carrier| carrier.name().to_owned()).collect(),
+    })
+}
+
+/// The routes in whose tiers faults are planted, for a run over these: on disk in any case, and wherever else is tested.
+#[must_use]
+pub fn planting_routes(tested: &[Route]) -> Vec<Route> {
+    let tested_or_disk = |carrier: &&&dyn Carrier| match carrier.planting_ground() {
+        Some(PlantingGround::Folder) => true,
+        Some(PlantingGround::Redis) => tested.contains(&Route::named(carrier.name())),
+        None => false,
+    };
+    CARRIERS.iter().filter(tested_or_disk).map(|carrier| Route::named(carrier.name())).collect()
+}
+
+/// The route on which KV of another identity is read: that of the folder, which readers can be given copies of.
+#[must_use]
+pub fn foreign_route() -> Route {
+    Route::named(disk::Disk.name())
+}

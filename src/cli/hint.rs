@@ -1,0 +1,49 @@
+//! How an error reads: what failed, why, and what to do next.
+
+use std::error::Error;
+use std::io::{self, Write};
+
+use super::output::OutputError;
+use super::report::ReadReportError;
+use crate::assets::AssetError;
+use crate::bisect::LogError;
+use crate::engine::environment::{BuildError, EnvironmentError};
+use crate::fetch::FetchError;
+use crate::progress::printable;
+use crate::report::JsonlError;
+use crate::stage::StageError;
+use crate::store::StoreError;
+use crate::suite::SuiteError;
+use crate::thread::NoThread;
+
+/// What to do next, of an error of one type; none for any other error.
+type HintOf = fn(&(dyn Error + 'static)) -> Option<String>;
+
+/// Every type of error that knows what to do next.
+const HINTS: [HintOf; 12] = [
+    |cause| cause.downcast_ref().and_then(StageError::hint),
+    |cause| cause.downcast_ref().and_then(AssetError::hint),
+    |cause| cause.downcast_ref().and_then(SuiteError::hint),
+    |cause| cause.downcast_ref().and_then(StoreError::hint),
+    |cause| cause.downcast_ref().and_then(FetchError::hint),
+    |cause| cause.downcast_ref().and_then(BuildError::hint),
+    |cause| cause.downcast_ref().and_then(EnvironmentError::hint),
+    |cause| cause.downcast_ref().and_then(JsonlError::hint),
+    |cause| cause.downcast_ref().map(NoThread::hint),
+    |cause| cause.downcast_ref().map(OutputError::hint),
+    |cause| cause.downcast_ref().map(LogError::hint),
+    |cause| cause.downcast_ref().map(ReadReportError::hint),
+];
+
+/// Says on standard error what failed, and what to do next.
+pub(super) fn report_error(error: &anyhow::Error) {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let hint = hint(error).map_or_else(String::new, |hint| format!("\n\nhint: {hint}"));
+    let message = format!("failed to {}{hint}", causes.join(": "));
+    tracing::error!("{message}");
+    writeln!(io::stderr(), "error: {}", printable(&message)).ok();
+}
+
+fn hint(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| HINTS.iter().find_map(|hint_of| hint_of(cause)))
+}

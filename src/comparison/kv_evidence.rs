@@ -1,0 +1,24 @@
+//! What the rung `kv` is given. Main type: [`KvEvidence`].
+
+use std::collections::BTreeMap;
+
+use crate::dataset::QuestionId;
+use crate::digest::Digest;
+use crate::model::KvRecord;
+
+/// What was seen of the KV itself in the passes with a cache.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KvEvidence {
+    /// Tokens of one chunk.
+    pub chunk_tokens: u32,
+    /// Each rank's layers by name, in the order in which their digests come.
+    pub layers: Vec<Vec<String>>,
+    /// Whether ranks hold the same KV and read one shard, as those of a model with latent attention do.
+    pub shared_by_ranks: bool,
+    /// For each whole chunk of each prompt a digest of its tokens and all before them.
+    pub prefixes: BTreeMap<QuestionId, Vec<Digest>>,
+    /// Of the store pass.
+    pub store: Vec<KvRecord>,
+    /// Of the load pass.
+    pub load: Vec<KvRecord>,
+}

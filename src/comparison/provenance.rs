@@ -1,0 +1,501 @@
+//! Rung 1: where the KV comes from that the engine reads. Main type: [`Provenance`].
+//!
+//! A *cell* is one chunk in one layer on one rank. Every cell that was served must equal a copy that an engine of the same
+//! arm computed for the same token prefix and rank, whatever else was in the batch, and whichever request computed it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::QuestionId;
+use crate::digest::Digest;
+use crate::model::{ChunkDigests, KvRecord, LayerDigests};
+
+use super::criteria::NAMED_OFFENDERS;
+use super::evidence::{Case, Fidelity};
+use super::kv_evidence::KvEvidence;
+use super::{Outcome, Pass};
+
+/// Requests whose cells are drawn.
+const DRAWN: usize = 4;
+
+/// Whether the cells that were served are copies of computed ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// What it amounts to. It holds whatever requests were computed together.
+    pub outcome: Outcome,
+    /// Cells that an engine computed.
+    pub computed: u64,
+    /// Computed cells that did not stay as they were until their request ended.
+    pub changed: u64,
+    /// Cells that a cache served, in both passes.
+    pub served: u64,
+    /// Served cells that are no copy where attention begins to read them.
+    pub wrong_when_read: u64,
+    /// Served cells that are no copy when their request ends.
+    pub wrong_at_the_end: u64,
+    /// Of all wrong ones, those that were wrong when read and right at the end: they came too late.
+    pub late: u64,
+    /// Served cells of a prefix that no engine computed before our eyes, so that there is nothing to hold them against.
+    pub without_origin: u64,
+    /// Served cells that were not digested: window layers give such blocks away before they could be read.
+    pub not_digested: u64,
+    /// Served chunks of which the last token alone is computed again, so that they change innocently.
+    pub left_out: u32,
+    /// Chunks that vLLM says were served, on each rank, and that have no digest.
+    pub missing: u64,
+    /// What this rung saw, or why it does not apply, in words.
+    pub words: String,
+    /// The first wrong cells, in the order of passes, questions and chunks.
+    pub first: Vec<WrongCell>,
+    /// All cells of the first requests with a wrong one.
+    pub maps: Vec<CellMap>,
+}
+
+/// One wrong cell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrongCell {
+    /// Whose prompt.
+    pub question: QuestionId,
+    /// In which pass.
+    pub pass: Pass,
+    /// Which chunk of the prompt, from 0.
+    pub chunk: u32,
+    /// Which layer, by its name in vLLM.
+    pub layer: String,
+    /// On which rank.
+    pub rank: u32,
+    /// When it was wrong.
+    pub when: WrongWhen,
+    /// What the bytes are instead, where their digest tells.
+    pub looks_like: Option<String>,
+}
+
+/// When a cell was seen to be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WrongWhen {
+    /// Served, and wrong when it was read and when the request ended.
+    Throughout,
+    /// Served, and wrong only when it was read: the right bytes came too late.
+    WhenRead,
+    /// Served, and wrong only when the request ended: something wrote over it.
+    AtTheEnd,
+    /// Computed, and not the same any more when the request ended: something wrote over it.
+    SinceComputed,
+}
+
+impl WrongCell {
+    /// `law/test/3, load pass, chunk 3, model.layers.4.self_attn.attn, rank 0: wrong when read and at the end; it is zeros`.
+    /// Chunks are counted from 1 in words.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let pass = match self.pass {
+            Pass::Store => "store pass",
+            Pass::Load => "load pass",
+        };
+        let looks_like = self.looks_like.as_ref().map_or_else(String::new, |what| format!("; it is {what}"));
+        let Self { question, chunk, layer, rank, when, .. } = self;
+        format!(
+            "{question}, {pass}, chunk {}, {layer}, rank {rank}: wrong {}{looks_like}",
+            chunk + 1,
+            when.words()
+        )
+    }
+}
+
+impl WrongWhen {
+    /// In words that follow "wrong".
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Throughout => "when read and at the end",
+            Self::WhenRead => "when read, and right at the end: it came too late",
+            Self::AtTheEnd => "at the end, and right when read: something wrote over it",
+            Self::SinceComputed => "at the end, and computed otherwise: something wrote over it",
+        }
+    }
+}
+
+/// The cells of one request on one rank: a row for each chunk, a letter for each layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CellMap {
+    /// Whose prompt.
+    pub question: QuestionId,
+    /// In which pass.
+    pub pass: Pass,
+    /// On which rank.
+    pub rank: u32,
+    /// For each chunk, from 0, a letter for each layer: `.` right, `c` computed, `X` wrong throughout, `R` wrong only when
+    /// read, `E` wrong only at the end, `?` without an origin, `-` not digested.
+    pub chunks: Vec<String>,
+}
+
+impl Provenance {
+    /// Of a comparison from before there was this rung, or whose engines digest nothing.
+    #[must_use]
+    pub fn not_observed() -> Self {
+        Self::without_evidence("The KV itself was not observed.".to_owned())
+    }
+
+    /// Served cells that were wrong at any time.
+    #[must_use]
+    pub fn wrong_cells(&self) -> u64 {
+        self.wrong_at_the_end + self.late
+    }
+
+    fn without_evidence(words: String) -> Self {
+        Self {
+            outcome: Outcome::DoesNotApply,
+            computed: 0,
+            changed: 0,
+            served: 0,
+            wrong_when_read: 0,
+            wrong_at_the_end: 0,
+            late: 0,
+            without_origin: 0,
+            not_digested: 0,
+            left_out: 0,
+            missing: 0,
+            words,
+            first: Vec::new(),
+            maps: Vec::new(),
+        }
+    }
+}
+
+/// A cell by what it must be: token prefix, layer, and rank where ranks differ.
+type Identity = (Digest, u32, u32);
+
+/// What engines computed.
+struct Copies<'a> {
+    evidence: &'a KvEvidence,
+    /// A number for each layer's name.
+    layers: BTreeMap<&'a str, u32>,
+    by_identity: HashMap<Identity, Vec<u128>>,
+    /// Whose cell has these bytes: question, chunk, layer, rank.
+    owners: HashMap<u128, (&'a QuestionId, u32, &'a str, u32)>,
+}
+
+impl<'a> Copies<'a> {
+    fn of(evidence: &'a KvEvidence) -> Self {
+        let names: HashSet<&str> = evidence.layers.iter().flatten().map(String::as_str).collect();
+        let mut names: Vec<&str> = names.into_iter().collect();
+        names.sort_unstable();
+        let mut copies = Self {
+            evidence,
+            layers: names.into_iter().zip(0..).collect(),
+            by_identity: HashMap::new(),
+            owners: HashMap::new(),
+        };
+        for (question, chunk) in chunks(&evidence.store).chain(chunks(&evidence.load)) {
+            if chunk.served {
+                continue;
+            }
+            for (layer, digest) in copies.named(chunk, &chunk.first) {
+                let Some(digest) = digest else { continue };
+                copies.owners.entry(digest).or_insert((question, chunk.chunk, layer, chunk.rank));
+                if let Some(identity) = copies.identity(question, chunk, layer) {
+                    let known = copies.by_identity.entry(identity).or_default();
+                    if !known.contains(&digest) {
+                        known.push(digest);
+                    }
+                }
+            }
+        }
+        copies
+    }
+
+    /// The digests of a chunk with the names of their layers.
+    fn named(&self, chunk: &ChunkDigests, digests: &LayerDigests) -> Vec<(&'a str, Option<u128>)> {
+        let rank = usize::try_from(chunk.rank).ok();
+        let names = rank.and_then(|rank| self.evidence.layers.get(rank)).into_iter().flatten();
+        names.map(String::as_str).zip(digests.iter()).collect()
+    }
+
+    fn identity(&self, question: &QuestionId, chunk: &ChunkDigests, layer: &str) -> Option<Identity> {
+        let prefix = self.evidence.prefixes.get(question)?.get(usize::try_from(chunk.chunk).ok()?)?;
+        let rank = if self.evidence.shared_by_ranks { 0 } else { chunk.rank };
+        Some((*prefix, *self.layers.get(layer)?, rank))
+    }
+
+    /// What bytes are, if they are known; said of a cell that should be another.
+    fn recognise(
+        &self,
+        digest: u128,
+        question: &QuestionId,
+        chunk: &ChunkDigests,
+        layer: &str,
+    ) -> Option<String> {
+        if digest == ZEROS {
+            return Some("zeros".to_owned());
+        }
+        let &(owner, place, name, rank) = self.owners.get(&digest)?;
+        let mut differs = Vec::new();
+        if place != chunk.chunk {
+            differs.push(format!("chunk {place}"));
+        }
+        if name != layer {
+            differs.push(format!("layer {name}"));
+        }
+        if rank != chunk.rank && !self.evidence.shared_by_ranks {
+            differs.push(format!("rank {rank}"));
+        }
+        if owner != question {
+            differs.push(format!("the prompt of {owner}"));
+        }
+        (!differs.is_empty()).then(|| format!("the KV of {}", differs.join(", ")))
+    }
+}
+
+/// The digest of a chunk of zeros: what the worker adds to its sums.
+const ZEROS: u128 = {
+    let (first, second) = (0x243F_6A88_85A3_08D3_u64.swap_bytes(), 0x1319_8A2E_0370_7344_u64.swap_bytes());
+    ((first as u128) << 64) | second as u128
+};
+
+/// Holds every served cell of these questions against what engines computed.
+pub(super) fn trace_origins(
+    cases: &[Case<'_>],
+    evidence: Option<&KvEvidence>,
+    fidelity: Fidelity,
+) -> Provenance {
+    let Some(evidence) = evidence else { return Provenance::not_observed() };
+    let unobserved =
+        [&evidence.store, &evidence.load].into_iter().flatten().find_map(|record| match record {
+            KvRecord::NotObserved { reason } => Some(reason),
+            KvRecord::Request { .. } => None,
+        });
+    if let Some(reason) = unobserved {
+        return Provenance::without_evidence(format!("The KV itself could not be observed: {reason}."));
+    }
+    let copies = Copies::of(evidence);
+    let mut traced = Provenance::without_evidence(String::new());
+    let asked: HashMap<&QuestionId, &Case<'_>> = cases.iter().map(|case| (&case.asked.id, case)).collect();
+    for (pass, records) in [(Pass::Store, &evidence.store), (Pass::Load, &evidence.load)] {
+        let mut of_question: BTreeMap<&QuestionId, &[ChunkDigests]> = BTreeMap::new();
+        for record in records {
+            if let KvRecord::Request { question, chunks } = record
+                && asked.contains_key(question)
+            {
+                of_question.insert(question, chunks);
+            }
+        }
+        for case in cases {
+            let chunks = of_question.get(&case.asked.id).copied().unwrap_or_default();
+            let observation = match pass {
+                Pass::Store => &case.store.observation,
+                Pass::Load => &case.load.observation,
+            };
+            let cached = (observation.cached_tokens, observation.prompt_tokens);
+            count_missing(&mut traced, evidence, chunks, cached);
+            trace_request(&mut traced, &copies, (pass, &case.asked.id), chunks, fidelity);
+        }
+    }
+    traced.outcome = outcome(&traced, fidelity);
+    traced.words = describe(&traced, fidelity);
+    traced
+}
+
+/// Counts served chunks without a digest; `cached` is vLLM's count and the length of the prompt.
+fn count_missing(
+    traced: &mut Provenance,
+    evidence: &KvEvidence,
+    chunks: &[ChunkDigests],
+    (cached, prompt_tokens): (u32, u32),
+) {
+    let seen: HashSet<(u32, u32)> =
+        chunks.iter().filter(|chunk| chunk.served).map(|chunk| (chunk.rank, chunk.chunk)).collect();
+    let ranks = u32::try_from(evidence.layers.len()).unwrap_or(u32::MAX);
+    for rank in 0..ranks {
+        let served = 0..cached / evidence.chunk_tokens;
+        traced.missing += served.filter(|chunk| !seen.contains(&(rank, *chunk))).count() as u64;
+    }
+    if cached + 1 == prompt_tokens && prompt_tokens.is_multiple_of(evidence.chunk_tokens) {
+        traced.left_out += 1;
+    }
+}
+
+fn trace_request(
+    traced: &mut Provenance,
+    copies: &Copies<'_>,
+    (pass, question): (Pass, &QuestionId),
+    chunks: &[ChunkDigests],
+    fidelity: Fidelity,
+) {
+    let mut maps: BTreeMap<u32, BTreeMap<u32, String>> = BTreeMap::new();
+    let mut in_order: Vec<&ChunkDigests> = chunks.iter().collect();
+    in_order.sort_by_key(|chunk| (chunk.chunk, chunk.rank));
+    let wrong_before = all_wrong(traced);
+    for chunk in in_order {
+        let last = chunk.last.as_ref().unwrap_or(&chunk.first);
+        let (mut row, wrong_so_far) = (String::new(), all_wrong(traced));
+        for ((layer, first), (_, last)) in
+            copies.named(chunk, &chunk.first).into_iter().zip(copies.named(chunk, last))
+        {
+            let when = if chunk.served {
+                let known =
+                    copies.identity(question, chunk, layer).and_then(|id| copies.by_identity.get(&id));
+                trace_served(traced, known, (first, last), fidelity)
+            } else {
+                trace_computed(traced, first, last)
+            };
+            row.push(when.letter());
+            let Cell::Wrong(when) = when else { continue };
+            if traced.first.len() < NAMED_OFFENDERS {
+                let seen = if when == WrongWhen::WhenRead { first } else { last };
+                traced.first.push(WrongCell {
+                    question: question.clone(),
+                    pass,
+                    chunk: chunk.chunk,
+                    layer: layer.to_owned(),
+                    rank: chunk.rank,
+                    when,
+                    looks_like: seen.and_then(|seen| copies.recognise(seen, question, chunk, layer)),
+                });
+            }
+        }
+        // A request that was preempted has a chunk more than once; the wrong one is drawn.
+        let rows = maps.entry(chunk.rank).or_default();
+        if all_wrong(traced) > wrong_so_far || !rows.contains_key(&chunk.chunk) {
+            rows.insert(chunk.chunk, row);
+        }
+    }
+    if all_wrong(traced) > wrong_before && traced.maps.len() < DRAWN {
+        traced.maps.extend(maps.into_iter().map(|(rank, rows)| CellMap {
+            question: question.clone(),
+            pass,
+            rank,
+            chunks: rows.into_values().collect(),
+        }));
+    }
+}
+
+fn all_wrong(traced: &Provenance) -> u64 {
+    traced.wrong_cells() + traced.changed
+}
+
+/// What one cell turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cell {
+    Right,
+    Computed,
+    Wrong(WrongWhen),
+    WithoutOrigin,
+    NotDigested,
+}
+
+impl Cell {
+    fn letter(self) -> char {
+        match self {
+            Self::Right => '.',
+            Self::Computed => 'c',
+            Self::Wrong(WrongWhen::Throughout) => 'X',
+            Self::Wrong(WrongWhen::WhenRead) => 'R',
+            Self::Wrong(WrongWhen::AtTheEnd | WrongWhen::SinceComputed) => 'E',
+            Self::WithoutOrigin => '?',
+            Self::NotDigested => '-',
+        }
+    }
+}
+
+fn trace_computed(traced: &mut Provenance, first: Option<u128>, last: Option<u128>) -> Cell {
+    let Some(first) = first else { return Cell::NotDigested };
+    traced.computed += 1;
+    if last.is_some_and(|last| last != first) {
+        traced.changed += 1;
+        return Cell::Wrong(WrongWhen::SinceComputed);
+    }
+    Cell::Computed
+}
+
+/// With loss, a served cell is no copy; it must then at least not change while it is held.
+fn trace_served(
+    traced: &mut Provenance,
+    known: Option<&Vec<u128>>,
+    (first, last): (Option<u128>, Option<u128>),
+    fidelity: Fidelity,
+) -> Cell {
+    let Some(first) = first else {
+        traced.not_digested += 1;
+        return Cell::NotDigested;
+    };
+    traced.served += 1;
+    let last = last.unwrap_or(first);
+    let is_right = match (fidelity, known) {
+        (Fidelity::Exact, None) => {
+            traced.without_origin += 1;
+            return Cell::WithoutOrigin;
+        }
+        (Fidelity::Exact, Some(known)) => [first, last].map(|digest| known.contains(&digest)),
+        (Fidelity::Lossy, _) => [first == last, true],
+    };
+    let when = match is_right {
+        [true, true] => return Cell::Right,
+        [false, true] => WrongWhen::WhenRead,
+        [true, false] => WrongWhen::AtTheEnd,
+        [false, false] => WrongWhen::Throughout,
+    };
+    traced.wrong_when_read += u64::from(!is_right[0]);
+    traced.wrong_at_the_end += u64::from(!is_right[1]);
+    traced.late += u64::from(when == WrongWhen::WhenRead);
+    Cell::Wrong(when)
+}
+
+fn outcome(traced: &Provenance, fidelity: Fidelity) -> Outcome {
+    if all_wrong(traced) > 0 {
+        Outcome::Failed
+    } else if fidelity == Fidelity::Lossy
+        || traced.served == 0
+        || traced.without_origin > 0
+        || traced.missing > 0
+    {
+        Outcome::DoesNotApply
+    } else {
+        Outcome::Passed
+    }
+}
+
+fn describe(traced: &Provenance, fidelity: Fidelity) -> String {
+    let left_out = match traced.left_out {
+        0 => String::new(),
+        some => {
+            format!(" {some} chunks are left out by rule: the last token of their prompt is computed again.")
+        }
+    };
+    if traced.missing > 0 {
+        return format!("{} chunks were served and not digested, so this proves nothing.", traced.missing);
+    }
+    if traced.served == 0 {
+        return "No whole chunk was served, so there is nothing to hold against its origin.".to_owned();
+    }
+    if fidelity == Fidelity::Lossy {
+        return format!(
+            "KV is stored with loss, so served chunks are no copies; {} of {} cells changed between being read and the \
+             end of their request.",
+            traced.wrong_when_read, traced.served
+        );
+    }
+    if traced.without_origin > 0 {
+        return format!(
+            "{} of {} served cells have a prefix that no engine was seen to compute.",
+            traced.without_origin, traced.served
+        );
+    }
+    format!(
+        "{} of {} served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end.{left_out}",
+        traced.served - traced.wrong_cells(),
+        traced.served
+    )
+}
+
+fn chunks(records: &[KvRecord]) -> impl Iterator<Item = (&QuestionId, &ChunkDigests)> {
+    records.iter().flat_map(|record| match record {
+        KvRecord::Request { question, chunks } => chunks.iter().map(|chunk| (question, chunk)).collect(),
+        KvRecord::NotObserved { .. } => Vec::new(),
+    })
+}

@@ -1,0 +1,146 @@
+//! The KV itself on the ladder.
+
+use crate::comparison::scene::{Scene, made_up_kv, say};
+use crate::comparison::{
+    ArmName, Batching, Comparison, Criteria, Evidence, Fidelity, Judgement, Outcome, Rung, Verdict,
+    WrongWhen, compare, conclude,
+};
+use crate::dataset::Choice;
+use crate::model::{KvRecord, LayerDigests};
+
+/// Several sequences at a time and a model at chance level, where nothing but the KV can show equivalence.
+fn noisy() -> Scene {
+    let mut scene = Scene::new(40, 4, 0.25);
+    scene.with_kv().edit_all(ArmName::Load, |number, observation| {
+        if number % 3 == 0 {
+            observation.letters[0] -= 1e-4;
+        }
+    });
+    scene
+}
+
+fn judged(scene: &Scene) -> (Comparison, Judgement) {
+    judge(&Evidence { batching: Batching::Together, ..scene.evidence() })
+}
+
+fn judge(evidence: &Evidence) -> (Comparison, Judgement) {
+    let comparison = compare(evidence, &Criteria::default()).unwrap();
+    let judgement = conclude([&comparison]).judgements.remove(0);
+    (comparison, judgement)
+}
+
+#[test]
+fn right_kv_decides_where_neither_bits_nor_answers_can() {
+    let (comparison, judgement) = judged(&noisy());
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Equivalent, Rung::Kv), "{judgement:?}");
+    assert_eq!((comparison.kv.served, comparison.kv.computed), (40 * 2 * 2 * 2, 40 * 2 * 2 * 2));
+    let evidence = Evidence { kv: None, batching: Batching::Together, ..noisy().evidence() };
+    assert_eq!(judge(&evidence).1.verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn one_wrong_cell_is_harm_and_is_named() {
+    let mut scene = noisy();
+    scene.edit_kv(7, 1, |chunk| chunk.first = LayerDigests::new(vec![made_up_kv(7, 1, 0, 0), 99]));
+    let (comparison, judgement) = judged(&scene);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Kv));
+    let kv = &comparison.kv;
+    assert_eq!((kv.wrong_when_read, kv.wrong_at_the_end, kv.late), (1, 1, 0));
+    insta::assert_snapshot!(kv.first[0].words(), @"subject_03/test/2, load pass, chunk 2, layer 1, rank 0: wrong when read and at the end");
+    assert_eq!(kv.maps[0].chunks, ["..", ".X"]);
+}
+
+#[test]
+fn bytes_that_belong_elsewhere_are_recognised() {
+    let cases = [
+        (0x0000, "zeros"),
+        (made_up_kv(7, 0, 1, 0), "the KV of chunk 0"),
+        (made_up_kv(7, 1, 0, 0), "the KV of layer layer 0"),
+        (made_up_kv(7, 1, 1, 1), "the KV of rank 1"),
+        (made_up_kv(3, 1, 1, 0), "the KV of the prompt of subject_03/test/1"),
+    ];
+    for (digest, words) in cases {
+        let digest = if digest == 0 { zeros() } else { digest };
+        let mut scene = noisy();
+        scene.edit_kv(7, 1, |chunk| chunk.first = LayerDigests::new(vec![made_up_kv(7, 1, 0, 0), digest]));
+        assert_eq!(judged(&scene).0.kv.first[0].looks_like.as_deref(), Some(words));
+    }
+}
+
+/// What the worker's arithmetic gives for a chunk of zeros.
+fn zeros() -> u128 {
+    0xd308_a385_886a_3f24_4473_7003_2e8a_1913
+}
+
+#[test]
+fn kv_that_was_right_only_at_the_end_came_too_late() {
+    let mut scene = noisy();
+    scene.edit_kv(2, 0, |chunk| {
+        chunk.last = Some(chunk.first.clone());
+        chunk.first = LayerDigests::new(vec![5, made_up_kv(2, 0, 1, 0)]);
+    });
+    let (comparison, judgement) = judged(&scene);
+    assert_eq!((comparison.kv.late, comparison.kv.first[0].when), (1, WrongWhen::WhenRead));
+    assert!(judgement.reason.contains("attention read them too early"), "{}", judgement.reason);
+}
+
+#[test]
+fn what_was_computed_must_stay_as_it_was_until_its_request_ends() {
+    let mut scene = noisy();
+    let KvRecord::Request { chunks, .. } = &mut scene.kv_of_store()[4] else { panic!() };
+    chunks[0].last = Some(LayerDigests::new(vec![1, 2]));
+    let (comparison, judgement) = judged(&scene);
+    assert_eq!((comparison.kv.changed, judgement.verdict), (2, Verdict::Degraded));
+}
+
+#[test]
+fn any_copy_of_the_same_prefix_is_a_right_one() {
+    let mut scene = noisy();
+    // The engine computed it twice, as after a preemption, with other bits.
+    let again = LayerDigests::new(vec![11, 12]);
+    let KvRecord::Request { chunks, .. } = &mut scene.kv_of_store()[4] else { panic!() };
+    let mut second = chunks[0].clone();
+    second.first = again.clone();
+    chunks.push(second);
+    scene.edit_kv(4, 0, |chunk| chunk.first = again);
+    assert_eq!(judged(&scene).1.verdict, Verdict::Equivalent);
+}
+
+#[test]
+fn what_was_not_seen_proves_nothing() {
+    let mut without_digest = noisy();
+    without_digest.kv_of_load()[5] =
+        KvRecord::Request { question: without_digest.questions[5].id.clone(), chunks: Vec::new() };
+    let mut without_origin = noisy();
+    without_origin.kv_of_store().remove(5);
+    let mut without_hook = noisy();
+    without_hook.kv_of_load().push(KvRecord::NotObserved { reason: "this vLLM lacks a hook".to_owned() });
+    for scene in [without_digest, without_origin, without_hook] {
+        let (comparison, judgement) = judged(&scene);
+        assert_eq!(comparison.kv.outcome, Outcome::DoesNotApply, "{}", comparison.kv.words);
+        assert_eq!(judgement.verdict, Verdict::Inconclusive);
+    }
+}
+
+#[test]
+fn right_kv_does_not_excuse_answers_that_move() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.with_kv().edit_all(ArmName::Load, |number, observation| {
+        if number % 4 == 0 {
+            say(observation, Choice::ALL[(number / 4) % 4]);
+        }
+    });
+    let (comparison, judgement) = judged(&scene);
+    assert_eq!(comparison.kv.outcome, Outcome::Passed);
+    assert_eq!(judgement.verdict, Verdict::Degraded);
+}
+
+#[test]
+fn kv_stored_with_loss_is_no_copy_and_must_only_stay_as_it_was() {
+    let mut scene = noisy();
+    scene.edit_kv(7, 1, |chunk| chunk.first = LayerDigests::new(vec![98, 99]));
+    let lossy = |scene: &Scene| Evidence { fidelity: Fidelity::Lossy, ..scene.evidence() };
+    assert_eq!(judge(&lossy(&scene)).0.kv.outcome, Outcome::DoesNotApply);
+    scene.edit_kv(7, 1, |chunk| chunk.last = Some(LayerDigests::new(vec![98, 97])));
+    assert_eq!(judge(&lossy(&scene)).0.kv.outcome, Outcome::Failed);
+}

@@ -1,0 +1,138 @@
+//! Ports for servers on loopback: free ones, and who listens on one. Main functions: [`start_on_free_ports`],
+//! [`listener_on`].
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, TcpListener};
+
+use fs_err as fs;
+
+use super::error::EngineError;
+
+/// A port that was free may be taken by another process before a server binds it.
+const START_ATTEMPTS: u32 = 3;
+
+/// Starts a server on ports of [`free_ports`], again where it ended at once.
+pub(super) async fn start_on_free_ports<Server>(
+    start: impl AsyncFn() -> Result<Server, EngineError>,
+) -> Result<Server, EngineError> {
+    for _ in 1..START_ATTEMPTS {
+        match start().await {
+            Err(EngineError::Died { .. }) => {}
+            outcome => return outcome,
+        }
+    }
+    start().await
+}
+
+/// Distinct ports that are free on loopback right now.
+pub(super) fn free_ports<const COUNT: usize>() -> std::io::Result<[u16; COUNT]> {
+    let mut listeners = Vec::with_capacity(COUNT); // all at once, so that no port comes twice
+    let mut ports = [0; COUNT];
+    for port in &mut ports {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        *port = listener.local_addr()?.port();
+        listeners.push(listener);
+    }
+    Ok(ports)
+}
+
+/// Who listens on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listener {
+    /// Nobody that the kernel tells of.
+    Nobody,
+    /// A process of the group that was asked about, as far as can be told.
+    OfTheGroup,
+    /// Another process, if only beside one of the group.
+    Foreign,
+}
+
+/// Who listens on a TCP port of this machine, seen from a process group.
+pub(super) fn listener_on(port: u16, group: u32) -> Listener {
+    let mut sockets = BTreeSet::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        sockets.extend(listening_sockets(&fs::read_to_string(table).unwrap_or_default(), port));
+    }
+    if sockets.is_empty() {
+        return Listener::Nobody;
+    }
+    match sockets_of_group(group) {
+        Some(of_the_group) if !sockets.is_subset(&of_the_group) => Listener::Foreign,
+        _ => Listener::OfTheGroup,
+    }
+}
+
+/// The numbers of the sockets that listen on a port, from the kernel's table (proc(5), `/proc/net/tcp`).
+fn listening_sockets(table: &str, port: u16) -> Vec<u64> {
+    const LISTEN: &str = "0A";
+    let socket = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (address, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+        let (_, hexadecimal) = address.rsplit_once(':')?;
+        let matches = *state == LISTEN && u16::from_str_radix(hexadecimal, 16) == Ok(port);
+        inode.parse().ok().filter(|_| matches)
+    };
+    table.lines().skip(1).filter_map(socket).collect()
+}
+
+/// The processes of a group.
+pub(super) fn processes_of(group: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let of_group = |process: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        // Behind the name, which may hold anything: state, parent, group.
+        let group_of = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(2));
+        group_of.and_then(|text| text.parse().ok()) == Some(group)
+    };
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(of_group).collect()
+}
+
+/// The numbers of all sockets that processes of a group hold; none if the kernel shows some to nobody.
+fn sockets_of_group(group: u32) -> Option<BTreeSet<u64>> {
+    let mut sockets = BTreeSet::new();
+    for process in processes_of(group) {
+        let files = std::fs::read_dir(format!("/proc/{process}/fd"));
+        if files.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+            return None;
+        }
+        for file in files.into_iter().flatten().flatten() {
+            let target = std::fs::read_link(file.path()).unwrap_or_default();
+            let number =
+                target.to_str().and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']'));
+            sockets.extend(number.and_then(|number| number.parse::<u64>().ok()));
+        }
+    }
+    Some(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ports_of_one_server_differ() {
+        let [first, second, third] = free_ports().unwrap();
+        assert!(first != second && second != third && first != third);
+    }
+
+    #[test]
+    fn a_listener_is_told_apart_by_its_process_group() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let own = rustix::process::getpgrp().as_raw_nonzero().get().cast_unsigned();
+        assert_eq!(listener_on(port, own), Listener::OfTheGroup);
+        assert_eq!(listener_on(port, u32::MAX), Listener::Foreign);
+        drop(listener);
+        assert_eq!(listener_on(port, own), Listener::Nobody);
+    }
+
+    #[test]
+    fn only_listening_sockets_of_the_port_count() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+            0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4711 1 0 100 0 0 10 0\n\
+            1: 0100007F:1F90 0100007F:A000 01 00000000:00000000 00:00000000 00000000  1000        0 4712 1 0 20 4 30 10 -1\n\
+            2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4713 1 0 100 0 0 10 0\n";
+        assert_eq!(listening_sockets(table, 8080), [4711]);
+        assert_eq!(listening_sockets("", 8080), Vec::<u64>::new());
+    }
+}

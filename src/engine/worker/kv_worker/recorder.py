@@ -1,0 +1,289 @@
+"""Records digests of the KV itself, in the process of each rank, while the engine runs.
+
+For each whole chunk of a prompt and each layer: 128 bits over the raw bytes, order-sensitive, computed on the device
+that holds them, in order with the stream that computes, so nothing waits that would not wait without them. The first is
+taken where it can first matter: of a chunk that was served, where attention is about to read it (behind the connector's
+`wait_for_layer_load`); of one that was computed, behind the forward pass that completed it. The last is taken before
+the chunk's blocks can be given to another request; in a layer that sees a window alone, whose blocks leave earlier,
+behind the forward pass that read a served chunk first, and never for a computed one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from kv_worker.digests import DIGEST_BYTES, Layers, digest_on_host, digest_rows, find_layers, gather, index_blocks, keys
+
+WORDS_AT_ONCE = 1 << 25  # keeps a GPU busy, and takes 0.5 GiB
+
+
+@dataclass(eq=False)
+class Chunk:
+    """One chunk of one request; each digest is a place in the results: bucket of layers → (batch, row)."""
+
+    request: str
+    number: int
+    served: bool
+    first: dict[int, tuple[int, int]] = field(default_factory=dict)
+    last: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass
+class Request:
+    """One request between its admission and the end of its blocks."""
+
+    blocks: list[list[int]]
+    whole_chunks: int
+    served: int
+    complete: int
+    chunks: dict[int, Chunk] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A digest that is due: of this chunk, its first or its last one, in these blocks of the bucket's group."""
+
+    chunk: Chunk
+    is_first: bool
+    blocks: list[int]
+
+
+class Recorder:
+    """Follows the scheduler's output through one rank and takes the digests that are due."""
+
+    def __init__(self, model_runner: Any, chunk_tokens: int) -> None:
+        """Find the layers and hook into the model runner; raises CannotDigestError where that is not possible."""
+        self._chunk_tokens = chunk_tokens
+        self._names, self._buckets = find_layers(model_runner, chunk_tokens)
+        self._multipliers: dict[int, Any] = {}
+        self._requests: dict[str, Request] = {}
+        # Of each request that has not ended; one that was preempted has no blocks, and is taken up again.
+        self._whole_chunks: dict[str, int] = {}
+        self._chunks: list[Chunk] = []
+        self._batches: list[list[Any]] = [[] for _ in self._buckets]
+        # Of the forward pass that comes next: chunks that it reads first, by bucket, and what it completes.
+        self._reading: list[list[Wanted]] = [[] for _ in self._buckets]
+        self._gathered: dict[tuple[int, int], Any] = {}
+        self._indices: dict[int, Any] = {}
+        self._behind: list[list[Wanted]] = [[] for _ in self._buckets]
+        self._problem: str | None = None
+        self._hook(model_runner)
+
+    def layers(self) -> list[str]:
+        """Name the layers in the order in which digests are reported."""
+        return self._names
+
+    def collect(self) -> tuple[str | None, list[tuple[str, int, bool, bytes, bytes]]]:
+        """Return what was taken since the last time, of an engine without unfinished requests.
+
+        First what kept digests from being taken, if anything did. Each chunk then has the request's id, its number,
+        whether it was served, and its first and last digests, those of all layers one behind the other; one that was
+        not taken is zero.
+        """
+        import torch
+
+        self._end(list(self._requests))
+        self._whole_chunks.clear()
+        # Of each bucket one row a chunk: the digests of its layers.
+        rows: list[Any] = [torch.cat(batches).cpu().numpy() if batches else None for batches in self._batches]
+        starts = [list(accumulate((len(batch) for batch in batches), initial=0)) for batches in self._batches]
+
+        def joined(places: dict[int, tuple[int, int]]) -> bytes:
+            if len(self._buckets) == 1:
+                return b"".join(rows[0][starts[0][batch] + row].tobytes() for batch, row in places.values())
+            digests = [bytes(DIGEST_BYTES)] * len(self._names)
+            for bucket, (batch, row) in places.items():
+                taken = rows[bucket][starts[bucket][batch] + row]
+                for position, digest in zip(self._buckets[bucket].positions, taken, strict=True):
+                    digests[position] = digest.tobytes()
+            return b"".join(digests)
+
+        collected = [
+            (chunk.request, chunk.number, chunk.served, joined(chunk.first), joined(chunk.last))
+            for chunk in self._chunks
+            if chunk.first or chunk.last
+        ]
+        self._chunks = []
+        self._batches = [[] for _ in self._buckets]
+        return self._problem, collected
+
+    def _hook(self, model_runner: Any) -> None:
+        execute = model_runner.execute_model
+
+        def execute_model(scheduler_output: Any, *arguments: Any, **named: Any) -> Any:
+            self._begin(scheduler_output)
+            return execute(scheduler_output, *arguments, **named)
+
+        model_runner.execute_model = execute_model
+        model = model_runner.get_model()
+        connector = _connector()
+        if connector is None:
+            model.register_forward_pre_hook(lambda *_: self._read_all())
+        else:
+            wait = connector.wait_for_layer_load
+
+            def wait_for_layer_load(layer_name: str) -> None:
+                wait(layer_name)
+                self._read(layer_name)
+
+            connector.wait_for_layer_load = wait_for_layer_load
+        model.register_forward_hook(lambda *_: self._finish_forward())
+
+    def _begin(self, output: Any) -> None:
+        """Take the last digests of what lost its blocks, and note what the coming forward pass reads and completes.
+
+        Nothing of this step was written yet: the blocks still hold what their last owner left.
+        """
+        self._end([*output.finished_req_ids, *(output.preempted_req_ids or ())])
+        for request_id in output.finished_req_ids:
+            self._whole_chunks.pop(request_id, None)
+        for new in output.scheduled_new_reqs:
+            self._whole_chunks[new.req_id] = len(new.prompt_token_ids or ()) // self._chunk_tokens
+            self._admit(new.req_id, new.block_ids, new.num_computed_tokens)
+        cached = output.scheduled_cached_reqs
+        for request_id, new_blocks, computed in zip(
+            cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
+        ):
+            if request_id in cached.resumed_req_ids and request_id in self._whole_chunks:
+                self._end([request_id])
+                self._admit(request_id, new_blocks, computed)
+                continue
+            request = self._requests.get(request_id)
+            if request is None:
+                continue
+            for group, blocks in enumerate(new_blocks or ()):
+                request.blocks[group].extend(blocks)
+            if computed < request.complete:
+                self._take_back(request, computed)
+        for request_id, tokens in output.num_scheduled_tokens.items():
+            request = self._requests.get(request_id)
+            if request is not None:
+                self._schedule(request_id, request, tokens)
+
+    def _admit(self, request_id: str, blocks: Any, computed: int) -> None:
+        whole_chunks = self._whole_chunks[request_id]
+        self._requests[request_id] = Request([list(group) for group in blocks], whole_chunks, computed, 0)
+        request = self._requests[request_id]
+        for number in range(min(computed // self._chunk_tokens, whole_chunks)):
+            chunk = Chunk(request_id, number, served=True)
+            request.chunks[number] = chunk
+            self._chunks.append(chunk)
+            for bucket, layers in enumerate(self._buckets):
+                wanted = self._wanted(request, layers, chunk, is_first=True)
+                if wanted is not None:
+                    self._reading[bucket].append(wanted)
+                    if layers.window is not None:
+                        self._behind[bucket].append(Wanted(chunk, False, wanted.blocks))
+        request.complete = computed
+
+    def _take_back(self, request: Request, computed: int) -> None:
+        """Forget chunks that the scheduler has computed again, since their load failed and vLLM knows of it."""
+        for number in [number for number in request.chunks if (number + 1) * self._chunk_tokens > computed]:
+            forgotten = request.chunks.pop(number)
+            self._chunks.remove(forgotten)
+        request.served = min(request.served, computed)
+        request.complete = computed
+
+    def _schedule(self, request_id: str, request: Request, tokens: int) -> None:
+        before, request.complete = request.complete, request.complete + tokens
+        # A chunk of which the last token alone is computed again is neither served nor computed.
+        first = max(before // self._chunk_tokens, -(-request.served // self._chunk_tokens))
+        for number in range(first, min(request.complete // self._chunk_tokens, request.whole_chunks)):
+            chunk = Chunk(request_id, number, served=False)
+            request.chunks[number] = chunk
+            self._chunks.append(chunk)
+            for bucket, layers in enumerate(self._buckets):
+                # Of a window's blocks only those are sure to be there that this very pass has filled.
+                if layers.window is not None and number * self._chunk_tokens < before:
+                    continue
+                wanted = self._wanted(request, layers, chunk, is_first=True)
+                if wanted is not None:
+                    self._behind[bucket].append(wanted)
+
+    def _wanted(self, request: Request, layers: Layers, chunk: Chunk, *, is_first: bool) -> Wanted | None:
+        """Return the digest to take of a chunk's blocks; None where the scheduler has given some of them away."""
+        start = chunk.number * layers.blocks_of_chunk
+        blocks = request.blocks[layers.group][start : start + layers.blocks_of_chunk]
+        if len(blocks) < layers.blocks_of_chunk or (layers.window is not None and 0 in blocks):
+            return None
+        return Wanted(chunk, is_first, blocks)
+
+    def _end(self, request_ids: list[str]) -> None:
+        ended = [request for name in request_ids if (request := self._requests.pop(name, None)) is not None]
+        for bucket, layers in enumerate(self._buckets):
+            if layers.window is not None:
+                continue
+            wanted = [
+                last
+                for request in ended
+                for chunk in request.chunks.values()
+                if (last := self._wanted(request, layers, chunk, is_first=False)) is not None
+            ]
+            self._take(bucket, wanted)
+
+    def _read(self, layer_name: str) -> None:
+        """Gather one layer of what this forward pass reads first; what is gathered no later write can change."""
+        for bucket, layers in enumerate(self._buckets):
+            if self._reading[bucket] and layer_name in layers.names:
+                place = layers.names.index(layer_name)
+                if (bucket, place) not in self._gathered:
+                    if bucket not in self._indices:
+                        self._indices[bucket] = index_blocks(layers, [one.blocks for one in self._reading[bucket]])
+                    self._gathered[bucket, place] = _look(layers.caches[place], self._indices[bucket])
+
+    def _read_all(self) -> None:
+        for bucket, wanted in enumerate(self._reading):
+            self._take(bucket, wanted)
+            self._reading[bucket] = []
+
+    def _finish_forward(self) -> None:
+        for bucket, layers in enumerate(self._buckets):
+            wanted, self._reading[bucket] = self._reading[bucket], []
+            if wanted:
+                places = range(len(layers.names))
+                missing = [layers.names[place] for place in places if (bucket, place) not in self._gathered]
+                if missing:
+                    self._problem = f"vLLM did not wait for the connector before {missing[0]}"
+                else:
+                    self._keep(bucket, wanted, [self._gathered[bucket, place] for place in places])
+            behind, self._behind[bucket] = self._behind[bucket], []
+            self._take(bucket, behind)
+        self._gathered.clear()
+        self._indices.clear()
+
+    def _take(self, bucket: int, wanted: list[Wanted]) -> None:
+        if wanted:
+            layers = self._buckets[bucket]
+            index = index_blocks(layers, [one.blocks for one in wanted])
+            self._keep(bucket, wanted, [_look(cache, index) for cache in layers.caches])
+
+    def _keep(self, bucket: int, wanted: list[Wanted], gathered: list[Any]) -> None:
+        """Digest what was gathered of each layer, and note where each chunk's digests lie."""
+        import torch
+
+        if gathered[0].is_cuda:
+            words = gathered[0].shape[-1]
+            if words not in self._multipliers:
+                self._multipliers[words] = keys(words, gathered[0].device)
+            multipliers = self._multipliers[words]
+            pieces = torch.cat(gathered).split(max(1, WORDS_AT_ONCE // words))
+            digests = torch.cat([digest_rows(piece, multipliers) for piece in pieces])
+        else:
+            digests = torch.cat(gathered)
+        batch = len(self._batches[bucket])
+        self._batches[bucket].append(digests.view(len(gathered), len(wanted), 2).transpose(0, 1))
+        for row, one in enumerate(wanted):
+            (one.chunk.first if one.is_first else one.chunk.last)[bucket] = (batch, row)
+
+
+def _look(cache: Any, index: Any) -> Any:
+    """Take hold of chunks of one layer as they are now: a copy on a GPU, whose digest comes later; else the digest."""
+    return gather(cache, index) if cache.is_cuda else digest_on_host(cache, index)
+
+
+def _connector() -> Any:
+    from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
+
+    return get_kv_transfer_group() if has_kv_transfer_group() else None

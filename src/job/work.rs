@@ -1,0 +1,110 @@
+//! What a job does: one of the stages, with its parameters. Main type: [`Work`].
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::digest::Digest;
+use crate::stage::{
+    Baseline, Cached, Compare, Context, Control, Cut, Extract, Faults, Foreign, Inputs, Prompts, StageError,
+};
+use crate::stage_name::StageName;
+use crate::store::StageKey;
+
+/// A stage with its parameters: all but the inputs that its output depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Work {
+    /// Archive to questions.
+    Extract(Extract),
+    /// Questions to token ids.
+    Prompts(Prompts),
+    /// One prompt, cut behind each chunk.
+    Cut(Cut),
+    /// vLLM alone.
+    Baseline(Box<Baseline>),
+    /// vLLM alone, repeated and served by its own prefix cache.
+    Control(Box<Control>),
+    /// vLLM with a carrier.
+    Cached(Box<Cached>),
+    /// What the arms have in common.
+    Compare(Box<Compare>),
+    /// The same of planted faults.
+    Faults(Box<Faults>),
+    /// What readers of another identity are served.
+    Foreign(Box<Foreign>),
+}
+
+/// What a key holds.
+#[derive(Serialize)]
+struct Fields<'a, T> {
+    /// Digests of what it is made from, by the stages that made that.
+    inputs: BTreeMap<StageName, Digest>,
+    parameters: &'a T,
+}
+
+impl Work {
+    /// The stage that the artifact is of.
+    #[must_use]
+    pub fn stage(&self) -> StageName {
+        match self {
+            Self::Extract(_) => StageName::Extract,
+            Self::Prompts(_) | Self::Cut(_) => StageName::Prompts,
+            Self::Baseline(_) => StageName::Baseline,
+            Self::Control(_) => StageName::Control,
+            Self::Cached(_) => StageName::Cached,
+            Self::Compare(_) => StageName::Compare,
+            Self::Faults(_) => StageName::Faults,
+            Self::Foreign(_) => StageName::Foreign,
+        }
+    }
+
+    /// Whether it starts engines.
+    #[must_use]
+    pub fn has_engines(&self) -> bool {
+        match self {
+            Self::Extract(_) | Self::Prompts(_) | Self::Cut(_) | Self::Compare(_) => false,
+            Self::Baseline(_) | Self::Control(_) | Self::Cached(_) | Self::Faults(_) | Self::Foreign(_) => {
+                true
+            }
+        }
+    }
+
+    /// The key of its artifact, made from these inputs.
+    #[must_use]
+    pub fn key(&self, inputs: &Inputs) -> StageKey {
+        let stage = self.stage();
+        match self {
+            Self::Extract(work) => key(Extract::SCHEMA, stage, inputs, work),
+            Self::Prompts(work) => key(Prompts::SCHEMA, stage, inputs, work),
+            Self::Cut(work) => key(Cut::SCHEMA, stage, inputs, work),
+            Self::Baseline(work) => key(Baseline::SCHEMA, stage, inputs, work),
+            Self::Control(work) => key(Control::SCHEMA, stage, inputs, work),
+            Self::Cached(work) => key(Cached::SCHEMA, stage, inputs, work),
+            Self::Compare(work) => key(Compare::SCHEMA, stage, inputs, work),
+            Self::Faults(work) => key(Faults::SCHEMA, stage, inputs, work),
+            Self::Foreign(work) => key(Foreign::SCHEMA, stage, inputs, work),
+        }
+    }
+
+    /// Makes its output.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
+        match self {
+            Self::Extract(work) => work.fill(context),
+            Self::Prompts(work) => work.fill(context),
+            Self::Cut(work) => work.fill(context),
+            Self::Baseline(work) => work.fill(context).await,
+            Self::Control(work) => work.fill(context).await,
+            Self::Cached(work) => work.fill(context).await,
+            Self::Compare(work) => work.fill(context),
+            Self::Faults(work) => work.fill(context).await,
+            Self::Foreign(work) => work.fill(context).await,
+        }
+    }
+}
+
+fn key(schema: u32, stage: StageName, inputs: &Inputs, parameters: &impl Serialize) -> StageKey {
+    StageKey::new(schema, stage, &Fields { inputs: inputs.digests(), parameters })
+}

@@ -1,0 +1,20 @@
+//! The words that every other part speaks in: questions, routes, data types, the shape of a model's KV, what one request showed of its answer and of
+//! its KV.
+//!
+//! Owns no behaviour beyond names and sizes, and uses no other module of this program.
+
+mod dtype;
+mod kv_groups;
+mod kv_record;
+mod kv_shape;
+mod observation;
+mod question;
+mod route;
+
+pub use dtype::Dtype;
+pub use kv_groups::{KvGroup, KvGroups, KvKind, UnknownKv};
+pub use kv_record::{ChunkDigests, DigestedLayers, KvRecord, LayerDigests, NotLayerDigests};
+pub use kv_shape::KvShape;
+pub use observation::{Observation, Step, TokenLogprob};
+pub use question::{Choice, NotAChoice, NotASubject, Question, QuestionId, Split, Subject};
+pub use route::Route;

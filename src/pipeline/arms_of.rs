@@ -1,0 +1,126 @@
+//! What the jobs of one model are made of: their parameters, out of the request, the model and the environment. Main type:
+//! [`ArmsOf`].
+
+use super::Request;
+use crate::assets::Model;
+use crate::carrier::{RouteError, Topology, find_carrier};
+use crate::digest::Digest;
+use crate::engine::Capacity;
+use crate::engine::environment::Environment;
+use crate::job::Work;
+use crate::model::KvShape;
+use crate::model::Route;
+use crate::stage::{
+    Baseline, Cached, Compare, Control, EngineSpec, FOREIGN_PROMPTS, Faults, Foreign, Prompts, Shards,
+    StageError, batching, capacity, differences, prompt_limits,
+};
+
+/// The prompts of a model with this tokenizer.
+pub(super) fn prompts(request: &Request, tokenizer: Digest) -> Work {
+    let suite = &request.suite;
+    Work::Prompts(Prompts {
+        subjects: suite.subjects,
+        template: suite.prompt.template.clone(),
+        limits: prompt_limits(suite),
+        tokenizer,
+        excerpt: request.excerpt.clone(),
+    })
+}
+
+/// What all jobs of one model with engines have in common.
+pub(super) struct ArmsOf<'a> {
+    request: &'a Request,
+    model: &'a str,
+    environment: &'a Environment,
+    /// The engine of the arms without a connector.
+    alone: EngineSpec,
+    /// The engine of those with one.
+    connected: EngineSpec,
+    shape: KvShape,
+    capacity: Capacity,
+}
+
+impl<'a> ArmsOf<'a> {
+    pub(super) fn new(
+        request: &'a Request,
+        model: &'a Model,
+        environment: &'a Environment,
+    ) -> Result<Self, StageError> {
+        let (suite, device) = (&request.suite, &request.device);
+        Ok(Self {
+            request,
+            model: model.name(),
+            environment,
+            alone: EngineSpec::of(suite, model, device, environment.identity_of_baseline()),
+            connected: EngineSpec::of(suite, model, device, environment.identity().clone()),
+            shape: model.files().kv_shape()?,
+            capacity: capacity(suite, model.settings(), model.files())?,
+        })
+    }
+
+    pub(super) fn baseline(&self) -> Work {
+        let together = self.request.suite.engine.max_num_seqs > 1;
+        let rounds = together.then_some(self.capacity);
+        Work::Baseline(Box::new(Baseline { engine: self.alone.clone(), rounds }))
+    }
+
+    pub(super) fn control(&self) -> Work {
+        Work::Control(Box::new(Control { engine: self.alone.clone(), capacity: self.capacity }))
+    }
+
+    pub(super) fn cached(&self, route: Route) -> Result<Work, RouteError> {
+        Ok(Work::Cached(Box::new(Cached {
+            engine: self.connected.clone(),
+            route,
+            lmcache: self.request.suite.lmcache,
+            capacity: self.capacity,
+            added_packages: find_carrier(route)?.added_packages(self.environment.identity()),
+            early_stop_among: self.request.stops_early().then(|| self.request.comparisons()),
+        })))
+    }
+
+    /// Engines that may share the rounds on a route.
+    pub(super) fn engines(&self, route: Route) -> Result<usize, RouteError> {
+        Ok(match find_carrier(route)?.topology() {
+            Topology::SameEngine => self.request.engines_of_a_model(),
+            Topology::AnotherEngine => 1,
+        })
+    }
+
+    pub(super) fn compare(&self, route: Route, tokenizer: Digest) -> Work {
+        let suite = &self.request.suite;
+        Work::Compare(Box::new(Compare {
+            route,
+            options: suite.lmcache.options,
+            capacity: self.capacity,
+            batching: batching(suite.engine.max_num_seqs),
+            shards: Shards::of(&self.connected, self.shape),
+            tokenizer,
+            criteria: suite.criteria,
+        }))
+    }
+
+    pub(super) fn faults(&self, route: Route) -> Result<Work, StageError> {
+        let (suite, ranks) = (&self.request.suite, self.connected.ranks);
+        Ok(Work::Faults(Box::new(Faults {
+            engine: self.connected.clone(),
+            route,
+            lmcache: suite.lmcache,
+            capacity: self.capacity,
+            criteria: suite.criteria,
+            settings: suite.faults,
+            variants: Faults::variants(self.model, route, ranks, self.shape, suite.faults)?,
+        })))
+    }
+
+    pub(super) fn foreign(&self) -> Work {
+        let suite = &self.request.suite;
+        Work::Foreign(Box::new(Foreign {
+            engine: self.connected.clone(),
+            lmcache: suite.lmcache,
+            capacity: self.capacity,
+            prompts: FOREIGN_PROMPTS,
+            readers: differences(suite.lmcache.chunk_tokens, suite.engine.dtype),
+        }))
+    }
+}

@@ -1,0 +1,119 @@
+//! What a run is asked for, and what it has to do it with. Main types: [`Request`], [`Bench`].
+
+use crate::job::Executor;
+use crate::machine::Device;
+use crate::stage::{Desk, Excerpt};
+use crate::stage_name::StageName;
+use crate::store::Store;
+use crate::suite::Suite;
+
+/// What was asked for: with sources and environment, all that a run's graph is made of.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The suite that is run.
+    pub suite: Suite,
+    /// What computes.
+    pub device: Device,
+    /// The questions to ask, if not all of the suite's.
+    pub excerpt: Option<Excerpt>,
+    /// Whether load passes may end before their last question.
+    pub early_stopping: EarlyStopping,
+    /// Whether faults are planted once the comparison is done.
+    pub planting: Planting,
+    /// Whether LMCache is asked for KV of another identity.
+    pub foreign: ForeignReading,
+    /// Whether the chunk that is served wrong is looked for after a mismatch.
+    pub locating: Locating,
+    /// Engines that may run beside each other. It is in no key: what one computes does not depend on others.
+    pub engines_at_a_time: usize,
+}
+
+/// Whether a load pass may end before its last question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// As soon as harm is beyond doubt.
+    Allowed,
+    /// Never.
+    Refused,
+}
+
+/// Whether faults are planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planting {
+    /// All that apply, on every model.
+    Asked,
+    /// None.
+    NotAsked,
+}
+
+/// Whether LMCache is asked for KV that was stored under another identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForeignReading {
+    /// By every kind of reader, of every model.
+    Asked,
+    /// By none.
+    NotAsked,
+}
+
+/// Whether the chunk that is served wrong is looked for, which takes two more engine starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locating {
+    /// After a mismatch.
+    Asked,
+    /// Never: the verdict is enough.
+    NotAsked,
+}
+
+impl Request {
+    /// Comparisons of the run: all models over all routes.
+    #[must_use]
+    pub fn comparisons(&self) -> u32 {
+        u32::try_from(self.suite.models.len() * self.suite.routes.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn stops_early(&self) -> bool {
+        self.early_stopping == EarlyStopping::Allowed
+    }
+
+    /// Models that are gone through beside each other: each takes two engines at least.
+    fn models_at_a_time(&self) -> usize {
+        (self.engines_at_a_time / 2).clamp(1, self.suite.models.len().max(1))
+    }
+
+    /// Engines that one model may have at a time, and that its arm with a carrier shares its rounds among.
+    pub(super) fn engines_of_a_model(&self) -> usize {
+        (self.engines_at_a_time / self.models_at_a_time()).max(1)
+    }
+
+    /// Of a model's engines, those of the baseline, while others are the control's.
+    pub(super) fn engines_of_baseline(&self) -> usize {
+        (self.engines_of_a_model() / 2).max(1)
+    }
+
+    /// Of a model's engines, those of the control, which has two passes.
+    pub(super) fn engines_of_control(&self) -> usize {
+        self.engines_of_a_model().div_ceil(2)
+    }
+}
+
+/// A run's request with the store and the desk: everything but the environment, which is made when it is needed.
+#[derive(Debug)]
+pub struct Bench {
+    /// What was asked for.
+    pub request: Request,
+    /// Finished artifacts.
+    pub store: Store,
+    /// What jobs work with.
+    pub desk: Desk,
+    /// The stage that runs even if its artifact is there.
+    pub force: Option<StageName>,
+}
+
+impl Bench {
+    /// What finds or makes its jobs' artifacts.
+    #[must_use]
+    pub fn executor(&self) -> Executor<'_> {
+        let engines = self.request.engines_at_a_time;
+        Executor { store: &self.store, desk: &self.desk, force: self.force, engines }
+    }
+}

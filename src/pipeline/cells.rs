@@ -1,0 +1,180 @@
+//! A run as a view of its graph: what is made before the environment, what can run here, what everything comes to. Main
+//! functions: [`prepare_inputs`], [`run`].
+
+use super::findings::{Findings, gather};
+use super::{Bench, Cell, ForeignReading, Planting, RunGraph, graph};
+use crate::carrier::{Here, RouteError, find_carrier, foreign_route, planting_routes};
+use crate::job::{Ended, JobId};
+use crate::model::Route;
+use crate::stage::{StageError, admit_prompts, capacity, require_letters};
+use crate::stage_name::StageName;
+use crate::store::{Artifact, StageKey};
+
+/// Questions and prompts of a run: all that is made without an environment. None by default.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs(Vec<(JobId, Artifact)>);
+
+impl Inputs {
+    fn ended(&self) -> Ended {
+        self.0.iter().cloned().collect()
+    }
+}
+
+/// Makes questions and prompts, and refuses what cannot be asked: all that needs no environment, so that what is wrong with
+/// data or models is said before one is made.
+///
+/// # Errors
+/// When they cannot be made, or a prompt does not fit where its KV must go.
+pub async fn prepare_inputs(bench: &Bench) -> Result<Inputs, StageError> {
+    let (suite, sources) = (&bench.request.suite, &bench.desk.sources);
+    for model in sources.models() {
+        model.files().kv_shape()?;
+        model.files().check_weights(suite, model.settings())?;
+        require_letters(model.files(), model.name())?;
+    }
+    let run = graph(&bench.request, sources, None)?;
+    let wanted: Vec<JobId> = run.graph.jobs().map(|(id, _)| id).collect();
+    let mut ended = Ended::default();
+    bench.executor().run(&run.graph, &wanted, &mut ended, |_, _| {}).await;
+    for (model, jobs) in sources.models().iter().zip(&run.models) {
+        if let Some(prompts) = ended.artifact(jobs.prompts) {
+            admit_prompts(model.name(), prompts, capacity(suite, model.settings(), model.files())?)?;
+        }
+    }
+    let made = wanted.iter().filter_map(|&id| Some((id, ended.artifact(id)?.clone()))).collect();
+    ended.into_error().map_or(Ok(Inputs(made)), Err)
+}
+
+/// Runs the bench's suite; what is in the store already is not run again.
+///
+/// # Errors
+/// When no comparison could be made: there is no verdict then. What keeps one model or route from its comparison leaves the
+/// others theirs, and is told among the findings.
+pub async fn run(bench: &Bench, inputs: &Inputs) -> Result<Findings, StageError> {
+    let run = graph(&bench.request, &bench.desk.sources, bench.desk.environment.as_ref())?;
+    let admitted = admit(bench, &run)?;
+    let mut ended = inputs.ended();
+    let alone = admitted.wanted.len() == 1;
+    let told = |job: &crate::job::Job, error: &StageError| {
+        if !alone {
+            let (stage, label) = (job.work.stage(), &job.label);
+            bench
+                .desk
+                .events
+                .warn(format!("{stage} of {label}: failed to {}; the rest goes on", error.in_full()));
+        }
+    };
+    bench.executor().run(&run.graph, &admitted.wanted, &mut ended, told).await;
+    gather(bench, &run, ended, admitted.refused).await
+}
+
+/// Which jobs can run here, and why the others cannot.
+struct Admitted {
+    wanted: Vec<JobId>,
+    refused: Vec<(Route, RouteError)>,
+}
+
+/// Refuses what cannot run on this machine: routes one by one, and all if no route is left.
+fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
+    let request = &bench.request;
+    let environment = bench.desk.environment.as_ref();
+    let has_ray = environment.is_some_and(|environment| environment.identity().version("ray").is_some());
+    for model in bench.desk.sources.models() {
+        model.check_parallelism(&request.device, has_ray)?;
+    }
+    if request.foreign == ForeignReading::Asked {
+        admit_route(bench, foreign_route())?;
+    }
+    if request.planting == Planting::Asked {
+        if request.suite.lmcache.options.serde.is_some() {
+            return Err(RouteError::FaultsBehindSerde.into());
+        }
+        for route in planting_routes(&[]) {
+            admit_route(bench, route)?;
+        }
+    }
+    let refusal = |&route: &Route| Some((route, admit_route(bench, route).err()?));
+    let mut refused: Vec<(Route, RouteError)> = request.suite.routes.iter().filter_map(refusal).collect();
+    if refused.len() == request.suite.routes.len()
+        && let Some((_, last)) = refused.pop()
+    {
+        return Err(last.into());
+    }
+    let admitted = |route: &Route| refused.iter().all(|(refused, _)| refused != route);
+    let of_model = |jobs: &super::ModelJobs| {
+        let cells = jobs.cells.iter().filter(|cell| admitted(&cell.route)).map(|cell: &Cell| cell.compare);
+        let planted = jobs.planted.iter().filter(|(route, _)| admitted(route)).map(|(_, job)| *job);
+        cells.chain(planted).chain(jobs.foreign).collect::<Vec<JobId>>()
+    };
+    let wanted = run.models.iter().flat_map(of_model).collect();
+    for (route, error) in &refused {
+        bench.desk.events.warn(format!("{route} is not run: failed to {}", crate::stage::in_full(error)));
+    }
+    Ok(Admitted { wanted, refused })
+}
+
+fn admit_route(bench: &Bench, route: Route) -> Result<(), RouteError> {
+    let carrier = find_carrier(route)?;
+    if let Some(refused) = carrier.refused_option(bench.request.suite.lmcache.options) {
+        return Err(RouteError::NotOffered { option: refused.option, reason: refused.reason });
+    }
+    let desk = &bench.desk;
+    carrier.admit(&Here { environment: desk.environment.as_ref(), redis: desk.redis.as_ref() })
+}
+
+/// Makes what one stage needs and the stage itself; its artifacts, with what each is of.
+///
+/// # Errors
+/// When one is not made.
+pub async fn run_stage(
+    bench: &Bench,
+    inputs: &Inputs,
+    stage: StageName,
+) -> Result<Vec<(String, Artifact)>, StageError> {
+    let mut request = bench.request.clone();
+    match stage {
+        StageName::Faults => request.planting = Planting::Asked,
+        StageName::Foreign => request.foreign = ForeignReading::Asked,
+        _ => {}
+    }
+    let run = graph(&request, &bench.desk.sources, bench.desk.environment.as_ref())?;
+    let wanted = run.graph.of_stage(stage);
+    for job in wanted.iter().map(|&id| run.graph.job(id)) {
+        if let Some(route) = job.label.route {
+            admit_route(bench, route)?;
+        }
+    }
+    let mut ended = inputs.ended();
+    bench.executor().run(&run.graph, &wanted, &mut ended, |_, _| {}).await;
+    let label = |id| run.graph.job(id).label.to_string();
+    let made = wanted.iter().filter_map(|&id| Some((label(id), ended.artifact(id)?.clone()))).collect();
+    ended.into_error().map_or(Ok(made), Err)
+}
+
+/// Something that a run would look for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// What it is of: a model, a route.
+    pub label: String,
+    /// Its key.
+    pub key: StageKey,
+    /// Whether it is in the store.
+    pub is_there: bool,
+}
+
+/// What a run would look for, in the order of looking. Runs nothing: what comes after something that is not there has no key
+/// yet, and without an environment that is all but questions and prompts.
+///
+/// # Errors
+/// When an input or an artifact cannot be read.
+pub fn look_up(bench: &Bench) -> Result<Vec<Wanted>, StageError> {
+    let run = graph(&bench.request, &bench.desk.sources, bench.desk.environment.as_ref())?;
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for (id, key, found) in bench.executor().look_up(&run.graph)? {
+        if !wanted.iter().any(|known| known.key.digest() == key.digest()) {
+            let label = run.graph.job(id).label.to_string();
+            wanted.push(Wanted { label, key, is_there: found.is_some() });
+        }
+    }
+    Ok(wanted)
+}

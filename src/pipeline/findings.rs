@@ -1,0 +1,169 @@
+//! What a run shows. Main type: [`Findings`].
+
+use super::locate::locate;
+use super::{Bench, Cell, ModelJobs, RunGraph};
+use crate::assets::Model;
+use crate::carrier::{RouteError, foreign_route};
+use crate::comparison::{Comparison, Conclusion, Location, Verdict, conclude};
+use crate::fault::FaultFindings;
+use crate::foreign::ForeignFindings;
+use crate::job::{Ended, JobId};
+use crate::model::Route;
+use crate::report::{Known, NotRun};
+use crate::stage::{StageError, in_full, read_comparison, read_faults, read_foreign};
+use crate::stage_name::StageName;
+use crate::store::Artifact;
+
+/// One model on one route: its artifacts, and what they show.
+#[derive(Debug)]
+pub struct Compared {
+    /// The model.
+    pub model: Model,
+    /// The route.
+    pub route: Route,
+    /// Of each stage, in order.
+    pub artifacts: Vec<(StageName, Artifact)>,
+    /// What the load pass and the arms without a connector have in common.
+    pub comparison: Comparison,
+    /// Which chunk is the first that is served wrong, where bits decided that one is.
+    pub location: Option<Location>,
+}
+
+/// What planted faults show of one model.
+#[derive(Debug)]
+pub struct Planted {
+    /// The model.
+    pub model: Model,
+    /// The route whose tier they were planted in.
+    pub route: Route,
+    /// Of the faults stage.
+    pub artifact: Artifact,
+    /// What the ladder said of each fault.
+    pub findings: FaultFindings,
+}
+
+/// What LMCache served of one model's KV to readers of another identity.
+#[derive(Debug)]
+pub struct ForeignFound {
+    /// The model.
+    pub model: Model,
+    /// Of the foreign stage.
+    pub artifact: Artifact,
+    /// What each reader got.
+    pub findings: ForeignFindings,
+}
+
+/// What a run shows.
+#[derive(Debug)]
+pub struct Findings {
+    /// Each model on each route.
+    pub compared: Vec<Compared>,
+    /// What was not done.
+    pub not_run: Vec<NotRun>,
+    /// The judgements of the compared ones, in the same order, and the worst of them.
+    pub conclusion: Conclusion,
+    /// Each model with planted faults, if they were asked for.
+    pub planted: Vec<Planted>,
+    /// Each model with foreign KV, if that was asked for. The verdict does not depend on it.
+    pub foreign: Vec<ForeignFound>,
+    /// The verdict on all: the conclusion's, unless planted faults say that it cannot be relied on.
+    pub verdict: Verdict,
+}
+
+impl Findings {
+    /// What was tried and failed first, if anything.
+    #[must_use]
+    pub fn first_failure(&self) -> Option<&NotRun> {
+        self.not_run.iter().find(|not_run| not_run.known == Known::AfterTrying)
+    }
+}
+
+/// Reads what the jobs of a run came to, and looks for what bits say is wrong.
+pub(super) async fn gather(
+    bench: &Bench,
+    run: &RunGraph,
+    ended: Ended,
+    mut refused: Vec<(Route, RouteError)>,
+) -> Result<Findings, StageError> {
+    let mut gathered = Gathered { bench, run, ended: &ended, compared: Vec::new(), not_run: Vec::new() };
+    let (mut planted, mut foreign) = (Vec::new(), Vec::new());
+    for (model, jobs) in bench.desk.sources.models().iter().zip(&run.models) {
+        for cell in &jobs.cells {
+            match refused.iter().find(|(route, _)| *route == cell.route) {
+                Some((_, error)) => gathered.not_run.push(NotRun {
+                    model: model.name().to_owned(),
+                    route: cell.route,
+                    known: Known::Beforehand,
+                    reason: format!("failed to {}", in_full(error)),
+                    next_step: error.hint(),
+                }),
+                None => gathered.add_cell(model, jobs, *cell).await?,
+            }
+        }
+        for &(route, job) in &jobs.planted {
+            let Some(artifact) = gathered.made(model, route, job, "plant faults") else { continue };
+            let findings = read_faults(artifact)?;
+            planted.push(Planted { model: model.clone(), route, artifact: artifact.clone(), findings });
+        }
+        if let Some(job) = jobs.foreign
+            && let Some(artifact) = gathered.made(model, foreign_route(), job, "read KV of another identity")
+        {
+            let findings = read_foreign(artifact)?;
+            for finding in findings.findings() {
+                bench.desk.events.warn(format!("finding about LMCache, {}: {finding}", model.name()));
+            }
+            foreign.push(ForeignFound { model: model.clone(), artifact: artifact.clone(), findings });
+        }
+    }
+    let Gathered { compared, not_run, .. } = gathered;
+    if compared.is_empty() {
+        let error = ended.into_error().or_else(|| Some(refused.pop()?.1.into()));
+        return Err(error.expect("a suite has a model and a route, and what has no artifact has an error"));
+    }
+    let conclusion = conclude(compared.iter().map(|compared| &compared.comparison));
+    let doubts = planted.iter().filter_map(|planted| planted.findings.doubt());
+    let verdict = doubts.map(|doubt| doubt.verdict).fold(conclusion.overall, Verdict::min);
+    Ok(Findings { compared, not_run, conclusion, planted, foreign, verdict })
+}
+
+/// Findings that are being gathered.
+struct Gathered<'a> {
+    bench: &'a Bench,
+    run: &'a RunGraph,
+    ended: &'a Ended,
+    compared: Vec<Compared>,
+    not_run: Vec<NotRun>,
+}
+
+impl Gathered<'_> {
+    async fn add_cell(&mut self, model: &Model, jobs: &ModelJobs, cell: Cell) -> Result<(), StageError> {
+        let route = cell.route;
+        let Some(compare) = self.made(model, route, cell.compare, "") else { return Ok(()) };
+        let comparison = read_comparison(compare)?;
+        let graph = &self.run.graph;
+        let with_inputs = graph.job(cell.compare).inputs.iter().copied().chain([cell.compare]);
+        let artifacts: Vec<(StageName, Artifact)> = with_inputs
+            .filter_map(|id| Some((graph.job(id).work.stage(), self.ended.artifact(id)?.clone())))
+            .collect();
+        let location = locate(self.bench, self.run, self.ended, jobs, cell, &comparison).await;
+        self.compared.push(Compared { model: model.clone(), route, artifacts, comparison, location });
+        Ok(())
+    }
+
+    /// A job's artifact; where there is none, why is noted. `what` is what it would have been, if not the comparison.
+    fn made(&mut self, model: &Model, route: Route, job: JobId, what: &str) -> Option<&'_ Artifact> {
+        let made = self.ended.artifact(job);
+        if made.is_none() {
+            let error = self.ended.failed(job).and_then(|failed| self.ended.error(failed))?;
+            let since = if what.is_empty() { String::new() } else { format!("{what}, since it failed to ") };
+            self.not_run.push(NotRun {
+                model: model.name().to_owned(),
+                route,
+                known: Known::AfterTrying,
+                reason: format!("failed to {since}{}", error.in_full()),
+                next_step: error.hint().unwrap_or_default(),
+            });
+        }
+        made
+    }
+}
