@@ -31,3 +31,4 @@ pub mod stage_name;
 pub mod stats;
 pub mod store;
 pub mod suite;
+pub mod thread;

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::HumanBytes;
 
-pub use self::terminal::close;
 use self::terminal::{clear_bar, make_bar, with_bar};
+pub use self::terminal::{close, printable};
 use crate::event::{Event, Events};
 
 /// How much is shown.
@@ -141,10 +141,13 @@ impl Progress {
         self.spins = true;
         let make = || {
             let bar = make_bar(None, "{spinner} {wide_msg} {elapsed}");
-            bar.enable_steady_tick(Duration::from_millis(120));
+            // The bar's own thread must not be refused.
+            if std::thread::Builder::new().spawn(|| ()).is_ok() {
+                bar.enable_steady_tick(Duration::from_millis(120));
+            }
             bar
         };
-        with_bar(make, |bar| bar.set_message(text.to_owned()));
+        with_bar(make, |bar| bar.set_message(printable(text).into_owned()));
     }
 
     fn show_questions(&mut self, name: &str, done: usize, total: usize) {
@@ -158,7 +161,7 @@ impl Progress {
                     Some(total as u64),
                     "{msg} {wide_bar} {pos}/{len} questions, {per_sec}, {eta} left",
                 );
-                bar.set_message(name.to_owned());
+                bar.set_message(printable(name).into_owned());
                 bar.set_position(done as u64);
                 bar.reset_eta();
                 bar
@@ -286,7 +289,7 @@ fn count_files(files: usize) -> String {
 
 /// Whoever closed standard error does not want to be told.
 fn say(text: &str) {
-    writeln!(std::io::stderr().lock(), "{text}").ok();
+    writeln!(std::io::stderr().lock(), "{}", printable(text)).ok();
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::place::place_of;
-use crate::comparison::Criteria;
+use crate::comparison::{Criteria, MOST_MARGIN};
 use crate::dataset::SubjectSelection;
 pub use crate::model::{Dtype, Route};
 use crate::options::StoringOptions;
@@ -289,7 +289,7 @@ impl Suite {
         let folder = path.parent().unwrap_or(Utf8Path::new(""));
         let sources = suite.models.iter_mut().map(|model| &mut model.source);
         for source in sources.chain([&mut suite.dataset]) {
-            if folder.join(&source).exists() {
+            if !source.is_empty() && folder.join(&source).exists() {
                 *source = folder.join(&source).into_string();
             }
         }
@@ -310,7 +310,11 @@ impl Suite {
         self.check(name, |path| format!("`suite.{path}`: "))
     }
 
-    fn parse(text: &str, name: &str) -> Result<Self, SuiteError> {
+    /// Takes a suite's text; `name` is for messages.
+    ///
+    /// # Errors
+    /// When it is none, or a setting cannot be, or is not the suite's to set.
+    pub fn parse(text: &str, name: &str) -> Result<Self, SuiteError> {
         let suite: Self = toml::from_str(text).map_err(|error| SuiteError::Malformed {
             name: name.to_owned(),
             problem: error.to_string().trim_end().to_owned(),
@@ -347,7 +351,14 @@ impl Suite {
         }
         if let Some(field) = self.criteria.first_absurd_field() {
             let path = format!("criteria.{field}");
-            return Some(Absurdity::new(&path, format!("`{path}` is out of range")));
+            let range = if field == "margin" {
+                format!(
+                    ": it is above 0 and at most {MOST_MARGIN}, since a model must beat guessing by ten margins"
+                )
+            } else {
+                String::new()
+            };
+            return Some(Absurdity::new(&path, format!("`{path}` is out of range{range}")));
         }
         if self.engine.max_model_len <= self.engine.max_tokens {
             let problem = "`engine.max_model_len` leaves no room for a prompt before `engine.max_tokens`";
@@ -356,6 +367,18 @@ impl Suite {
         let missing = [("models", self.models.is_empty()), ("routes", self.routes.is_empty())];
         if let Some((path, _)) = missing.into_iter().find(|(_, missing)| *missing) {
             return Some(Absurdity::new(path, "it needs at least one model and one route"));
+        }
+        let names = self
+            .models
+            .iter()
+            .enumerate()
+            .map(|(index, model)| (format!("models.{index}.name"), &model.name));
+        let mut names = [("name".to_owned(), &self.name)].into_iter().chain(names);
+        if let Some((path, _)) =
+            names.find(|(_, name)| name.trim().is_empty() || name.contains(char::is_control))
+        {
+            let problem = format!("`{path}` is empty or holds a control character, and is shown everywhere");
+            return Some(Absurdity::new(&path, problem));
         }
         self.absurd_parallelism().or_else(|| self.reserved_argument()).or_else(|| self.repeated_name())
     }

@@ -7,6 +7,7 @@ use camino::Utf8PathBuf;
 use crate::engine::EngineError;
 use crate::engine::environment::EnvironmentError;
 use crate::model::Route;
+use crate::thread::NoThread;
 
 /// Why a route cannot run on this machine, found out before its engines start. Other routes can go on.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,9 @@ pub enum RouteError {
         /// Bytes that are free.
         free: u64,
     },
+    /// The system refuses a thread.
+    #[error("get the packages that LMCache's peers need (nixl)")]
+    NoThread(#[source] NoThread),
     /// The packages that peers transfer KV with cannot be had.
     #[error("get the packages that LMCache's peers need (nixl)")]
     NoPeerPackages(#[source] EnvironmentError),
@@ -81,6 +85,7 @@ impl RouteError {
             Self::RedisUnreachable { .. } => {
                 "is a Redis server running there, and is KV_CORRECTNESS_REDIS_PASSWORD its password?".to_owned()
             }
+            Self::NoThread(refused) => refused.hint(),
             Self::Space { .. } => "ask fewer questions with `--subjects`, or make room".to_owned(),
             Self::NoPeerPackages(error) => error.hint().unwrap_or_else(|| {
                 "install them into an environment of yours (nix/stacks/p2p.txt) and name it by KV_CORRECTNESS_ENV".to_owned()

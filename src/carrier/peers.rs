@@ -9,6 +9,7 @@ use crate::digest::{Digest, digest_bytes};
 use crate::engine::environment::{EnvironmentIdentity, install_beside};
 use crate::engine::{Coordinator, SecondTier};
 use crate::options::{NotOffered, StoringOptions};
+use crate::thread::on_thread;
 
 /// What peers transfer KV with, beside an environment that lacks it.
 const PACKAGES: &str = include_str!("../../nix/stacks/p2p.txt");
@@ -90,7 +91,7 @@ async fn variables(surroundings: &Surroundings<'_>) -> Result<Vec<(String, Strin
     let (environment, cache, events) =
         (surroundings.environment.clone(), surroundings.cache.to_owned(), surroundings.events.clone());
     let install = move || install_beside(&environment, "p2p", PACKAGES, &cache, &events);
-    let installed = tokio::task::spawn_blocking(install).await.expect("installing packages does not panic");
+    let installed = on_thread(install).await.map_err(RouteError::NoThread)?;
     variables.push(("PYTHONPATH".to_owned(), installed.map_err(RouteError::NoPeerPackages)?.into_string()));
     Ok(variables)
 }

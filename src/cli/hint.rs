@@ -9,16 +9,18 @@ use crate::assets::AssetError;
 use crate::bisect::LogError;
 use crate::engine::environment::{BuildError, EnvironmentError};
 use crate::fetch::FetchError;
+use crate::progress::printable;
 use crate::report::JsonlError;
 use crate::stage::StageError;
 use crate::store::StoreError;
 use crate::suite::SuiteError;
+use crate::thread::NoThread;
 
 /// What to do next, of an error of one type; none for any other error.
 type HintOf = fn(&(dyn Error + 'static)) -> Option<String>;
 
 /// Every type of error that knows what to do next.
-const HINTS: [HintOf; 11] = [
+const HINTS: [HintOf; 12] = [
     |cause| cause.downcast_ref().and_then(StageError::hint),
     |cause| cause.downcast_ref().and_then(AssetError::hint),
     |cause| cause.downcast_ref().and_then(SuiteError::hint),
@@ -27,6 +29,7 @@ const HINTS: [HintOf; 11] = [
     |cause| cause.downcast_ref().and_then(BuildError::hint),
     |cause| cause.downcast_ref().and_then(EnvironmentError::hint),
     |cause| cause.downcast_ref().and_then(JsonlError::hint),
+    |cause| cause.downcast_ref().map(NoThread::hint),
     |cause| cause.downcast_ref().map(OutputError::hint),
     |cause| cause.downcast_ref().map(LogError::hint),
     |cause| cause.downcast_ref().map(ReadReportError::hint),
@@ -38,7 +41,7 @@ pub(super) fn report_error(error: &anyhow::Error) {
     let hint = hint(error).map_or_else(String::new, |hint| format!("\n\nhint: {hint}"));
     let message = format!("failed to {}{hint}", causes.join(": "));
     tracing::error!("{message}");
-    writeln!(io::stderr(), "error: {message}").ok();
+    writeln!(io::stderr(), "error: {}", printable(&message)).ok();
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {

@@ -8,6 +8,7 @@ mod doctor;
 mod explain;
 mod fetch;
 mod hint;
+mod inspect;
 mod log;
 mod minimise;
 mod output;
@@ -49,9 +50,12 @@ use crate::engine::{end_all, kill_all};
 use crate::exit_code::ERROR;
 use crate::progress::{self, Progress, Verbosity};
 use crate::report::{describe_catalogue, json_schema};
+use crate::thread::on_thread;
 
 const INTERRUPTED: u8 = 130;
 const TERMINATED: u8 = 143;
+/// Linux's number of the signal that a write beyond the limit on file sizes raises.
+const SIGXFSZ: i32 = 25;
 
 /// Runs the program with the process's arguments.
 #[must_use]
@@ -92,13 +96,15 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain { stage, arguments } => until_interrupted(explain_stages(stage, &arguments)),
         Command::Suite(SuiteCommand::Show { name }) => show_suite(&name),
         Command::Suite(SuiteCommand::Check { name, cache }) => check_suite(&name, cache),
-        Command::Fetch(arguments) => until_interrupted(on_thread(move || fetch_assets(&arguments))),
+        Command::Fetch(arguments) => {
+            until_interrupted(async { on_thread(move || fetch_assets(&arguments)).await? })
+        }
         Command::Faults => {
             print(&describe_catalogue())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Env { device, cache } => {
-            until_interrupted(on_thread(move || make_environment(device, cache)))
+            until_interrupted(async { on_thread(move || make_environment(device, cache)).await? })
         }
         Command::Doctor { suite, device, cache } => examine(suite.as_deref(), device, cache),
         Command::Ls { cache } => list_store(cache),
@@ -127,13 +133,6 @@ fn make_environment(device: DeviceChoice, cache: Option<Utf8PathBuf>) -> anyhow:
     Ok(ExitCode::SUCCESS)
 }
 
-/// Work that waits for disks and networks, on a thread that an interrupt need not wait for.
-async fn on_thread(
-    work: impl FnOnce() -> anyhow::Result<ExitCode> + Send + 'static,
-) -> anyhow::Result<ExitCode> {
-    tokio::task::spawn_blocking(work).await?
-}
-
 /// Drives the work on this thread alone, which its processes' guards watch. A first signal tells them all to end, and drops the
 /// work; a second one kills them and ends this process at once.
 fn until_interrupted(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
@@ -141,6 +140,8 @@ fn until_interrupted(work: impl Future<Output = anyhow::Result<ExitCode>>) -> an
     let code = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        // A write beyond the limit on file sizes is then an error that can be told, and not the end.
+        let _beyond_size_limit = signal(SignalKind::from_raw(SIGXFSZ))?;
         let mut work = Box::pin(work);
         let code = tokio::select! {
             finished = &mut work => return finished,

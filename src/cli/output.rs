@@ -6,6 +6,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use crate::files;
+use crate::progress::printable;
 use crate::store::Durability;
 
 /// Why what was asked for could not be handed over; completes "failed to …".
@@ -28,6 +29,9 @@ impl OutputError {
             Self::Print(_) => "make room where it leads to, or send it elsewhere",
             Self::File { source, .. } if source.kind() == ErrorKind::StorageFull => {
                 "make room there, or name another place"
+            }
+            Self::File { source, .. } if source.kind() == ErrorKind::FileTooLarge => {
+                "raise the limit on file sizes (`ulimit -f unlimited`)"
             }
             Self::File { .. } => "see to it that this place can be written, or name another",
         };
@@ -63,7 +67,7 @@ pub(super) fn write_whole(path: &Utf8Path, text: &str) -> Result<(), OutputError
 
 /// Prints data. A reader that has seen enough is no error.
 pub(super) fn print(text: &str) -> Result<(), OutputError> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
+    match io::stdout().lock().write_all(printable(text).as_bytes()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome.map_err(OutputError::Print),
     }

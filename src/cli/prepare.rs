@@ -21,6 +21,7 @@ use crate::progress::{Progress, Verbosity};
 use crate::stage::{Desk, Promise, Sources, StageError};
 use crate::store::{Durability, Store};
 use crate::suite::Suite;
+use crate::thread::on_thread;
 
 /// The store of `--no-cache`, which lives as long as the run.
 #[derive(Debug)]
@@ -178,19 +179,40 @@ pub(super) async fn provide_environment(
 ) -> anyhow::Result<Environment> {
     let (request, events) =
         (EnvironmentRequest::from_variables(stack(device), cache.to_owned()), events.clone());
-    Ok(tokio::task::spawn_blocking(move || request.provide(&events)).await??)
+    Ok(on_thread(move || request.provide(&events)).await.context("make the Python environment")??)
 }
 
 pub(super) fn choose_device(choice: DeviceChoice) -> anyhow::Result<Device> {
+    require_proc()?;
     let cuda = Device::cuda();
     match choice {
         DeviceChoice::Cpu => Ok(Device::cpu()),
         DeviceChoice::Auto => Ok(cuda.unwrap_or_else(Device::cpu)),
+        DeviceChoice::Cuda if cuda.is_none() && is_wsl() => anyhow::bail!(
+            "find an NVIDIA GPU: this is WSL, which shows its GPUs by /dev/dxg, and this program knows those of the kernel's \
+             own driver only\n\nhint: `--device cpu` computes on the processor, for which the suite canary is made; for a \
+             GPU boot Linux itself"
+        ),
         DeviceChoice::Cuda => cuda.context(
             "find an NVIDIA GPU: the kernel's driver shows none\n\nhint: `--device cpu` computes on the processor, for which the \
              suite canary is made",
         ),
     }
+}
+
+/// Whether GPUs are those of Windows.
+pub(super) fn is_wsl() -> bool {
+    Utf8Path::new("/dev/dxg").exists()
+}
+
+/// Fails where the kernel does not tell of processes and processors.
+pub(super) fn require_proc() -> anyhow::Result<()> {
+    anyhow::ensure!(
+        Utf8Path::new("/proc/self/stat").exists(),
+        "read /proc, which tells of processor, memory and processes: it is not mounted\n\nhint: mount it with `mount -t proc \
+         proc /proc`; a container runtime does so unless it is told otherwise"
+    );
+    Ok(())
 }
 
 pub(super) fn stack(device: &Device) -> Stack {
@@ -201,10 +223,13 @@ pub(super) fn stack(device: &Device) -> Stack {
 }
 
 pub(super) fn cache_folder(given: Option<Utf8PathBuf>) -> anyhow::Result<Utf8PathBuf> {
-    let folder = match given {
+    // An empty variable is none, and a relative one is to be ignored, by the standard that names it.
+    let folder = match given.filter(|folder| *folder != "") {
         Some(folder) => folder,
         None => match (std::env::var("XDG_CACHE_HOME"), std::env::var("HOME")) {
-            (Ok(cache), _) if !cache.is_empty() => Utf8PathBuf::from(cache).join("kv-correctness"),
+            (Ok(cache), _) if Utf8Path::new(&cache).is_absolute() => {
+                Utf8PathBuf::from(cache).join("kv-correctness")
+            }
             (_, Ok(home)) if !home.is_empty() => Utf8PathBuf::from(home).join(".cache/kv-correctness"),
             _ => anyhow::bail!("find a cache folder: HOME is not set\n\nhint: name one with `--cache DIR`"),
         },

@@ -10,7 +10,7 @@ use fs_err as fs;
 use super::arguments::ReproduceArguments;
 use super::minimise::minimise_finding;
 use super::output::print;
-use super::prepare::{cache_folder, provide_environment, set_desk, stack};
+use super::prepare::{cache_folder, provide_environment, require_proc, set_desk, stack};
 use super::report::read_report;
 use super::stack::{Replacement, replace};
 use super::write_report::write_report;
@@ -66,6 +66,7 @@ fn impossible(why: &str) -> anyhow::Result<ExitCode> {
 async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Result<Result<Bench, String>> {
     let events = Progress::events(if arguments.quiet { Verbosity::Quiet } else { Verbosity::Normal });
     let cache = cache_folder(arguments.cache.clone())?;
+    require_proc()?;
     let device = match report.device.kind() {
         DeviceKind::Cpu => Device::cpu(),
         DeviceKind::Cuda => match Device::cuda() {

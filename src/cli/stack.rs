@@ -8,6 +8,7 @@ use crate::engine::environment::{
     BuildError, Environment, Layer, LayerKind, SourceTree, Stack, build_lmcache, install_release,
 };
 use crate::event::Events;
+use crate::thread::on_thread;
 
 /// LMCache and vLLM instead of the environment's own.
 #[derive(Debug, Clone, Default, Args)]
@@ -64,7 +65,7 @@ pub(super) async fn replace(
             Ok(environment.with_layer(&layer))
         })
     };
-    tokio::task::spawn_blocking(work).await.context("build LMCache")
+    on_thread(work).await.context("build LMCache")
 }
 
 fn provide(

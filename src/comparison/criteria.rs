@@ -22,6 +22,8 @@ pub(super) const EQUIVALENCE_CONFIDENCE: f64 = 0.9;
 pub(super) const CONFIDENCE: f64 = 0.95;
 /// A model must beat guessing by so many margins: a fault that spoils one question in so many then costs a margin.
 pub(super) const MARGINS_ABOVE_GUESSING: f64 = 10.0;
+/// The largest margin with which a model can beat guessing among four by so many margins.
+pub(crate) const MOST_MARGIN: f64 = (1.0 - 0.25) / MARGINS_ABOVE_GUESSING;
 /// The bit-exact rung shows equivalence when at least this share of the questions was held against it.
 pub(super) const PROVEN_SHARE: f64 = 0.9;
 /// A tolerance can judge only where two runs without `LMCache` use at most this share of it.
@@ -85,7 +87,7 @@ impl Criteria {
         let share = |value: f64| (0.0..1.0).contains(&value);
         let size = |value: f64| value.is_finite() && value >= 0.0;
         [
-            ("margin", share(self.margin) && self.margin > 0.0),
+            ("margin", self.margin > 0.0 && self.margin <= MOST_MARGIN),
             ("assumed_flip_rate", share(self.assumed_flip_rate)),
             ("assumed_flip_correlation", share(self.assumed_flip_correlation)),
             ("near_tie_gap", size(self.near_tie_gap)),
@@ -116,6 +118,11 @@ mod tests {
         assert_eq!(Criteria::default().first_absurd_field(), None);
         let negative = Criteria { near_tie_gap: -0.1, ..Criteria::default() };
         assert_eq!(negative.first_absurd_field(), Some("near_tie_gap"));
+        for (margin, absurd) in
+            [(0.075, None), (0.076, Some("margin")), (0.0, Some("margin")), (f64::NAN, Some("margin"))]
+        {
+            assert_eq!(Criteria { margin, ..Criteria::default() }.first_absurd_field(), absurd);
+        }
         let tolerance = Tolerance { mean_divergence: f64::NAN, ..Tolerance::default() };
         assert_eq!(
             Criteria { tolerance, ..Criteria::default() }.first_absurd_field(),

@@ -40,6 +40,7 @@ pub use arm_name::ArmName;
 pub use bit_exact::{BitExact, LeftOver};
 pub use breakdown::{QuestionMovement, SubjectScore};
 pub use conclusion::{Conclusion, conclude};
+pub(crate) use criteria::MOST_MARGIN;
 pub use criteria::{ANSWERS_ALPHA, Criteria, EARLY_STOP_ALPHA, LOSS_SHARE, TOLERANCE_ALPHA, Tolerance};
 pub(crate) use difference::nats;
 pub use difference::{Difference, DifferenceKind};

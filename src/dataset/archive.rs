@@ -1,7 +1,8 @@
-//! The members of an archive as one stream: decompressed, bounded and vetted, never unpacked.
+//! The files of an archive as one stream: decompressed, bounded and vetted, never unpacked.
 //!
-//! Owns compression, tar and every limit on them; leaves what a member means to its caller. A refused member is refused
-//! wherever it stands, also where its content would be ignored.
+//! Owns compression, tar and every limit on them; leaves what a file means to its caller. A refused member is refused
+//! wherever it stands, also where its content would be ignored. What packers write besides members (volume labels, global
+//! headers, lists of folders) is passed over.
 
 use std::cell::Cell;
 use std::io::{self, BufReader, Cursor, Read};
@@ -13,6 +14,7 @@ use xz2::bufread::XzDecoder;
 use xz2::stream::{CONCATENATED, Stream};
 
 use super::extract_error::{Bound, ExtractError, Member, Near};
+use super::formats::{is_tar, name_of_format, without_label};
 use super::limits::Limits;
 use super::read_ahead::read_ahead;
 
@@ -25,7 +27,7 @@ pub(super) enum VisitError {
     Refused(ExtractError),
 }
 
-/// Shows every member with its path and content to `visit`, in the order of the archive.
+/// Shows every file with its path and content to `visit`, in the order of the archive.
 pub(super) fn read_members(
     source: impl Read + Send,
     limits: &Limits,
@@ -34,6 +36,7 @@ pub(super) fn read_members(
     let meter = Rc::new(Meter::new(*limits));
     let stream = open(source, &meter)?;
     read_ahead(stream, |stream| read_tar(Metered { stream, meter: Rc::clone(&meter) }, &meter, visit))
+        .map_err(ExtractError::NoThread)?
 }
 
 fn read_tar(
@@ -54,7 +57,6 @@ fn read_tar(
 
         let path = entry.path_bytes().into_owned();
         near = Near(Some(Member::new(&path)));
-        vet(&path, entry.header().entry_type())?;
         members += 1;
         if members > limits.members {
             return Err(limits.exceeded(Bound::Members, near));
@@ -62,9 +64,18 @@ fn read_tar(
         if entry.size() > limits.member_bytes {
             return Err(limits.exceeded(Bound::MemberBytes, near));
         }
+        let kind = entry.header().entry_type();
+        if kind == EntryType::XGlobalHeader && entry.size() > limits.header_bytes {
+            return Err(limits.exceeded(Bound::HeaderBytes, near));
+        }
+        let extensions = extensions(&mut entry).map_err(|error| meter.explain(error, &near))?;
+        let standing = vet(&path, kind, &extensions)?;
 
-        let read = visit(&path, &mut entry)
-            .and_then(|()| io::copy(&mut entry, &mut io::sink()).map_err(VisitError::Read));
+        let visited = match standing {
+            Standing::File => visit(&path, &mut entry),
+            Standing::NoFile => Ok(()),
+        };
+        let read = visited.and_then(|()| io::copy(&mut entry, &mut io::sink()).map_err(VisitError::Read));
         // What looks ill-formed may only be cut off.
         if meter.ended.get() {
             return Err(ExtractError::Truncated { near });
@@ -99,33 +110,84 @@ fn read_to_end(mut stream: impl Read, meter: &Meter, near: Near) -> Result<(), E
     }
 }
 
-fn vet(path: &[u8], kind: EntryType) -> Result<(), ExtractError> {
-    let member = || Member::new(path);
-    if path.starts_with(b"/") || path.split(|&byte| byte == b'/').any(|component| component == b"..") {
-        return Err(ExtractError::UnsafePath { member: member() });
-    }
-    let kind = match kind {
-        EntryType::Regular | EntryType::Continuous | EntryType::Directory | EntryType::XGlobalHeader => {
-            return Ok(());
-        }
-        EntryType::Link => "a hard link",
-        EntryType::Symlink => "a symbolic link",
-        EntryType::Char | EntryType::Block => "a device",
-        EntryType::Fifo => "a named pipe",
-        EntryType::GNUSparse => "a sparse file",
-        _ => "of an unknown kind",
-    };
-    Err(ExtractError::SpecialMember { member: member(), kind })
+/// What a header stands for.
+enum Standing {
+    /// A file with content.
+    File,
+    /// A folder, or something about the archive itself.
+    NoFile,
 }
 
-/// Bytes that tell the formats apart: tar names itself at byte 257.
-const HEAD: u64 = 262;
+/// What pax headers say of a member, as names and values.
+type Extensions = Vec<(String, String)>;
+
+fn extensions(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Extensions> {
+    let Some(extensions) = entry.pax_extensions()? else { return Ok(Vec::new()) };
+    let pairs = extensions.map(|pair| {
+        let pair = pair?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Ok((text(pair.key_bytes()), text(pair.value_bytes())))
+    });
+    pairs.collect()
+}
+
+/// Names in pax headers that say where a member's bytes are.
+const ABOUT_CONTENT: [&str; 3] = ["path", "size", "linkpath"];
+
+fn vet(path: &[u8], kind: EntryType, extensions: &Extensions) -> Result<Standing, ExtractError> {
+    let special = |kind, mend| Err(ExtractError::SpecialMember { member: Member::new(path), kind, mend });
+    let sparse_name = |name: &str| name.starts_with("GNU.sparse.") || name == "SCHILY.realsize";
+    if kind == EntryType::XGlobalHeader {
+        // Its path is the packer's business, as in `/tmp/GlobalHead.1.1`.
+        let redirects = |name: &String| ABOUT_CONTENT.contains(&name.as_str()) || sparse_name(name);
+        return match extensions.iter().find(|(name, _)| redirects(name)) {
+            Some(_) => special("a header that names or sizes every member after it", ANEW),
+            None => Ok(Standing::NoFile),
+        };
+    }
+    if extensions.iter().any(|(name, _)| sparse_name(name)) {
+        let name = extensions.iter().find(|(name, _)| name == "GNU.sparse.name");
+        let member = Member::new(name.map_or(path, |(_, name)| name.as_bytes()));
+        return Err(ExtractError::SpecialMember { member, kind: "a sparse file", mend: NOT_SPARSE });
+    }
+    if kind.as_byte() == b'V' {
+        return Ok(Standing::NoFile); // a label of the archive
+    }
+    if path.starts_with(b"/") || path.split(|&byte| byte == b'/').any(|component| component == b"..") {
+        return Err(ExtractError::UnsafePath { member: Member::new(path) });
+    }
+    match kind {
+        // Old formats tell a folder by its name only.
+        EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => Ok(Standing::NoFile),
+        EntryType::Regular | EntryType::Continuous => Ok(Standing::File),
+        EntryType::Directory => Ok(Standing::NoFile),
+        EntryType::Link => special("a hard link", PLAIN),
+        EntryType::Symlink => special("a symbolic link", PLAIN),
+        EntryType::Char | EntryType::Block => special("a device", LEAVE_OUT),
+        EntryType::Fifo => special("a named pipe", LEAVE_OUT),
+        EntryType::GNUSparse => special("a sparse file", NOT_SPARSE),
+        other => match other.as_byte() {
+            b'D' => Ok(Standing::NoFile), // a folder and the names in it, of an incremental archive
+            b'M' => special("the rest of a file that began in another volume", ANEW),
+            _ => special("of an unknown kind", ANEW),
+        },
+    }
+}
+
+const PLAIN: &str = "pack plain files only: `tar --dereference --hard-dereference -cf data.tar data`";
+const NOT_SPARSE: &str = "pack it again without `--sparse` (`-S`): `tar -cf data.tar data`";
+const LEAVE_OUT: &str =
+    "leave it out: remove it from the folder, and pack that again: `tar -cf data.tar data`";
+const ANEW: &str = "unpack it where it came from, and pack it again as one volume: `tar -cf data.tar data`";
+
+/// Bytes that tell the formats apart: the first header.
+const HEAD: u64 = 512;
 
 fn open<'s>(source: impl Read + Send + 's, meter: &Meter) -> Result<Box<dyn Read + Send + 's>, ExtractError> {
     let explain = |error| meter.explain(error, &Near(None));
     let (head, source) = peek(Source(source)).map_err(explain)?;
     let stream: Box<dyn Read + Send + 's> = if is_tar(&head) {
-        return Ok(Box::new(source));
+        return Ok(Box::new(without_label(&head, source)));
     } else if head.starts_with(b"\xfd7zXZ\0") {
         let decoder = Stream::new_stream_decoder(meter.limits.xz_memory_bytes, CONCATENATED)
             .map_err(|error| explain(error.into()))?;
@@ -136,7 +198,11 @@ fn open<'s>(source: impl Read + Send + 's, meter: &Meter) -> Result<Box<dyn Read
         return Err(not_an_archive("the file", &head));
     };
     let (head, stream) = peek(stream).map_err(explain)?;
-    if is_tar(&head) { Ok(Box::new(stream)) } else { Err(not_an_archive("what it decompresses to", &head)) }
+    if is_tar(&head) {
+        Ok(Box::new(without_label(&head, stream)))
+    } else {
+        Err(not_an_archive("what it decompresses to", &head))
+    }
 }
 
 /// The first bytes of a stream, and the whole stream.
@@ -146,13 +212,9 @@ fn peek<R: Read>(mut source: R) -> io::Result<(Vec<u8>, impl Read + use<R>)> {
     Ok((head.clone(), Cursor::new(head).chain(source)))
 }
 
-fn is_tar(head: &[u8]) -> bool {
-    head.ends_with(b"ustar")
-}
-
 fn not_an_archive(what: &'static str, head: &[u8]) -> ExtractError {
     let start = head[..head.len().min(16)].escape_ascii().to_string();
-    ExtractError::NotAnArchive { what, start }
+    ExtractError::NotAnArchive { what, start, format: name_of_format(head) }
 }
 
 /// Counts decompressed bytes against the limits, and notices a stream that ends.

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{Question, Split, Subject};
 
@@ -98,7 +98,7 @@ impl Dataset {
 }
 
 /// Which subjects of a dataset take part. Written as `all` or as a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub enum SubjectSelection {
     /// Every subject.
@@ -123,11 +123,32 @@ impl FromStr for SubjectSelection {
     }
 }
 
-impl TryFrom<String> for SubjectSelection {
-    type Error = NotASelection;
+/// Takes `2` as well as `"2"`; what is written is the latter.
+impl<'de> Deserialize<'de> for SubjectSelection {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Selection;
 
-    fn try_from(text: String) -> Result<Self, NotASelection> {
-        text.parse()
+        impl de::Visitor<'_> for Selection {
+            type Value = SubjectSelection;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("`\"all\"` or a number of subjects from 1")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SubjectSelection, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<SubjectSelection, E> {
+                self.visit_str(&number.to_string())
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<SubjectSelection, E> {
+                self.visit_str(&number.to_string())
+            }
+        }
+
+        deserializer.deserialize_any(Selection)
     }
 }
 
@@ -160,6 +181,20 @@ mod tests {
         assert_eq!(names("2"), ["anatomy", "law"]);
         assert_eq!(names("9"), ["anatomy", "law", "virology"]);
         assert_eq!(names("all"), ["anatomy", "law", "virology"]);
+    }
+
+    #[test]
+    fn a_selection_in_a_file_is_a_text_or_a_number_and_is_written_as_a_text() {
+        let read =
+            |json: &str| serde_json::from_str::<SubjectSelection>(json).map_err(|error| error.to_string());
+        for json in ["2", "\"2\""] {
+            assert_eq!(serde_json::to_string(&read(json).unwrap()).unwrap(), "\"2\"");
+        }
+        assert_eq!(read("\"all\""), Ok(SubjectSelection::All));
+        assert!(read("0").unwrap_err().contains("\"0\" is neither `all` nor a number of subjects from 1"));
+        assert!(read("-1").is_err() && read("1.5").is_err() && read("true").is_err());
+        let toml: BTreeMap<String, SubjectSelection> = toml::from_str("subjects = 2").unwrap();
+        assert_eq!(toml["subjects"].to_string(), "2");
     }
 
     #[test]

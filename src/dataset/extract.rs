@@ -1,7 +1,8 @@
 //! From an archive to a dataset in one pass. Main function: [`extract`].
 //!
-//! Only `<folder>/{dev,val,test}/<subject>_<split>.csv` is read, whatever the folder's name. Nothing is written to disk,
-//! and memory is bounded by [`Limits`], not by the archive.
+//! Only `<folder>/{dev,val,test}/<subject>_<split>.csv` is read, whatever the folder's name and however deep it lies, and
+//! only of one folder. What else lies among the tables and looks like one is refused; what lies elsewhere is told.
+//! Nothing is written to disk, and memory is bounded by [`Limits`], not by the archive.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -9,41 +10,81 @@ use std::io::Read;
 use super::archive::{VisitError, read_members};
 use super::extract_error::{Bound, ExtractError, Member, Near};
 use super::limits::Limits;
+use super::place::{LeftOut, Place, place};
 use super::records::{COLUMNS, RecordError, Records};
-use super::{Choice, Dataset, NotASubject, Question, QuestionId, RowProblem, Split, Subject};
+use super::{Choice, Dataset, Question, QuestionId, RowProblem, Split, Subject};
 
 /// Reads every question of a `.tar`, `.tar.xz` or `.tar.gz`, told apart by their content.
 ///
 /// # Errors
-/// When the archive cannot be read, holds a dangerous member or an ill-formed row, lacks a split, or exceeds `limits`.
-/// Nothing of a refused archive is returned.
+/// When the archive cannot be read, holds a dangerous member, an ill-formed row, a table under another name or tables in
+/// two folders, lacks a split, or exceeds `limits`. Nothing of a refused archive is returned.
 pub fn extract(source: impl Read + Send, limits: &Limits) -> Result<Dataset, ExtractError> {
+    extract_with_rest(source, limits).map(|(dataset, _)| dataset)
+}
+
+/// The same, and which files hold no question.
+///
+/// # Errors
+/// As [`extract`].
+pub fn extract_with_rest(
+    source: impl Read + Send,
+    limits: &Limits,
+) -> Result<(Dataset, LeftOut), ExtractError> {
     let mut collector = Collector {
         records: Records::new(limits.row_bytes),
         budget: Budget { limits, questions: 0, text_bytes: 0 },
+        folder: None,
         splits: BTreeMap::new(),
     };
+    let mut left_out = LeftOut::default();
     read_members(source, limits, |path, content| {
         let member = Member::new(path);
         match place(path) {
-            None => Ok(()),
-            Some(Ok((subject, split))) => collector.read_split(&member, subject, split, content),
-            Some(Err(source)) => Err(VisitError::Refused(ExtractError::BadSubject { member, source })),
+            Place::Litter => Ok(()),
+            Place::Elsewhere => {
+                left_out.add(&member);
+                Ok(())
+            }
+            Place::Table(folder, subject, split) => {
+                collector.enter(&member, folder).map_err(VisitError::Refused)?;
+                collector.read_split(&member, subject, split, content)
+            }
+            Place::BadSubject(source) => {
+                Err(VisitError::Refused(ExtractError::BadSubject { member, source }))
+            }
+            Place::Misnamed { wanted } => Err(VisitError::Refused(ExtractError::Misnamed { member, wanted })),
         }
     })?;
     if collector.splits.is_empty() {
         return Err(ExtractError::NoSubjects);
     }
-    Dataset::from_splits(collector.splits).map_err(ExtractError::MissingSplit)
+    let dataset = Dataset::from_splits(collector.splits).map_err(ExtractError::MissingSplit)?;
+    Ok((dataset, left_out))
 }
 
 struct Collector<'a> {
     records: Records,
     budget: Budget<'a>,
+    /// The one whose splits are read.
+    folder: Option<String>,
     splits: BTreeMap<(Subject, Split), Vec<Question>>,
 }
 
 impl Collector<'_> {
+    fn enter(&mut self, member: &Member, folder: String) -> Result<(), ExtractError> {
+        match &self.folder {
+            Some(first) if *first != folder => {
+                let first = Member::new(first.as_bytes());
+                Err(ExtractError::TwoFolders { first, member: member.clone() })
+            }
+            _ => {
+                self.folder = Some(folder);
+                Ok(())
+            }
+        }
+    }
+
     fn read_split(
         &mut self,
         member: &Member,
@@ -101,21 +142,4 @@ fn question(id: QuestionId, fields: [&str; COLUMNS]) -> Result<Question, RowProb
     let [text, a, b, c, d, answer] = fields;
     let answer: Choice = answer.parse().map_err(RowProblem::Answer)?;
     Ok(Question { id, text: text.to_owned(), options: [a, b, c, d].map(str::to_owned), answer })
-}
-
-/// Which questions a member holds, if any.
-fn place(path: &[u8]) -> Option<Result<(Subject, Split), NotASubject>> {
-    let path = str::from_utf8(path).ok()?;
-    let mut components = path.split('/').filter(|component| !matches!(*component, "" | "."));
-    let (_folder, split, file) = (components.next()?, components.next()?, components.next()?);
-    if components.next().is_some() {
-        return None;
-    }
-    let split = Split::ALL.into_iter().find(|known| known.name() == split)?;
-    let name = file.strip_suffix(".csv")?.strip_suffix(split.name())?.strip_suffix('_')?;
-    // macOS packs `._<file>` beside each file that has extended attributes.
-    if name.starts_with('.') {
-        return None;
-    }
-    Some(name.parse().map(|subject| (subject, split)))
 }

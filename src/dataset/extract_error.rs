@@ -3,14 +3,16 @@
 use std::fmt;
 use std::io;
 
+use super::formats::Format;
 use super::{MissingSplit, NotAChoice, NotASubject, Split, Subject};
+use crate::thread::NoThread;
 
 /// A member's path as the archive spells it; control characters are escaped when it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member(String);
 
 impl Member {
-    pub(super) fn new(path: &[u8]) -> Self {
+    pub(crate) fn new(path: &[u8]) -> Self {
         Self(String::from_utf8_lossy(path).into_owned())
     }
 }
@@ -88,6 +90,9 @@ pub enum RowProblem {
         /// Which, from 1.
         column: usize,
     },
+    /// The whole file is no text in UTF-8, as its first bytes tell.
+    #[error("the file is {}", .0.name)]
+    NotText(Format),
     /// The fields are longer than allowed.
     #[error("more than {allowed} bytes")]
     TooLong {
@@ -110,13 +115,21 @@ pub enum ExtractError {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// The system refuses what decoding runs on.
+    #[error("read the archive")]
+    NoThread(#[source] NoThread),
     /// The file is of another kind.
-    #[error("read the archive: {what} is neither tar, tar.xz nor tar.gz (it starts with \"{start}\")")]
+    #[error(
+        "read the archive: {what} is {}neither tar, tar.xz nor tar.gz (it starts with \"{start}\")",
+        format.map(|format| format!("{}, and ", format.name)).unwrap_or_default()
+    )]
     NotAnArchive {
         /// The file, or what it decompresses to.
         what: &'static str,
         /// Its first bytes, escaped.
         start: String,
+        /// What it is, if that is known.
+        format: Option<Format>,
     },
     /// The archive ends too early.
     #[error("read the archive to its end: it is cut off {near}")]
@@ -164,6 +177,24 @@ pub enum ExtractError {
         member: Member,
         /// What it is, with its article.
         kind: &'static str,
+        /// What to do about it.
+        mend: &'static str,
+    },
+    /// A file among the tables that only its name keeps from being one.
+    #[error("accept archive member {member}: it lies among the tables, and is not named like one")]
+    Misnamed {
+        /// The member.
+        member: Member,
+        /// What it would have to be called.
+        wanted: String,
+    },
+    /// Tables in two folders.
+    #[error("choose between the tables below {first} and {member}: they lie in two folders")]
+    TwoFolders {
+        /// The folder of the tables before.
+        first: Member,
+        /// A table of another.
+        member: Member,
     },
     /// A file name that no subject can have.
     #[error("accept archive member {member}")]
@@ -207,7 +238,14 @@ impl ExtractError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Read { .. } => "check that the path is a file which this user may read, then run again",
-            Self::NotAnArchive { .. } => {
+            Self::NoThread(refused) => return Some(refused.hint()),
+            Self::NotAnArchive { format: Some(format), .. } => {
+                return Some(format!(
+                    "{}, and give the archive itself: `data.tar`, `.tar.xz` or `.tar.gz`",
+                    format.mend
+                ));
+            }
+            Self::NotAnArchive { format: None, .. } => {
                 "give the archive itself (`data.tar`, `.tar.xz` or `.tar.gz`), not a zip or a saved web page; or the folder that it was made of"
             }
             Self::Truncated { .. } | Self::Damaged { .. } => {
@@ -222,15 +260,22 @@ impl ExtractError {
             Self::LimitExceeded { bound: Bound::XzMemoryBytes, .. } => {
                 "compress it again with a smaller dictionary, for instance with `xz -6`"
             }
+            Self::LimitExceeded { bound: Bound::HeaderBytes, .. } => {
+                "pack it again without extended attributes: `tar --no-xattrs --no-acls --no-selinux -cf data.tar data`"
+            }
             Self::LimitExceeded { .. } => {
                 "if you trust the archive, repack it with only the folders `dev`, `val` and `test`"
             }
             Self::UnsafePath { .. } => {
                 "do not trust this archive; if it is yours, pack it again from the folder above `data`: `tar -cf data.tar data`"
             }
-            Self::SpecialMember { .. } => {
-                "pack plain files only: `tar --dereference --hard-dereference -cf data.tar data`"
+            Self::SpecialMember { mend, .. } => mend,
+            Self::Misnamed { wanted, .. } => {
+                return Some(format!(
+                    "rename it to `{wanted}`, decompressed and with commas between its columns, or move it out of that folder"
+                ));
             }
+            Self::TwoFolders { .. } => "pack only the folder that is meant: `tar -cf data.tar data`",
             Self::BadSubject { .. } => {
                 "rename the file to `<subject>_<split>.csv`, or move it out of the split's folder"
             }
@@ -241,12 +286,16 @@ impl ExtractError {
                 RowProblem::Columns { .. } => {
                     "a row is `question,A,B,C,D,answer`; a field with a comma, quote or line end stands in double quotes"
                 }
+                RowProblem::EmptyField { column: 6 } => {
+                    "the last column holds the letter of the right option: A, B, C or D"
+                }
                 RowProblem::EmptyField { .. } => {
                     "a question and its options need text; write `None` for none"
                 }
                 RowProblem::NotUtf8 { .. } => {
-                    "convert the file to UTF-8, for instance with `iconv -f latin1 -t utf-8`"
+                    "convert the file to UTF-8: `iconv -f latin1 -t utf-8 FILE > NEW`, if it is of Western Europe; `file -i FILE` guesses"
                 }
+                RowProblem::NotText(format) => format.mend,
                 RowProblem::TooLong { .. } => {
                     "look for a double quote that is never closed on or before this row"
                 }

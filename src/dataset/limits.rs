@@ -30,7 +30,7 @@ impl Default for Limits {
             members: 10_000,
             member_bytes: 256 << 20,
             archive_bytes: 1 << 30,
-            header_bytes: 16 << 10,
+            header_bytes: 1 << 20,
             row_bytes: 64 << 10,
             questions: 100_000,
             text_bytes: 64 << 20,

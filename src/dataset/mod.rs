@@ -11,9 +11,13 @@ mod extract;
 mod extract_error;
 #[cfg(test)]
 mod extract_tests;
+mod formats;
 mod limits;
+mod place;
 mod prompt;
 mod questions_file;
+#[cfg(test)]
+mod quirk_tests;
 mod read_ahead;
 mod records;
 #[cfg(test)]
@@ -26,9 +30,12 @@ mod tokenizer;
 pub use crate::model::{Choice, NotAChoice, NotASubject, Question, QuestionId, Split, Subject};
 pub use answer::parse_answer;
 pub use collection::{Dataset, MissingSplit, NotASelection, SubjectQuestions, SubjectSelection};
-pub use extract::extract;
+pub use extract::{extract, extract_with_rest};
 pub use extract_error::{Bound, ExtractError, Member, Near, RowProblem};
+pub use formats::Format;
 pub use limits::Limits;
+pub use place::LeftOut;
+pub(crate) use place::is_like_table;
 pub use prompt::{Prompt, PromptError, PromptLimits, Prompter};
 pub use questions_file::{LineProblem, ReadQuestionsError, read_questions, write_questions};
 pub use template::PromptTemplate;

@@ -126,12 +126,17 @@ impl<'a> Prompter<'a> {
         thread::scope(|scope| {
             let threads: Vec<_> = batch
                 .chunks(batch.len().div_ceil(cores))
-                .map(|part| scope.spawn(move || prompts(part)))
+                .map(|part| {
+                    let thread = thread::Builder::new().spawn_scoped(scope, move || prompts(part));
+                    // Where the system refuses a thread, this one does the work.
+                    thread.map_err(|_| prompts(part))
+                })
                 .collect();
-            threads
-                .into_iter()
-                .flat_map(|thread| thread.join().expect("a prompt or an error is made"))
-                .collect()
+            let join = |thread| match thread {
+                Ok(thread) => thread::ScopedJoinHandle::join(thread).expect("a prompt or an error is made"),
+                Err(done) => done,
+            };
+            threads.into_iter().flat_map(join).collect()
         })
     }
 

@@ -5,6 +5,8 @@ use std::io::{self, Cursor, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use crate::thread::NoThread;
+
 /// Bytes of one chunk, and how many chunks are decoded ahead.
 const CHUNK: usize = 64 * 1024;
 const DEPTH: usize = 8;
@@ -16,11 +18,19 @@ pub(super) struct ReadAhead {
 }
 
 /// Gives `stream` to `consume`, some chunks ahead of it. Reading stops when `consume` is done with the stream.
-pub(super) fn read_ahead<T>(stream: impl Read + Send, consume: impl FnOnce(ReadAhead) -> T) -> T {
+///
+/// # Errors
+/// When the system refuses a thread.
+pub(super) fn read_ahead<T>(
+    stream: impl Read + Send,
+    consume: impl FnOnce(ReadAhead) -> T,
+) -> Result<T, NoThread> {
     thread::scope(|scope| {
         let (sender, chunks) = sync_channel(DEPTH);
-        scope.spawn(move || send_chunks(stream, &sender));
-        consume(ReadAhead { chunks, current: Cursor::default() })
+        thread::Builder::new()
+            .spawn_scoped(scope, move || send_chunks(stream, &sender))
+            .map_err(NoThread::Refused)?;
+        Ok(consume(ReadAhead { chunks, current: Cursor::default() }))
     })
 }
 
@@ -75,7 +85,8 @@ mod tests {
         let mut read = Vec::new();
         let error = read_ahead(bytes.as_slice().chain(Failing), |mut stream| {
             stream.read_to_end(&mut read).unwrap_err()
-        });
+        })
+        .unwrap();
         assert_eq!(error.to_string(), "gone");
         assert_eq!(read, bytes);
     }
@@ -83,7 +94,7 @@ mod tests {
     #[test]
     fn an_endless_stream_stops_with_its_reader() {
         let mut start = [0; 10];
-        read_ahead(io::repeat(7), |mut stream| stream.read_exact(&mut start)).unwrap();
+        read_ahead(io::repeat(7), |mut stream| stream.read_exact(&mut start)).unwrap().unwrap();
         assert_eq!(start, [7; 10]);
     }
 }

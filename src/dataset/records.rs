@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use csv_core::{ReadRecordResult, Reader};
 
 use super::RowProblem;
+use super::formats::name_of_encoding;
 
 /// Bytes that are read at once.
 const CHUNK: u64 = 32 * 1024;
@@ -31,6 +32,8 @@ pub(super) struct Records {
     consumed: usize,
     text: Box<[u8]>,
     row: u32,
+    /// Nothing of the file was read yet.
+    at_start: bool,
 }
 
 impl Records {
@@ -38,7 +41,7 @@ impl Records {
     pub(super) fn new(record_bytes: usize) -> Self {
         // The parser asks for more room as soon as none is left.
         let text = vec![0; record_bytes + 1].into_boxed_slice();
-        Self { parser: Reader::new(), input: Vec::new(), consumed: 0, text, row: 0 }
+        Self { parser: Reader::new(), input: Vec::new(), consumed: 0, text, row: 0, at_start: true }
     }
 
     /// Forgets the file before: the next record is the first of another.
@@ -47,6 +50,7 @@ impl Records {
         self.input.clear();
         self.consumed = 0;
         self.row = 0;
+        self.at_start = true;
     }
 
     /// The number and fields of the next record in `source`, or `None` at its end.
@@ -61,6 +65,12 @@ impl Records {
         loop {
             if self.consumed == self.input.len() {
                 self.refill(source).map_err(RecordError::Read)?;
+                if self.at_start
+                    && let Some(format) = name_of_encoding(&self.input)
+                {
+                    return Err(RecordError::Row { row, problem: RowProblem::NotText(format) });
+                }
+                self.at_start = false;
             }
             let (result, read, written, ended) = self.parser.read_record(
                 &self.input[self.consumed..],

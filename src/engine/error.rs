@@ -169,6 +169,14 @@ impl EngineError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Spawn { source, .. }
+                if [io::ErrorKind::WouldBlock, io::ErrorKind::OutOfMemory].contains(&source.kind()) =>
+            {
+                Some(
+                    "raise the limit on processes (`ulimit -u`, a container's `pids` limit), or free memory"
+                        .to_owned(),
+                )
+            }
             Self::Spawn { .. } => Some(
                 "can the cache folder be written, and was this program moved since it started?".to_owned(),
             ),

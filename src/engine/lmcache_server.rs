@@ -13,6 +13,7 @@ use super::ports::{free_ports, start_on_free_ports};
 use super::process::{Launch, OwnedProcess, Streams, telling_line};
 use super::protocol::Connector;
 use super::server_counters::{Counted, ServerCounters};
+use crate::thread::on_thread;
 
 const WHAT: &str = "the LMCache server";
 /// What vLLM asks a server through.
@@ -330,7 +331,7 @@ pub(super) async fn answers(url: String) -> bool {
 
 /// What a server on this machine answers.
 async fn ask(method: Method, url: String) -> Result<String, String> {
-    let asked = tokio::task::spawn_blocking(move || {
+    let asked = on_thread(move || {
         let agent: ureq::Agent =
             ureq::Agent::config_builder().timeout_global(Some(ANSWER_PATIENCE)).proxy(None).build().into();
         let answer = match method {

@@ -44,10 +44,10 @@ impl Capacity {
 
     /// What chunks in LMCache and tokens in vLLM take: name of the tier, bytes needed, bytes that a round may fill.
     fn tiers(&self, chunks: u64, tokens: u64) -> [(&'static str, u64, u64); 2] {
-        let cached = chunks * u64::from(self.chunk_tokens) * self.bytes_per_token;
+        let cached = (chunks * u64::from(self.chunk_tokens)).saturating_mul(self.bytes_per_token);
         [
             ("LMCache's memory", cached, usable(self.lmcache_bytes)),
-            ("vLLM's KV cache", tokens * self.bytes_per_token, usable(self.engine_bytes)),
+            ("vLLM's KV cache", tokens.saturating_mul(self.bytes_per_token), usable(self.engine_bytes)),
         ]
     }
 }
@@ -117,8 +117,13 @@ impl TooLarge {
     /// What to do next.
     #[must_use]
     pub fn hint(&self) -> String {
-        let setting = if self.tier.starts_with('L') { "lmcache.memory_gib" } else { "engine.kv_cache_gib" };
-        format!("raise `{setting}` in the suite")
+        format!("raise `{}` in the suite", self.setting())
+    }
+
+    /// The setting that is too small.
+    #[must_use]
+    pub fn setting(&self) -> &'static str {
+        if self.tier.starts_with('L') { "lmcache.memory_gib" } else { "engine.kv_cache_gib" }
     }
 }
 

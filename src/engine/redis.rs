@@ -16,6 +16,7 @@ use redis::{
 use super::error::EngineError;
 use super::ports::{free_ports, start_on_free_ports};
 use super::process::{Launch, OwnedProcess, Streams};
+use crate::thread::on_thread;
 
 const WHAT: &str = "the Redis server";
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
@@ -38,7 +39,11 @@ pub struct RedisAddress {
 
 impl fmt::Display for RedisAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "redis://{}:{}", self.host, self.port)
+        if self.host.contains(':') {
+            write!(formatter, "redis://[{}]:{}", self.host, self.port)
+        } else {
+            write!(formatter, "redis://{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -93,7 +98,9 @@ impl FromStr for RedisAddress {
         if !matches!(url.path(), "" | "/" | "/0") || url.query().is_some() {
             return Err(RedisUrlError::Database);
         }
-        let host = url.host_str().filter(|host| !host.is_empty());
+        // An address of IPv6 stands in brackets in a URL, and in no other place.
+        let host = url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']'));
+        let host = host.filter(|host| !host.is_empty());
         Ok(Self {
             host: host.ok_or(RedisUrlError::Malformed)?.to_owned(),
             port: url.port().unwrap_or(DEFAULT_PORT),
@@ -157,7 +164,7 @@ impl Redis {
         let address = RedisAddress { host: "127.0.0.1".to_owned(), port, user: None, password: None };
         let answers = async || {
             let address = address.clone();
-            let asked = tokio::task::spawn_blocking(move || connect(&address).is_ok());
+            let asked = on_thread(move || connect(&address).is_ok());
             asked.await.unwrap_or(false)
         };
         process.until_ready(WHAT, settings.patience, &[port], answers).await?;
@@ -202,10 +209,10 @@ impl Redis {
     /// When it does not; `log` is where its own last words are, if it is ours.
     pub async fn require_alive(&self, log: &Utf8Path) -> Result<(), EngineError> {
         let address = self.address.clone();
-        let asked = tokio::task::spawn_blocking(move || connect(&address).map(drop)).await;
-        asked.expect("asking a server does not panic").map_err(|error| {
+        let asked = on_thread(move || connect(&address).map(drop).map_err(|error| error.to_string())).await;
+        asked.unwrap_or_else(|error| Err(error.to_string())).map_err(|problem| {
             let log = self.process.as_ref().map_or(log, OwnedProcess::log).to_owned();
-            EngineError::Gone { what: format!("{WHAT} {}", self.address), problem: error.to_string(), log }
+            EngineError::Gone { what: format!("{WHAT} {}", self.address), problem, log }
         })
     }
 
@@ -320,6 +327,13 @@ mod tests {
     fn an_address_is_read_without_secrets_and_shown_without_them() {
         let mut address: RedisAddress = "redis://kv@cache.example".parse().unwrap();
         assert_eq!((address.host.as_str(), address.port), ("cache.example", 6379));
+        let of_ipv6: RedisAddress = "redis://[::1]:7".parse().unwrap();
+        assert_eq!(
+            (of_ipv6.host.as_str(), of_ipv6.port, of_ipv6.to_string().as_str()),
+            ("::1", 7, "redis://[::1]:7")
+        );
+        let refused = Redis::attach("redis://[::1]:1".parse().unwrap(), String::new()).unwrap_err();
+        assert!(refused.is_io_error() && !refused.to_string().contains("lookup"), "{refused}");
         address.password = Some("hunter2".to_owned());
         assert_eq!(format!("{address} {address:?}"), "redis://cache.example:6379 redis://cache.example:6379");
     }

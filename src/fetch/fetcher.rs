@@ -222,7 +222,10 @@ impl Fetcher {
         };
         std::thread::scope(|scope| {
             for _ in 0..WORKERS.min(files) {
-                scope.spawn(work);
+                // Where the system refuses a thread, this one does the work.
+                if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    return work();
+                }
             }
         });
         if let Some(error) = first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {

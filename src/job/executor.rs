@@ -11,6 +11,7 @@ use crate::event::Event;
 use crate::stage::{Context, Desk, Inputs, StageError};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Claim, Reuse, StageKey, Store, StoreError};
+use crate::thread::on_thread;
 
 /// What finds or makes artifacts.
 #[derive(Debug, Clone, Copy)]
@@ -191,7 +192,7 @@ impl Executor<'_> {
     /// Looks for the artifact on a thread of its own, since it may wait for another run, and that can be interrupted.
     async fn claim(&self, key: StageKey, label: String, reuse: Reuse) -> Result<Claim, StoreError> {
         let (store, patience) = (self.store.clone(), self.desk.patience.other_run());
-        let claim = tokio::task::spawn_blocking(move || store.claim(&key, &label, reuse, patience));
-        claim.await.expect("looking for an artifact does not panic")
+        let claim = on_thread(move || store.claim(&key, &label, reuse, patience));
+        claim.await.map_err(StoreError::NoThread)?
     }
 }

@@ -32,8 +32,12 @@ impl KvShape {
     #[must_use]
     pub fn bytes_per_token(self, element: u64) -> u64 {
         match self {
-            Self::Dense { layers, kv_heads, head_size } => 2 * layers * kv_heads * head_size * element,
-            Self::Mla { layers, latent, rotary } => layers * (latent + rotary) * element,
+            Self::Dense { layers, kv_heads, head_size } => {
+                [layers, kv_heads, head_size, element].into_iter().fold(2, u64::saturating_mul)
+            }
+            Self::Mla { layers, latent, rotary } => {
+                latent.saturating_add(rotary).saturating_mul(layers).saturating_mul(element)
+            }
         }
     }
 

@@ -4,7 +4,6 @@
 use super::Request;
 use crate::assets::Model;
 use crate::carrier::{RouteError, Topology, find_carrier};
-use crate::dataset::PromptLimits;
 use crate::digest::Digest;
 use crate::engine::Capacity;
 use crate::engine::environment::Environment;
@@ -13,7 +12,7 @@ use crate::model::KvShape;
 use crate::model::Route;
 use crate::stage::{
     Baseline, Cached, Compare, Control, EngineSpec, FOREIGN_PROMPTS, Faults, Foreign, Prompts, Shards,
-    StageError, batching, capacity, differences,
+    StageError, batching, capacity, differences, prompt_limits,
 };
 
 /// The prompts of a model with this tokenizer.
@@ -22,10 +21,7 @@ pub(super) fn prompts(request: &Request, tokenizer: Digest) -> Work {
     Work::Prompts(Prompts {
         subjects: suite.subjects,
         template: suite.prompt.template.clone(),
-        limits: PromptLimits {
-            example_tokens: suite.prompt.example_tokens,
-            prompt_tokens: suite.engine.max_model_len - suite.engine.max_tokens,
-        },
+        limits: prompt_limits(suite),
         tokenizer,
         excerpt: request.excerpt.clone(),
     })
@@ -58,7 +54,7 @@ impl<'a> ArmsOf<'a> {
             alone: EngineSpec::of(suite, model, device, environment.identity_of_baseline()),
             connected: EngineSpec::of(suite, model, device, environment.identity().clone()),
             shape: model.files().kv_shape()?,
-            capacity: capacity(suite, model)?,
+            capacity: capacity(suite, model.settings(), model.files())?,
         })
     }
 

@@ -6,7 +6,7 @@ use super::{Bench, Cell, ForeignReading, Planting, RunGraph, graph};
 use crate::carrier::{Here, RouteError, find_carrier, foreign_route, planting_routes};
 use crate::job::{Ended, JobId};
 use crate::model::Route;
-use crate::stage::{StageError, admit_prompts, capacity};
+use crate::stage::{StageError, admit_prompts, capacity, require_letters};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 
@@ -26,14 +26,19 @@ impl Inputs {
 /// # Errors
 /// When they cannot be made, or a prompt does not fit where its KV must go.
 pub async fn prepare_inputs(bench: &Bench) -> Result<Inputs, StageError> {
-    let sources = &bench.desk.sources;
+    let (suite, sources) = (&bench.request.suite, &bench.desk.sources);
+    for model in sources.models() {
+        model.files().kv_shape()?;
+        model.files().check_weights(suite, model.settings())?;
+        require_letters(model.files(), model.name())?;
+    }
     let run = graph(&bench.request, sources, None)?;
     let wanted: Vec<JobId> = run.graph.jobs().map(|(id, _)| id).collect();
     let mut ended = Ended::default();
     bench.executor().run(&run.graph, &wanted, &mut ended, |_, _| {}).await;
     for (model, jobs) in sources.models().iter().zip(&run.models) {
         if let Some(prompts) = ended.artifact(jobs.prompts) {
-            admit_prompts(model.name(), prompts, capacity(&bench.request.suite, model)?)?;
+            admit_prompts(model.name(), prompts, capacity(suite, model.settings(), model.files())?)?;
         }
     }
     let made = wanted.iter().filter_map(|&id| Some((id, ended.artifact(id)?.clone()))).collect();

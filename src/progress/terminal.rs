@@ -3,6 +3,8 @@
 //! A terminal shows a Ctrl-C as `^C` where the cursor is. A bar that left the cursor at the right margin would push it to
 //! the next line, and stay on screen because that line is cleared instead; so bars end before the margin.
 
+use std::borrow::Cow;
+use std::fmt::Write;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -57,6 +59,28 @@ pub fn close() {
     }
 }
 
+/// A text without what a terminal would obey: control characters, but for line ends and tabs, and marks that turn the
+/// direction of writing, each as JSON escapes it.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let obeyed = |character: char| {
+        let turns = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        turns || (character.is_control() && !matches!(character, '\n' | '\t'))
+    };
+    if !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if obeyed(character) {
+            write!(shown, "\\u{:04x}", u32::from(character)).expect("a string can be written to");
+        } else {
+            shown.push(character);
+        }
+    }
+    Cow::Owned(shown)
+}
+
 /// Standard error, less its right margin.
 #[derive(Debug)]
 struct Narrowed(Term);
@@ -100,5 +124,16 @@ impl TermLike for Narrowed {
 
     fn flush(&self) -> io::Result<()> {
         self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_instead() {
+        assert_eq!(printable("a\u{1b}]0;x\u{7}\r\u{9b}\u{202e}"), "a\\u001b]0;x\\u0007\\u000d\\u009b\\u202e");
+        assert!(matches!(printable("é, \t\n"), Cow::Borrowed(_)));
     }
 }

@@ -3,16 +3,13 @@
 use serde::Serialize;
 
 use super::engine_run::{EngineRun, EngineSetup, EngineSpec};
+use super::files::{BASELINE, CONTROL, REPEAT};
 use super::order::slices;
 use super::prompts::read_prompts;
 use super::rounds::{Pass, Rounds};
 use super::{Context, StageError};
 use crate::dataset::QuestionId;
 use crate::engine::{Capacity, PrefixCache, Round};
-
-pub(super) const BASELINE: &str = "baseline.jsonl";
-pub(super) const REPEAT: &str = "repeat.jsonl";
-pub(super) const CONTROL: &str = "control.jsonl";
 
 /// vLLM alone, its own prefix caching off. Input: the prompts.
 #[derive(Debug, Clone, PartialEq, Serialize)]

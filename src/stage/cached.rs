@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::engine_run::{EngineRun, EngineSetup, EngineSpec, chunk_bytes};
+use super::capacity::chunk_bytes;
+use super::engine_run::{EngineRun, EngineSetup, EngineSpec};
+use super::files::{LOAD, STORE};
 use super::lines::{read_json, write_json};
 use super::load_pass::{LoadPass, PassCounters, Passes};
 use super::rounds::{Pass, Rounds};
@@ -20,8 +22,6 @@ use crate::model::Route;
 use crate::store::Artifact;
 use crate::suite::LmcacheSettings;
 
-pub(super) const STORE: &str = "store.jsonl";
-pub(super) const LOAD: &str = "load.jsonl";
 const PASSES: &str = "passes.json";
 /// Between two looks at whether what a load pass is served from is still there.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::answer::{published_answers, read_answer};
-use super::arms::{BASELINE, CONTROL, REPEAT};
-use super::cached::{LOAD, STORE, read_passes};
+use super::cached::read_passes;
 use super::engine_run::{EngineSpec, read_ready};
+use super::files::{BASELINE, CONTROL, LOAD, REPEAT, STORE};
 use super::kv_evidence::{kv_evidence, read_records};
 use super::lines::{read_json, read_lines, write_json};
 use super::prompts::{load_tokenizer, read_prompts};

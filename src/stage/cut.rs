@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::arms::CONTROL;
-use super::cached::LOAD;
+use super::files::{CONTROL, LOAD};
 use super::lines::read_lines;
 use super::prompts::{read_prompts, write_prompts};
 use super::{Context, StageError};

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::lines::{read_json, write_json};
 use super::prompts::{load_tokenizer, read_prompts};
 use super::{Context, StageError};
-use crate::assets::{AssetError, Model, ModelFiles};
+use crate::assets::{Model, ModelFiles};
 use crate::cache::Bucket;
 use crate::carrier::Surroundings;
 use crate::digest::Digest;
@@ -137,27 +137,6 @@ fn variables(
         ]),
     }
     variables.into_iter().map(|(name, value)| (name.to_owned(), value))
-}
-
-/// Bytes and chunks that the rounds of a model are made for.
-///
-/// # Errors
-/// When the model's shape cannot be read.
-pub fn capacity(suite: &Suite, model: &Model) -> Result<Capacity, AssetError> {
-    let (shape, ranks) = (model.files().kv_shape()?, Parallelism::of(model.settings()));
-    Ok(Capacity {
-        chunk_tokens: suite.lmcache.chunk_tokens,
-        bytes_per_token: ranks.stored_shape(shape).bytes_per_token(suite.engine.dtype.bytes()),
-        lmcache_bytes: u64::from(suite.lmcache.memory_gib) * GIB,
-        // Each rank has a cache of this size; those that hold the same KV are no more room.
-        engine_bytes: (u64::from(suite.engine.kv_cache_gib) * GIB)
-            .saturating_mul(ranks.written_shards(shape).into()),
-    })
-}
-
-/// Bytes of one chunk.
-pub(super) fn chunk_bytes(capacity: Capacity) -> u64 {
-    u64::from(capacity.chunk_tokens) * capacity.bytes_per_token
 }
 
 /// An arm's engine, about to be started for one job.

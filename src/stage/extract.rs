@@ -6,7 +6,7 @@ use fs_err as fs;
 use serde::Serialize;
 
 use super::{Context, StageError};
-use crate::dataset::{Dataset, Limits, read_questions, write_questions};
+use crate::dataset::{Dataset, Limits, extract_with_rest, read_questions, write_questions};
 use crate::digest::Digest;
 use crate::store::Artifact;
 
@@ -21,15 +21,20 @@ pub struct Extract {
 }
 
 impl Extract {
-    pub(crate) const SCHEMA: u32 = 2;
+    pub(crate) const SCHEMA: u32 = 3;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let sources = &context.desk.sources;
         let (archive, digest) = sources.archive();
         debug_assert_eq!(digest, self.archive, "a graph names the archive that it was made of");
         let name = sources.dataset();
-        let dataset = crate::dataset::extract(archive.open()?, &Limits::default())
+        let (dataset, left_out) = extract_with_rest(archive.open()?, &Limits::default())
             .map_err(|error| StageError::Extract { archive: name.to_owned(), source: Box::new(error) })?;
+        let left_out = archive.left_out().and(&left_out);
+        if !left_out.is_empty() {
+            let told = format!("not read of {name}, since no tables of dev, val or test: {left_out}");
+            context.desk.events.warn(told);
+        }
         let path = context.draft.path(QUESTIONS);
         let write = || {
             let mut file = BufWriter::with_capacity(WRITTEN_AT_ONCE, fs::File::create(&path)?);

@@ -11,9 +11,10 @@ use camino::Utf8PathBuf;
 use serde::Serialize;
 
 use super::answer::{published_answers, read_answer};
-use super::arms::{BASELINE, CONTROL, REPEAT};
+use super::capacity::chunk_bytes;
 use super::compare::{Shards, batching, counters, expected};
-use super::engine_run::{EngineRun, EngineSpec, READY, chunk_bytes};
+use super::engine_run::{EngineRun, EngineSpec, READY};
+use super::files::{BASELINE, CONTROL, REPEAT};
 use super::kv_evidence::kv_evidence;
 use super::lines::{read_json, read_lines, write_json};
 use super::planting_ground::{Ground, choose_questions};

@@ -10,7 +10,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use serde::Serialize;
 
-use super::engine_run::{EngineRun, EngineSetup, EngineSpec, chunk_bytes};
+use super::capacity::chunk_bytes;
+use super::engine_run::{EngineRun, EngineSetup, EngineSpec};
 use super::lines::{read_json, write_json};
 use super::planting_ground::choose_questions;
 use super::{Context, StageError};

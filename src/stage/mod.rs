@@ -19,6 +19,7 @@
 mod answer;
 mod arms;
 mod cached;
+mod capacity;
 mod compare;
 mod cut;
 mod desk;
@@ -26,6 +27,7 @@ mod engine_run;
 mod error;
 mod extract;
 mod faults;
+mod files;
 mod foreign;
 mod kv_evidence;
 mod lines;
@@ -40,13 +42,17 @@ mod watch;
 
 pub use arms::{Baseline, Control};
 pub use cached::Cached;
+pub use capacity::capacity;
 pub use compare::{Compare, Shards, batching, read_comparison};
 pub use cut::{Cut, find_location};
 pub use desk::{Context, Desk, Inputs, Label, Promise};
-pub use engine_run::{EngineSpec, capacity, read_ready};
+pub use engine_run::{EngineSpec, read_ready};
 pub use error::{StageError, in_full};
 pub use extract::{Extract, read_dataset};
 pub use faults::{Faults, read_faults};
 pub use foreign::{FOREIGN_PROMPTS, Foreign, differences, read_foreign};
-pub use prompts::{Excerpt, ExcerptQuestion, Prompts, admit_prompts, read_prompts};
+pub(crate) use prompts::prompt_limits;
+pub use prompts::{
+    Excerpt, ExcerptQuestion, Prompts, admit_prompts, check_prompts, read_prompts, require_letters, template,
+};
 pub use sources::Sources;

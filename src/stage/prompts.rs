@@ -3,17 +3,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::capacity::capacity;
 use super::lines::{LineWriter, read_json, read_lines, write_json};
 use super::sources::TOKENIZER;
 use super::{Context, StageError, read_dataset};
 use crate::assets::ModelFiles;
 use crate::dataset::{
-    Prompt, PromptLimits, PromptTemplate, Prompter, QuestionId, Subject, SubjectSelection, Tokenizer,
+    Dataset, Prompt, PromptLimits, PromptTemplate, Prompter, QuestionId, Subject, SubjectSelection, Tokenizer,
 };
 use crate::digest::Digest;
 use crate::engine::Capacity;
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft};
+use crate::suite::{ModelSettings, Suite};
 
 const PROMPTS: &str = "prompts.jsonl";
 const LONGEST: &str = "longest.json";
@@ -53,13 +55,10 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    pub(crate) const SCHEMA: u32 = 3;
+    pub(crate) const SCHEMA: u32 = 4;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
-        let template = PromptTemplate::single_letter();
-        if self.template != template.name() {
-            return Err(StageError::Template(self.template.clone()));
-        }
+        let template = template(&self.template)?;
         let files = context.desk.sources.files_with_tokenizer(self.tokenizer);
         let tokenizer = load_tokenizer(files, context.model_name())?;
         let dataset = read_dataset(context.inputs.of(StageName::Extract))?;
@@ -72,6 +71,53 @@ impl Prompts {
     }
 }
 
+/// How long a suite's examples and prompts may be, in tokens.
+pub(crate) fn prompt_limits(suite: &Suite) -> PromptLimits {
+    PromptLimits {
+        example_tokens: suite.prompt.example_tokens,
+        prompt_tokens: suite.engine.max_model_len.saturating_sub(suite.engine.max_tokens),
+    }
+}
+
+/// The template of this name and version.
+///
+/// # Errors
+/// When there is none.
+pub fn template(name: &str) -> Result<PromptTemplate, StageError> {
+    let template = PromptTemplate::single_letter();
+    if name == template.name() { Ok(template) } else { Err(StageError::Template(name.to_owned())) }
+}
+
+/// Makes every prompt of a suite and keeps none, to see that each can be made and that the longest has room.
+///
+/// # Errors
+/// When the tokenizer cannot be used, or a question does not fit the model or where its KV must go.
+pub fn check_prompts(
+    suite: &Suite,
+    settings: &ModelSettings,
+    files: &ModelFiles,
+    dataset: &Dataset,
+) -> Result<(), StageError> {
+    let (template, tokenizer) = (template(&suite.prompt.template)?, load_tokenizer(files, &settings.name)?);
+    let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits: prompt_limits(suite) };
+    let mut longest: Option<Longest> = None;
+    for prompt in prompter.prompts(dataset, suite.subjects) {
+        keep_longer(&mut longest, &prompt?);
+    }
+    admit_longest(&settings.name, longest, capacity(suite, settings, files)?)
+}
+
+/// Fails where an answer's letter is not one token; `model` names the model in messages.
+///
+/// # Errors
+/// When the tokenizer cannot be read, or cuts a letter in pieces.
+pub fn require_letters(files: &ModelFiles, model: &str) -> Result<(), StageError> {
+    match load_tokenizer(files, model)?.letter_tokens() {
+        Ok(_) => Ok(()),
+        Err(source) => Err(StageError::Tokenizer { model: model.to_owned(), source }),
+    }
+}
+
 /// Writes what the other stages read of prompts.
 pub(super) fn write_prompts(
     draft: &Draft,
@@ -81,14 +127,18 @@ pub(super) fn write_prompts(
     let mut longest: Option<Longest> = None;
     for prompt in prompts {
         let prompt = prompt?;
-        let tokens = u32::try_from(prompt.token_ids.len()).expect("a prompt fits the model");
-        if longest.as_ref().is_none_or(|longest| longest.tokens < tokens) {
-            longest = Some(Longest { subject: prompt.question.subject.clone(), tokens });
-        }
+        keep_longer(&mut longest, &prompt);
         lines.write(&prompt)?;
     }
     lines.finish()?;
     write_json(draft.path(LONGEST), &longest)
+}
+
+fn keep_longer(longest: &mut Option<Longest>, prompt: &Prompt) {
+    let tokens = u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX);
+    if longest.as_ref().is_none_or(|longest| longest.tokens < tokens) {
+        *longest = Some(Longest { subject: prompt.question.subject.clone(), tokens });
+    }
 }
 
 /// Refuses prompts of which one does not fit where its KV must go, so that it is said before any engine starts.
@@ -96,7 +146,10 @@ pub(super) fn write_prompts(
 /// # Errors
 /// When one does not fit.
 pub fn admit_prompts(model: &str, prompts: &Artifact, capacity: Capacity) -> Result<(), StageError> {
-    let longest: Option<Longest> = read_json(&prompts.path(LONGEST))?;
+    admit_longest(model, read_json(&prompts.path(LONGEST))?, capacity)
+}
+
+fn admit_longest(model: &str, longest: Option<Longest>, capacity: Capacity) -> Result<(), StageError> {
     let Some(Longest { subject, tokens }) = longest else { return Ok(()) };
     capacity
         .admit(&subject, tokens)

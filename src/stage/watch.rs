@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::StageError;
 use super::answer::{published_answers, read_answer};
-use super::arms::BASELINE;
 use super::engine_run::EngineRun;
+use super::files::BASELINE;
 use super::lines::read_lines;
 use super::prompts::load_tokenizer;
 use crate::comparison::{EarlyStop, HarmMonitor, pair_predictions};

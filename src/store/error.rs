@@ -5,6 +5,7 @@ use std::io;
 use camino::Utf8PathBuf;
 
 use crate::lock::LockError;
+use crate::thread::NoThread;
 
 /// A failure of the store itself.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum StoreError {
         /// The store's folder.
         store: Utf8PathBuf,
     },
+    /// What looks for an artifact had no thread to run on.
+    #[error("look for an artifact")]
+    NoThread(#[source] NoThread),
     /// The stage's lock was not to be had.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -46,6 +50,7 @@ impl StoreError {
                 Some("this is a defect of the stage that wrote it: please report it".to_owned())
             }
             Self::InUse { .. } => Some("wait until it ends; `gc --dry-run` says what would go".to_owned()),
+            Self::NoThread(refused) => Some(refused.hint()),
             Self::Lock(error) => error.hint(),
         }
     }

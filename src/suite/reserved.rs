@@ -40,8 +40,8 @@ const RESERVED: &[Group] = &[
     ),
     group(
         &["kv_events_config"],
-        "is set by this program where a connector needs it",
-        "leave it out, and name the ways for KV to travel in `routes`",
+        "opens a port, the same one in engines that run beside each other",
+        "leave it out: no verdict needs it",
     ),
     group(
         &["enable_prefix_caching", "prefix_match_unit"],

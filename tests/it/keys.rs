@@ -6,7 +6,7 @@ use kv_correctness::digest::digest_bytes;
 use kv_correctness::stage_name::StageName;
 use serde_json::Value;
 
-use crate::lab::{Lab, archive};
+use crate::lab::{Lab, archive, weights};
 
 /// What `explain` says after a change of a lab in which the suite has run: for each stage that would run again the
 /// fields of its key that changed.
@@ -318,7 +318,7 @@ fn each_setting_that_spreads_a_model_over_ranks_is_an_ingredient_of_every_arm() 
 
 #[test]
 fn the_models_files_are_an_ingredient_of_every_arm() {
-    insta::assert_snapshot!(explain(|lab| lab.write("model/model.safetensors", "other weights")), @"
+    insta::assert_snapshot!(explain(|lab| fs::write(lab.path("model/model.safetensors"), weights(b"other")).unwrap()), @r"
     baseline tiny: /parameters/engine/model
     control tiny: /parameters/engine/model
     ");

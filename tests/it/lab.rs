@@ -66,6 +66,7 @@ impl Lab {
         for file in ["config.json", "tokenizer.json"] {
             fs::copy(model.join(file), lab.path("model").join(file)).unwrap();
         }
+        fs::write(lab.path("model/model.safetensors"), weights(b"weights")).unwrap();
         fs::write(lab.path("facts.tar"), archive(12)).unwrap();
         lab.write("suite.toml", SUITE);
         lab
@@ -322,6 +323,13 @@ fn wait_until(patience: Duration, mut look: impl FnMut() -> Result<(), String>) 
         assert!(Instant::now() < deadline, "{problem} within {patience:?}");
         std::thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// A whole safetensors file of one tensor with this content.
+pub(crate) fn weights(content: &[u8]) -> Vec<u8> {
+    let size = content.len();
+    let header = format!(r#"{{"w":{{"dtype":"U8","shape":[{size}],"data_offsets":[0,{size}]}}}}"#);
+    [(header.len() as u64).to_le_bytes().as_slice(), header.as_bytes(), content].concat()
 }
 
 /// A tar of two subjects with so many test questions each. The fake worker reads the letter out of a question's text;

@@ -9,15 +9,19 @@ use crate::lab::{Ended, Lab};
 /// Runs the driver where the folder `small` is a disk of so many KiB; nothing where this machine lets nobody make one.
 fn run_with_small_disk(lab: &Lab, kilobytes: u32, arguments: &str) -> Option<Ended> {
     fs::create_dir_all(lab.path("small")).unwrap();
+    run_on(lab, &format!("mount -t tmpfs -o size={kilobytes}k tmpfs small"), arguments)
+}
+
+/// Runs the driver after a mount that nobody else sees; nothing where this machine lets nobody make one.
+fn run_on(lab: &Lab, mount: &str, arguments: &str) -> Option<Ended> {
     let driver = lab.driver(arguments);
-    let mount = format!("mount -t tmpfs -o size={kilobytes}k tmpfs small");
     let unshare = |script: &str| {
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
         command.current_dir(lab.path(""));
         command
     };
-    let allowed = unshare(&mount).output().is_ok_and(|output| output.status.success());
+    let allowed = unshare(mount).output().is_ok_and(|output| output.status.success());
     if !allowed {
         eprintln!("no disk can be mounted here: not tested");
         return None;
@@ -56,6 +60,61 @@ fn a_stage_that_does_not_fit_its_disk_is_an_error_that_names_it() {
     hint: make room there, or name a folder on another disk with --cache DIR; what is finished is kept
     ");
     assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_beyond_the_limit_on_sizes_is_an_error_that_says_so() {
+    let lab = Lab::new();
+    let mut command = Command::new("sh");
+    let driver = lab.driver("run --suite suite.toml --device cpu -q");
+    command.args(["-c", "ulimit -f 4; exec \"$@\"", "sh"]).arg(driver.get_program()).args(driver.get_args());
+    for (name, value) in driver.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.current_dir(lab.path(""));
+    let message = lab.error(&lab.end(command));
+    assert!(message.contains("File too large (os error 27)"), "{message}");
+    assert!(
+        message.ends_with(
+            "hint: raise the limit on file sizes (`ulimit -f unlimited`), and run the same command again"
+        ),
+        "{message}"
+    );
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn a_thread_that_the_system_refuses_is_an_error_and_no_panic() {
+    let lab = Lab::new();
+    for arguments in ["run --suite suite.toml --device cpu -q", "suite check suite.toml", "env --device cpu"]
+    {
+        let mut command = lab.driver(arguments);
+        // A stack larger than any address space.
+        command.env("RUST_MIN_STACK", (1_u64 << 47).to_string());
+        let ended = lab.end(command);
+        let message = lab.error(&ended);
+        assert!(message.contains("start another thread, which the system refuses"), "{arguments}: {message}");
+        assert!(!ended.err.contains("panicked"), "{}", ended.err);
+    }
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn a_machine_that_does_not_tell_of_its_processes_is_told_so() {
+    let lab = Lab::new();
+    for arguments in ["run --suite suite.toml --device cpu", "doctor"] {
+        let Some(ended) = run_on(&lab, "mount -t tmpfs tmpfs /proc", arguments) else { return };
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(lab.error(&ended), @r"
+            error: failed to read /proc, which tells of processor, memory and processes: it is not mounted
+
+            hint: mount it with `mount -t proc proc /proc`; a container runtime does so unless it is told otherwise
+            ");
+        }
+    }
 }
 
 #[test]

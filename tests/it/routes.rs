@@ -346,6 +346,27 @@ fn what_is_no_redis_server_is_told_apart_from_one_that_is_not_there() {
 }
 
 #[test]
+fn a_redis_server_that_refuses_is_told_before_any_engine_starts() {
+    let lab = lab();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let run = |routes: &str, url: &str| {
+        lab.end(lab.driver(&format!(
+            "run --suite suite.toml --device cpu --out out --route {routes} --redis-url {url}"
+        )))
+    };
+    let (refused, steps) = lab.steps_of(|| run("mp+redis", &format!("redis://127.0.0.1:{free}")));
+    assert!(lab.error(&refused).contains("Connection refused"), "{}", refused.err);
+    assert_eq!(steps, Vec::<String>::new());
+    let refused = lab.error(&run("mp+redis", "redis://[::1]:1"));
+    assert!(refused.contains("reach redis://[::1]:1: ") && refused.contains("(os error "), "{refused}");
+    // Beside a route that can run it is told first, and stands in the report.
+    let both = run("mp,mp+redis", &format!("redis://127.0.0.1:{free}"));
+    let told = both.err.find("mp+redis is not run: failed to ").unwrap();
+    assert!(told < both.err.find("baseline").unwrap(), "{}", both.err);
+    assert_eq!(both.code, 2, "{}", both.err);
+}
+
+#[test]
 fn an_option_that_no_route_offers_is_refused_before_anything_starts() {
     let lab = lab();
     lab.edit("suite.toml", "memory_gib = 1", "memory_gib = 1\noptions = { serde = \"fp8\" }");

@@ -2,7 +2,7 @@
 
 use fs_err as fs;
 
-use crate::lab::{Lab, archive, xz};
+use crate::lab::{Lab, archive, weights, xz};
 
 /// The message for a command line, less clap's line of usage.
 fn refuse(arguments: &str) -> String {
@@ -119,7 +119,7 @@ fn a_suite_with_a_mistake_is_refused_with_its_line() {
     ");
     lab.edit("suite.toml", "magrin = 0.005", "margin = 2.0");
     insta::assert_snapshot!(lab.error(&lab.run("", "")), @r"
-    error: failed to understand suite suite.toml: line 28, column 1: `criteria.margin` is out of range
+    error: failed to understand suite suite.toml: line 28, column 1: `criteria.margin` is out of range: it is above 0 and at most 0.075, since a model must beat guessing by ten margins
 
     hint: compare it with one that is right: `kv-correctness suite show canary`
     ");
@@ -144,7 +144,6 @@ fn a_suite_with_a_mistake_is_refused_with_its_line() {
 fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_is_started() {
     let lab = Lab::new();
     let check = || lab.end(lab.driver("suite check suite.toml"));
-    lab.write("model/model.safetensors", "weights");
     let right = check();
     assert_eq!(right.code, 0, "{}", right.err);
     insta::assert_snapshot!(lab.redact(&right.out), @r"
@@ -181,6 +180,7 @@ fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_i
     lab.edit("suite.toml", "source = \"model\"", other_format);
     assert_eq!(check().code, 0);
     lab.edit("suite.toml", other_format, "source = \"model\"");
+    fs::write(lab.path("model/model.safetensors"), weights(b"weights")).unwrap();
     fs::remove_file(lab.path("model/tokenizer.json")).unwrap();
     insta::assert_snapshot!(lab.error(&check()), @r"
     error: failed to check suite suite.toml, line 38, column 1: use model/tokenizer.json: failed to open file `model/tokenizer.json`: No such file or directory (os error 2)
@@ -307,7 +307,7 @@ fn what_a_second_model_lacks_is_said_before_the_first_ones_engine_starts() {
     let missing = lab.run("", "");
     assert!(missing.err.contains("failed to find model \"nowhere\""), "{}", missing.err);
     fs::create_dir(lab.path("large")).unwrap();
-    for file in ["config.json", "tokenizer.json"] {
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
         fs::copy(lab.path("model").join(file), lab.path("large").join(file)).unwrap();
     }
     lab.edit("suite.toml", "nowhere", "large");

@@ -6,6 +6,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::line::Line;
+use crate::cli::prepare::is_wsl;
 use crate::engine::environment::EnvironmentRequest;
 use crate::machine::{Device, DiskSpace, Memory, cuda_version, disk_space, find_program, memory};
 
@@ -46,6 +47,7 @@ fn machine_lines(device: &Device, cache: &Utf8Path) -> Vec<Line> {
             (Some(cuda), _) => {
                 format!("{cuda}; CUDA {}", cuda_version().unwrap_or_else(|| "unknown".to_owned()))
             }
+            (None, _) if is_wsl() => "those of WSL (/dev/dxg), which this program does not know".to_owned(),
             (None, _) => "none that NVIDIA's kernel driver shows".to_owned(),
         },
     ));

@@ -14,6 +14,7 @@ use self::line::Line;
 use self::machine::describe_machine;
 use self::suites::{Place, Readiness, examine_suite};
 use super::arguments::DeviceChoice;
+use super::inspect::Depth;
 use super::output::print;
 use super::prepare::{cache_folder, choose_device, load_suite, redis_address, stack};
 use crate::engine::environment::EnvironmentRequest;
@@ -37,10 +38,12 @@ pub(super) fn examine(
         }
         writeln!(text)?;
     }
+    // All suites together would make many prompts.
+    let depth = if suite.is_some() { Depth::Prompts } else { Depth::Files };
     let names = suite.map_or_else(Suite::names, |name| vec![name.to_owned()]);
     let mut best = Readiness::Never;
     for name in names {
-        let examined = examine_suite(&name, &load_suite(&name)?, place);
+        let examined = examine_suite(&name, &load_suite(&name)?, place, depth);
         writeln!(text, "suite {name} on {device}")?;
         for line in &examined.lines {
             writeln!(text, "  {line}")?;

@@ -1,12 +1,15 @@
 //! Whether a suite can run here, over each route. Main function: [`examine_suite`].
 
-use crate::carrier::{Here, find_carrier, routes};
+use crate::assets::ModelFiles;
+use crate::carrier::{Here, RouteError, find_carrier, routes};
 use crate::cli::arguments::DeviceChoice;
+use crate::cli::inspect::{Depth, Problem, inspect};
 use crate::engine::RedisAddress;
 use crate::engine::environment::{EnvironmentError, EnvironmentRequest};
 use crate::fetch::Needs;
 use crate::machine::Device;
 use crate::model::Route;
+use crate::stage::StageError;
 use crate::suite::Suite;
 
 /// How near a suite is to running, from the farthest.
@@ -38,7 +41,7 @@ pub(super) struct Place<'a> {
 }
 
 /// Examines a suite over every route there is; those that the suite names are marked.
-pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>) -> Examined {
+pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>, depth: Depth) -> Examined {
     let needs = Needs::of(suite, &place.request.cache, place.device);
     let mut lines = needs.lines();
     let mut readiness = Readiness::Now;
@@ -61,9 +64,14 @@ pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>) -> Exam
         lines.push(format!("mend     {hint}"));
         readiness = readiness.min(Readiness::AfterCommands);
     }
+    for Problem { setting, error } in problems(suite, place, depth) {
+        lines.push(format!("WRONG    `{setting}`: failed to {}", error.in_full()));
+        lines.push(format!("mend     {}", error.hint().unwrap_or_else(|| "see above".to_owned())));
+        readiness = readiness.min(Readiness::AfterCommands);
+    }
     let mut best = Readiness::Never;
     for route in routes() {
-        let (over_route, words) = examine_route(name, route, place);
+        let (over_route, words) = examine_route(name, suite, route, place);
         let over_route = over_route.min(readiness);
         let state = match over_route {
             Readiness::Now => "ready",
@@ -74,7 +82,29 @@ pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>) -> Exam
         lines.push(format!("{state:<8} route {route}{chosen}: {words}"));
         best = best.max(over_route);
     }
-    Examined { readiness: best, lines }
+    let refused = |route: &Route| {
+        find_carrier(*route).is_ok_and(|carrier| carrier.refused_option(suite.lmcache.options).is_some())
+    };
+    let most = if suite.routes.iter().any(refused) { Readiness::AfterCommands } else { Readiness::Now };
+    Examined { readiness: best.min(most), lines }
+}
+
+/// What a run would end with before its first engine, besides what needs the machine alone.
+fn problems(suite: &Suite, place: Place<'_>, depth: Depth) -> Vec<Problem> {
+    let inspected = inspect(suite, &place.request.cache, depth);
+    // Options are told of route by route.
+    let mut problems = inspected.problems;
+    problems.retain(|problem| !matches!(problem.error, StageError::Route(_)));
+    let environment = place.request.find().ok().flatten();
+    // An environment that is not made yet will have none.
+    let has_ray = environment.is_some_and(|environment| environment.identity().version("ray").is_some());
+    for (index, _, files) in inspected.models {
+        let check = |files: ModelFiles| files.check_parallelism(&suite.models[index], place.device, has_ray);
+        if let Some(Err(error)) = files.map(check) {
+            problems.push(Problem { setting: format!("models.{index}"), error: error.into() });
+        }
+    }
+    problems
 }
 
 /// Why there can be no Python environment; none if it is there or can be made.
@@ -86,12 +116,16 @@ fn environment_problem(request: &EnvironmentRequest) -> Option<EnvironmentError>
     }
 }
 
-fn examine_route(name: &str, route: Route, place: Place<'_>) -> (Readiness, String) {
+fn examine_route(name: &str, suite: &Suite, route: Route, place: Place<'_>) -> (Readiness, String) {
     let device = place.choice.words();
     let carrier = match find_carrier(route) {
         Ok(carrier) => carrier,
         Err(error) => return (Readiness::Never, format!("failed to {error}: {}", error.hint())),
     };
+    if let Some(refused) = carrier.refused_option(suite.lmcache.options) {
+        let refused = RouteError::NotOffered { option: refused.option, reason: refused.reason };
+        return (Readiness::AfterCommands, format!("failed to {refused}: {}", refused.hint()));
+    }
     if let Some(words) = carrier.serves_nothing_on(place.device.kind()) {
         return (Readiness::Never, words.to_owned());
     }
