@@ -14,15 +14,18 @@ def main(cache: str, log: str) -> None:
     for path in Path(cache).rglob("key.json"):
         key = json.loads(path.read_text())
         keys[key["stage"]].append(key)
-    models = len({key["fields"]["common"]["model"] for key in keys["baseline"]})
+    def engine(key: dict) -> dict:
+        return key["fields"]["parameters"]["engine"]
+
+    models = len({engine(key)["model"] for key in keys["baseline"]})
     found = {stage: len(keys[stage]) for stage in ("extract", "baseline", "control", "cached")}
     wanted = {"extract": 1, "baseline": models, "control": models, "cached": 2 * models}
     assert models > 0 and found == wanted, f"artifacts {found}, expected {wanted}"
     for key in keys["baseline"] + keys["control"]:
-        environment = key["fields"]["environment"]
+        environment = engine(key)["environment"]
         assert environment["store_path"].endswith("-env-cpu-baseline"), environment["store_path"]
         assert "lmcache" not in environment["packages"], "LMCache is in the baseline's key"
-    paths = {key["fields"]["environment"]["store_path"] for key in keys["cached"]}
+    paths = {engine(key)["environment"]["store_path"] for key in keys["cached"]}
     assert len(paths) == 2 and all(path.endswith("-env-cpu-lmcache") for path in paths), paths
     lines = Path(log).read_text().splitlines()
     for stage in ("extract", "baseline", "control"):
