@@ -3,6 +3,7 @@
 //!
 //! `KV_CORRECTNESS_SEED` names another seed; a failure tells the seed of its case.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -195,10 +196,12 @@ fn archive(dice: &mut Dice) -> (Vec<u8>, BTreeSet<String>, bool) {
 
 #[test]
 fn hostile_archives_are_read_whole_or_refused_with_a_hint() {
+    let read = Cell::new(0);
     for_each_case(ARCHIVES, |dice| {
         let (bytes, subjects, whole) = archive(dice);
         match extract_with_rest(bytes.as_slice(), &Limits::default()) {
             Ok((dataset, _)) => {
+                read.set(read.get() + 1);
                 let found: BTreeSet<String> =
                     dataset.subjects.keys().map(|subject| subject.as_str().to_owned()).collect();
                 assert!(!whole || subjects.is_subset(&found), "{subjects:?} but {found:?}");
@@ -209,6 +212,12 @@ fn hostile_archives_are_read_whole_or_refused_with_a_hint() {
             }
         }
     });
+    assert_both_ends_are_seen(read.get(), ARCHIVES);
+}
+
+/// A generator whose cases all end alike would show little.
+fn assert_both_ends_are_seen(taken: u64, all: u64) {
+    assert!((all / 20..all / 20 * 19).contains(&taken), "{taken} of {all} were taken");
 }
 
 /// Lines, numbers and words of a suite, put elsewhere.
@@ -268,12 +277,14 @@ fn suite(dice: &mut Dice) -> Vec<u8> {
 
 #[test]
 fn hostile_suites_are_taken_or_refused_with_a_hint() {
+    let taken = Cell::new(0);
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = Utf8Path::from_path(folder.path()).unwrap().join("suite.toml");
     for_each_case(SUITES, |dice| {
         fs::write(&path, suite(dice)).unwrap();
         match Suite::load(path.as_str()) {
             Ok(suite) => {
+                taken.set(taken.get() + 1);
                 assert!(suite.validate("suite").is_ok());
                 assert!(
                     suite.lmcache.chunk_tokens > 0 && !suite.models.is_empty() && !suite.routes.is_empty()
@@ -283,6 +294,7 @@ fn hostile_suites_are_taken_or_refused_with_a_hint() {
             Err(error) => assert!(error.hint().is_some_and(|hint| !hint.is_empty()), "{error}"),
         }
     });
+    assert_both_ends_are_seen(taken.get(), SUITES);
 }
 
 /// Files of a model, each perhaps spoilt.

@@ -402,7 +402,7 @@ fn a_model_whose_engine_does_not_start_leaves_the_others_their_verdicts() {
     lab.edit("suite.toml", "source = \"model\"", second);
     lab.edit("suite.toml", r#"["mp"]"#, r#"["mp", "mp+fs"]"#);
     fs::create_dir(lab.path("broken")).unwrap();
-    for file in ["config.json", "tokenizer.json"] {
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
         fs::copy(lab.path("model").join(file), lab.path("broken").join(file)).unwrap();
     }
     lab.write("broken/faults", "failed@start");
