@@ -139,11 +139,11 @@ mod tests {
     fn what_cargo_adds_to_the_search_path_of_libraries_is_no_difference() {
         let without = |libraries: &str| {
             let (cargo, executable) =
-                ("/root/.rustup/toolchains/stable/bin/cargo", "/src/target/release/driver");
+                ("/home/me/.rustup/toolchains/stable/bin/cargo", "/src/target/release/driver");
             without_cargos(OsStr::new(libraries), Path::new(cargo), Path::new(executable))
         };
-        let added = "/src/target/release/deps:/src/target/release:/root/.rustup/toolchains/stable/lib\
-            :/root/.rustup/toolchains/stable/lib/rustlib/x86_64-unknown-linux-gnu/lib";
+        let added = "/src/target/release/deps:/src/target/release:/home/me/.rustup/toolchains/stable/lib\
+            :/home/me/.rustup/toolchains/stable/lib/rustlib/x86_64-unknown-linux-gnu/lib";
         assert_eq!(without(added), "");
         assert_eq!(without(&format!("{added}:/opt/driver/lib")), "/opt/driver/lib");
         assert_eq!(without("/opt/a:/opt/b"), "/opt/a:/opt/b");
