@@ -71,7 +71,8 @@ fn the_published_reports_of_earlier_versions_can_be_read() {
     let lab = Lab::new();
     let evidence = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/evidence");
     let mut read = 0;
-    let folders = ["h100", "h200", "two-gpus"].map(|folder| fs::read_dir(format!("{evidence}/{folder}")).unwrap());
+    let folders =
+        ["h100", "h200", "two-gpus"].map(|folder| fs::read_dir(format!("{evidence}/{folder}")).unwrap());
     let paths = folders.into_iter().flatten().map(|entry| entry.unwrap().path());
     // Beside them lie their suites, what made a model, and what the plain script printed.
     for path in paths.filter(|path| path.extension().is_some_and(|extension| extension == "xz")) {
