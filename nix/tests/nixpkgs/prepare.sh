@@ -35,7 +35,7 @@ add_tree() {
   [ -f "$tree/pkgs/stdenv/native/default.nix" ] || fail "$tree is no tree of nixpkgs"
   stored=$(cat "$work/tree" 2>/dev/null) || true
   if [ ! -e "${stored:-/nonexistent}" ]; then
-    stored=$(nix store add --name nixpkgs-tree "$tree")
+    stored=$(nix store add --name source "$tree") # of any other name, fetchTree would copy it once more
     echo "$stored" >"$work/tree"
   fi
   printf '  tree = "%s";\n  narHash = "%s";\n' "$stored" "$(nix hash path "$stored")"
