@@ -22,11 +22,19 @@ step "every output, with nixpkgs as nothing but names"
 outputs=$(nix-instantiate --eval nix/tests/names.nix 2>&1) || fail "$outputs"
 [ "$outputs" -ge 30 ] || fail "only $outputs outputs evaluate"
 
-step "a lock with a path or without a narHash is refused"
-bad='{ nodes = { a.locked = { type = "path"; narHash = ""; }; b.locked.type = "github"; root = { }; }; }'
-[ "$(nix eval --expr "import $PWD/nix/lock-problems.nix $bad" --impure)" = '[ "a is a path" "b has no narHash" ]' ] \
-  || fail "a bad lock passes"
-good=$(nix eval --impure --expr "import $PWD/nix/lock-problems.nix (builtins.fromJSON (builtins.readFile $PWD/flake.lock))")
+step "a lock with a path, without a narHash, or of another vLLM is refused"
+problems() { # LOCK, as Nix
+  nix eval --impure --expr "import $PWD/nix/lock-problems.nix { lock = $1;
+    wheels = builtins.fromJSON (builtins.readFile $PWD/nix/stacks/cuda.wheels.json); }"
+}
+bad='{ nodes = { a.locked = { type = "path"; narHash = ""; }; b.locked.type = "github"; root = { };
+  vllm-release.locked = { type = "tarball"; narHash = ""; url = "v0.1.0.tar.gz"; }; }; }'
+said=$(problems "$bad")
+case $said in
+  '[ "a is a path" "b has no narHash" "vllm-release is not v'*', whose wheel is installed" ]') ;;
+  *) fail "a bad lock passes: $said" ;;
+esac
+good=$(problems "builtins.fromJSON (builtins.readFile $PWD/flake.lock)")
 [ "$good" = '[ ]' ] || fail "flake.lock: $good"
 
 step "which LMCache each stack compiles"
