@@ -1,6 +1,6 @@
 # The pipeline's stages as derivations: a second door for those who want Nix to schedule, cache and share them. The canary
-# suite alone, since other weights lie outside the store. Stages on a GPU need a builder that offers the feature `cuda`
-# and shows the driver's files in the sandbox.
+# suite alone, since other weights lie outside the store. What starts engines asks for a builder with a feature: `cuda` (and
+# the driver's files in the sandbox), or nixpkgs' own word for a large machine.
 {
   pkgs,
   driver,
@@ -16,45 +16,41 @@ let
     let
       # Each output holds the store so far, which the next stage goes on with.
       stage =
-        name: before: environment: command:
-        pkgs.runCommand "kv-correctness-${device}-${name}"
-          (
-            {
-              KV_CORRECTNESS_ENV_BASELINE = environments.baseline;
-            }
-            // runtime.variables
-            // environment
-            // lib.optionalAttrs (device == "cuda") {
-              requiredSystemFeatures = [ "cuda" ];
-              LD_LIBRARY_PATH = "/run/opengl-driver/lib";
-              TRITON_LIBCUDA_PATH = "/run/opengl-driver/lib";
-              CUDA_HOME = cudaHome;
-            }
-          )
-          ''
-            # What an app has on its PATH, and nothing of the builder's.
-            export PATH=${
-              lib.makeBinPath ([ driver ] ++ lib.optional (device == "cuda") cudaHome)
-            }:${runtime.path}
-            export HOME=$TMPDIR KV_CORRECTNESS_CACHE=$TMPDIR/cache
-            ${lib.optionalString (before != null) ''
-              cp -r ${before}/cache "$KV_CORRECTNESS_CACHE"
-              chmod -R u+w "$KV_CORRECTNESS_CACHE"
-            ''}
-            mkdir -p $out
-            ${command}
-            rm -rf "$KV_CORRECTNESS_CACHE"/{vllm,vllm-config,xdg}
-            cp -r "$KV_CORRECTNESS_CACHE" $out/cache
-          '';
+        name: before: needs: command:
+        pkgs.runCommand "kv-correctness-${device}-${name}" (runtime.variables // needs) ''
+          # What an app has on its PATH, and nothing of the builder's.
+          export PATH=${
+            lib.makeBinPath ([ driver ] ++ lib.optional (device == "cuda") cudaHome)
+          }:${runtime.path}
+          export HOME=$TMPDIR KV_CORRECTNESS_CACHE=$TMPDIR/cache
+          ${lib.optionalString (before != null) ''
+            cp -r ${before}/cache "$KV_CORRECTNESS_CACHE"
+            chmod -R u+w "$KV_CORRECTNESS_CACHE"
+          ''}
+          mkdir -p $out
+          ${command}
+          rm -rf "$KV_CORRECTNESS_CACHE"/{vllm,vllm-config,xdg}
+          cp -r "$KV_CORRECTNESS_CACHE" $out/cache
+        '';
       run = name: "kv-correctness stage ${name} --suite canary --device ${device} --out $out/artifacts";
-      with-lmcache = {
+      engines = {
+        KV_CORRECTNESS_ENV_BASELINE = environments.baseline;
+        requiredSystemFeatures = [ "big-parallel" ];
+      }
+      // lib.optionalAttrs (device == "cuda") {
+        requiredSystemFeatures = [ "cuda" ];
+        LD_LIBRARY_PATH = "/run/opengl-driver/lib";
+        TRITON_LIBCUDA_PATH = "/run/opengl-driver/lib";
+        CUDA_HOME = cudaHome;
+      };
+      with-lmcache = engines // {
         KV_CORRECTNESS_ENV = environments.with-lmcache;
       };
       all = {
         extract = stage "extract" null { } (run "extract");
         prompts = stage "prompts" all.extract { } (run "prompts");
-        baseline = stage "baseline" all.prompts { } (run "baseline");
-        control = stage "control" all.baseline { } (run "control");
+        baseline = stage "baseline" all.prompts engines (run "baseline");
+        control = stage "control" all.baseline engines (run "control");
         cached = stage "cached" all.control with-lmcache (run "cached");
         # Succeeds whatever the verdict is, so that a bad one is kept as well; without a verdict it fails.
         report = stage "report" all.cached with-lmcache ''

@@ -41,6 +41,7 @@ def main(folder: str) -> None:
         holds(name, "CC", "/bin/cc")
     holds("stages.cuda.baseline", "TRITON_LIBCUDA_PATH", "/run/opengl-driver/lib")
     holds("stages.cuda.baseline", "requiredSystemFeatures", "cuda")
+    holds("stages.cpu.baseline", "requiredSystemFeatures", "big-parallel")
     holds("stages.cuda.baseline", "CUDA_HOME", "cuda-home")
     for name in ("correctness", "doctor"):
         holds(name, "text", "gcc-wrapper", "lscpu", "git-", "redis-", "uv-", "CXX=")
