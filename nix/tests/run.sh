@@ -39,6 +39,8 @@ good=$(problems "builtins.fromJSON (builtins.readFile $PWD/flake.lock)")
 
 step "which LMCache each stack compiles"
 nix/tests/lmcache-source.sh "$work/lmcache-source"
+step "which vLLM the inputs name"
+nix/tests/inputs.sh "$work/inputs-of-flake"
 step "vLLM's tree over its wheel"
 nix/tests/vllm-tree.sh "$work/vllm-tree"
 step "the driver's libraries, lscpu, the apps"
