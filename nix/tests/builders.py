@@ -1,4 +1,4 @@
-"""Holds what NixOS made of the settings in docs/builders.md against what that page promises: builders.py PAGE FOLDER."""
+"""Holds what NixOS made of the settings in docs/builders.md against what that page says: builders.py PAGE FOLDER."""
 
 import json
 import re

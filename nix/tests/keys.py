@@ -14,6 +14,7 @@ def main(cache: str, log: str) -> None:
     for path in Path(cache).rglob("key.json"):
         key = json.loads(path.read_text())
         keys[key["stage"]].append(key)
+
     def engine(key: dict) -> dict:
         return key["fields"]["parameters"]["engine"]
 
