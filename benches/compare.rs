@@ -51,6 +51,8 @@ fn evidence(noise: u32) -> Evidence {
         load: arm(ArmName::Load, 768, 2 * noise),
         server: None,
         kv: None,
+        external_hits: None,
+        store_tokens: None,
         early_stop: None,
         batching: Batching::OneAtATime,
         fidelity: Fidelity::Exact,

@@ -76,6 +76,18 @@ impl StoringOptions {
         self.serde.map_or(Fidelity::Exact, Serde::fidelity)
     }
 
+    /// The first one that is set, by its name in a suite.
+    #[must_use]
+    pub fn first_set(self) -> Option<&'static str> {
+        let all = [
+            ("save_unfull_chunk", self.save_unfull_chunk),
+            ("save_decode_cache", self.save_decode_cache),
+            ("layerwise", self.layerwise),
+            ("serde", self.serde.is_some()),
+        ];
+        all.into_iter().find_map(|(name, set)| set.then_some(name))
+    }
+
     /// What an engine tells its connector to an LMCache server.
     #[must_use]
     pub fn connector_settings(self) -> BTreeMap<String, Value> {

@@ -13,10 +13,12 @@ mod locate;
 mod tests;
 
 use self::arms_of::ArmsOf;
-use crate::carrier::planting_routes;
+use std::collections::BTreeMap;
+
+use crate::carrier::{find_carrier, planting_routes};
 use crate::engine::environment::Environment;
 use crate::job::{Graph, Job, JobId, Work};
-use crate::model::Route;
+use crate::model::{HitUnit, Route};
 use crate::stage::{Extract, Label, Sources, StageError};
 
 pub use self::bench::{Bench, EarlyStopping, ForeignReading, Locating, Planting, Request};
@@ -79,21 +81,39 @@ pub fn graph(
         let arms = ArmsOf::new(request, model, environment)?;
         let (work, engines) = (arms.baseline(), request.engines_of_baseline());
         let baseline = graph.add(job(Label::of_model(name), work, [prompts], engines));
-        let (work, engines) = (arms.control(), request.engines_of_control());
-        let control = graph.add(job(Label::of_model(name), work, [prompts], engines));
-        let undamaged = [questions, prompts, baseline, control];
+        // One control for each unit that routes serve: it must leave the tokens to compute that a hit leaves.
+        let mut controls = BTreeMap::new();
+        let mut undamaged = |graph: &mut Graph, unit: HitUnit| {
+            let control = *controls.entry(unit).or_insert_with(|| {
+                let (label, inputs) = match unit {
+                    HitUnit::Chunk => (Label::of_model(name), vec![prompts]),
+                    HitUnit::Block => {
+                        (Label::of_model(&format!("{name} by blocks")), vec![baseline, prompts])
+                    }
+                };
+                graph.add(job(label, arms.control(unit), inputs, request.engines_of_control()))
+            });
+            [questions, prompts, baseline, control]
+        };
         for &route in &suite.routes {
             let label = Label::on_route(name, route);
-            let watched: &[JobId] = if request.stops_early() { &[questions, baseline] } else { &[] };
+            let unit = find_carrier(route)?.hits().unit;
+            let undamaged = undamaged(graph, unit);
+            let watched: &[JobId] = match unit {
+                _ if request.stops_early() => &[questions, baseline],
+                HitUnit::Block => &[baseline],
+                HitUnit::Chunk => &[],
+            };
             let inputs = watched.iter().copied().chain([prompts]);
             let cached = graph.add(job(label.clone(), arms.cached(route)?, inputs, arms.engines(route)?));
-            let work = arms.compare(route, tokenizer);
+            let work = arms.compare(route, tokenizer)?;
             let compare = graph.add(job(label, work, undamaged.into_iter().chain([cached]), 0));
             jobs.cells.push(Cell { route, compare });
         }
         if request.planting == Planting::Asked {
             for route in planting_routes(&suite.routes) {
                 let (label, work) = (Label::on_route(name, route), arms.faults(route)?);
+                let undamaged = undamaged(graph, HitUnit::Chunk);
                 jobs.planted.push((route, graph.add(job(label, work, undamaged, 1))));
             }
         }

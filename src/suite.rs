@@ -14,7 +14,7 @@ use include_dir::{Dir, include_dir};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::place::place_of;
+pub(crate) use self::place::place_of;
 use crate::comparison::{Criteria, MOST_MARGIN};
 use crate::dataset::SubjectSelection;
 pub use crate::model::{Dtype, Route};
@@ -40,6 +40,9 @@ pub struct Suite {
     pub subjects: SubjectSelection,
     /// The routes to test, each against the same baseline.
     pub routes: Vec<Route>,
+    /// Files that describe connectors, each a route by the name that it gives itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connectors: Vec<String>,
     /// How questions become prompts.
     pub prompt: PromptSettings,
     /// vLLM's settings, equal in all arms.
@@ -288,7 +291,7 @@ impl Suite {
         let mut suite = Self::parse(&fs_err::read_to_string(path).map_err(read)?, name)?;
         let folder = path.parent().unwrap_or(Utf8Path::new(""));
         let sources = suite.models.iter_mut().map(|model| &mut model.source);
-        for source in sources.chain([&mut suite.dataset]) {
+        for source in sources.chain([&mut suite.dataset]).chain(&mut suite.connectors) {
             if !source.is_empty() && folder.join(&source).exists() {
                 *source = folder.join(&source).into_string();
             }

@@ -6,6 +6,7 @@ use camino::Utf8PathBuf;
 
 use crate::engine::EngineError;
 use crate::engine::environment::EnvironmentError;
+use crate::machine::DeviceKind;
 use crate::model::Route;
 use crate::thread::NoThread;
 
@@ -61,12 +62,63 @@ pub enum RouteError {
         /// Bytes that are free.
         free: u64,
     },
+    /// It does not run on such a device.
+    #[error("run it on {device}: {reason}")]
+    Device {
+        /// The device.
+        device: DeviceKind,
+        /// Why not.
+        reason: String,
+    },
+    /// The environment lacks a package, and there is no lock to install it by.
+    #[error("find the Python package {package} in the environment")]
+    NoPackage {
+        /// Its name.
+        package: String,
+    },
+    /// A program that is to be started is not there.
+    #[error("find the program {program:?} on PATH or in the environment")]
+    NoProgram {
+        /// Its name.
+        program: String,
+    },
+    /// A file of a description cannot be read.
+    #[error("read {path}")]
+    Unreadable {
+        /// The file.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file describes no connector.
+    #[error("understand connector {file}: {problem}")]
+    Malformed {
+        /// The file.
+        file: String,
+        /// What is wrong, with line and column where it is one place.
+        problem: String,
+    },
+    /// Two carriers would have one name.
+    #[error("learn of the connector in {file}: there is another route {}", route.name())]
+    NameTaken {
+        /// The file.
+        file: Utf8PathBuf,
+        /// The name.
+        route: Route,
+    },
     /// The system refuses a thread.
-    #[error("get the packages that LMCache's peers need (nixl)")]
+    #[error("get the packages that KV is transferred with")]
     NoThread(#[source] NoThread),
-    /// The packages that peers transfer KV with cannot be had.
-    #[error("get the packages that LMCache's peers need (nixl)")]
-    NoPeerPackages(#[source] EnvironmentError),
+    /// The packages that KV is transferred with cannot be had.
+    #[error("get the packages that KV is transferred with ({of})")]
+    NoPackages {
+        /// What needs them.
+        of: String,
+        /// Why.
+        #[source]
+        source: Box<EnvironmentError>,
+    },
 }
 
 impl RouteError {
@@ -76,20 +128,42 @@ impl RouteError {
         match self {
             Self::Unknown { .. } => "choose one of these, or write `all`".to_owned(),
             Self::NotOffered { option, .. } => {
-                format!("leave `{option}` out of the suite, or choose a route that offers it (docs/routes.md) with `--route`")
+                format!(
+                    "leave `{option}` out of the suite, or choose a route that offers it (docs/routes.md) with `--route`"
+                )
             }
             Self::FaultsBehindSerde => "leave out `--faults`, or the suite's `serde`".to_owned(),
             Self::NoLmcache(error) => error.hint().unwrap_or_else(|| "install LMCache into it".to_owned()),
-            Self::NoServer { .. } => "install LMCache with pip into that environment, which puts its program there".to_owned(),
-            Self::NoRedis => "install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`".to_owned(),
+            Self::NoServer { .. } => {
+                "install LMCache with pip into that environment, which puts its program there".to_owned()
+            }
+            Self::NoRedis => {
+                "install it (Debian: `apt-get install redis-server`), or name a server with `--redis-url`"
+                    .to_owned()
+            }
             Self::RedisUnreachable { .. } => {
-                "is a Redis server running there, and is KV_CORRECTNESS_REDIS_PASSWORD its password?".to_owned()
+                "is a Redis server running there, and is KV_CORRECTNESS_REDIS_PASSWORD its password?"
+                    .to_owned()
             }
             Self::NoThread(refused) => refused.hint(),
             Self::Space { .. } => "ask fewer questions with `--subjects`, or make room".to_owned(),
-            Self::NoPeerPackages(error) => error.hint().unwrap_or_else(|| {
-                "install them into an environment of yours (nix/stacks/p2p.txt) and name it by KV_CORRECTNESS_ENV".to_owned()
+            Self::NoPackages { source, .. } => source.hint().unwrap_or_else(|| {
+                "install them into an environment of yours and name it by KV_CORRECTNESS_ENV".to_owned()
             }),
+            Self::Device { .. } => {
+                "choose another route with `--route`, or another device with `--device`".to_owned()
+            }
+            Self::NoPackage { package } => format!(
+                "install {package} into an environment of yours and name it by KV_CORRECTNESS_ENV, or name a file of hashed \
+                 requirements as `packages.lock`"
+            ),
+            Self::NoProgram { program } => format!("install {program}, or put its folder on PATH"),
+            Self::Unreadable { .. } => {
+                "check the path and its permissions; paths in a description are relative to its file"
+                    .to_owned()
+            }
+            Self::Malformed { .. } => "compare it with the one in docs/connectors.md".to_owned(),
+            Self::NameTaken { .. } => "give it another `name`".to_owned(),
         }
     }
 }

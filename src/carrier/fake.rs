@@ -63,7 +63,7 @@ struct Shelf {
 impl Port for Shelf {
     fn connector(&self) -> Connector {
         let extra = BTreeMap::from([("bytes".to_owned(), self.bytes.into())]);
-        Connector { name: format!("Fake{:?}", self.side), module_path: None, extra, cache_salt: None }
+        Connector { name: format!("Fake{:?}", self.side), extra, ..Connector::default() }
     }
 
     fn counters(&self) -> Doing<'_, ServerCounters> {

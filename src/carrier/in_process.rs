@@ -1,7 +1,5 @@
 //! LMCache inside vLLM's process, in memory (`LMCacheConnectorV1`).
 
-use std::collections::BTreeMap;
-
 use super::lmcache::{Translation, refused_serde, require_lmcache};
 use super::{Carrier, Doing, Here, Port, Proof, RouteError, Side, Surroundings, Topology, Transport};
 use crate::engine::Connector;
@@ -75,12 +73,7 @@ impl Transport for Inside {
 
 impl Port for Inside {
     fn connector(&self) -> Connector {
-        Connector {
-            name: "LMCacheConnectorV1".to_owned(),
-            module_path: None,
-            extra: BTreeMap::new(),
-            cache_salt: None,
-        }
+        Connector { name: "LMCacheConnectorV1".to_owned(), ..Connector::default() }
     }
 
     fn variables(&self) -> Vec<(String, String)> {

@@ -5,6 +5,7 @@
 //! be served, what its counters must show, and how its two sides are opened. Nothing outside this module names one of
 //! them. A new one is a file of its own and a line in [`CARRIERS`].
 
+mod described;
 mod disk;
 mod error;
 #[cfg(test)]
@@ -18,7 +19,12 @@ mod surroundings;
 #[cfg(test)]
 mod tests;
 
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use camino::Utf8Path;
 use futures_util::future::LocalBoxFuture;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 pub use self::error::{CarrierError, RouteError};
 pub use self::in_process::variables as in_process_variables;
@@ -29,10 +35,10 @@ use crate::digest::Digest;
 use crate::engine::environment::EnvironmentIdentity;
 use crate::engine::{Connector, ServerCounters};
 use crate::machine::DeviceKind;
-use crate::model::Route;
+use crate::model::{HitRule, Route};
 use crate::options::{NotOffered, StoringOptions};
 
-/// All carriers, in the order in which they are listed.
+/// All carriers that are code of this program, in the order in which they are listed.
 static CARRIERS: &[&dyn Carrier] = &[
     &in_process::InProcess,
     &memory::Memory,
@@ -43,13 +49,19 @@ static CARRIERS: &[&dyn Carrier] = &[
     &fake::Fake,
 ];
 
+/// Carriers that descriptions brought, this program's own before those of users; each is kept for as long as the program
+/// runs.
+static DESCRIBED: LazyLock<Mutex<Vec<&'static dyn Carrier>>> = LazyLock::new(|| {
+    Mutex::new(described::embedded().map(|carrier| Box::leak(Box::new(carrier)) as &dyn Carrier).collect())
+});
+
 /// Work of a carrier under way.
 pub type Doing<'a, T> = LocalBoxFuture<'a, Result<T, CarrierError>>;
 
 /// One way for KV to travel.
 pub trait Carrier: std::fmt::Debug + Sync {
     /// The name of its route on the command line, in suites and in reports.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Which engine loads what an engine stored.
     fn topology(&self) -> Topology;
@@ -91,33 +103,64 @@ pub trait Carrier: std::fmt::Debug + Sync {
         if options.save_unfull_chunk { prompt_tokens.saturating_sub(1) } else { whole_chunks }
     }
 
+    /// What is stored and served of a prompt.
+    fn hits(&self) -> HitRule {
+        HitRule::default()
+    }
+
+    /// Whether it needs LMCache in the environment; if not, its engine's environment is the one without.
+    fn needs_lmcache(&self) -> bool {
+        true
+    }
+
+    /// What it is made of, where that is not this program: a description, and the files that it names.
+    fn content(&self) -> Option<Digest> {
+        None
+    }
+
     /// Starts what lies between the two sides, with room for so many bytes of KV.
     fn prepare<'a>(
-        &self,
+        &'a self,
         surroundings: &'a Surroundings<'a>,
         bytes: u64,
     ) -> Doing<'a, Box<dyn Transport + 'a>>;
 }
 
 /// Which engine loads what an engine stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Topology {
     /// The same one: each round is stored and loaded before the next, and what held it is emptied. Several engines, each with
     /// a side of its own, may share the rounds.
     SameEngine,
     /// Another one behind another side that starts empty, once all rounds are stored.
     AnotherEngine,
+    /// Another one at the same time: one computes some prompts, and the other loads each of them from it.
+    ProducerAndConsumer,
 }
 
-/// What the counters of an LMCache server must show.
+/// What counters must show of a service, besides the tokens that each request was served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// There is no server: vLLM's own counters are all there is.
+    /// Nothing: there is no server, and LMCache in an engine counts by rules of its own.
     Engine,
+    /// vLLM's own counter of what its connector served must say the same as its requests.
+    EngineCounters,
     /// All was served from the server's memory, and each round wrote its chunks anew.
     Memory,
     /// What no earlier round had was served through this tier behind the memory, under LMCache's name for it.
     SecondTier(&'static str),
+}
+
+impl Proof {
+    /// Whether it is an LMCache server that counts.
+    #[must_use]
+    pub fn is_of_a_server(self) -> bool {
+        match self {
+            Self::Engine | Self::EngineCounters => false,
+            Self::Memory | Self::SecondTier(_) => true,
+        }
+    }
 }
 
 /// The tier in which faults are planted.
@@ -201,7 +244,31 @@ pub trait Port {
 /// The routes of all carriers, in the order in which they are listed.
 #[must_use]
 pub fn routes() -> Vec<Route> {
-    CARRIERS.iter().map(|carrier| Route::named(carrier.name())).collect()
+    carriers().into_iter().map(|carrier| Route::named(carrier.name())).collect()
+}
+
+fn carriers() -> Vec<&'static dyn Carrier> {
+    let described = DESCRIBED.lock().unwrap_or_else(PoisonError::into_inner);
+    CARRIERS.iter().chain(described.iter()).copied().collect()
+}
+
+/// Learns of the carrier that a file describes; its route from now on. The same description under the same name is the same
+/// carrier, however often it is learnt.
+///
+/// # Errors
+/// When the file, or one that it names, cannot be read, what it says cannot be, or another carrier has its name.
+pub fn learn(path: &Utf8Path) -> Result<Route, RouteError> {
+    let carrier = described::read(path)?;
+    let route = Route::named(carrier.name());
+    match find_carrier(route) {
+        Ok(known) if known.content() == carrier.content() => {}
+        Ok(_) => return Err(RouteError::NameTaken { file: path.to_owned(), route }),
+        Err(_) => {
+            let mut described = DESCRIBED.lock().unwrap_or_else(PoisonError::into_inner);
+            described.push(Box::leak(Box::new(carrier)));
+        }
+    }
+    Ok(route)
 }
 
 /// The carrier of a route.
@@ -209,10 +276,11 @@ pub fn routes() -> Vec<Route> {
 /// # Errors
 /// When there is none of this name.
 pub fn find_carrier(route: Route) -> Result<&'static dyn Carrier, RouteError> {
-    let named = CARRIERS.iter().find(|carrier| carrier.name() == route.name()).copied();
+    let carriers = carriers();
+    let named = carriers.iter().find(|carrier| carrier.name() == route.name()).copied();
     named.ok_or_else(|| RouteError::Unknown {
         route,
-        known: CARRIERS.iter().map(|carrier| carrier.name().to_owned()).collect(),
+        known: carriers.iter().map(|carrier| carrier.name().to_owned()).collect(),
     })
 }
 

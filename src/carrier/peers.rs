@@ -1,15 +1,14 @@
 //! From one `lmcache server` straight to another, its peer: the second loads from the memory of the first, which lives on.
 
 use super::lmcache::{Translation, launch_side, refused_by_server, require_server, server_settings};
-use super::surroundings::require_memory;
+use super::surroundings::{install_packages, require_memory};
 use super::{
     Carrier, CarrierError, Doing, Here, Port, Proof, RouteError, Side, Surroundings, Topology, Transport,
 };
 use crate::digest::{Digest, digest_bytes};
-use crate::engine::environment::{EnvironmentIdentity, install_beside};
+use crate::engine::environment::EnvironmentIdentity;
 use crate::engine::{Coordinator, SecondTier};
 use crate::options::{NotOffered, StoringOptions};
-use crate::thread::on_thread;
 
 /// What peers transfer KV with, beside an environment that lacks it.
 const PACKAGES: &str = include_str!("../../nix/stacks/p2p.txt");
@@ -88,11 +87,8 @@ async fn variables(surroundings: &Surroundings<'_>) -> Result<Vec<(String, Strin
     if surroundings.environment.identity().version("nixl").is_some() {
         return Ok(variables);
     }
-    let (environment, cache, events) =
-        (surroundings.environment.clone(), surroundings.cache.to_owned(), surroundings.events.clone());
-    let install = move || install_beside(&environment, "p2p", PACKAGES, &cache, &events);
-    let installed = on_thread(install).await.map_err(RouteError::NoThread)?;
-    variables.push(("PYTHONPATH".to_owned(), installed.map_err(RouteError::NoPeerPackages)?.into_string()));
+    let installed = install_packages(surroundings, "p2p", PACKAGES).await?;
+    variables.push(("PYTHONPATH".to_owned(), installed.into_string()));
     Ok(variables)
 }
 

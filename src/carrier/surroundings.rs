@@ -7,10 +7,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{CarrierError, RouteError};
 use crate::engine::RedisAddress;
-use crate::engine::environment::Environment;
+use crate::engine::environment::{Environment, install_beside};
 use crate::event::Events;
-use crate::machine::{disk_space, memory};
+use crate::machine::{DeviceKind, disk_space, memory};
 use crate::suite::LmcacheSettings;
+use crate::thread::on_thread;
 
 /// What a carrier is admitted by.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +20,8 @@ pub struct Here<'a> {
     pub environment: Option<&'a Environment>,
     /// A Redis server that was named.
     pub redis: Option<&'a RedisAddress>,
+    /// What computes.
+    pub device: DeviceKind,
 }
 
 /// What a carrier works with in one run. Nothing in it changes what an engine computes but `lmcache`, which the key holds.
@@ -65,6 +68,21 @@ pub(super) fn require_memory(tier: &str, needed: u64) -> Result<(), RouteError> 
         Some(free) if free < needed => Err(RouteError::Space { tier: tier.to_owned(), needed, free }),
         _ => Ok(()),
     }
+}
+
+/// Installs packages beside the environment, unless that was done before; their folder.
+pub(super) async fn install_packages(
+    surroundings: &Surroundings<'_>,
+    name: &str,
+    requirements: &str,
+) -> Result<Utf8PathBuf, RouteError> {
+    let (environment, cache, events) =
+        (surroundings.environment.clone(), surroundings.cache.to_owned(), surroundings.events.clone());
+    let (name, requirements) = (name.to_owned(), requirements.to_owned());
+    let of = name.clone();
+    let install = move || install_beside(&environment, &name, &requirements, &cache, &events);
+    let installed = on_thread(install).await.map_err(RouteError::NoThread)?;
+    installed.map_err(|source| RouteError::NoPackages { of, source: Box::new(source) })
 }
 
 /// The place of a temporary folder.

@@ -10,9 +10,9 @@ fn refusals(options: StoringOptions) -> Vec<(&'static str, Option<&'static str>)
     of_lmcache().map(refusal).collect()
 }
 
-/// The routes that a user has: all but the one of the tests.
+/// LMCache's routes.
 fn of_lmcache() -> impl Iterator<Item = Route> {
-    routes().into_iter().filter(|route| route.name() != "fake")
+    CARRIERS.iter().map(|carrier| Route::named(carrier.name())).filter(|route| route.name() != "fake")
 }
 
 #[test]
@@ -102,7 +102,7 @@ async fn a_new_carrier_opens_settles_and_empties_behind_the_same_interface() {
         events: &crate::event::Events::ignored(),
     };
     let carrier = find_carrier(Route::named("fake")).unwrap();
-    assert!(carrier.admit(&Here { environment: None, redis: None }).is_ok());
+    assert!(carrier.admit(&Here { environment: None, redis: None, device: DeviceKind::Cpu }).is_ok());
     assert_eq!(carrier.full_hit(100, 96, options), 80);
     assert_eq!((carrier.planting_ground(), carrier.added_packages(environment.identity())), (None, None));
     let transport = carrier.prepare(&surroundings, 4096).await.unwrap();

@@ -214,6 +214,9 @@ pub(super) struct RunArguments {
     /// How KV travels; may be repeated or separated by commas. Left out: the suite's routes
     #[arg(long, value_delimiter = ',', value_parser = route_choice_parser())]
     pub(super) route: Vec<RouteChoice>,
+    /// A TOML file that describes a connector, whose route is tested besides those of --route, or alone; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(super) connector: Vec<Utf8PathBuf>,
     /// For mp+redis: a server to use instead of one of our own, redis://[USER@]HOST[:PORT]. Its password comes from
     /// `KV_CORRECTNESS_REDIS_PASSWORD`
     #[arg(long, value_name = "URL", env = "KV_CORRECTNESS_REDIS_URL", hide_env_values = true)]

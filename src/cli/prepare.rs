@@ -10,7 +10,7 @@ use fs_err as fs;
 use super::arguments::{DeviceChoice, RunArguments};
 use super::stack::{Replacement, replace};
 use crate::cache::Bucket;
-use crate::carrier::find_carrier;
+use crate::carrier::{find_carrier, learn};
 use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
 use crate::engine::{ForkServers, RedisAddress, RedisUrlError};
 use crate::event::{Event, Events};
@@ -89,13 +89,25 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
 /// Loads a suite, all of whose routes have a carrier.
 pub(super) fn load_suite(name: &str) -> anyhow::Result<Suite> {
     let suite = Suite::load(name)?;
+    let at = |setting: &str, index: usize| {
+        let place = Suite::place_of(name, &format!("{setting}.{index}"));
+        format!("understand suite {name}: {}", place.unwrap_or_else(|| format!("its {setting}")))
+    };
+    for (index, connector) in suite.connectors.iter().enumerate() {
+        learn(connector.as_ref()).map_err(StageError::from).with_context(|| at("connectors", index))?;
+    }
     for (index, route) in suite.routes.iter().enumerate() {
-        let at = |place| format!("understand suite {name}: {place}");
-        find_carrier(*route).map_err(StageError::from).with_context(|| {
-            Suite::place_of(name, &format!("routes.{index}")).map_or_else(|| at("its routes".to_owned()), at)
-        })?;
+        find_carrier(*route).map_err(StageError::from).with_context(|| at("routes", index))?;
     }
     Ok(suite)
+}
+
+/// Learns of the connectors that a suite from a report names.
+pub(super) fn learn_connectors(suite: &Suite) -> anyhow::Result<()> {
+    for connector in &suite.connectors {
+        learn(connector.as_ref()).map_err(StageError::from)?;
+    }
+    Ok(())
 }
 
 /// The suite that the arguments name, as they change it.
@@ -107,9 +119,14 @@ fn changed_suite(arguments: &RunArguments) -> anyhow::Result<Suite> {
     if let Some(subjects) = arguments.subjects {
         suite.subjects = subjects;
     }
-    if !arguments.route.is_empty() {
+    let mut described = Vec::new();
+    for connector in &arguments.connector {
+        described.push(learn(connector).map_err(StageError::from)?);
+        suite.connectors.push(connector.to_string());
+    }
+    if !arguments.route.is_empty() || !described.is_empty() {
         let mut seen = BTreeSet::new();
-        let chosen = arguments.route.iter().flat_map(|choice| choice.routes());
+        let chosen = arguments.route.iter().flat_map(|choice| choice.routes()).chain(described);
         suite.routes = chosen.filter(|route| seen.insert(*route)).collect();
     }
     if let Some(identity) = arguments.identity {

@@ -10,7 +10,7 @@ use fs_err as fs;
 use super::arguments::ReproduceArguments;
 use super::minimise::minimise_finding;
 use super::output::print;
-use super::prepare::{cache_folder, provide_environment, require_proc, set_desk, stack};
+use super::prepare::{cache_folder, learn_connectors, provide_environment, require_proc, set_desk, stack};
 use super::report::read_report;
 use super::stack::{Replacement, replace};
 use super::write_report::write_report;
@@ -32,6 +32,7 @@ const IMPOSSIBLE: u8 = 3;
 pub(super) async fn reproduce(arguments: &ReproduceArguments) -> anyhow::Result<ExitCode> {
     let report = read_report(&arguments.report)?;
     report.suite.validate(arguments.report.as_str())?;
+    learn_connectors(&report.suite)?;
     let wrong: Vec<&Finding> = report
         .findings
         .iter()

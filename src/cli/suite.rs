@@ -11,6 +11,7 @@ use super::inspect::{Depth, Problem, inspect};
 use super::output::print;
 use super::prepare::{cache_folder, load_suite};
 use crate::assets::Model;
+use crate::carrier::learn;
 use crate::suite::Suite;
 
 /// Prints a suite's text, so that a suite of one's own can begin with it.
@@ -48,6 +49,9 @@ pub(super) fn check_suite(name: &str, cache: Option<Utf8PathBuf>) -> anyhow::Res
         writeln!(text)?;
     }
     let routes: Vec<&str> = suite.routes.iter().map(|route| route.name()).collect();
+    for connector in &suite.connectors {
+        writeln!(text, "connector {} ({connector})", learn(connector.as_ref())?)?;
+    }
     writeln!(text, "routes {}", routes.join(", "))?;
     writeln!(text, "right; whether it can run here: `kv-correctness doctor --suite {name}`")?;
     print(&text)?;

@@ -42,7 +42,8 @@ pub(super) fn why_unjudged(error: &StageError) -> Option<String> {
         },
         StageError::Environment(error) => is_of_revision(error),
         StageError::Route(RouteError::NoServer { .. } | RouteError::NoLmcache(_))
-        | StageError::Evidence(_) => true,
+        | StageError::Evidence(_)
+        | StageError::OtherBlocks { .. } => true,
         StageError::Route(_)
         | StageError::Asset(_)
         | StageError::Extract { .. }

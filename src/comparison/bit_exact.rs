@@ -49,7 +49,7 @@ pub(super) fn compare_bits(cases: &[Case<'_>], noise: &NoiseFloor, criteria: &Cr
     for case in cases {
         let (baseline, load) = (&case.baseline.observation, &case.load.observation);
         if case.store.observation.cached_tokens == 0 {
-            store_pass.add(first_difference(baseline, &case.store.observation));
+            store_pass.add(case.store_difference());
         }
         if let Some(control) = case.matched_control() {
             let difference = first_difference(&control.observation, load);

@@ -8,6 +8,7 @@ use crate::dataset::{Choice, QuestionId};
 use crate::model::Observation;
 
 use super::arm_name::ArmName;
+use super::difference::{Difference, first_difference};
 use super::early_stop::EarlyStop;
 use super::evidence_error::EvidenceError;
 use super::kv_evidence::KvEvidence;
@@ -209,6 +210,10 @@ pub struct Evidence {
     pub load: Arm,
     /// The server's own counters, where the route has a server.
     pub server: Option<ServerEvidence>,
+    /// Tokens that vLLM's own counter says its connector served in the store and in the load pass, where that must prove it.
+    pub external_hits: Option<[u64; 2]>,
+    /// Tokens that the store pass generates, where these are fewer than the others'.
+    pub store_tokens: Option<usize>,
     /// What was seen of the KV itself, where engines digest it.
     pub kv: Option<KvEvidence>,
     /// Why the load pass ended before the last question, if it did; the passes with `LMCache` may then lack questions.
@@ -224,9 +229,23 @@ pub(super) struct Case<'a> {
     pub(super) control: Option<&'a Answered>,
     pub(super) store: &'a Answered,
     pub(super) load: &'a Answered,
+    /// Tokens that the store pass generates, where these are fewer than the others'.
+    store_tokens: Option<usize>,
 }
 
 impl<'a> Case<'a> {
+    /// The first difference of the store pass from the baseline, over the tokens that it was to generate.
+    pub(super) fn store_difference(&self) -> Option<Difference> {
+        let (baseline, store) = (&self.baseline.observation, &self.store.observation);
+        match self.store_tokens {
+            None => first_difference(baseline, store),
+            Some(tokens) => {
+                let steps = baseline.steps.iter().take(tokens).cloned().collect();
+                first_difference(&Observation { steps, ..baseline.clone() }, store)
+            }
+        }
+    }
+
     /// The control, if it left exactly the tokens to compute that the load pass computed.
     pub(super) fn matched_control(&self) -> Option<&'a Answered> {
         self.control
@@ -277,6 +296,7 @@ pub(super) fn pair_arms(evidence: &Evidence) -> Result<Vec<Case<'_>>, EvidenceEr
                 control: control.as_mut().map(|control| control.advance_to(&asked.id)).transpose()?,
                 store: store.advance_to(&asked.id)?,
                 load: load.advance_to(&asked.id)?,
+                store_tokens: evidence.store_tokens,
             })
         })
         .collect()

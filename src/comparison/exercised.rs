@@ -20,6 +20,9 @@ pub struct Exercised {
     pub load: PassHits,
     /// Whether the server's own counters tell the same, where there is a server.
     pub server: Option<ServerAgreement>,
+    /// Tokens that vLLM's own counter says its connector served, where that proves the service.
+    #[serde(default)]
+    pub external: Option<ExternalHits>,
     /// The first requests that were not served as predicted, in the order of the questions.
     pub offenders: Vec<Offender>,
 }
@@ -94,6 +97,16 @@ pub struct ServerAgreement {
     pub shards: Option<ShardCounts>,
     /// The tier that served the load pass, where it matters.
     pub tier: Option<TierAgreement>,
+}
+
+/// Tokens that vLLM's counter `vllm:external_prefix_cache_hits` says its connector served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalHits {
+    /// In the store pass.
+    pub store: u64,
+    /// In the load pass.
+    pub load: u64,
 }
 
 /// The tier that had to serve the load pass beside what the server counted of it.
@@ -197,7 +210,11 @@ impl ServerAgreement {
 }
 
 /// Holds every request of both passes against its prediction.
-pub(super) fn check_service(cases: &[Case<'_>], server: Option<&ServerEvidence>) -> Exercised {
+pub(super) fn check_service(
+    cases: &[Case<'_>],
+    server: Option<&ServerEvidence>,
+    external_hits: Option<[u64; 2]>,
+) -> Exercised {
     let mut offenders = Vec::new();
     let mut hits = [PassHits::default(); 2];
     let mut whole_prompts = [0_u64; 2];
@@ -250,12 +267,24 @@ pub(super) fn check_service(cases: &[Case<'_>], server: Option<&ServerEvidence>)
         Service::OverServed
     } else if load.under_served > 0 {
         Service::UnderServed
-    } else if server.as_ref().is_some_and(|server| !server.holds()) {
+    } else if external_hits.is_some_and(|counted| !agree_with_requests(counted, [store, load], whole_prompts))
+        || server.as_ref().is_some_and(|server| !server.holds())
+    {
         Service::CountersDisagree
     } else if server.as_ref().and_then(|server| server.tier.as_ref()).is_some_and(|tier| !tier.holds()) {
         Service::WrongTier
     } else {
         Service::AsPredicted
     };
-    Exercised { service, store, load, server, offenders }
+    let external = external_hits.map(|[store, load]| ExternalHits { store, load });
+    Exercised { service, store, load, server, external, offenders }
+}
+
+/// Whether vLLM's counter of what its connector served says the same as its requests, in both passes. Of a prompt that was
+/// served whole the counter may count the last token, which is computed again.
+fn agree_with_requests(counted: [u64; 2], hits: [PassHits; 2], whole_prompts: [u64; 2]) -> bool {
+    let of_passes = counted.into_iter().zip(hits).zip(whole_prompts);
+    let mut agreements = of_passes
+        .map(|((counted, hits), whole)| (hits.cached_tokens..=hits.cached_tokens + whole).contains(&counted));
+    agreements.all(|agree| agree)
 }

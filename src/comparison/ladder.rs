@@ -47,6 +47,21 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
             ),
             "Look for evictions, failed stores or failed loads in LMCache's log; give it more memory if it was full.",
         ),
+        Service::CountersDisagree if exercised.server.is_none() => {
+            let counted = note(exercised.external, |external| {
+                format!(
+                    "store pass: {} of {} tokens, load pass: {} of {}",
+                    external.store, store.cached_tokens, external.load, load.cached_tokens
+                )
+            });
+            not_exercised(
+                format!(
+                    "vLLM's counter of what its connector serves tells other hits than its requests do{counted}. One of them \
+                     reports what did not happen."
+                ),
+                "Look for loads that failed or were repeated in vLLM's log.",
+            )
+        }
         Service::CountersDisagree => {
             let seen = note(exercised.server.as_ref(), |server| {
                 format!(

@@ -126,6 +126,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
     let cases = evidence::pair_arms(evidence)?;
     // After an early stop the server's totals cover other requests than the pairs do.
     let server = evidence.server.as_ref().filter(|_| evidence.early_stop.is_none());
+    let external_hits = evidence.external_hits.filter(|_| evidence.early_stop.is_none());
     let noise_floor = noise_floor::measure_noise(&cases, evidence.batching, evidence.fidelity);
     let by_question = breakdown::measure_movements(&cases);
     let comparisons = evidence.comparisons.max(1);
@@ -138,7 +139,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         criteria: *criteria,
         comparisons,
         questions: difference::count(cases.len()),
-        exercised: exercised::check_service(&cases, server),
+        exercised: exercised::check_service(&cases, server, external_hits),
         kv: provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity),
         bit_exact: bit_exact::compare_bits(&cases, &noise_floor, criteria),
         near_ties,

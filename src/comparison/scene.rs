@@ -237,6 +237,8 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
             sharding: None,
         }),
         kv: None,
+        external_hits: None,
+        store_tokens: None,
         early_stop: None,
     }
 }

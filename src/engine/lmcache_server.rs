@@ -216,6 +216,7 @@ impl LmcacheServer {
                 ("lmcache.mp.port".to_owned(), self.port.into()),
             ]),
             cache_salt,
+            ..Connector::default()
         }
     }
 

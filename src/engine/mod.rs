@@ -2,6 +2,7 @@
 
 pub mod environment;
 
+mod companion;
 mod coordinator;
 mod ending;
 mod error;
@@ -20,6 +21,7 @@ mod server_counters;
 mod variables;
 mod worker;
 
+pub use companion::{Companion, CompanionSettings};
 pub use coordinator::Coordinator;
 pub use ending::{end_all, kill_all};
 pub use error::{EngineError, ProcessEnd};
@@ -29,10 +31,13 @@ pub use lmcache_server::{LmcacheServer, SecondTier, ServerSettings, Tiers, pool_
 pub use numbered::numbered;
 pub use parallelism::{Parallelism, ParallelismError};
 pub(crate) use plan::chunk_digests;
-pub use plan::{Capacity, Expectation, Plan, Round, TooLarge, full_hit};
+pub use plan::{Capacity, Expectation, Plan, Round, TooLarge};
+pub use ports::distinct_ports;
 pub use process::{Launch, OwnedProcess, Streams};
-pub use protocol::{Connector, NumberedPrompt, PROTOCOL, Ready, Reply, Request, Scored, Start};
+pub use protocol::{
+    Connector, ConnectorRole, NumberedPrompt, PROTOCOL, Ready, Reply, Request, Scored, Start,
+};
 pub use redis::{Redis, RedisAddress, RedisSettings, RedisUrlError, describe_redis_error};
 pub use server_counters::ServerCounters;
 pub use variables::keyed_variables;
-pub use worker::{Patience, PrefixCache, Worker};
+pub use worker::{Handing, Patience, PrefixCache, Worker};

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Prompt, QuestionId, Subject};
 use crate::digest::{Digest, digest_bytes};
+use crate::model::{Found, HitRule, HitUnit};
 
 /// Part of a tier that one round may fill: LMCache starts to evict at 0.8, in steps of 0.2.
 const USABLE: (u64, u64) = (3, 4);
@@ -18,7 +19,7 @@ const PROBE: usize = 8;
 /// The limits that rounds are made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Capacity {
-    /// Tokens of one chunk.
+    /// Tokens of one chunk: what is stored and served as a whole.
     pub chunk_tokens: u32,
     /// Bytes of one token's KV.
     pub bytes_per_token: u64,
@@ -26,9 +27,21 @@ pub struct Capacity {
     pub lmcache_bytes: u64,
     /// Bytes of vLLM's own KV cache, which holds a round of the control.
     pub engine_bytes: u64,
+    /// What is stored and served of a prompt.
+    #[serde(skip_serializing_if = "HitRule::is_default")]
+    pub hits: HitRule,
 }
 
 impl Capacity {
+    /// The same, where chunks are blocks of an engine that has blocks of so many tokens.
+    #[must_use]
+    pub fn with_blocks_of(self, block_tokens: u32) -> Self {
+        match self.hits.unit {
+            HitUnit::Chunk => self,
+            HitUnit::Block => Self { chunk_tokens: block_tokens.max(1), ..self },
+        }
+    }
+
     /// Whether a round has room for a prompt of this subject with so many tokens, alone.
     ///
     /// # Errors
@@ -127,14 +140,6 @@ impl TooLarge {
     }
 }
 
-/// Tokens that LMCache serves of a prompt whose whole chunks are all stored: whole chunks, and one token less where
-/// that is all of the prompt, since the last token must be computed to have an answer.
-#[must_use]
-pub fn full_hit(prompt_tokens: u32, chunk_tokens: u32) -> u32 {
-    let whole = prompt_tokens / chunk_tokens * chunk_tokens;
-    if whole == prompt_tokens { whole.saturating_sub(1) } else { whole }
-}
-
 impl Plan {
     /// Distinct whole chunks of the first prompts, which are whole rounds or all.
     #[must_use]
@@ -186,6 +191,10 @@ struct Planner {
     round: OpenRound,
     /// Chunks of all prompts so far.
     seen: HashSet<Digest>,
+    /// Where a prompt is found as a whole or not at all: what was stored of each, by its last chunk.
+    stored: HashSet<Digest>,
+    /// What is looked for of each prompt, by its last chunk, where the prompt's own is not that.
+    asked: Vec<(usize, Option<Digest>)>,
 }
 
 impl Planner {
@@ -196,6 +205,8 @@ impl Planner {
             rounds: Vec::new(),
             round: OpenRound::default(),
             seen: HashSet::new(),
+            stored: HashSet::new(),
+            asked: Vec::new(),
         }
     }
 
@@ -203,7 +214,13 @@ impl Planner {
         let chunk_tokens = self.capacity.chunk_tokens;
         let prompt_tokens =
             u32::try_from(prompt.token_ids.len()).expect("a prompt is shorter than 2^32 tokens");
-        let chunks = chunk_digests(&prompt.token_ids, chunk_tokens);
+        let rule = self.capacity.hits;
+        let all = chunk_digests(&prompt.token_ids, chunk_tokens);
+        let first =
+            |units: u32| &all[..usize::try_from(units).map_or(all.len(), |units| units.min(all.len()))];
+        let stored = first(rule.stored_units(prompt_tokens, chunk_tokens));
+        let asked = first(rule.asked_units(prompt_tokens, chunk_tokens));
+        let chunks = kept_chunks(stored, rule.found);
         let tokens = u64::from(prompt_tokens.next_multiple_of(chunk_tokens));
 
         let more = chunks.iter().filter(|chunk| !self.round.chunks.contains(chunk)).count() as u64;
@@ -215,22 +232,30 @@ impl Planner {
         }
         self.capacity.admit(&prompt.question.subject, prompt_tokens)?;
 
-        let mut shared = 0;
+        let shared = match rule.found {
+            Found::Prefixes => asked.iter().take_while(|chunk| self.seen.contains(chunk)).count(),
+            Found::Whole if asked.last().is_some_and(|last| self.stored.contains(last)) => asked.len(),
+            Found::Whole => 0,
+        };
         for chunk in chunks {
-            if self.seen.insert(chunk) {
-                self.round.new_chunks += 1;
-            } else {
-                shared += chunk_tokens;
-            }
+            self.round.new_chunks += u64::from(self.seen.insert(chunk));
             self.round.chunks.insert(chunk);
         }
         self.round.prompts += 1;
         self.round.tokens += tokens;
-        let load = full_hit(prompt_tokens, chunk_tokens);
+        self.stored.extend(stored.last().filter(|_| rule.found == Found::Whole));
+        if rule.found == Found::Whole && asked.len() != stored.len() {
+            self.asked.push((self.expectations.len(), asked.last().copied()));
+        }
+        let served = |units: usize| {
+            let units = u32::try_from(units).expect("a prompt has fewer units than tokens");
+            rule.served_tokens(prompt_tokens, units, chunk_tokens)
+        };
+        let load = served(asked.len());
         self.expectations.push(Expectation {
             question: prompt.question.clone(),
             prompt_tokens,
-            store_at_most: shared.min(load),
+            store_at_most: if shared == 0 { 0 } else { served(shared).min(load) },
             load,
             control: prompt_tokens.saturating_sub(1) / chunk_tokens * chunk_tokens,
         });
@@ -247,7 +272,25 @@ impl Planner {
         if self.round.prompts > 0 {
             self.close_round();
         }
+        // What was stored of a prompt is not what is looked for: it is found if it is all that was stored of another one.
+        for (place, last) in self.asked {
+            if last.is_none_or(|last| !self.stored.contains(&last)) {
+                self.expectations[place].load = 0;
+            }
+        }
         Plan { rounds: self.rounds, expectations: self.expectations }
+    }
+}
+
+/// What is kept of a prompt with these chunks: each of them once, or, where prompts are kept as wholes, once for each that
+/// differs from all others.
+fn kept_chunks(stored: &[Digest], found: Found) -> Vec<Digest> {
+    match (found, stored.last()) {
+        (Found::Whole, Some(last)) => {
+            let of_whole = |chunk: &Digest| digest_bytes(&[*chunk.as_bytes(), *last.as_bytes()].concat());
+            stored.iter().map(of_whole).collect()
+        }
+        _ => stored.to_vec(),
     }
 }
 
@@ -274,8 +317,15 @@ mod tests {
     use super::*;
 
     const CHUNK: u32 = 4;
-    const CAPACITY: Capacity =
-        Capacity { chunk_tokens: CHUNK, bytes_per_token: 10, lmcache_bytes: 4000, engine_bytes: 1 << 30 };
+    const RULE: HitRule =
+        HitRule { unit: HitUnit::Chunk, stored_less: 0, asked_less: 0, found: Found::Prefixes, rest: false };
+    const CAPACITY: Capacity = Capacity {
+        chunk_tokens: CHUNK,
+        bytes_per_token: 10,
+        lmcache_bytes: 4000,
+        engine_bytes: 1 << 30,
+        hits: RULE,
+    };
 
     fn prompt(subject: &str, row: u32, token_ids: &[u32]) -> Prompt {
         let subject: Subject = subject.parse().unwrap();
@@ -306,8 +356,30 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_that_is_whole_chunks_is_served_all_but_its_last_token() {
-        assert_eq!([0, 3, 4, 5, 8, 9].map(|tokens| full_hit(tokens, 4)), [0, 0, 3, 4, 7, 8]);
+    fn where_prompts_are_found_as_wholes_one_that_is_not_what_was_stored_of_it_is_found_as_another() {
+        let rule = HitRule { stored_less: 1, asked_less: 2, found: Found::Whole, ..RULE };
+        let capacity = Capacity { hits: rule, ..CAPACITY };
+        // Of nine tokens two chunks are stored and one is looked for: that of the third prompt.
+        let prompts = vec![
+            prompt("law", 1, &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
+            prompt("law", 2, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+            prompt("law", 3, &[1, 2, 3, 4, 5, 6]),
+            prompt("law", 4, &[9, 9, 9, 9, 5, 6, 7, 8, 9]),
+        ];
+        let plan = plan(prompts, capacity).unwrap();
+        let seen: Vec<_> =
+            plan.expectations.iter().map(|one| (one.store_at_most, one.load, one.control)).collect();
+        // The second is stored by then as all of the first.
+        assert_eq!(seen, [(0, 4, 8), (8, 8, 8), (0, 4, 4), (0, 0, 8)]);
+        // A whole each, of which the first and the second are one.
+        assert_eq!(plan.rounds[0].chunks, 2 + 1 + 2);
+    }
+
+    #[test]
+    fn chunks_are_the_blocks_of_the_engine_where_the_rule_counts_blocks() {
+        let blocks = Capacity { hits: HitRule { unit: HitUnit::Block, ..RULE }, ..CAPACITY };
+        assert_eq!(blocks.with_blocks_of(16).chunk_tokens, 16);
+        assert_eq!(CAPACITY.with_blocks_of(16), CAPACITY);
     }
 
     #[test]

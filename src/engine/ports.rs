@@ -36,6 +36,17 @@ pub(super) fn free_ports<const COUNT: usize>() -> std::io::Result<[u16; COUNT]> 
     Ok(ports)
 }
 
+/// As many distinct ports that are free on loopback right now.
+///
+/// # Errors
+/// When the system gives none.
+pub fn distinct_ports(count: usize) -> Result<Vec<u16>, EngineError> {
+    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let listeners: std::io::Result<Vec<TcpListener>> = (0..count).map(|_| listen()).collect();
+    let ports = listeners.and_then(|all| all.iter().map(|one| Ok(one.local_addr()?.port())).collect());
+    ports.map_err(|source| EngineError::Spawn { command: "a listener on a free port".to_owned(), source })
+}
+
 /// Who listens on a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Listener {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{ChunkDigests, DigestedLayers, Step, TokenLogprob};
 
 /// Both sides refuse another number.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// What the driver asks.
 #[derive(Debug, Clone, Serialize)]
@@ -25,6 +25,9 @@ pub enum Request<'a> {
     Score {
         /// Whether vLLM's own prefix cache may be read. If not, it is emptied first; it is filled in any case.
         read_cache: bool,
+        /// Whether the KV of the prompts is left to another engine, which is told of it by what each answer says: one token
+        /// is generated.
+        hand_over: bool,
         /// The prompts, in the order in which they are handed to the scheduler.
         prompts: Vec<NumberedPrompt<'a>>,
     },
@@ -58,16 +61,37 @@ pub struct Start {
 }
 
 /// A KV connector as vLLM's `KVTransferConfig` names it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Connector {
     /// Its class.
     pub name: String,
     /// The module that has the class, where vLLM does not know it.
     pub module_path: Option<String>,
+    /// Which part of the travel its engine has.
+    pub role: ConnectorRole,
     /// Its own settings.
     pub extra: BTreeMap<String, serde_json::Value>,
+    /// Further arguments of `KVTransferConfig`.
+    pub settings: BTreeMap<String, serde_json::Value>,
+    /// Folders in which Python finds the module and what it needs, before all others.
+    pub python_path: Vec<String>,
     /// What sets this run's requests apart in a cache that others use, too.
     pub cache_salt: Option<String>,
+}
+
+/// What an engine's connector does, in vLLM's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ConnectorRole {
+    /// It stores and loads.
+    #[default]
+    #[serde(rename = "kv_both")]
+    Both,
+    /// It stores, or sends.
+    #[serde(rename = "kv_producer")]
+    Producer,
+    /// It loads, or receives.
+    #[serde(rename = "kv_consumer")]
+    Consumer,
 }
 
 /// A prompt under the number that its reply will bear.
@@ -77,6 +101,9 @@ pub struct NumberedPrompt<'a> {
     pub question: u32,
     /// The whole prompt.
     pub token_ids: &'a [u32],
+    /// Where another engine has left its KV, in the words of that one's connector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<&'a serde_json::Value>,
 }
 
 /// What the worker says.
@@ -151,6 +178,9 @@ pub struct Scored {
     pub letters: [f64; 4],
     /// The generated tokens.
     pub steps: Vec<Step>,
+    /// Where its KV was left for another engine, in the connector's words.
+    #[serde(default)]
+    pub transfer: Option<serde_json::Value>,
 }
 
 impl Scored {

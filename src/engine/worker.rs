@@ -20,6 +20,9 @@ use crate::model::{ChunkDigests, KvRecord, Observation};
 
 static PACKAGE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/engine/worker/kv_worker");
 
+/// vLLM's name of the counter.
+const EXTERNAL_HITS: &str = "vllm:external_prefix_cache_hits";
+
 /// The package's modules, without what Python leaves beside them.
 fn sources() -> impl Iterator<Item = &'static File<'static>> {
     PACKAGE.files().filter(|file| file.path().extension() == Some("py".as_ref()))
@@ -45,6 +48,17 @@ pub enum PrefixCache {
     FillOnly,
 }
 
+/// How the KV of prompts gets from one engine to another that waits for it.
+#[derive(Debug, Clone, Copy)]
+pub enum Handing<'a> {
+    /// Not by what their answers say.
+    None,
+    /// It is left to the other engine: one token is generated, and the answer says where the KV is.
+    Over,
+    /// It was left by the other engine, which said of each prompt where.
+    From(&'a [serde_json::Value]),
+}
+
 /// An engine that takes prompts.
 #[derive(Debug)]
 pub struct Worker {
@@ -57,6 +71,9 @@ pub struct Worker {
     /// Why this engine's KV cannot be digested, where it should be.
     digest_problem: Option<String>,
     kv_records: Vec<KvRecord>,
+    transfers: Vec<serde_json::Value>,
+    /// Tokens that vLLM counts as served by the connector: since the start, and before the last prompts.
+    external_hits: [u64; 2],
 }
 
 impl Worker {
@@ -111,8 +128,18 @@ impl Worker {
         let asks_server = start.connector.as_ref().is_some_and(|connector| connector.name == CONNECTOR);
         let replies = BufReader::new(replies).lines();
         let (digest_problem, kv_records) = (None, Vec::new());
-        let mut worker =
-            Self { process, requests, replies, patience, what, asks_server, digest_problem, kv_records };
+        let mut worker = Self {
+            process,
+            requests,
+            replies,
+            patience,
+            what,
+            asks_server,
+            digest_problem,
+            kv_records,
+            transfers: Vec::new(),
+            external_hits: [0; 2],
+        };
         worker.send(&Request::Start(start)).await?;
         match worker.receive(worker.patience.start).await? {
             Reply::Ready(ready) if ready.protocol == PROTOCOL => {
@@ -134,14 +161,34 @@ impl Worker {
         &mut self,
         prompts: &[Prompt],
         prefix_cache: PrefixCache,
+        answered: impl FnMut(),
+    ) -> Result<Vec<Observation>, EngineError> {
+        self.score_handing(prompts, prefix_cache, Handing::None, answered).await
+    }
+
+    /// The same, of prompts whose KV is left to another engine or was left by one.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score); and when an answer does not say where the KV was left.
+    pub async fn score_handing(
+        &mut self,
+        prompts: &[Prompt],
+        prefix_cache: PrefixCache,
+        handing: Handing<'_>,
         mut answered: impl FnMut(),
     ) -> Result<Vec<Observation>, EngineError> {
-        let numbered = (0..)
-            .zip(prompts)
-            .map(|(question, prompt)| NumberedPrompt { question, token_ids: &prompt.token_ids });
+        let numbered = (0..).zip(prompts).enumerate().map(|(place, (question, prompt))| {
+            let transfer = match handing {
+                Handing::From(transfers) => transfers.get(place),
+                Handing::None | Handing::Over => None,
+            };
+            NumberedPrompt { question, token_ids: &prompt.token_ids, transfer }
+        });
         let read_cache = prefix_cache == PrefixCache::Read;
-        self.send(&Request::Score { read_cache, prompts: numbered.collect() }).await?;
+        let hand_over = matches!(handing, Handing::Over);
+        self.send(&Request::Score { read_cache, hand_over, prompts: numbered.collect() }).await?;
         let mut observations: Vec<Option<Observation>> = vec![None; prompts.len()];
+        let mut transfers: Vec<Option<serde_json::Value>> = vec![None; prompts.len()];
         let mut digests: Vec<Option<Vec<ChunkDigests>>> = vec![None; prompts.len()];
         let mut digest_problem = self.digest_problem.clone();
         loop {
@@ -159,8 +206,9 @@ impl Worker {
                     }
                     continue;
                 }
-                Reply::Counted { digest_problem: problem, .. } => {
+                Reply::Counted { digest_problem: problem, counters } => {
                     digest_problem = digest_problem.or(problem);
+                    self.external_hits = [read_external_hits(&counters), self.external_hits[0]];
                     break;
                 }
                 other => return Err(self.garbled(format!("{other:?} came instead of `scored`"))),
@@ -177,6 +225,7 @@ impl Worker {
             if scored.steps.is_empty() || !scored.logprobs().all(f64::is_finite) {
                 return Err(self.garbled(format!("the answer to {} is empty or not finite", prompt.question)));
             }
+            transfers[place] = scored.transfer;
             observations[place] = Some(Observation {
                 question: prompt.question.clone(),
                 prompt_tokens,
@@ -203,7 +252,30 @@ impl Worker {
             })
             .chain(digest_problem.map(|reason| KvRecord::NotObserved { reason }))
             .collect();
+        self.transfers = match handing {
+            Handing::Over => match transfers.iter().position(Option::is_none) {
+                Some(place) => {
+                    let question = &prompts[place].question;
+                    return Err(
+                        self.garbled(format!("its answer to {question} does not say where the KV was left"))
+                    );
+                }
+                None => transfers.into_iter().flatten().collect(),
+            },
+            Handing::None | Handing::From(_) => Vec::new(),
+        };
         Ok(observations.into_iter().flatten().collect())
+    }
+
+    /// Where the KV of the prompts that were scored last was left, in their order.
+    pub fn take_transfers(&mut self) -> Vec<serde_json::Value> {
+        std::mem::take(&mut self.transfers)
+    }
+
+    /// Tokens of the prompts that were scored last which vLLM counts as served by its connector.
+    #[must_use]
+    pub fn external_hits(&self) -> u64 {
+        self.external_hits[0].saturating_sub(self.external_hits[1])
     }
 
     /// What the last [`score`](Self::score) showed of the KV itself, in the order of the prompts.
@@ -303,4 +375,10 @@ impl Worker {
     fn garbled(&self, problem: String) -> EngineError {
         EngineError::Garbled { what: self.what.clone(), problem, log: self.process.log().to_owned() }
     }
+}
+
+/// vLLM's own count of the tokens that its connector served, since the engine's start.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of tokens")]
+fn read_external_hits(counters: &BTreeMap<String, f64>) -> u64 {
+    counters.get(EXTERNAL_HITS).copied().unwrap_or_default() as u64
 }

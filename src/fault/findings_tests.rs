@@ -54,6 +54,8 @@ fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
             sharding: None,
         }),
         kv: None,
+        external_hits: None,
+        store_tokens: None,
         early_stop: None,
     };
     compare(&evidence, &Criteria::default()).unwrap()

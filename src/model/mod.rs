@@ -4,6 +4,7 @@
 //! Owns no behaviour beyond names and sizes, and uses no other module of this program.
 
 mod dtype;
+mod hit_rule;
 mod kv_groups;
 mod kv_record;
 mod kv_shape;
@@ -12,6 +13,7 @@ mod question;
 mod route;
 
 pub use dtype::Dtype;
+pub use hit_rule::{Found, HitRule, HitUnit};
 pub use kv_groups::{KvGroup, KvGroups, KvKind, UnknownKv};
 pub use kv_record::{ChunkDigests, DigestedLayers, KvRecord, LayerDigests, NotLayerDigests};
 pub use kv_shape::KvShape;

@@ -3,13 +3,12 @@
 
 use super::Request;
 use crate::assets::Model;
-use crate::carrier::{RouteError, Topology, find_carrier};
+use crate::carrier::{Carrier, RouteError, Topology, find_carrier};
 use crate::digest::Digest;
 use crate::engine::Capacity;
 use crate::engine::environment::Environment;
 use crate::job::Work;
-use crate::model::KvShape;
-use crate::model::Route;
+use crate::model::{HitRule, HitUnit, KvShape, Route};
 use crate::stage::{
     Baseline, Cached, Compare, Control, EngineSpec, FOREIGN_PROMPTS, Faults, Foreign, Prompts, Shards,
     StageError, batching, capacity, differences, prompt_limits,
@@ -31,7 +30,6 @@ pub(super) fn prompts(request: &Request, tokenizer: Digest) -> Work {
 pub(super) struct ArmsOf<'a> {
     request: &'a Request,
     model: &'a str,
-    environment: &'a Environment,
     /// The engine of the arms without a connector.
     alone: EngineSpec,
     /// The engine of those with one.
@@ -50,7 +48,6 @@ impl<'a> ArmsOf<'a> {
         Ok(Self {
             request,
             model: model.name(),
-            environment,
             alone: EngineSpec::of(suite, model, device, environment.identity_of_baseline()),
             connected: EngineSpec::of(suite, model, device, environment.identity().clone()),
             shape: model.files().kv_shape()?,
@@ -64,17 +61,26 @@ impl<'a> ArmsOf<'a> {
         Work::Baseline(Box::new(Baseline { engine: self.alone.clone(), rounds }))
     }
 
-    pub(super) fn control(&self) -> Work {
-        Work::Control(Box::new(Control { engine: self.alone.clone(), capacity: self.capacity }))
+    /// The control of routes that serve such units.
+    pub(super) fn control(&self, unit: HitUnit) -> Work {
+        let capacity = Capacity { hits: HitRule { unit, ..HitRule::default() }, ..self.capacity };
+        Work::Control(Box::new(Control { engine: self.alone.clone(), capacity }))
+    }
+
+    fn capacity_on(&self, carrier: &dyn Carrier) -> Capacity {
+        Capacity { hits: carrier.hits(), ..self.capacity }
     }
 
     pub(super) fn cached(&self, route: Route) -> Result<Work, RouteError> {
+        let carrier = find_carrier(route)?;
+        let engine = if carrier.needs_lmcache() { &self.connected } else { &self.alone };
         Ok(Work::Cached(Box::new(Cached {
-            engine: self.connected.clone(),
+            engine: engine.clone(),
             route,
             lmcache: self.request.suite.lmcache,
-            capacity: self.capacity,
-            added_packages: find_carrier(route)?.added_packages(self.environment.identity()),
+            capacity: self.capacity_on(carrier),
+            carrier: carrier.content(),
+            added_packages: carrier.added_packages(&engine.environment),
             early_stop_among: self.request.stops_early().then(|| self.request.suite.comparisons()),
         })))
     }
@@ -83,22 +89,22 @@ impl<'a> ArmsOf<'a> {
     pub(super) fn engines(&self, route: Route) -> Result<usize, RouteError> {
         Ok(match find_carrier(route)?.topology() {
             Topology::SameEngine => self.request.engines_of_a_model(),
-            Topology::AnotherEngine => 1,
+            Topology::AnotherEngine | Topology::ProducerAndConsumer => 1,
         })
     }
 
-    pub(super) fn compare(&self, route: Route, tokenizer: Digest) -> Work {
+    pub(super) fn compare(&self, route: Route, tokenizer: Digest) -> Result<Work, RouteError> {
         let suite = &self.request.suite;
-        Work::Compare(Box::new(Compare {
+        Ok(Work::Compare(Box::new(Compare {
             route,
             options: suite.lmcache.options,
-            capacity: self.capacity,
+            capacity: self.capacity_on(find_carrier(route)?),
             batching: batching(suite.engine.max_num_seqs),
             shards: Shards::of(&self.connected, self.shape),
             tokenizer,
             criteria: suite.criteria,
             comparisons: suite.comparisons(),
-        }))
+        })))
     }
 
     pub(super) fn faults(&self, route: Route) -> Result<Work, StageError> {

@@ -119,7 +119,8 @@ fn admit_route(bench: &Bench, route: Route) -> Result<(), RouteError> {
         return Err(RouteError::NotOffered { option: refused.option, reason: refused.reason });
     }
     let desk = &bench.desk;
-    carrier.admit(&Here { environment: desk.environment.as_ref(), redis: desk.redis.as_ref() })
+    let device = bench.request.device.kind();
+    carrier.admit(&Here { environment: desk.environment.as_ref(), redis: desk.redis.as_ref(), device })
 }
 
 /// Makes what one stage needs and the stage itself; its artifacts, with what each is of.

@@ -19,7 +19,7 @@ use crate::stage_name::StageName;
 use crate::suite::Suite;
 
 /// Number of the format of `report.json`; a change that a reader could stumble over raises it.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 /// The oldest format that is still read.
 pub const OLDEST_SCHEMA: u32 = 2;
 

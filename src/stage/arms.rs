@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::engine_run::{EngineRun, EngineSetup, EngineSpec};
+use super::engine_run::{EngineRun, EngineSetup, EngineSpec, read_blocks};
 use super::files::{BASELINE, CONTROL, REPEAT};
 use super::order::slices;
 use super::prompts::read_prompts;
@@ -10,6 +10,7 @@ use super::rounds::{Pass, Rounds};
 use super::{Context, StageError};
 use crate::dataset::QuestionId;
 use crate::engine::{Capacity, PrefixCache, Round};
+use crate::model::HitUnit;
 
 /// vLLM alone, its own prefix caching off. Input: the prompts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -22,7 +23,7 @@ pub struct Baseline {
 }
 
 /// vLLM alone, with its own prefix caching: each round first fills the emptied cache without reading it, which repeats the
-/// baseline, then is served from it, which leaves the same tokens to compute as a hit in LMCache does. Input: the prompts.
+/// baseline, then is served from it, which leaves the same tokens to compute as a hit in LMCache does. Inputs: the prompts, and the baseline where chunks are its blocks.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Control {
     /// The engine.
@@ -69,14 +70,18 @@ impl Control {
     pub(crate) const SCHEMA: u32 = 3;
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
-        let run = EngineRun::of(&self.engine, context);
-        let plan = run.plan(self.capacity)?;
+        let capacity = match self.capacity.hits.unit {
+            HitUnit::Chunk => self.capacity,
+            HitUnit::Block => self.capacity.with_blocks_of(read_blocks(context.inputs)?),
+        };
+        let run = EngineRun::of(&self.engine, context).digesting(capacity);
+        let plan = run.plan(capacity)?;
         let (rounds, total) = (Rounds::of(run.prompts(), &plan.rounds)?, plan.expectations.len());
         let repeat = Pass::of(context, "repeat", REPEAT, total)?;
         let control = Pass::of(context, "control", CONTROL, total)?;
         rounds
             .share(context.engines, async |number| {
-                let chunk_tokens = Some(self.capacity.chunk_tokens);
+                let chunk_tokens = Some(capacity.chunk_tokens);
                 let setup = EngineSetup { hit_multiple: chunk_tokens, ..EngineSetup::alone("control") };
                 let mut worker = run.start(setup.numbered(number)).await?;
                 while let Some(round) = rounds.take().await? {

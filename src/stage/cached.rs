@@ -8,17 +8,18 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::capacity::chunk_bytes;
-use super::engine_run::{EngineRun, EngineSetup, EngineSpec};
+use super::engine_run::{EngineRun, EngineSetup, EngineSpec, READY, read_blocks};
 use super::files::{LOAD, STORE};
 use super::lines::{read_json, write_json};
 use super::load_pass::{LoadPass, PassCounters, Passes};
 use super::rounds::{Pass, Rounds};
 use super::watch::Watch;
 use super::{Context, StageError};
-use crate::carrier::{Carrier, Port, Proof, Side, Topology, Transport, find_carrier};
+use crate::carrier::{Carrier, Port, Side, Topology, Transport, find_carrier};
+use crate::dataset::Prompt;
 use crate::digest::Digest;
-use crate::engine::{Capacity, Plan, PrefixCache, ServerCounters};
-use crate::model::Route;
+use crate::engine::{Capacity, Handing, Plan, PrefixCache, Ready, ServerCounters, Worker};
+use crate::model::{HitUnit, Route};
 use crate::store::Artifact;
 use crate::suite::LmcacheSettings;
 
@@ -26,8 +27,8 @@ const PASSES: &str = "passes.json";
 /// Between two looks at whether what a load pass is served from is still there.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// vLLM with a carrier, every question twice: stored, then loaded. Inputs: the prompts, and questions and baseline where the
-/// load pass may end early.
+/// vLLM with a carrier, every question twice: stored, then loaded. Inputs: the prompts; questions and baseline where the load
+/// pass may end early; the baseline where the carrier serves blocks, whose size it tells.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cached {
     /// The engine.
@@ -38,6 +39,9 @@ pub struct Cached {
     pub lmcache: LmcacheSettings,
     /// What bounds the rounds.
     pub capacity: Capacity,
+    /// What the carrier is made of, where that is not this program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<Digest>,
     /// The requirements of what the carrier adds to the environment.
     pub added_packages: Option<Digest>,
     /// Among how many comparisons the budget for early stops is divided, where the load pass may end early.
@@ -45,12 +49,13 @@ pub struct Cached {
 }
 
 impl Cached {
-    pub(crate) const SCHEMA: u32 = 4;
+    pub(crate) const SCHEMA: u32 = 5;
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
-        let run = EngineRun::of(&self.engine, context);
+        let capacity = self.capacity_here(context)?;
+        let run = EngineRun::of(&self.engine, context).digesting(capacity);
         let carrier = find_carrier(self.route)?;
-        let plan = run.plan(self.capacity)?;
+        let plan = run.plan(capacity)?;
         let watch = self.early_stop_among.map(|comparisons| Watch::new(&run, comparisons)).transpose()?;
         let total = plan.expectations.len();
         let pass = Pass::of(context, "load pass", LOAD, total)?.watched(watch);
@@ -59,13 +64,36 @@ impl Cached {
         let store = Pass::of(context, "store pass", STORE, total)?;
         let chunks = plan.rounds.iter().map(|round| round.new_chunks).sum::<u64>();
         let surroundings = run.surroundings(self.lmcache)?;
-        let transport = carrier.prepare(&surroundings, chunks * chunk_bytes(self.capacity)).await?;
+        let transport = carrier.prepare(&surroundings, chunks * chunk_bytes(capacity)).await?;
         let both = Both { run, carrier, transport: transport.as_ref(), plan: &plan };
         let passes = match carrier.topology() {
             Topology::SameEngine => both.in_each_engine(store, loading).await?,
             Topology::AnotherEngine => both.in_two_engines(store, loading).await?,
+            Topology::ProducerAndConsumer => both.in_a_pair(store, loading).await?,
         };
+        self.require_blocks(context, capacity)?;
         write_json(context.draft.path(PASSES), &passes)
+    }
+}
+
+impl Cached {
+    /// What bounds the rounds, where chunks are blocks: those of the baseline's engine.
+    fn capacity_here(&self, context: &Context<'_>) -> Result<Capacity, StageError> {
+        match self.capacity.hits.unit {
+            HitUnit::Chunk => Ok(self.capacity),
+            HitUnit::Block => Ok(self.capacity.with_blocks_of(read_blocks(context.inputs)?)),
+        }
+    }
+
+    /// Fails where a connector made vLLM choose blocks of another size, so that nothing that was predicted holds.
+    fn require_blocks(&self, context: &Context<'_>, capacity: Capacity) -> Result<(), StageError> {
+        let ready: Ready = read_json(&context.draft.path(READY))?;
+        match self.capacity.hits.unit {
+            HitUnit::Block if ready.block_size != capacity.chunk_tokens => {
+                Err(StageError::OtherBlocks { expected: capacity.chunk_tokens, seen: ready.block_size })
+            }
+            HitUnit::Chunk | HitUnit::Block => Ok(()),
+        }
     }
 }
 
@@ -89,7 +117,7 @@ impl Both<'_> {
         let rounds = Rounds::of(self.run.prompts(), &self.plan.rounds)?;
         let counters = RefCell::new(PassCounters::default());
         let work = async |number: Option<usize>| {
-            if self.carrier.proof() != Proof::Engine {
+            if self.carrier.proof().is_of_a_server() {
                 self.run.import_ahead(number).await?;
             }
             let port = self.transport.open(Side::Both, number).await?;
@@ -112,9 +140,10 @@ impl Both<'_> {
             Ok(worker.finish().await?)
         };
         rounds.share(self.run.context.engines, work).await?;
+        let hits = store.external_hits();
         store.finish()?;
-        let counted = (self.carrier.proof() != Proof::Engine).then(|| counters.into_inner());
-        loading.finish(rounds.asked(), counted)
+        let counted = self.carrier.proof().is_of_a_server().then(|| counters.into_inner());
+        loading.finish(rounds.asked(), counted, hits)
     }
 
     /// One engine that stores everything, then another one, behind a side that starts empty, that loads.
@@ -135,11 +164,12 @@ impl Both<'_> {
                 first.clear().await?;
             }
         }
+        let stored = (counters, store.external_hits());
         store.finish()?;
         worker.finish().await?;
         let first = self.transport.keeps_storing_side().then_some(first);
         tokio::select! {
-            loaded = self.load_all(first.as_deref(), loading, counters) => loaded,
+            loaded = self.load_all(first.as_deref(), loading, stored) => loaded,
             gone = self.until_gone(first.as_deref()) => Err(gone),
         }
     }
@@ -148,7 +178,7 @@ impl Both<'_> {
         &self,
         first: Option<&dyn Port>,
         loading: LoadPass<'_>,
-        mut counters: PassCounters,
+        (mut counters, store_hits): (PassCounters, u64),
     ) -> Result<Passes, StageError> {
         let second = self.transport.open(Side::Load, None).await?;
         let mut worker = self.run.start(self.setup(second.as_ref(), "loading")).await?;
@@ -165,7 +195,48 @@ impl Both<'_> {
             second.clear().await?;
         }
         worker.finish().await?;
-        loading.finish(rounds.asked(), Some(counters))
+        let counted = self.carrier.proof().is_of_a_server().then_some(counters);
+        loading.finish(rounds.asked(), counted, store_hits)
+    }
+
+    /// Two engines at the same time: one computes some prompts and leaves their KV, the other one loads it and answers.
+    async fn in_a_pair(&self, store: Pass<'_>, loading: LoadPass<'_>) -> Result<Passes, StageError> {
+        self.run.import_ahead(None).await?;
+        let second = self.transport.open(Side::Load, None).await?;
+        let consumer = self.run.start(self.setup(second.as_ref(), "receiving")).await?;
+        let first = self.transport.open(Side::Store, None).await?;
+        let producer = self.run.start(self.setup(first.as_ref(), "sending")).await?;
+        tokio::select! {
+            loaded = self.hand_all([producer, consumer], store, loading) => loaded,
+            gone = self.until_gone(None) => Err(gone),
+        }
+    }
+
+    async fn hand_all(
+        &self,
+        [mut producer, mut consumer]: [Worker; 2],
+        store: Pass<'_>,
+        loading: LoadPass<'_>,
+    ) -> Result<Passes, StageError> {
+        let rounds = Rounds::of(self.run.prompts(), &self.plan.rounds)?;
+        while let Some(round) = rounds.take().await? {
+            let leave = async |prompts: &[Prompt]| {
+                let how = (PrefixCache::Read, Handing::Over);
+                store.score_handing(&mut producer, &round, prompts, how).await?;
+                Ok(Some(producer.take_transfers()))
+            };
+            loading.load_left(&mut consumer, &round, leave).await?;
+            store.is_over(&round)?;
+            if loading.end.get().is_some() {
+                break;
+            }
+            rounds.is_over(&round);
+        }
+        let hits = store.external_hits();
+        store.finish()?;
+        consumer.finish().await?;
+        producer.finish().await?;
+        loading.finish(rounds.asked(), None, hits)
     }
 
     fn setup(&self, port: &dyn Port, what: &str) -> EngineSetup {

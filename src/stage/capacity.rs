@@ -2,6 +2,7 @@
 
 use crate::assets::{AssetError, ModelFiles};
 use crate::engine::{Capacity, Parallelism};
+use crate::model::HitRule;
 use crate::suite::{ModelSettings, Suite};
 
 const GIB: u64 = 1 << 30;
@@ -19,6 +20,7 @@ pub fn capacity(suite: &Suite, settings: &ModelSettings, files: &ModelFiles) -> 
         // Each rank has a cache of this size; those that hold the same KV are no more room.
         engine_bytes: (u64::from(suite.engine.kv_cache_gib) * GIB)
             .saturating_mul(ranks.written_shards(shape).into()),
+        hits: HitRule::default(),
     })
 }
 

@@ -4,21 +4,20 @@ use serde::Serialize;
 
 use super::answer::{published_answers, read_answer};
 use super::cached::read_passes;
-use super::engine_run::{EngineSpec, read_ready};
+use super::engine_run::{EngineSpec, read_blocks, read_ready};
 use super::files::{BASELINE, CONTROL, LOAD, REPEAT, STORE};
 use super::kv_evidence::{kv_evidence, read_records};
 use super::lines::{read_json, read_lines, write_json};
 use super::prompts::{load_tokenizer, read_prompts};
 use super::{Context, StageError};
-use crate::carrier::{Proof, find_carrier};
+use crate::carrier::{Proof, Topology, find_carrier};
 use crate::comparison::{
     self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, Evidence, Expected, ServerEvidence,
     ServingTier, Sharding,
 };
 use crate::digest::Digest;
 use crate::engine::{Capacity, Expectation, Plan, ServerCounters};
-use crate::model::Route;
-use crate::model::{KvShape, Observation};
+use crate::model::{HitUnit, KvShape, Observation, Route};
 use crate::options::StoringOptions;
 use crate::stage_name::StageName;
 use crate::store::Artifact;
@@ -69,7 +68,7 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 8;
+    pub(crate) const SCHEMA: u32 = 9;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let comparison = comparison::compare(&self.gather(context)?, &self.criteria)?;
@@ -78,11 +77,15 @@ impl Compare {
 
     fn gather(&self, context: &Context<'_>) -> Result<Evidence, StageError> {
         let inputs = context.inputs;
+        let capacity = match self.capacity.hits.unit {
+            HitUnit::Chunk => self.capacity,
+            HitUnit::Block => self.capacity.with_blocks_of(read_blocks(inputs)?),
+        };
         let files = context.desk.sources.files_with_tokenizer(self.tokenizer);
         let tokenizer = load_tokenizer(files, context.model_name())?;
         let carrier = find_carrier(self.route)?;
         let passes = read_passes(inputs.of(StageName::Cached))?;
-        let plan = Plan::make(read_prompts(inputs.of(StageName::Prompts))?, self.capacity)?
+        let plan = Plan::make(read_prompts(inputs.of(StageName::Prompts))?, capacity)?
             .map_err(|source| StageError::TooLarge { model: context.model_name().to_owned(), source })?;
         let (tier, sharding) = self.proof(carrier.proof(), &plan, passes.asked);
         let mut expectations = plan.expectations;
@@ -131,11 +134,14 @@ impl Compare {
             }),
             kv: kv_evidence(
                 [self.shards.written, self.shards.read],
-                self.capacity.chunk_tokens,
+                capacity.chunk_tokens,
                 &read_ready(inputs.of(StageName::Cached))?,
                 read_prompts(inputs.of(StageName::Prompts))?,
                 [STORE, LOAD].map(|file| read_records(inputs.of(StageName::Cached), file)),
             )?,
+            external_hits: (carrier.proof() == Proof::EngineCounters)
+                .then_some([passes.external_hits.store, passes.external_hits.load]),
+            store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),
             early_stop: passes.early_stop,
         })
     }
@@ -145,7 +151,7 @@ impl Compare {
         let chunk_tokens = self.capacity.chunk_tokens;
         let sharding = |chunks, bound| Some(self.shards.sharding(chunk_tokens, chunks, bound));
         match proof {
-            Proof::Engine => (ServingTier::Memory, None),
+            Proof::Engine | Proof::EngineCounters => (ServingTier::Memory, None),
             Proof::Memory => {
                 // Generated tokens may fill up one chunk more.
                 let bound = if self.options.save_decode_cache { Bound::AtLeast } else { Bound::Exactly };

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::lines::{read_json, write_json};
 use super::prompts::{load_tokenizer, read_prompts};
-use super::{Context, StageError};
+use super::{Context, Inputs, StageError};
 use crate::assets::{Model, ModelFiles};
 use crate::cache::Bucket;
 use crate::carrier::Surroundings;
@@ -22,7 +22,7 @@ use crate::engine::{
 };
 use crate::event::Event;
 use crate::machine::{Device, DeviceKind};
-use crate::model::KvShape;
+use crate::model::{HitUnit, KvShape};
 use crate::stage_name::StageName;
 use crate::store::Artifact;
 use crate::suite::{Dtype, LmcacheSettings, Suite};
@@ -146,6 +146,8 @@ pub(super) struct EngineRun<'a> {
     pub(super) context: &'a Context<'a>,
     /// The model's files, which may lie elsewhere than where they were found.
     pub(super) files: &'a ModelFiles,
+    /// Tokens of the chunks whose KV is digested.
+    pub(super) digest_chunk_tokens: u32,
 }
 
 /// How one engine differs from the others of a run.
@@ -184,7 +186,16 @@ impl EngineSetup {
 
 impl<'a> EngineRun<'a> {
     pub(super) fn of(spec: &'a EngineSpec, context: &'a Context<'a>) -> Self {
-        Self { spec, context, files: context.desk.sources.files(spec.model) }
+        let files = context.desk.sources.files(spec.model);
+        Self { spec, context, files, digest_chunk_tokens: spec.digest_chunk_tokens }
+    }
+
+    /// The same, with digests of the chunks that are served, where these are blocks.
+    pub(super) fn digesting(self, capacity: Capacity) -> Self {
+        match capacity.hits.unit {
+            HitUnit::Chunk => self,
+            HitUnit::Block => Self { digest_chunk_tokens: capacity.chunk_tokens, ..self },
+        }
     }
 
     pub(super) fn environment(&self) -> &'a Environment {
@@ -285,7 +296,7 @@ impl<'a> EngineRun<'a> {
             arguments,
             connector,
             hit_multiple,
-            digest_chunk_tokens: Some(spec.digest_chunk_tokens),
+            digest_chunk_tokens: Some(self.digest_chunk_tokens),
             letters,
             top: spec.top,
             max_tokens: spec.max_tokens,
@@ -325,4 +336,9 @@ fn threads_of_rank(threads: usize, ranks: Parallelism) -> usize {
 /// When the artifact cannot be read.
 pub fn read_ready(arm: &Artifact) -> Result<Ready, StageError> {
     read_json::<Ready>(Utf8Path::new(&arm.path(READY)))
+}
+
+/// Tokens of one block of the baseline's engine.
+pub(super) fn read_blocks(inputs: &Inputs) -> Result<u32, StageError> {
+    Ok(read_ready(inputs.of(StageName::Baseline))?.block_size)
 }

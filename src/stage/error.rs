@@ -64,6 +64,16 @@ pub enum StageError {
         /// Why.
         source: TooLarge,
     },
+    /// A connector made vLLM choose blocks of another size than without it.
+    #[error(
+        "keep vLLM's blocks as they are without the connector: they have {seen} tokens instead of {expected}"
+    )]
+    OtherBlocks {
+        /// Without it.
+        expected: u32,
+        /// With it.
+        seen: u32,
+    },
     /// A route that cannot run on this machine.
     #[error("run this route")]
     Route(#[from] RouteError),
@@ -137,6 +147,9 @@ impl StageError {
             Self::Environment(error) => error.hint(),
             Self::Engine(error) => error.hint(),
             Self::TooLarge { source, .. } => Some(source.hint()),
+            Self::OtherBlocks { .. } => Some(
+                "set `engine.arguments.block_size` in the suite to a size that vLLM takes with and without the connector".to_owned(),
+            ),
             Self::Route(error) => Some(error.hint()),
             Self::Evidence(error) => error.hint(),
             Self::Fault(error) => error.hint(),

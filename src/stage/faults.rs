@@ -250,6 +250,8 @@ impl Faults {
         };
         let store = counters(store_counters);
         Ok(Evidence {
+            external_hits: None,
+            store_tokens: None,
             // Each planting is judged by itself.
             comparisons: 1,
             questions,

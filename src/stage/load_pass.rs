@@ -8,7 +8,8 @@ use super::order::slices;
 use super::rounds::{DealtRound, Pass};
 use super::{Context, EngineSpec, StageError};
 use crate::comparison::EarlyStop;
-use crate::engine::{Plan, PrefixCache, ServerCounters, Worker};
+use crate::dataset::Prompt;
+use crate::engine::{Handing, Plan, PrefixCache, ServerCounters, Worker};
 use crate::model::Route;
 
 /// What is known of the two passes besides the observations.
@@ -23,6 +24,18 @@ pub(super) struct Passes {
     pub early_stop: Option<EarlyStop>,
     /// The server's counts, where the route has a server.
     pub server: Option<PassCounters>,
+    /// Tokens that vLLM's own counter of what a connector serves counts.
+    pub external_hits: ExternalHits,
+}
+
+/// Tokens that vLLM counts as served by its connector, over each pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExternalHits {
+    /// Over the store pass.
+    pub store: u64,
+    /// Over the load pass.
+    pub load: u64,
 }
 
 /// The LMCache server's counts over each pass.
@@ -69,6 +82,16 @@ pub(super) enum End {
 impl LoadPass<'_> {
     /// Loads one round, unless the pass ends within it.
     pub(super) async fn load(&self, worker: &mut Worker, round: &DealtRound<'_>) -> Result<(), StageError> {
+        self.load_left(worker, round, async |_| Ok(None)).await
+    }
+
+    /// The same, where `leave` has another engine leave the KV of some prompts before each is asked, and says where.
+    pub(super) async fn load_left(
+        &self,
+        worker: &mut Worker,
+        round: &DealtRound<'_>,
+        mut leave: impl AsyncFnMut(&[Prompt]) -> Result<Option<Vec<serde_json::Value>>, StageError>,
+    ) -> Result<(), StageError> {
         let (events, model) = (&self.context.desk.events, self.context.model_name());
         let mut hit_tokens = 0;
         for slice in slices(&round.prompts, self.engine) {
@@ -76,7 +99,10 @@ impl LoadPass<'_> {
             if self.end.get().is_some() {
                 return Ok(());
             }
-            let observations = self.pass.score(worker, round, &slice, PrefixCache::Read).await?;
+            let left = leave(&slice).await?;
+            let handing = left.as_deref().map_or(Handing::None, Handing::From);
+            let how = (PrefixCache::Read, handing);
+            let observations = self.pass.score_handing(worker, round, &slice, how).await?;
             hit_tokens += observations.iter().map(|one| u64::from(one.cached_tokens)).sum::<u64>();
             self.end_on_harm();
         }
@@ -85,7 +111,7 @@ impl LoadPass<'_> {
         if round.number == 0 && hit_tokens == 0 && asked < all && self.end.get().is_none() {
             self.end.set(Some(End::Unserved));
             events.warn(format!(
-                "{model} over {}: LMCache served nothing for the first {asked} questions; the rest is not asked",
+                "{model} over {}: the cache served nothing for the first {asked} questions; the rest is not asked",
                 self.route
             ));
         }
@@ -109,7 +135,13 @@ impl LoadPass<'_> {
 
     /// What is known of it and of the store pass, in which so many questions were asked. After harm only the rounds up to it
     /// count: how many more were under way depends on the number of engines.
-    pub(super) fn finish(self, asked: usize, server: Option<PassCounters>) -> Result<Passes, StageError> {
+    pub(super) fn finish(
+        self,
+        asked: usize,
+        server: Option<PassCounters>,
+        store_hits: u64,
+    ) -> Result<Passes, StageError> {
+        let external_hits = ExternalHits { store: store_hits, load: self.pass.external_hits() };
         self.pass.finish()?;
         let (ended_unserved, early_stop, asked) = match self.end.get() {
             None => (false, None, asked),
@@ -119,6 +151,6 @@ impl LoadPass<'_> {
                 (false, Some(stop), rounds.iter().map(|round| round.prompts).sum())
             }
         };
-        Ok(Passes { asked, ended_unserved, early_stop, server })
+        Ok(Passes { asked, ended_unserved, early_stop, server, external_hits })
     }
 }

@@ -16,7 +16,7 @@ use super::watch::Watch;
 use super::{Context, StageError};
 use crate::comparison::EarlyStop;
 use crate::dataset::Prompt;
-use crate::engine::{PrefixCache, Round, Worker};
+use crate::engine::{Handing, PrefixCache, Round, Worker};
 use crate::event::{Event, Events};
 use crate::model::{KvRecord, Observation};
 use crate::store::Artifact;
@@ -105,6 +105,8 @@ pub(super) struct Pass<'a> {
     name: String,
     done: Cell<usize>,
     total: usize,
+    /// Tokens that vLLM counts as served by its connector.
+    external_hits: Cell<u64>,
     lines: RefCell<Lines>,
 }
 
@@ -151,7 +153,8 @@ impl<'a> Pass<'a> {
         let (name, events) = (format!("{}, {name}", context.model_name()), &context.desk.events);
         events.emit(Event::QuestionsDone { pass: name.clone(), done: 0, total });
         let lines = Lines::create(context.draft.path(file), context.draft.path(&kv_file(file)))?;
-        Ok(Self { events, name, done: Cell::new(0), total, lines: RefCell::new(lines) })
+        let (done, external_hits) = (Cell::new(0), Cell::new(0));
+        Ok(Self { events, name, done, total, external_hits, lines: RefCell::new(lines) })
     }
 
     /// The same, ending where the watch finds harm beyond doubt.
@@ -166,6 +169,11 @@ impl<'a> Pass<'a> {
         self.lines.borrow().harm
     }
 
+    /// Tokens that vLLM counts as served by its connector, so far.
+    pub(super) fn external_hits(&self) -> u64 {
+        self.external_hits.get()
+    }
+
     /// Answers some prompts of a round and writes down what was observed.
     pub(super) async fn score(
         &self,
@@ -174,12 +182,24 @@ impl<'a> Pass<'a> {
         prompts: &[Prompt],
         prefix_cache: PrefixCache,
     ) -> Result<Vec<Observation>, StageError> {
+        self.score_handing(worker, round, prompts, (prefix_cache, Handing::None)).await
+    }
+
+    /// The same, of prompts whose KV is left to another engine or was left by one.
+    pub(super) async fn score_handing(
+        &self,
+        worker: &mut Worker,
+        round: &DealtRound<'_>,
+        prompts: &[Prompt],
+        (prefix_cache, handing): (PrefixCache, Handing<'_>),
+    ) -> Result<Vec<Observation>, StageError> {
         let answered = || {
             self.done.set(self.done.get() + 1);
             let (pass, done, total) = (self.name.clone(), self.done.get(), self.total);
             self.events.emit(Event::QuestionsDone { pass, done, total });
         };
-        let observations = worker.score(prompts, prefix_cache, answered).await?;
+        let observations = worker.score_handing(prompts, prefix_cache, handing, answered).await?;
+        self.external_hits.set(self.external_hits.get() + worker.external_hits());
         let slice = Slice { observations: observations.clone(), kv_records: worker.take_kv_records() };
         self.lines.borrow_mut().write(round.number, slice)?;
         Ok(observations)

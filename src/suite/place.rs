@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 /// `line 12, column 1`, both from 1, of the innermost part of `path` that the text holds, as in `models.1.name`; none
 /// where it holds no part of it.
-pub(super) fn place_of(text: &str, path: &str) -> Option<String> {
+pub(crate) fn place_of(text: &str, path: &str) -> Option<String> {
     let document = DeTable::parse(text).ok()?;
     let mut steps = path.split('.');
     let (span, value) = field(document.get_ref(), steps.next()?)?;

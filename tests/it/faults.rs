@@ -78,7 +78,7 @@ fn a_remark_of_the_engine_is_warned_of_and_stands_in_the_report() {
 #[test]
 fn another_protocol_is_refused() {
     insta::assert_snapshot!(fail("version@start"), @r"
-    error: failed to understand the baseline engine of tiny: it speaks protocol 3, not 2
+    error: failed to understand the baseline engine of tiny: it speaks protocol 4, not 3
 
     hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
     ");

@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod bisect;
+mod connectors;
 mod endings;
 mod faults;
 mod foreign;
@@ -16,6 +17,7 @@ mod lab;
 mod obstacles;
 mod real;
 mod real_bench;
+mod real_connectors;
 mod real_control;
 mod real_endurance;
 mod real_identity;

@@ -77,7 +77,7 @@ fn what_cannot_be_reproduced_here_is_said_with_why() {
     insta::assert_snapshot!(why("bad.json", 3), @"cannot be reproduced here: no finding of the report is degraded or not exercised");
     edit_report(&lab, |report| report["schema"] = 99.into());
     insta::assert_snapshot!(lab.error(&drive(&lab, "reproduce bad.json")), @r"
-    error: failed to understand bad.json: it has schema 99, and this program reads 2 to 3
+    error: failed to understand bad.json: it has schema 99, and this program reads 2 to 4
 
     hint: make it again with this version, whose `run` re-uses stages, or use the version that wrote it
     ");

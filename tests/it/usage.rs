@@ -42,7 +42,7 @@ fn stages_and_routes_that_do_not_exist_are_refused_with_the_names_of_those_that_
     "#);
     insta::assert_snapshot!(refuse("run --route mp,m+fs"), @r#"
     error: invalid value 'm+fs' for '--route <ROUTE>'
-      [possible values: in-process, mp, mp+fs, mp+redis, mp+p2p, all]
+      [possible values: in-process, mp, mp+fs, mp+redis, mp+p2p, example, multi, nixl, offload, simple-offload, all]
 
       tip: a similar value exists: 'mp+fs'
 
@@ -329,7 +329,7 @@ fn an_environment_that_is_missing_or_lacks_lmcache_is_refused() {
     ");
     fs::remove_dir_all(lab.path("env/lib/python3.11/site-packages/lmcache-0.5.6.dist-info")).unwrap();
     insta::assert_snapshot!(lab.error(&lab.run("", "")), @r"
-    error: failed to use the environment [LAB]/env: LMCache is not installed in it
+    error: failed to run this route: use the environment [LAB]/env: LMCache is not installed in it
 
     hint: install LMCache there, or leave KV_CORRECTNESS_ENV unset
     ");

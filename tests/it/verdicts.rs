@@ -182,7 +182,7 @@ fn a_cache_that_serves_nothing_is_not_exercised_whatever_the_answers_are() {
 fn a_cache_that_serves_nothing_is_found_out_after_few_questions() {
     let lab = Lab::new();
     let ended = lab.run("empty@server", "-q");
-    insta::assert_snapshot!(ended.err, @"warning: tiny over mp: LMCache served nothing for the first 8 questions; the rest is not asked");
+    insta::assert_snapshot!(ended.err, @"warning: tiny over mp: the cache served nothing for the first 8 questions; the rest is not asked");
     assert_eq!(lab.steps()[11..], ["store 8", "load 8"]);
 }
 

@@ -12,7 +12,7 @@ use kv_correctness::comparison::{
 };
 use kv_correctness::dataset::{Choice, Prompt, QuestionId, Split, Subject};
 use kv_correctness::engine::{Capacity, Plan, Round};
-use kv_correctness::model::{Observation, Step, TokenLogprob};
+use kv_correctness::model::{HitRule, Observation, Step, TokenLogprob};
 
 /// One cell of the study.
 #[derive(Debug, Clone, Copy)]
@@ -170,6 +170,8 @@ impl Study {
             load: arm(ArmName::Load),
             server: None,
             kv: None,
+            external_hits: None,
+            store_tokens: None,
             early_stop: None,
             batching: Batching::OneAtATime,
             fidelity: Fidelity::Exact,
@@ -288,6 +290,7 @@ fn order_of_asking(asked: &[Asked], seed: u64) -> Vec<usize> {
         bytes_per_token: 1,
         lmcache_bytes: ROUND * 16 / 3,
         engine_bytes: 1 << 40,
+        hits: HitRule::default(),
     };
     let Ok(planned) = Plan::make(prompts, capacity);
     let numbers: HashMap<&QuestionId, usize> =

@@ -130,7 +130,11 @@ fn examine_route(name: &str, suite: &Suite, route: Route, place: Place<'_>) -> (
         return (Readiness::Never, words.to_owned());
     }
     let environment = place.request.find().ok().flatten();
-    match carrier.admit(&Here { environment: environment.as_ref(), redis: place.redis }) {
+    match carrier.admit(&Here {
+        environment: environment.as_ref(),
+        redis: place.redis,
+        device: place.device.kind(),
+    }) {
         Ok(()) => (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}{device}")),
         Err(error) => (Readiness::AfterCommands, format!("failed to {error}: {}", error.hint())),
     }

@@ -168,3 +168,39 @@ fn hits_from_another_tier_than_the_routes_are_not_exercised() {
     assert_eq!(judge(disk, 768, 4), wrong, "not every chunk came from there");
     assert_eq!(judge(disk, 1024, 0), wrong, "what came from there has another name");
 }
+
+#[test]
+fn a_count_of_vllms_own_that_differs_from_its_requests_is_no_service() {
+    let evidence = |store: u64, load: u64| {
+        let mut evidence = Scene::new(40, 4, 0.9).evidence();
+        evidence.server = None;
+        evidence.external_hits = Some([store, load]);
+        evidence
+    };
+    let (comparison, judgement) = judged(&evidence(0, 20480));
+    assert_eq!(judgement.verdict, Verdict::Equivalent, "{}", judgement.reason);
+    assert_eq!(comparison.exercised.external.map(|external| external.load), Some(20480));
+    for (store, load) in [(0, 20479), (0, 20481), (256, 20480), (0, 0)] {
+        let (_, judgement) = judged(&evidence(store, load));
+        assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::NotExercised, Rung::Exercised));
+        assert!(judgement.reason.contains("tells other hits than its requests"), "{}", judgement.reason);
+    }
+}
+
+#[test]
+fn a_store_pass_that_was_to_generate_fewer_tokens_is_held_against_as_many_of_the_baseline() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    for arm in [ArmName::Baseline, ArmName::Repeat, ArmName::Control, ArmName::Store, ArmName::Load] {
+        scene.edit_all(arm, |_, observation| {
+            let step = observation.steps[0].clone();
+            observation.steps = if arm == ArmName::Store { vec![step] } else { vec![step.clone(), step] };
+        });
+    }
+    let mut evidence = scene.evidence();
+    assert_eq!(judged(&evidence).1.verdict, Verdict::Degraded);
+    evidence.store_tokens = Some(1);
+    assert_eq!(judged(&evidence).1.verdict, Verdict::Equivalent);
+    scene.edit(ArmName::Store, 3, |observation| nudge(observation, 1e-6));
+    let evidence = Evidence { store_tokens: Some(1), ..scene.evidence() };
+    assert_eq!(judged(&evidence).1.verdict, Verdict::Degraded);
+}

@@ -174,7 +174,8 @@ impl EnvironmentRequest {
         };
         if let Some(folder) = &self.given {
             let folder = absolute(folder);
-            let identity = EnvironmentIdentity::read(&folder)?;
+            // Whether LMCache is needed in it is for the carriers to say.
+            let identity = EnvironmentIdentity::read_baseline(&folder)?;
             let mut environment = Environment::new(folder, identity);
             if let Some(baseline) = &baseline {
                 check_agreement(&environment, baseline)?;

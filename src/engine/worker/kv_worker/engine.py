@@ -7,6 +7,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class Engine:
         self._serial = 0
         self._digests = self._start_digests()
         self._questions: dict[str, int] = {}
+        self._served: dict[str, int] = {}
+        _watch_served_tokens(self._llm, self._served)
 
     def ready(self) -> Ready:
         """Say what was started."""
@@ -58,7 +61,7 @@ class Engine:
             block_size=cache.block_size,
             kv_cache_tokens=blocks * cache.block_size,
             digests=self._digests,
-            remarks=[] if self._start.connector is None else _remarks_on_lmcache(),
+            remarks=_remarks_on_lmcache() if _is_lmcache(self._start) else [],
         )
 
     def score(self, request: Score) -> Iterator[Scored]:
@@ -70,7 +73,7 @@ class Engine:
 
         parameters = SamplingParams(
             temperature=0,
-            max_tokens=self._start.max_tokens,
+            max_tokens=1 if request.hand_over else self._start.max_tokens,
             seed=self._start.seed,
             logprobs=self._start.top + len(self._start.letters),
             detokenize=False,
@@ -81,6 +84,7 @@ class Engine:
             raise RuntimeError("vLLM did not empty its prefix cache")
         engine = self._llm.llm_engine
         self._questions.clear()
+        self._served.clear()
         waiting: dict[str, Prompt] = {}
         # All at once: LMCache is then asked for every prompt before it has stored one, so a store pass is served
         # nothing, and what it stores was computed in the control's shapes.
@@ -92,11 +96,14 @@ class Engine:
             request_prompt: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
             if self._start.connector is not None and self._start.connector.cache_salt is not None:
                 request_prompt["cache_salt"] = self._start.connector.cache_salt
-            engine.add_request(name, request_prompt, parameters.clone())
+            told = _with_transfer(parameters.clone(), request.hand_over, prompt.transfer)
+            engine.add_request(name, request_prompt, told)
         while engine.has_unfinished_requests():
             for output in engine.step():
                 if output.finished:
-                    yield self._observe(waiting.pop(output.request_id), output)
+                    prompt = waiting.pop(output.request_id)
+                    transfer = output.kv_transfer_params if request.hand_over else None
+                    yield self._observe(prompt, output, transfer)
         if waiting:
             missing = next(iter(waiting.values()))
             raise ObservationError(missing.question, "the engine went idle without answering")
@@ -138,7 +145,7 @@ class Engine:
         problem = next((said for said in started if isinstance(said, str)), None)
         return Digests([] if problem else started, problem)
 
-    def _observe(self, prompt: Prompt, output: Any) -> Scored:
+    def _observe(self, prompt: Prompt, output: Any, transfer: dict[str, Any] | None) -> Scored:
         completion = output.outputs[0]
         positions = [
             {int(token): float(value.logprob) for token, value in position.items()}
@@ -155,12 +162,14 @@ class Engine:
             raise ObservationError(prompt.question, f"the sampler did not report the letter token {missing[0]}")
         return Scored(
             question=prompt.question,
-            cached_tokens=int(output.num_cached_tokens or 0),
+            # What a consumer was served of a producer's KV the answer itself does not count.
+            cached_tokens=self._served.get(output.request_id, int(output.num_cached_tokens or 0)),
             letters=[positions[0][letter] for letter in self._start.letters],
             steps=[
                 self._step(int(token), logprobs)
                 for token, logprobs in zip(completion.token_ids, positions, strict=True)
             ],
+            transfer=transfer,
         )
 
     def _step(self, token: int, logprobs: dict[int, float]) -> Step:
@@ -187,11 +196,13 @@ def _make_llm(start: Start) -> Any:
 
     arguments = dict(start.arguments)
     if start.connector is not None:
+        _prepend_to_path(start.connector.python_path)
         arguments["kv_transfer_config"] = KVTransferConfig(
             kv_connector=start.connector.name,
             kv_connector_module_path=start.connector.module_path,
-            kv_role="kv_both",
+            kv_role=start.connector.role,
             kv_connector_extra_config=start.connector.extra,
+            **start.connector.settings,
         )
     return LLM(
         model=start.model,
@@ -203,6 +214,47 @@ def _make_llm(start: Start) -> Any:
         worker_extension_cls="kv_worker.adapt.WorkerExtension",
         **arguments,
     )
+
+
+def _prepend_to_path(folders: list[str]) -> None:
+    """Let this process and those that it starts find modules in these folders before all others."""
+    sys.path[:0] = folders
+    known = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *([known] if known else [])])
+
+
+def _with_transfer(parameters: Any, hand_over: bool, transfer: dict[str, Any] | None) -> Any:
+    """Tell an engine's connector that the request's KV goes to another engine, or where another one has left it."""
+    if hand_over:
+        # What vLLM's own proxy of a producer and a consumer asks the producer with.
+        remote = ("remote_engine_id", "remote_block_ids", "remote_host", "remote_port")
+        transfer = {"do_remote_decode": True, "do_remote_prefill": False, **dict.fromkeys(remote)}
+    if transfer is not None:
+        parameters.extra_args = {"kv_transfer_params": transfer}
+    return parameters
+
+
+def _watch_served_tokens(llm: Any, served: dict[str, int]) -> None:
+    """Note of each request how many of its tokens were not computed when it was first scheduled, by its id.
+
+    An answer's own count is 0 for a request whose KV another engine prefilled. Where vLLM does not tell, none is noted.
+    """
+    processor = llm.llm_engine.output_processor
+    process = processor.process_outputs
+
+    def process_and_note(outputs: Any, *arguments: Any, **named: Any) -> Any:
+        for output in outputs:
+            stats = getattr(output, "prefill_stats", None)
+            if stats is not None:
+                # vLLM adds something random to the id that it was given.
+                served[output.request_id.split("-")[0]] = int(stats.num_cached_tokens)
+        return process(outputs, *arguments, **named)
+
+    processor.process_outputs = process_and_note
+
+
+def _is_lmcache(start: Start) -> bool:
+    return start.connector is not None and start.connector.name.startswith("LMCache")
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class ProtocolError(Exception):
@@ -17,12 +17,16 @@ class ProtocolError(Exception):
 class Connector:
     """A KV connector as vLLM's `KVTransferConfig` takes it.
 
+    `settings` are further arguments of it. `python_path` are folders that Python looks into before all others.
     `cache_salt` sets requests apart in a cache that others use, too.
     """
 
     name: str
     module_path: str | None
+    role: str
     extra: dict[str, Any]
+    settings: dict[str, Any]
+    python_path: list[str]
     cache_salt: str | None
 
 
@@ -49,20 +53,23 @@ class Start:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: the caller's number for it, and its token ids."""
+    """One prompt: the caller's number for it, its token ids, and where another engine has left its KV, if one has."""
 
     question: int
     token_ids: list[int]
+    transfer: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Score:
     """Answer these prompts in this order.
 
-    `read_cache` False empties vLLM's own prefix cache and keeps it from being read while it is filled.
+    `read_cache` False empties vLLM's own prefix cache and keeps it from being read while it is filled. With `hand_over`
+    one token is generated, and the KV is left to another engine.
     """
 
     read_cache: bool
+    hand_over: bool
     prompts: list[Prompt]
 
 
@@ -115,12 +122,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Scored:
-    """What one prompt showed."""
+    """What one prompt showed; `transfer` says where its KV was left, if it was left to another engine."""
 
     question: int
     cached_tokens: int
     letters: list[float]
     steps: list[Step]
+    transfer: dict[str, Any] | None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,234 @@
+//! A connector in words of a TOML file: the format, and what is wrong with a file. Main type: [`Description`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::places::{is_place, places_in};
+use crate::carrier::Topology;
+use crate::engine::ConnectorRole;
+use crate::machine::DeviceKind;
+use crate::model::HitRule;
+
+/// One way for KV to travel, as a file describes it. Strings may hold places, as in `{folder}`: see [`PLACES`](super::places).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Description {
+    /// The name of its route.
+    pub name: String,
+    /// One line for people.
+    #[serde(rename = "description")]
+    pub words: String,
+    /// Which engine loads what an engine stored.
+    pub topology: Topology,
+    /// Why it does not run on such a device.
+    #[serde(default)]
+    pub refused: BTreeMap<DeviceKind, String>,
+    /// Whether it needs LMCache in the environment.
+    #[serde(default)]
+    pub needs_lmcache: bool,
+    /// How long storing may go on after the last answer.
+    #[serde(default)]
+    pub settle_seconds: u32,
+    /// What it needs besides the environment.
+    #[serde(default)]
+    pub packages: Option<Packages>,
+    /// The connector, on both sides.
+    pub connector: ConnectorText,
+    /// What differs on the side that stores.
+    #[serde(default)]
+    pub store: SideText,
+    /// What differs on the side that loads.
+    #[serde(default)]
+    pub load: SideText,
+    /// What is stored and served of a prompt.
+    pub hits: HitRule,
+    /// What is started before the engines and ends after them, in this order.
+    #[serde(default)]
+    pub processes: Vec<ProcessText>,
+}
+
+/// Packages that a connector imports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Packages {
+    /// The one by which an environment is known to have them.
+    pub name: String,
+    /// A file of requirements with hashes, which are installed beside an environment that has not.
+    #[serde(default)]
+    pub lock: Option<String>,
+}
+
+/// A connector as vLLM's `KVTransferConfig` names it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConnectorText {
+    /// Its class.
+    pub class: String,
+    /// The module that has the class, where vLLM does not know it.
+    #[serde(default)]
+    pub module: Option<String>,
+    /// A file of Python that has the class.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// The connector's own settings.
+    #[serde(default)]
+    pub extra: BTreeMap<String, Value>,
+    /// Further arguments of `KVTransferConfig`.
+    #[serde(default)]
+    pub settings: BTreeMap<String, Value>,
+    /// Variables of the engines' processes.
+    #[serde(default)]
+    pub variables: BTreeMap<String, String>,
+}
+
+/// What one side has besides.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SideText {
+    /// vLLM's name of what its engine does.
+    pub role: ConnectorRole,
+    /// As of the connector.
+    pub extra: BTreeMap<String, Value>,
+    /// As of the connector.
+    pub settings: BTreeMap<String, Value>,
+    /// As of the connector.
+    pub variables: BTreeMap<String, String>,
+}
+
+/// A process that the connector needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProcessText {
+    /// For messages and its log.
+    pub name: String,
+    /// Program, looked for on PATH, and arguments.
+    pub command: Vec<String>,
+    /// Its variables.
+    #[serde(default)]
+    pub variables: BTreeMap<String, String>,
+    /// An address that answers with success once it is ready; without one, its ports do once they take connections.
+    #[serde(default)]
+    pub ready: Option<String>,
+}
+
+/// What is wrong with a description, and where.
+pub(super) struct Flaw {
+    /// The setting, as in `connector.class`.
+    pub path: String,
+    pub problem: String,
+}
+
+impl Description {
+    /// The first thing that is well formed and cannot be.
+    pub(super) fn first_flaw(&self) -> Option<Flaw> {
+        let flaw = |path: &str, problem: String| Some(Flaw { path: path.to_owned(), problem });
+        let plain = |name: &str| {
+            let allowed = |character: char| character.is_ascii_alphanumeric() || "+-._".contains(character);
+            !name.is_empty() && name.chars().all(allowed)
+        };
+        if !plain(&self.name) || self.name == "all" {
+            return flaw(
+                "name",
+                format!("{:?} is no name of letters, digits and `+-._`, or is `all`", self.name),
+            );
+        }
+        let connector = &self.connector;
+        if connector.class.trim().is_empty() {
+            return flaw("connector.class", "the connector's class is empty".to_owned());
+        }
+        if connector.module.is_some() && connector.file.is_some() {
+            return flaw(
+                "connector.file",
+                "`connector.module` and `connector.file` name two places of one class".to_owned(),
+            );
+        }
+        if let Some(file) = connector.file.as_deref().filter(|file| module_of(file).is_none()) {
+            return flaw(
+                "connector.file",
+                format!("{file:?} is no name of a Python file that can be imported"),
+            );
+        }
+        if self.hits.asked_less < self.hits.stored_less {
+            let problem =
+                "`asked_less` is below `stored_less`: more would be looked for than is stored".to_owned();
+            return flaw("hits.asked_less", problem);
+        }
+        for (index, process) in self.processes.iter().enumerate() {
+            if process.command.first().is_none_or(|program| program.trim().is_empty()) {
+                return flaw(&format!("processes.{index}.command"), "it names no program".to_owned());
+            }
+            if !plain(&process.name) {
+                let problem = format!("{:?} is no name of letters, digits and `+-._`", process.name);
+                return flaw(&format!("processes.{index}.name"), problem);
+            }
+            let needs_port = process.ready.is_none() && ports_in(process).is_empty();
+            if needs_port {
+                let problem = "nothing tells when it is ready: it has no `ready` and its command no `{port}`"
+                    .to_owned();
+                return flaw(&format!("processes.{index}"), problem);
+            }
+        }
+        self.texts().into_iter().find_map(|(path, text)| {
+            let unknown = places_in(&text).into_iter().find(|place| !is_place(place))?;
+            flaw(&path, format!("`{{{unknown}}}` is no place; there are {}", super::places::NAMES.join(", ")))
+        })
+    }
+
+    /// All strings that may hold places, with where they stand.
+    pub(super) fn texts(&self) -> Vec<(String, String)> {
+        let mut texts = Vec::new();
+        let connector = &self.connector;
+        let sides = [
+            ("connector", &connector.extra, &connector.settings, &connector.variables),
+            ("store", &self.store.extra, &self.store.settings, &self.store.variables),
+            ("load", &self.load.extra, &self.load.settings, &self.load.variables),
+        ];
+        for (side, extra, settings, variables) in sides {
+            for (kind, values) in [("extra", extra), ("settings", settings)] {
+                for (name, value) in values {
+                    let path = format!("{side}.{kind}.{name}");
+                    strings_in(value, &mut |text| texts.push((path.clone(), text.to_owned())));
+                }
+            }
+            let of_side = variables.iter();
+            texts.extend(of_side.map(|(name, value)| (format!("{side}.variables.{name}"), value.clone())));
+        }
+        for (index, process) in self.processes.iter().enumerate() {
+            let path = |field: &str| format!("processes.{index}.{field}");
+            texts.extend(process.command.iter().map(|word| (path("command"), word.clone())));
+            texts.extend(process.variables.values().map(|value| (path("variables"), value.clone())));
+            texts.extend(process.ready.iter().map(|address| (path("ready"), address.clone())));
+        }
+        texts
+    }
+
+    /// All places that its texts hold.
+    pub(super) fn places(&self) -> BTreeSet<String> {
+        self.texts().iter().flat_map(|(_, text)| places_in(text)).map(str::to_owned).collect()
+    }
+}
+
+/// The places of ports in a process's command.
+pub(super) fn ports_in(process: &ProcessText) -> BTreeSet<&str> {
+    let words = process.command.iter().flat_map(|word| places_in(word));
+    words.filter(|place| place.starts_with("port")).collect()
+}
+
+/// The module that a Python file is, if it can be imported.
+pub(super) fn module_of(file: &str) -> Option<&str> {
+    let stem = camino::Utf8Path::new(file).file_name()?.strip_suffix(".py")?;
+    let is_identifier = stem.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && stem.chars().all(|character| character.is_ascii_alphanumeric() || character == '_');
+    is_identifier.then_some(stem)
+}
+
+fn strings_in(value: &Value, found: &mut impl FnMut(&str)) {
+    match value {
+        Value::String(text) => found(text),
+        Value::Array(items) => items.iter().for_each(|item| strings_in(item, found)),
+        Value::Object(fields) => fields.values().for_each(|field| strings_in(field, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}

@@ -1,0 +1,89 @@
+use camino::Utf8Path;
+
+use super::file::Described;
+use super::*;
+use crate::carrier::{Carrier, Here, RouteError, find_carrier, learn};
+use crate::machine::DeviceKind;
+use crate::model::Route;
+
+const PLAIN: &str = include_str!("../../../docs/connectors/unchanged.toml");
+
+fn parse(text: &str) -> Result<Described, RouteError> {
+    Described::parse(text, "mine.toml", |name| Ok(format!("# {name}")))
+}
+
+fn refused(before: &str, after: &str) -> String {
+    assert!(PLAIN.contains(before));
+    parse(&PLAIN.replacen(before, after, 1)).unwrap_err().to_string()
+}
+
+#[test]
+fn every_embedded_description_is_right_and_has_a_name_of_its_own() {
+    let mut names: Vec<String> = embedded().map(|described| described.name().to_owned()).collect();
+    names.sort();
+    assert_eq!(names, ["example", "multi", "nixl", "offload", "simple-offload"]);
+}
+
+#[test]
+fn a_mistake_is_told_with_its_place() {
+    let process = "[[processes]]\nname = \"server\"\ncommand = [\"server\"]\n[hits]";
+    for (before, after, expected) in [
+        ("{folder}", "{flder}", "line 8, column 7: `{flder}` is no place; there are {folder}, {port}"),
+        ("asked_less = 2", "asked_less = 0", "line 13, column 1: `asked_less` is below `stored_less`"),
+        ("unchanged.py", "un-changed.py", "line 6, column 1: \"un-changed.py\" is no name of a Python file"),
+        ("name = \"unchanged\"", "name = \"all\"", "line 1, column 1: \"all\" is no name of letters"),
+        ("unit = \"block\"", "unit = \"token\"", "TOML parse error at line 11, column 8\n"),
+        ("found = \"whole\"", "fond = \"whole\"", "TOML parse error at line 14, column 1\n"),
+        ("[hits]", process, "line 10, column 1: nothing tells when it is ready"),
+    ] {
+        let said = refused(before, after);
+        let expected = format!("understand connector mine.toml: {expected}");
+        assert!(said.starts_with(&expected), "{said}");
+    }
+}
+
+#[test]
+fn whatever_a_description_says_and_each_line_of_its_code_changes_the_key() {
+    let plain = parse(PLAIN).unwrap().content();
+    let other = |before: &str, after: &str| {
+        assert!(PLAIN.contains(before));
+        parse(&PLAIN.replacen(before, after, 1)).unwrap().content()
+    };
+    assert_eq!(plain, other("a folder of safetensors", "words for people"));
+    assert_ne!(plain, other("UnchangedConnector", "OtherConnector"));
+    assert_ne!(plain, other("{folder}", "{folder}/deeper"));
+    assert_ne!(plain, other("asked_less = 2", "asked_less = 3"));
+    assert_ne!(plain, other("another-engine", "same-engine"));
+    let code = Described::parse(PLAIN, "mine.toml", |_| Ok("# another".to_owned())).unwrap().content();
+    assert_ne!(plain, code);
+}
+
+#[test]
+fn a_file_is_learnt_once_and_no_other_carrier_may_have_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| Utf8Path::from_path(folder.path()).unwrap().join(name);
+    fs_err::write(path("unchanged.py"), "").unwrap();
+    fs_err::write(path("one.toml"), PLAIN.replace("name = \"unchanged\"", "name = \"learnt\"")).unwrap();
+    assert_eq!(learn(&path("one.toml")).unwrap(), Route::named("learnt"));
+    assert_eq!(learn(&path("one.toml")).unwrap(), Route::named("learnt"));
+    assert!(!find_carrier(Route::named("learnt")).unwrap().needs_lmcache());
+    fs_err::write(path("two.toml"), PLAIN.replace("name = \"unchanged\"", "name = \"mp+fs\"")).unwrap();
+    let taken = learn(&path("two.toml")).unwrap_err();
+    assert!(taken.to_string().ends_with("there is another route mp+fs"), "{taken}");
+    let absent = learn(&path("three.toml")).unwrap_err();
+    assert!(matches!(absent, RouteError::Unreadable { .. }));
+}
+
+#[test]
+fn what_cannot_run_here_says_so_before_anything_is_started() {
+    let here = |device| Here { environment: None, redis: None, device };
+    let of = |name: &str| find_carrier(Route::named(name)).unwrap();
+    let refused = of("offload").admit(&here(DeviceKind::Cpu)).unwrap_err().to_string();
+    assert_eq!(refused, "run it on cpu: vLLM's OffloadingConnector copies between a GPU and the host");
+    assert!(of("offload").admit(&here(DeviceKind::Cuda)).is_ok());
+    assert!(of("example").admit(&here(DeviceKind::Cpu)).is_ok());
+    let process = "[[processes]]\nname = \"server\"\ncommand = [\"no-such-program\", \"{port}\"]\n[hits]";
+    let lacking = parse(&PLAIN.replacen("[hits]", process, 1)).unwrap();
+    let refused = lacking.admit(&here(DeviceKind::Cpu)).unwrap_err();
+    assert_eq!(refused.to_string(), "find the program \"no-such-program\" on PATH or in the environment");
+}

@@ -1,0 +1,157 @@
+//! What lies between the two sides of a described connector during a run. Main type: [`Open`].
+
+use std::time::Duration;
+
+use super::description::{Description, SideText, ports_in};
+use super::file::{Described, place_code};
+use super::places::Places;
+use crate::carrier::surroundings::{install_packages, require_memory, utf8};
+use crate::carrier::{CarrierError, Doing, Port, Side, Surroundings, Transport, make_folder};
+use crate::engine::{Companion, CompanionSettings, Connector, ServerCounters, distinct_ports};
+
+const GIB: u64 = 1 << 30;
+
+/// A described connector that is ready for engines.
+pub(super) struct Open<'s> {
+    described: &'s Described,
+    places: Places,
+    /// Folders that Python looks into for the connector.
+    python_path: Vec<String>,
+    module: Option<String>,
+    companions: Vec<Companion>,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl<'s> Open<'s> {
+    pub(super) async fn begin(
+        described: &'s Described,
+        surroundings: &Surroundings<'_>,
+        bytes: u64,
+    ) -> Result<Self, CarrierError> {
+        let description = &described.description;
+        let wanted = description.places();
+        let mut places = Places::default();
+        let folder =
+            if wanted.contains("folder") { Some(make_folder(&surroundings.notes, bytes)?) } else { None };
+        if let Some(folder) = &folder {
+            places = places.with("folder", utf8(folder).into_string());
+        }
+        if wanted.iter().any(|place| place.starts_with("memory_")) {
+            // A third more than all KV, so that nothing is evicted.
+            let gib = (bytes / 3 * 4).div_ceil(GIB).max(u64::from(surroundings.lmcache.memory_gib));
+            require_memory("the memory of the connector", gib * GIB)?;
+            places = places.with("memory_gib", gib).with("memory_bytes", gib * GIB);
+        }
+        let ports: Vec<&String> = wanted.iter().filter(|place| place.starts_with("port")).collect();
+        for (place, port) in ports.iter().zip(distinct_ports(ports.len())?) {
+            places = places.with(place, port);
+        }
+        let mut code = place_code(described, &surroundings.notes)
+            .map_err(|source| CarrierError::Write { path: surroundings.notes.clone(), source })?;
+        let mut python_path: Vec<String> = code.remove("folder").into_iter().collect();
+        if let Some(lock) =
+            described.lock.as_ref().filter(|_| described.lacks_packages(surroundings.environment.identity()))
+        {
+            python_path.push(install_packages(surroundings, &description.name, lock).await?.into_string());
+        }
+        let module = code.remove("module").or_else(|| description.connector.module.clone());
+        let companions = start_companions(description, &places, surroundings).await?;
+        Ok(Self { described, places, python_path, module, companions, _folder: folder })
+    }
+}
+
+async fn start_companions(
+    description: &Description,
+    places: &Places,
+    surroundings: &Surroundings<'_>,
+) -> Result<Vec<Companion>, CarrierError> {
+    let mut companions = Vec::new();
+    for process in &description.processes {
+        let mut command: Vec<String> = process.command.iter().map(|word| places.fill(word)).collect();
+        let of_environment = surroundings.environment.executable(&command[0]);
+        if of_environment.exists() {
+            command[0] = of_environment.into_string();
+        }
+        let ports = ports_in(process).into_iter().filter_map(|place| places.0.get(place)?.as_u64());
+        let own = process.variables.iter().map(|(name, value)| (name.clone(), places.fill(value)));
+        let settings = CompanionSettings {
+            name: process.name.clone(),
+            command,
+            variables: surroundings.variables.iter().cloned().chain(own).collect(),
+            guard: surroundings.executable.to_owned(),
+            log: surroundings.notes.join(format!("{}.log", process.name)),
+            ports: ports.filter_map(|port| u16::try_from(port).ok()).collect(),
+            ready: process.ready.as_deref().map(|address| places.fill(address)),
+            patience: surroundings.patience,
+        };
+        companions.push(Companion::start(&settings).await?);
+    }
+    Ok(companions)
+}
+
+impl Transport for Open<'_> {
+    fn open<'a>(&'a self, side: Side, _: Option<usize>) -> Doing<'a, Box<dyn Port + 'a>> {
+        Box::pin(async move {
+            let description = &self.described.description;
+            let none = SideText::default();
+            let own = match side {
+                Side::Both => &none,
+                Side::Store => &description.store,
+                Side::Load => &description.load,
+            };
+            let (places, common) = (self.places.with("side", side.name()), &description.connector);
+            let filled = |one: &_, other: &_| {
+                let mut values = places.fill_all(one);
+                values.extend(places.fill_all(other));
+                values
+            };
+            let variables = common.variables.iter().chain(&own.variables);
+            Ok(Box::new(DescribedPort {
+                connector: Connector {
+                    name: common.class.clone(),
+                    module_path: self.module.clone(),
+                    role: own.role,
+                    extra: filled(&common.extra, &own.extra),
+                    settings: filled(&common.settings, &own.settings),
+                    python_path: self.python_path.clone(),
+                    cache_salt: None,
+                },
+                variables: variables.map(|(name, value)| (name.clone(), places.fill(value))).collect(),
+                settling: Duration::from_secs(description.settle_seconds.into()),
+            }) as Box<dyn Port>)
+        })
+    }
+
+    fn require_alive(&self) -> Doing<'_, ()> {
+        Box::pin(async {
+            for companion in &self.companions {
+                companion.require_alive().await?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// An engine's side of it.
+struct DescribedPort {
+    connector: Connector,
+    variables: Vec<(String, String)>,
+    settling: Duration,
+}
+
+impl Port for DescribedPort {
+    fn connector(&self) -> Connector {
+        self.connector.clone()
+    }
+
+    fn variables(&self) -> Vec<(String, String)> {
+        self.variables.clone()
+    }
+
+    fn settle(&self, before: ServerCounters, _: u64) -> Doing<'_, ServerCounters> {
+        Box::pin(async move {
+            tokio::time::sleep(self.settling).await;
+            Ok(before)
+        })
+    }
+}

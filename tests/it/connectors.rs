@@ -1,0 +1,97 @@
+//! Connectors that a file describes, vLLM's own and a user's, on the fake engine.
+
+use fs_err as fs;
+use kv_correctness::comparison::{Service, Verdict};
+
+use super::lab::Lab;
+
+const MINE: &str = r#"
+name = "mine"
+description = "a folder"
+topology = "another-engine"
+connector = { class = "ExampleConnector", extra = { shared_storage_path = "{folder}" } }
+hits = { unit = "block", stored_less = 1, asked_less = 2, found = "whole" }
+"#;
+
+#[test]
+fn a_connector_of_vllms_own_needs_no_lmcache_in_the_environment() {
+    let lab = Lab::new();
+    fs::remove_dir_all(lab.path("env/lib/python3.11/site-packages/lmcache-0.5.6.dist-info")).unwrap();
+    let ended = lab.run("", "--route example");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let report = lab.report();
+    let exercised = &report.findings[0].comparison.exercised;
+    assert_eq!(exercised.service, Service::AsPredicted);
+    assert_eq!(exercised.external.unwrap().load, exercised.load.cached_tokens);
+    assert!(exercised.load.cached_tokens > 0);
+
+    // Those of LMCache are not run, and say why; equivalence on fewer routes is not what was asked for.
+    let ended = lab.run("", "--route example,mp");
+    assert_eq!(ended.code, 2, "{}{}", ended.err, ended.out);
+    assert!(ended.err.contains("LMCache is not installed in it"), "{}", ended.err);
+}
+
+#[test]
+fn a_count_of_vllms_own_that_tells_other_hits_than_its_requests_is_no_service() {
+    let lab = Lab::new();
+    let ended = lab.run("miscount@engine", "--route example");
+    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
+    let finding = &lab.report().findings[0];
+    assert_eq!(finding.judgement.verdict, Verdict::NotExercised);
+    assert_eq!(finding.comparison.exercised.service, Service::CountersDisagree);
+}
+
+#[test]
+fn a_described_connector_is_tested_and_a_changed_description_runs_again() {
+    let lab = Lab::new();
+    fs::write(lab.path("mine.toml"), MINE).unwrap();
+    let ended = lab.run("", "--connector mine.toml");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    assert_eq!(lab.report().findings[0].route.name(), "mine");
+    assert!(ended.err.contains("cached    tiny mine: done"), "{}", ended.err);
+    // What people read of it changes nothing, and what it is does.
+    fs::write(lab.path("mine.toml"), MINE.replace("a folder", "my folder")).unwrap();
+    let ended = lab.run("", "--connector mine.toml");
+    assert!(ended.err.contains("cached    tiny mine: re-used"), "{}", ended.err);
+    fs::write(lab.path("mine.toml"), MINE.replace("{folder}", "{folder}/")).unwrap();
+    let ended = lab.run("", "--connector mine.toml");
+    assert!(ended.err.contains("cached    tiny mine: done"), "{}", ended.err);
+}
+
+#[test]
+fn a_suite_names_described_connectors_and_its_check_and_doctor_read_them() {
+    let lab = Lab::new();
+    fs::write(lab.path("mine.toml"), MINE).unwrap();
+    let suite = fs::read_to_string(lab.path("suite.toml")).unwrap();
+    let with = |connectors: &str| {
+        let text = suite.replacen(
+            "routes = [\"mp\"]",
+            &format!("connectors = {connectors}\nroutes = [\"mine\"]"),
+            1,
+        );
+        assert_ne!(text, suite);
+        fs::write(lab.path("mine-suite.toml"), text).unwrap();
+    };
+    with("[\"mine.toml\"]");
+    let checked = lab.end(lab.driver("suite check mine-suite.toml"));
+    assert_eq!(checked.code, 0, "{}", checked.err);
+    assert!(checked.out.contains("connector mine (mine.toml)\nroutes mine\n"), "{}", checked.out);
+    let doctor = lab.end(lab.driver("doctor --suite mine-suite.toml --device cpu"));
+    assert!(doctor.out.contains("route mine: "), "{}", doctor.out);
+    assert!(
+        doctor.out.contains("route offload, not in the suite: failed to run it on cpu"),
+        "{}",
+        doctor.out
+    );
+    let ended = lab.end(lab.driver("run --suite mine-suite.toml --device cpu"));
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+
+    fs::write(lab.path("mine.toml"), MINE.replace("stored_less", "stored_les")).unwrap();
+    let checked = lab.end(lab.driver("suite check mine-suite.toml"));
+    assert_eq!(checked.code, 2);
+    assert!(checked.err.contains("understand suite mine-suite.toml: line "), "{}", checked.err);
+    assert!(checked.err.contains("TOML parse error at line 6, column "), "{}", checked.err);
+    with("[\"absent.toml\"]");
+    let checked = lab.end(lab.driver("suite check mine-suite.toml"));
+    assert!(checked.err.contains("read absent.toml"), "{}", checked.err);
+}
