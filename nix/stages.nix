@@ -11,9 +11,13 @@
 }:
 let
   inherit (pkgs) lib;
+  # Of `subjects` many subjects, or of all where it is null.
   stages =
-    device: environments:
+    device: environments: subjects:
     let
+      what = "--suite canary --device ${device}${
+        lib.optionalString (subjects != null) " --subjects ${toString subjects}"
+      }";
       # Each output holds the store so far, which the next stage goes on with.
       stage =
         name: before: needs: command:
@@ -32,7 +36,7 @@ let
           rm -rf "$KV_CORRECTNESS_CACHE"/{vllm,vllm-config,xdg}
           cp -r "$KV_CORRECTNESS_CACHE" $out/cache
         '';
-      run = name: "kv-correctness stage ${name} --suite canary --device ${device} --out $out/artifacts";
+      run = name: "kv-correctness stage ${name} ${what} --out $out/artifacts";
       engines = {
         KV_CORRECTNESS_ENV_BASELINE = environments.baseline;
         requiredSystemFeatures = [ "big-parallel" ];
@@ -55,7 +59,7 @@ let
         # Succeeds whatever the verdict is, so that a bad one is kept as well; without a verdict it fails.
         report = stage "report" all.cached with-lmcache ''
           status=0
-          kv-correctness run --suite canary --device ${device} --out $out/report || status=$?
+          kv-correctness run ${what} --out $out/report || status=$?
           [ "$status" != 2 ] || exit 1
           echo "$status" > $out/exit-code
         '';
@@ -70,6 +74,9 @@ let
     all;
 in
 {
-  cpu = stages "cpu" cpu;
-  cuda = stages "cuda" cuda;
+  cpu = stages "cpu" cpu null;
+  cuda = stages "cuda" cuda null;
+  # One subject: whether a builder can do it at all.
+  cpu-short = stages "cpu" cpu 1;
+  cuda-short = stages "cuda" cuda 1;
 }
