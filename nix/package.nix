@@ -15,19 +15,23 @@ rustPlatform.buildRustPackage {
   inherit (manifest.package) version;
   src = lib.fileset.toSource {
     root = ../.;
-    # What the tests alone read does not change the driver.
+    # What the tests alone read does not change the driver, and of the stacks only what is embedded does.
     fileset = lib.fileset.unions (
-      lib.optional doCheck ../docs/evidence
+      lib.optionals doCheck [
+        ../docs/evidence
+        ../tests
+      ]
       ++ [
         ../Cargo.toml
         ../Cargo.lock
-        ../benches
+        ../benches # the manifest names them
         ../data
         ../docs/report.schema.json
-        ../nix/stacks
+        (lib.fileset.fileFilter (
+          file: file.hasExt "in" || file.hasExt "lock" || file.hasExt "txt"
+        ) ../nix/stacks)
         ../src
         ../templates
-        ../tests
       ]
     );
   };

@@ -37,6 +37,7 @@ in
   getExe' = package: program: "${package}/bin/${program}";
   getOutput = _: package: package;
   makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
+  optionals = condition: values: if condition then values else [ ];
   optional = condition: value: if condition then [ value ] else [ ];
   remove = unwanted: builtins.filter (value: value != unwanted);
   licenses.asl20.spdxId = "Apache-2.0";
