@@ -18,6 +18,7 @@ rustPlatform.buildRustPackage {
     # What the tests alone read does not change the driver, and of the stacks only what is embedded does.
     fileset = lib.fileset.unions (
       lib.optionals doCheck [
+        ../docs/connectors
         ../docs/evidence
         ../tests
       ]
