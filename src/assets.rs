@@ -23,7 +23,7 @@ use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
 use crate::engine::Parallelism;
 use crate::fetch::{ArchivePin, ModelPin, Verified};
 use crate::machine::Device;
-use crate::model::KvShape;
+use crate::model::{KvGroups, KvShape};
 use crate::suite::{ModelSettings, Suite};
 
 static CANARY_ARCHIVE: &[u8] = include_bytes!("../data/canary.tar.xz");
@@ -299,6 +299,14 @@ impl ModelFiles {
     ) -> Result<(), AssetError> {
         let text = String::from_utf8_lossy(&self.read("config.json")?).into_owned();
         Ok(Parallelism::check(settings, &text, self.kv_shape()?, device, has_ray)?)
+    }
+
+    /// Whether some of the model's layers see a window alone, so that its engines run without vLLM's hybrid KV cache
+    /// manager. A configuration that cannot be read is told by [`ModelFiles::kv_shape`].
+    #[must_use]
+    pub fn need_whole_windows(&self) -> bool {
+        let text = self.read("config.json").unwrap_or_default();
+        KvGroups::from_config(&String::from_utf8_lossy(&text)).is_ok_and(|groups| groups.need_whole_windows())
     }
 
     /// The shape of the model's KV cache.

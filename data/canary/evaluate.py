@@ -27,7 +27,7 @@ from questions import CHUNK, LETTERS, header, options_block
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHIVE = ROOT / "canary.tar.xz"
-MODELS = [ROOT / "models" / "canary-dense", ROOT / "models" / "canary-mla"]
+MODELS = [ROOT / "models" / name for name in ("canary-dense", "canary-mla", "canary-swa")]
 
 
 Layers = list[tuple[Any, Any]]

@@ -3,9 +3,10 @@
 
     python3 data/canary/train.py MODEL --out FOLDER [--seed N]
 
-MODEL is `canary-dense` (Llama, grouped-query attention) or `canary-mla` (DeepSeek-V2, multi-head latent attention).
+MODEL is `canary-dense` (Llama, grouped-query attention), `canary-mla` (DeepSeek-V2, multi-head latent attention) or
+`canary-swa` (Gemma 3, two layers with a sliding window before each one that sees all).
 Owns the two configurations and the loss; leaves the sequences to `curriculum.py`. Besides the answers, the state after
-the second layer is made to name the bound value at each query, and in the first stages a few heads are told where to
+the look-up layers is made to name the bound value at each query, and in the first stages a few heads are told where to
 look: the look-up then emerges within a minute on one GPU. Ends with bfloat16 weights in FOLDER; `evaluate.py` measures
 what is saved. Needs torch and transformers. Weights differ a little between devices and versions; those committed have
 their digests in `data/README.md` and the log of their run in `train.log`.
@@ -15,13 +16,21 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
-from transformers import DeepseekV2Config, DeepseekV2ForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from curriculum import IGNORE, ROWS, STAGES, Batches, assert_seeds_are_disjoint
 from evaluate import ROOT, Row, read_rows
@@ -44,13 +53,33 @@ VALUE_WEIGHT = 0.5
 GUIDE_WEIGHT = 0.3
 """Weight of the loss that guides attention."""
 
-LOOK_UP_LAYERS = 2
-"""Layers that are given to the look-up; the rest choose the letter."""
+WINDOW = 512
+"""Tokens that a layer of `canary-swa` with a sliding window sees: fewer than a prompt has, and whole blocks."""
 
 
-def looks(heads: int) -> dict[tuple[int, int], int | str]:
+@dataclass(frozen=True)
+class LookUp:
+    """Where a model is taught to look a value up."""
+
+    layers: int
+    """Layers that are given to the look-up; the rest choose the letter."""
+
+    looks: dict[tuple[int, int], int | str]
     """For (layer, head): the offset, or the row of `ROWS`, that a guided stage makes it look at."""
-    return {(0, 0): -1, (0, heads // 2): -2, (1, 0): "fact", (2, 0): "query", (3, 0): "option"}
+
+
+def look_up(config: Any) -> LookUp:
+    """The look-up of a model; a value may lie anywhere, so it is read in a layer that sees all."""
+    before = {(0, 0): -1, (0, config.num_attention_heads // 2): -2}
+    reading = next(layer for layer in range(1, config.num_hidden_layers) if not has_window(config, layer))
+    rest = {(reading, 0): "fact", (reading + 1, 0): "query", (reading + 2, 0): "option"}
+    return LookUp(reading + 1, before | rest)
+
+
+def has_window(config: Any, layer: int) -> bool:
+    """Whether a layer sees the last tokens alone."""
+    kinds = getattr(config, "layer_types", None)
+    return kinds is not None and kinds[layer] == "sliding_attention"
 
 
 COMMON = {
@@ -71,10 +100,20 @@ def new_model(name: str) -> Any:
         shape = {"num_hidden_layers": 6, "intermediate_size": 256, "head_dim": 64}
         heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
         return LlamaForCausalLM(LlamaConfig(**COMMON, **shape, **heads, tie_word_embeddings=True))
+    if name == "canary-swa":
+        kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+        shape = {
+            "num_hidden_layers": len(kinds),
+            "layer_types": kinds,
+            "sliding_window": WINDOW,
+            "intermediate_size": 256,
+        }
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "query_pre_attn_scalar": 64}
+        return Gemma3ForCausalLM(Gemma3TextConfig(**COMMON, **shape, **heads, tie_word_embeddings=True))
     shape = {"num_hidden_layers": 4, "intermediate_size": 256, "head_dim": 64}
     latent = {"kv_lora_rank": 512, "q_lora_rank": None, "qk_rope_head_dim": 64}
-    # FlashAttention 3 wants values as wide as queries and keys, 32 + 64.
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "qk_nope_head_dim": 32, "v_head_dim": 96}
+    # With 64 turned and 64 other numbers a head, values of 128 are what each of vLLM's backends for prefill takes.
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "qk_nope_head_dim": 64, "v_head_dim": 128}
     # Experts are declared because vLLM wants a number, and never used: every layer is a dense one.
     experts = {"first_k_dense_replace": 4, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2}
     routing = {"moe_intermediate_size": 64, "topk_method": "greedy", "n_group": 1, "topk_group": 1}
@@ -84,21 +123,14 @@ def new_model(name: str) -> Any:
     )
 
 
-def forward(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """States after the last layer, and after the look-up layers, both normed: [batch, length, hidden].
 
-    Without a mask attention is causal too; what pads a sequence stands behind all that counts.
+    What pads a sequence stands behind all that counts.
     """
     base = model.model
-    states = base.embed_tokens(ids)
-    positions = torch.arange(ids.shape[1], device=ids.device)[None]
-    rotary = base.rotary_emb(states, position_ids=positions)
-    middle = states
-    for number, layer in enumerate(base.layers):
-        if number == LOOK_UP_LAYERS:
-            middle = states
-        states = layer(states, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
-    return base.norm(states), base.norm(middle)
+    output = base(ids, output_hidden_states=True, use_cache=False)
+    return output.last_hidden_state, base.norm(output.hidden_states[look_up(model.config).layers])
 
 
 def chosen_loss(model: Any, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,14 +142,13 @@ def chosen_loss(model: Any, states: torch.Tensor, targets: torch.Tensor) -> tupl
 
 
 class Guide:
-    """Reads the attention weights of a model that computes them plainly, and compares them with `LOOKS`."""
+    """Reads the attention weights of a model that computes them plainly, and compares them with where it is to look."""
 
     def __init__(self, model: Any, length: int, device: str) -> None:
         model.set_attn_implementation("eager")
         self.model = model
-        self.looks = looks(model.config.num_attention_heads)
+        self.looks = look_up(model.config).looks
         self.weights: dict[int, torch.Tensor] = {}
-        self.mask = torch.full((length, length), float("-inf"), device=device).triu(1)[None, None]
         self.positions = torch.arange(length, device=device)
         self.hooks = [
             model.model.layers[number].self_attn.register_forward_hook(self.reader(number)) for number, _ in self.looks
@@ -159,7 +190,7 @@ class Trainer:
         torch.set_float32_matmul_precision("high")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.seed, self.workers = seed, workers
-        self.tokenizer_file = ROOT / "models" / name / "tokenizer.json"
+        self.tokenizer_file = ROOT / "models" / "canary-dense" / "tokenizer.json"  # the same for each
         tokenizer = Tokenizer.from_file(str(self.tokenizer_file))
         self.letters = {letter: tokenizer.token_to_id("Ġ" + letter) for letter in LETTERS}
         self.is_letter = torch.zeros(tokenizer.get_vocab_size(), dtype=torch.bool, device=self.device)
@@ -213,7 +244,7 @@ class Trainer:
     ) -> tuple[list[str], torch.Tensor, torch.Tensor]:
         """One update; the losses in words, the share of right letters and that of values looked up."""
         with self.autocast():
-            states, middle = forward(self.model, rows["token"], guide.mask if guide else None)
+            states, middle = forward(self.model, rows["token"])
             answer_loss, answered = chosen_loss(self.model, states, rows["target"])
             value_loss, named = chosen_loss(self.model, middle, rows["value"])
         look_loss = guide.loss(rows) if guide else torch.zeros((), device=self.device)
@@ -245,7 +276,7 @@ class Trainer:
 def main() -> None:
     """Runs the curriculum and saves the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=["canary-dense", "canary-mla"])
+    parser.add_argument("model", choices=["canary-dense", "canary-mla", "canary-swa"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=7, help="processes that compose sequences")

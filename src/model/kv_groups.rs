@@ -206,6 +206,27 @@ impl KvGroups {
         }
     }
 
+    /// The shape of a model some of whose layers see a window alone, where vLLM's hybrid KV cache manager is off: each
+    /// layer then keeps every token, as those with full attention do.
+    fn with_whole_windows(&self) -> Option<KvShape> {
+        let [KvGroup { layers, kind: KvKind::Full { kv_heads, head_size } }, windows @ ..] = self.0.as_slice()
+        else {
+            return None;
+        };
+        let is_like = |kind: &KvKind| {
+            matches!(kind, KvKind::SlidingWindow { kv_heads: heads, head_size: size, .. } if (heads, size) == (kv_heads, head_size))
+        };
+        let alike = !windows.is_empty() && windows.iter().all(|group| is_like(&group.kind));
+        let layers = layers + windows.iter().map(|group| group.layers).sum::<u64>();
+        alike.then_some(KvShape::Dense { layers, kv_heads: *kv_heads, head_size: *head_size })
+    }
+
+    /// Whether vLLM's hybrid KV cache manager must be off for this program to know what is kept.
+    #[must_use]
+    pub fn need_whole_windows(&self) -> bool {
+        self.with_whole_windows().is_some()
+    }
+
     /// Groups of so many layers; those of none are left out, and those of one kind put together.
     fn of(counted: impl IntoIterator<Item = (u64, KvKind)>) -> Self {
         let mut counts: BTreeMap<KvKind, u64> = BTreeMap::new();
@@ -295,7 +316,7 @@ impl Config<'_> {
     fn admit(&self, groups: &KvGroups) -> Result<KvShape, UnknownKv> {
         let kind = self.model_type();
         let is_listed = DENSE.contains(&kind) || WINDOWED.contains(&kind) || MLA.contains(&kind);
-        match groups.uniform() {
+        match groups.uniform().or_else(|| groups.with_whole_windows()) {
             _ if kind == "gpt_oss" => Err(self.unknown(format!("attention sinks, and {groups}"))),
             None => Err(self.unknown(groups.to_string())),
             Some(_) if self.field("model_type").is_some() && !is_listed => Err(self

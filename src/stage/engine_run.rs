@@ -100,6 +100,9 @@ fn llm_arguments(suite: &Suite, model: &Model, device: DeviceKind) -> BTreeMap<S
         ("max_num_seqs".to_owned(), engine.max_num_seqs.into()),
         ("enforce_eager".to_owned(), true.into()),
     ]);
+    if model.files().need_whole_windows() {
+        arguments.insert("disable_hybrid_kv_cache_manager".to_owned(), true.into());
+    }
     if device == DeviceKind::Cuda {
         let bytes = u64::from(engine.kv_cache_gib) * GIB;
         arguments.insert("kv_cache_memory_bytes".to_owned(), bytes.into());

@@ -48,6 +48,11 @@ const RESERVED: &[Group] = &[
         "is set by this program: on in the control, off in every other arm",
         "leave it out; the control is always run",
     ),
+    group(
+        &["disable_hybrid_kv_cache_manager"],
+        "is set by this program: on for a model whose layers see windows of different widths, in every arm alike",
+        "leave it out; the KV of each layer is then kept whole",
+    ),
     group(&["model"], "is the model's own", "write the folder or the name as the model's `source`"),
     group(
         &["model_weights", "hf_config_path", "revision"],
