@@ -139,7 +139,7 @@ def find_layers(model_runner: Any, chunk_tokens: int) -> tuple[list[str], list[L
             integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[cache.element_size()]
             view = cache.view(integers).movedim(axis, 0)
             window = getattr(spec, "sliding_window", None) or getattr(spec, "attention_chunk_size", None)
-            key = (number, view.shape, integers, chunk_tokens // spec.block_size, parts, window)
+            key = (number, view.shape, view.stride(), integers, chunk_tokens // spec.block_size, parts, window)
             buckets.setdefault(key, []).append((name, len(names), view))
             names.append(name)
     return names, [
@@ -148,9 +148,9 @@ def find_layers(model_runner: Any, chunk_tokens: int) -> tuple[list[str], list[L
             names=tuple(name for name, _, _ in layers),
             positions=tuple(position for _, position, _ in layers),
             caches=tuple(view for _, _, view in layers),
-            blocks_of_chunk=key[3],
-            parts=key[4],
-            window=key[5],
+            blocks_of_chunk=key[4],
+            parts=key[5],
+            window=key[6],
         )
         for key, layers in buckets.items()
     ]

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kv_worker.digests import DIGEST_BYTES, Layers, digest_on_host, digest_rows, find_layers, gather, index_blocks, keys
+from kv_worker.digests import DIGEST_BYTES, Layers, digest_on_host, find_layers, gather, index_blocks
 
-WORDS_AT_ONCE = 1 << 25  # keeps a GPU busy, and takes 0.5 GiB
+if TYPE_CHECKING:
+    from kv_worker.kernel import DeviceDigests
 
 
 @dataclass(eq=False)
@@ -57,7 +58,7 @@ class Recorder:
         """Find the layers and hook into the model runner; raises CannotDigestError where that is not possible."""
         self._chunk_tokens = chunk_tokens
         self._names, self._buckets = find_layers(model_runner, chunk_tokens)
-        self._multipliers: dict[int, Any] = {}
+        self._on_device = _start_on_device(self._buckets)
         self._requests: dict[str, Request] = {}
         # Of each request that has not ended; one that was preempted has no blocks, and is taken up again.
         self._whole_chunks: dict[str, int] = {}
@@ -257,23 +258,23 @@ class Recorder:
         if wanted:
             layers = self._buckets[bucket]
             index = index_blocks(layers, [one.blocks for one in wanted])
-            self._keep(bucket, wanted, [_look(cache, index) for cache in layers.caches])
+            digests = self._on_device[bucket].digest_in_place(index) if self._on_device else None
+            if digests is None:
+                self._keep(bucket, wanted, [_look(cache, index) for cache in layers.caches])
+            else:
+                self._note(bucket, wanted, digests)
 
-    def _keep(self, bucket: int, wanted: list[Wanted], gathered: list[Any]) -> None:
-        """Digest what was gathered of each layer, and note where each chunk's digests lie."""
+    def _keep(self, bucket: int, wanted: list[Wanted], looked: list[Any]) -> None:
+        """Digest what was gathered of each layer, or take the digests that the host has made of it."""
         import torch
 
-        if gathered[0].is_cuda:
-            words = gathered[0].shape[-1]
-            if words not in self._multipliers:
-                self._multipliers[words] = keys(words, gathered[0].device)
-            multipliers = self._multipliers[words]
-            pieces = torch.cat(gathered).split(max(1, WORDS_AT_ONCE // words))
-            digests = torch.cat([digest_rows(piece, multipliers) for piece in pieces])
-        else:
-            digests = torch.cat(gathered)
+        digests = torch.stack(looked)
+        self._note(bucket, wanted, self._on_device[bucket].digest_gathered(digests) if self._on_device else digests)
+
+    def _note(self, bucket: int, wanted: list[Wanted], digests: Any) -> None:
+        """Note where each chunk's digests lie, given (layers, chunks, 2) of them."""
         batch = len(self._batches[bucket])
-        self._batches[bucket].append(digests.view(len(gathered), len(wanted), 2).transpose(0, 1))
+        self._batches[bucket].append(digests.transpose(0, 1))
         for row, one in enumerate(wanted):
             (one.chunk.first if one.is_first else one.chunk.last)[bucket] = (batch, row)
 
@@ -281,6 +282,16 @@ class Recorder:
 def _look(cache: Any, index: Any) -> Any:
     """Take hold of chunks of one layer as they are now: a copy on a GPU, whose digest comes later; else the digest."""
     return gather(cache, index) if cache.is_cuda else digest_on_host(cache, index)
+
+
+def _start_on_device(buckets: list[Layers]) -> list[DeviceDigests]:
+    """Make ready to digest each bucket's layers on their GPU; nothing where they lie in the host's memory."""
+    if not any(layers.caches[0].is_cuda for layers in buckets):
+        return []
+    from kv_worker.kernel import DeviceDigests, check_sums
+
+    check_sums(buckets[0].caches[0].device)
+    return [DeviceDigests(layers) for layers in buckets]
 
 
 def _connector() -> Any:
