@@ -209,12 +209,16 @@ impl KvGroups {
     /// The shape of a model some of whose layers see a window alone, where vLLM's hybrid KV cache manager is off: each
     /// layer then keeps every token, as those with full attention do.
     fn with_whole_windows(&self) -> Option<KvShape> {
-        let [KvGroup { layers, kind: KvKind::Full { kv_heads, head_size } }, windows @ ..] = self.0.as_slice()
+        let [KvGroup { layers, kind: KvKind::Full { kv_heads, head_size } }, windows @ ..] =
+            self.0.as_slice()
         else {
             return None;
         };
-        let is_like = |kind: &KvKind| {
-            matches!(kind, KvKind::SlidingWindow { kv_heads: heads, head_size: size, .. } if (heads, size) == (kv_heads, head_size))
+        let is_like = |kind: &KvKind| match kind {
+            KvKind::SlidingWindow { kv_heads: heads, head_size: size, .. } => {
+                (heads, size) == (kv_heads, head_size)
+            }
+            _ => false,
         };
         let alike = !windows.is_empty() && windows.iter().all(|group| is_like(&group.kind));
         let layers = layers + windows.iter().map(|group| group.layers).sum::<u64>();
