@@ -116,11 +116,13 @@ pub struct FaultSettings {
     pub questions: usize,
     /// How many times bytes are written again unchanged, which no verdict may mind.
     pub identity: u32,
+    /// At how many sampled places of a model's stored chunks a single bit is flipped.
+    pub flips: u16,
 }
 
 impl Default for FaultSettings {
     fn default() -> Self {
-        Self { questions: 8, identity: 20 }
+        Self { questions: 8, identity: 20, flips: 200 }
     }
 }
 

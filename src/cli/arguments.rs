@@ -251,6 +251,9 @@ pub(super) struct RunArguments {
     /// With --faults: how many times bytes are written again unchanged. Left out: the suite's number
     #[arg(long, value_name = "N", requires = "faults")]
     pub(super) identity: Option<u32>,
+    /// With --faults: at how many sampled places a single bit is flipped; 0 flips none. Left out: the suite's number
+    #[arg(long, value_name = "N", requires = "faults")]
+    pub(super) flips: Option<u16>,
     /// Ask LMCache for KV that was stored under another salt, chunk size, data type or other weights: it must serve none of
     /// it, and what it serves is reported as a finding about LMCache, without a change of the verdict
     #[arg(long)]

@@ -132,6 +132,9 @@ fn changed_suite(arguments: &RunArguments) -> anyhow::Result<Suite> {
     if let Some(identity) = arguments.identity {
         suite.faults.identity = identity;
     }
+    if let Some(flips) = arguments.flips {
+        suite.faults.flips = flips;
+    }
     Ok(suite)
 }
 

@@ -59,7 +59,7 @@ pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
 pub use plan::{Plan, plan_questions};
-pub use provenance::{CellMap, Provenance, WrongCell, WrongWhen};
+pub use provenance::{CellMap, Provenance, WrongCell, WrongWhen, find_wrong_cells};
 pub use tally::Tally;
 pub use verdict::{Judgement, Rung, Verdict};
 

@@ -13,7 +13,8 @@ use crate::digest::Digest;
 use crate::model::{ChunkDigests, KvRecord, LayerDigests};
 
 use super::criteria::NAMED_OFFENDERS;
-use super::evidence::{Case, Fidelity};
+use super::evidence::{Case, Evidence, Fidelity, pair_arms};
+use super::evidence_error::EvidenceError;
 use super::kv_evidence::KvEvidence;
 use super::{Outcome, Pass};
 
@@ -179,18 +180,21 @@ struct Copies<'a> {
     by_identity: HashMap<Identity, Vec<u128>>,
     /// Whose cell has these bytes: question, chunk, layer, rank.
     owners: HashMap<u128, (&'a QuestionId, u32, &'a str, u32)>,
+    /// How many wrong cells are named.
+    most_named: usize,
 }
 
 impl<'a> Copies<'a> {
-    fn of(evidence: &'a KvEvidence) -> Self {
-        let names: HashSet<&str> = evidence.layers.iter().flatten().map(String::as_str).collect();
-        let mut names: Vec<&str> = names.into_iter().collect();
+    fn of(evidence: &'a KvEvidence, most_named: usize) -> Self {
+        let in_any_order: HashSet<&str> = evidence.layers.iter().flatten().map(String::as_str).collect();
+        let mut names: Vec<&str> = in_any_order.into_iter().collect();
         names.sort_unstable();
         let mut copies = Self {
             evidence,
             layers: names.into_iter().zip(0..).collect(),
             by_identity: HashMap::new(),
             owners: HashMap::new(),
+            most_named,
         };
         for (question, chunk) in chunks(&evidence.store).chain(chunks(&evidence.load)) {
             if chunk.served {
@@ -264,6 +268,19 @@ pub(super) fn trace_origins(
     evidence: Option<&KvEvidence>,
     fidelity: Fidelity,
 ) -> Provenance {
+    trace(cases, evidence, fidelity, NAMED_OFFENDERS)
+}
+
+/// Names every wrong cell of all questions, where a comparison names the first few.
+///
+/// # Errors
+/// When the arms do not hold the same questions and prompts.
+pub fn find_wrong_cells(evidence: &Evidence) -> Result<Vec<WrongCell>, EvidenceError> {
+    let cases = pair_arms(evidence)?;
+    Ok(trace(&cases, evidence.kv.as_ref(), evidence.fidelity, usize::MAX).first)
+}
+
+fn trace(cases: &[Case<'_>], evidence: Option<&KvEvidence>, fidelity: Fidelity, named: usize) -> Provenance {
     let Some(evidence) = evidence else { return Provenance::not_observed() };
     let unobserved =
         [&evidence.store, &evidence.load].into_iter().flatten().find_map(|record| match record {
@@ -273,7 +290,7 @@ pub(super) fn trace_origins(
     if let Some(reason) = unobserved {
         return Provenance::without_evidence(format!("The KV itself could not be observed: {reason}."));
     }
-    let copies = Copies::of(evidence);
+    let copies = Copies::of(evidence, named);
     let mut traced = Provenance::without_evidence(String::new());
     let asked: HashMap<&QuestionId, &Case<'_>> = cases.iter().map(|case| (&case.asked.id, case)).collect();
     for (pass, records) in [(Pass::Store, &evidence.store), (Pass::Load, &evidence.load)] {
@@ -346,7 +363,7 @@ fn trace_request(
             };
             row.push(when.letter());
             let Cell::Wrong(when) = when else { continue };
-            if traced.first.len() < NAMED_OFFENDERS {
+            if traced.first.len() < copies.most_named {
                 let seen = if when == WrongWhen::WhenRead { first } else { last };
                 traced.first.push(WrongCell {
                     question: question.clone(),

@@ -1,7 +1,7 @@
 //! The worker protocol: JSON lines over the standard streams of one Python process per engine run.
 //!
 //! `start` → `ready`; `score` → one `scored` for each prompt, in any order, then one `digested` for each that has a whole chunk,
-//! where digests were asked for, then `counted`; `finish` → `finished`.
+//! where digests were asked for, then `counted`; `plant` → `planted`; `finish` → `finished`.
 //! Instead of any reply `failed` may come; nothing follows it. The Python counterpart is
 //! `src/engine/worker/kv_worker/protocol.py`. Main types: [`Request`], [`Reply`].
 
@@ -31,8 +31,44 @@ pub enum Request<'a> {
         /// The prompts, in the order in which they are handed to the scheduler.
         prompts: Vec<NumberedPrompt<'a>>,
     },
+    /// Plant a fault of timing in the prompts of the `score` that follows, or end the one that is planted.
+    Plant {
+        /// The fault; `None` ends it.
+        fault: Option<&'a TimingFault>,
+    },
     /// Shut the engine down.
     Finish,
+}
+
+/// What a connector could do too early or too late.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TimingFault {
+    /// Served chunks come behind the first forward pass that reads them.
+    Late {
+        /// A prompt's number and a chunk's in it.
+        chunks: Vec<(u32, u32)>,
+        /// Layers, in the order of their digests.
+        layers: Vec<u32>,
+    },
+    /// Blocks are given away at a request's end, and stored only once another request has written into them.
+    Reused,
+}
+
+/// One chunk of a prompt in a layer on a rank that a fault of timing had read or stored wrongly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangedCell {
+    /// The number given to the prompt.
+    pub question: u32,
+    /// The chunk's in it.
+    pub chunk: u32,
+    /// The layer, in the order of digests.
+    pub layer: u32,
+    /// The rank.
+    pub rank: u32,
+    /// Bits that were others.
+    pub bits: u64,
 }
 
 /// The engine to start.
@@ -128,6 +164,13 @@ pub enum Reply {
         /// What kept digests from being taken, if anything did.
         #[serde(default)]
         digest_problem: Option<String>,
+    },
+    /// A fault of timing begins, or has ended.
+    Planted {
+        /// What the one that ends did to the prompts of the first `score` since it began.
+        cells: Vec<ChangedCell>,
+        /// Why this engine cannot have the one that was to begin.
+        problem: Option<String>,
     },
     /// The engine is shut down.
     Finished {},

@@ -12,7 +12,7 @@ use tokio::process::{ChildStdin, ChildStdout};
 use super::error::{EngineError, quote};
 use super::lmcache_server::CONNECTOR;
 use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
-use super::protocol::{NumberedPrompt, PROTOCOL, Ready, Reply, Request, Start};
+use super::protocol::{ChangedCell, NumberedPrompt, PROTOCOL, Ready, Reply, Request, Start, TimingFault};
 use crate::cache::Bucket;
 use crate::dataset::Prompt;
 use crate::digest::{Digest, digest_bytes, digest_json};
@@ -281,6 +281,33 @@ impl Worker {
     /// What the last [`score`](Self::score) showed of the KV itself, in the order of the prompts.
     pub fn take_kv_records(&mut self) -> Vec<KvRecord> {
         std::mem::take(&mut self.kv_records)
+    }
+
+    /// Plants a fault of timing in the prompts that are scored next; says why where this engine cannot have one.
+    ///
+    /// # Errors
+    /// When the worker dies, goes silent or fails.
+    pub async fn plant(&mut self, fault: &TimingFault) -> Result<Option<String>, EngineError> {
+        self.change_fault(Some(fault)).await.map(|(_, problem)| problem)
+    }
+
+    /// Ends the fault that was planted; returns what it did to the prompts that were scored first since.
+    ///
+    /// # Errors
+    /// When the worker dies, goes silent or fails.
+    pub async fn end_fault(&mut self) -> Result<Vec<ChangedCell>, EngineError> {
+        self.change_fault(None).await.map(|(cells, _)| cells)
+    }
+
+    async fn change_fault(
+        &mut self,
+        fault: Option<&TimingFault>,
+    ) -> Result<(Vec<ChangedCell>, Option<String>), EngineError> {
+        self.send(&Request::Plant { fault }).await?;
+        match self.receive(self.patience.answer).await? {
+            Reply::Planted { cells, problem } => Ok((cells, problem)),
+            other => Err(self.garbled(format!("{other:?} came instead of `planted`"))),
+        }
     }
 
     /// Shuts the engine down; one that does not leave in time is ended.

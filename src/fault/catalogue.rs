@@ -15,6 +15,8 @@ const ENDS: Spots = &[(Place::First, Layers::All), (Place::Last, Layers::All)];
 const LAST: Spots = &[(Place::Last, Layers::All)];
 const OUTER_LAYERS: Spots = &[(Place::Middle, Layers::First), (Place::Middle, Layers::Last)];
 const ONE_LAYER_OF_EVERY: Spots = &[(Place::Every, Layers::Middle)];
+const LATE: Spots =
+    &[(Place::Every, Layers::All), (Place::Middle, Layers::All), (Place::Middle, Layers::Last)];
 
 const BITS: Must = Must::BeSeen(Rung::BitExact);
 const HITS: Must = Must::BeSeen(Rung::Exercised);
@@ -258,19 +260,13 @@ pub const CATALOGUE: &[Fault] = &[
         ..PLAIN
     },
     Fault {
-        name: "any bit",
+        name: "single bits",
         group: Group::Encoding,
-        what: "flips one bit of one element of every chunk, wherever it is and however small, but never an exponent's highest",
+        what: "flips one bit of one element at sampled places: any chunk, layer, row, element and bit but an exponent's highest; a \
+               quarter of them in the smallest element of a row",
         stands_for: "the smallest fault that there is, in an element that no answer depends on",
         must: Must::BeSeen(Rung::Kv),
-        doses: &[
-            ("sample 1", Operator::FlipAnywhere { sample: 1 }, EVERY),
-            ("sample 2", Operator::FlipAnywhere { sample: 2 }, EVERY),
-            ("sample 3", Operator::FlipAnywhere { sample: 3 }, EVERY),
-            ("sample 4", Operator::FlipAnywhere { sample: 4 }, EVERY),
-            ("sample 5", Operator::FlipAnywhere { sample: 5 }, EVERY),
-            ("sample 6", Operator::FlipAnywhere { sample: 6 }, EVERY),
-        ],
+        doses: &[("", Operator::FlipPlaces, EVERY)],
         ..PLAIN
     },
     Fault {
@@ -363,6 +359,24 @@ pub const CATALOGUE: &[Fault] = &[
         stands_for: "keys that do not tell two prompts apart (LMCache 4385)",
         donor: Donor::FirstQuestion,
         doses: &[("", Operator::TakeAll, MIDDLE)],
+        ..PLAIN
+    },
+    Fault {
+        name: "late chunk",
+        group: Group::Timing,
+        what: "a chunk reaches the engine's blocks behind the first forward pass that reads it, which finds what lay there before",
+        stands_for: "a load that is called done before its copy is, as under an extension of LMCache that does not load",
+        must: Must::BeSeen(Rung::Kv),
+        doses: &[("", Operator::ComeLate, LATE)],
+        ..PLAIN
+    },
+    Fault {
+        name: "reused block",
+        group: Group::Timing,
+        what: "blocks are given away at a request's end and stored once another request has written into them",
+        stands_for: "a store that nobody waits for: what is stored holds another prompt's KV in part",
+        must: Must::BeSeen(Rung::Kv),
+        doses: &[("", Operator::ReuseBlocks, EVERY)],
         ..PLAIN
     },
 ];

@@ -1,6 +1,6 @@
 //! What planted faults show about the ladder. Main types: [`Trial`], [`FaultFindings`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use crate::engine::ServerCounters;
 
 use super::kind::{Group, Layers, Must, Place, Tier, Variant};
 use super::layout::Layout;
+use super::located::{Located, PlantedCell};
 
 /// What became of a planted fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -69,6 +70,15 @@ pub struct Trial {
     /// Cells of KV (a chunk in a layer on a rank, each time it was served) that the rung `kv` calls wrong.
     #[serde(default)]
     pub wrong_cells: u64,
+    /// Whether that rung names what was planted, and nothing else; `None` where the KV was not observed.
+    #[serde(default)]
+    pub located: Option<Located>,
+    /// Load passes that it took: what cannot be asked at once is planted in turns.
+    #[serde(default = "one")]
+    pub passes: u32,
+    /// Rungs that saw something in some of these passes and not in all, and in how many.
+    #[serde(default)]
+    pub seen_in: BTreeMap<Rung, u32>,
     /// Questions whose bits differ from the control's.
     pub differing: u32,
     /// Questions whose first token differs from the control's.
@@ -80,23 +90,32 @@ pub struct Trial {
 }
 
 /// What planting did to what the engine reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Damage {
     /// Chunks that were written or deleted.
     pub chunks: u32,
     /// Bits that differ in the most changed of them.
     pub changed_bits: u64,
+    /// Where they differ, as far as it can be read.
+    pub cells: BTreeSet<PlantedCell>,
+}
+
+/// What the load pass showed after a fault was planted.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    /// On every rung.
+    pub comparison: &'a Comparison,
+    /// The server's counts over it.
+    pub counted: ServerCounters,
+    /// What the rung `kv` names; `None` where the KV was not observed.
+    pub located: Option<Located>,
 }
 
 impl Trial {
-    /// Judges the load pass after a fault was planted. `counted` are the server's counts over it.
+    /// Judges the load pass after a fault was planted.
     #[must_use]
-    pub fn judge(
-        variant: &Variant,
-        damage: Damage,
-        comparison: &Comparison,
-        counted: ServerCounters,
-    ) -> Self {
+    pub fn judge(variant: &Variant, damage: &Damage, reading: Reading<'_>) -> Self {
+        let Reading { comparison, counted, located } = reading;
         let judgement = conclude([comparison]).judgements.swap_remove(0);
         let Judgement { verdict, decided_by, .. } = judgement;
         let elsewhere = match variant.tier {
@@ -105,9 +124,7 @@ impl Trial {
         };
         let must = if damage.changed_bits == 0 { Must::ChangeNothing } else { variant.fault.must };
         let seen = matches!(verdict, Verdict::Degraded | Verdict::NotExercised);
-        let kv = &comparison.kv;
-        let every_chunk_is_named = kv.outcome == Outcome::Failed
-            && kv.wrong_cells() + u64::from(kv.left_out) >= u64::from(damage.chunks);
+        let is_located = located.as_ref().is_some_and(Located::is_exact);
         let fate = match must {
             Must::ChangeNothing if verdict == Verdict::Equivalent && elsewhere == 0 => Fate::Harmless,
             Must::ChangeNothing if verdict == Verdict::Equivalent => Fate::NotRead,
@@ -116,7 +133,7 @@ impl Trial {
             Must::BeSeen(Rung::Exercised) if seen => Fate::Killed,
             // Where nothing was served, nothing of what was planted was read either.
             Must::BeSeen(_) | Must::ReorderAlone if elsewhere > 0 || counted.hit_tokens == 0 => Fate::NotRead,
-            Must::BeSeen(Rung::Kv) if !every_chunk_is_named => Fate::Survived,
+            Must::BeSeen(Rung::Kv) if !is_located => Fate::Survived,
             Must::BeSeen(_) | Must::ReorderAlone if seen => Fate::Killed,
             Must::ReorderAlone if verdict == Verdict::Equivalent => Fate::Neutral,
             Must::ServeNothing | Must::ReorderAlone | Must::BeSeen(_) => Fate::Survived,
@@ -128,7 +145,8 @@ impl Trial {
             seen_by: seen_by(comparison),
             served_tokens: comparison.exercised.load.cached_tokens,
             predicted_tokens: comparison.exercised.load.predicted_tokens,
-            wrong_cells: kv.wrong_cells(),
+            wrong_cells: comparison.kv.wrong_cells(),
+            located,
             differing: comparison.bit_exact.against_control.differing
                 + comparison.bit_exact.against_baseline.differing,
             token_flips: comparison.distribution.load.first_token_flips,
@@ -142,7 +160,7 @@ impl Trial {
     #[must_use]
     pub fn refused(
         variant: &Variant,
-        damage: Damage,
+        damage: &Damage,
         refusal: String,
         [served, predicted]: [u64; 2],
     ) -> Self {
@@ -160,7 +178,7 @@ impl Trial {
         }
     }
 
-    fn unjudged(variant: &Variant, damage: Damage) -> Self {
+    fn unjudged(variant: &Variant, damage: &Damage) -> Self {
         Self {
             fault: variant.fault.name.to_owned(),
             group: variant.fault.group,
@@ -178,11 +196,43 @@ impl Trial {
             served_tokens: 0,
             predicted_tokens: 0,
             wrong_cells: 0,
+            located: None,
+            passes: 1,
+            seen_in: BTreeMap::new(),
             differing: 0,
             token_flips: 0,
             questions: 0,
             seconds: None,
         }
+    }
+
+    /// One trial of a variant that was planted in turns, which came in this order: the first of them that is not `Killed`, with
+    /// what all of them add up to. `None` where there are none.
+    #[must_use]
+    pub fn joined(turns: &[Self]) -> Option<Self> {
+        let mut seen: BTreeMap<Rung, u32> = BTreeMap::new();
+        for rung in turns.iter().flat_map(|turn| &turn.seen_by) {
+            *seen.entry(*rung).or_default() += 1;
+        }
+        let passes = u32::try_from(turns.len()).unwrap_or(u32::MAX);
+        let sum = |of: fn(&Self) -> u64| turns.iter().map(of).sum::<u64>();
+        let small = |of: fn(&Self) -> u32| turns.iter().map(of).sum::<u32>();
+        let worst = turns.iter().find(|turn| turn.fate != Fate::Killed).or(turns.first())?;
+        Some(Self {
+            passes,
+            chunks: small(|turn| turn.chunks),
+            changed_bits: turns.iter().map(|turn| turn.changed_bits).max()?,
+            seen_by: seen.iter().filter(|(_, times)| **times == passes).map(|(rung, _)| *rung).collect(),
+            seen_in: seen.into_iter().filter(|(_, times)| *times < passes).collect(),
+            served_tokens: sum(|turn| turn.served_tokens),
+            predicted_tokens: sum(|turn| turn.predicted_tokens),
+            wrong_cells: sum(|turn| turn.wrong_cells),
+            located: turns.iter().filter_map(|turn| turn.located.clone()).reduce(Located::plus),
+            differing: small(|turn| turn.differing),
+            token_flips: small(|turn| turn.token_flips),
+            questions: small(|turn| turn.questions),
+            ..worst.clone()
+        })
     }
 
     /// Fault, dose, place, layers and tier, as far as they say something.
@@ -208,7 +258,18 @@ impl Trial {
             Tier::Memory => ", in memory",
             Tier::Disk => "",
         };
+        if self.passes > 1 {
+            return format!("{name} ({} places in {} passes)", self.chunks, self.passes);
+        }
         format!("{name} ({place}{layers}{tier})")
+    }
+
+    /// What the rung `kv` names of what was planted: `48 of 48 cells`; `None` where it says nothing.
+    #[must_use]
+    pub fn located_words(&self) -> Option<String> {
+        let Located { planted, named, elsewhere, .. } = self.located.as_ref()?;
+        let besides = if *elsewhere == 0 { String::new() } else { format!(" and {elsewhere} others") };
+        (*planted > 0 || *elsewhere > 0).then(|| format!("{named} of {planted}{besides}"))
     }
 
     /// Whether it was the fault's part to be seen.
@@ -217,6 +278,10 @@ impl Trial {
         self.group != Group::Control
             && !matches!(self.fate, Fate::Harmless | Fate::FalseAlarm | Fate::Neutral)
     }
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// What each rung says on its own.
@@ -250,6 +315,9 @@ pub struct FaultFindings {
     /// Plantings in memory that were left out, since an answer that was no number had ended the server that held the chunks.
     #[serde(default)]
     pub left_out: u32,
+    /// Faults of timing that this engine could not be given, and why, in words.
+    #[serde(default)]
+    pub not_planted: Vec<String>,
     /// How many faults were killed, and which were not.
     pub score: Score,
     /// For each rung the smallest change of a chunk that it saw.
@@ -301,7 +369,7 @@ impl FaultFindings {
         trials: Vec<Trial>,
     ) -> Self {
         let mut score = Score::default();
-        let mut kinds = std::collections::BTreeSet::new();
+        let mut kinds = BTreeSet::new();
         let mut smallest: BTreeMap<Rung, SmallestDose> = BTreeMap::new();
         for trial in &trials {
             match trial.fate {
@@ -329,7 +397,17 @@ impl FaultFindings {
             }
         }
         score.kinds = u32::try_from(kinds.len()).expect("a catalogue is short");
-        Self { layout, questions, chunks, chunks_in_memory, left_out: 0, score, smallest, trials }
+        Self {
+            layout,
+            questions,
+            chunks,
+            chunks_in_memory,
+            left_out: 0,
+            not_planted: Vec::new(),
+            score,
+            smallest,
+            trials,
+        }
     }
 
     /// What was not planted in LMCache's memory, and why, if anything.

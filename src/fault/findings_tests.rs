@@ -73,7 +73,8 @@ fn variant(name: &str) -> Variant {
 }
 
 fn trial(name: &str, changed_bits: u64, comparison: &Comparison, counted: ServerCounters) -> Trial {
-    Trial::judge(&variant(name), Damage { chunks: 1, changed_bits }, comparison, counted)
+    let damage = Damage { chunks: 1, changed_bits, ..Damage::default() };
+    Trial::judge(&variant(name), &damage, Reading { comparison, counted, located: None })
 }
 
 fn findings(trials: Vec<Trial>) -> FaultFindings {
@@ -188,8 +189,8 @@ fn names_say_what_was_planted_where() {
 #[test]
 fn an_answer_that_is_no_number_shows_a_fault_but_not_of_bytes_that_did_not_change() {
     let refused = |name, changed_bits| {
-        let damage = Damage { chunks: 1, changed_bits };
-        Trial::refused(&variant(name), damage, "it is nan".to_owned(), [512, 512])
+        let damage = Damage { chunks: 1, changed_bits, ..Damage::default() };
+        Trial::refused(&variant(name), &damage, "it is nan".to_owned(), [512, 512])
     };
     let findings = findings(vec![refused("random bits", 4), refused("identity", 0)]);
     assert_eq!((findings.score.killed, findings.score.planted), (1, 1));
@@ -208,4 +209,29 @@ fn what_was_not_planted_in_memory_is_told() {
     );
     let small = FaultFindings { chunks_in_memory: 3, ..whole };
     assert!(small.not_in_memory().unwrap().starts_with("3 chunks were found there (is /dev/shm too small?)"));
+}
+
+/// A turn of single bits of which so many of eight are named.
+fn turn(named: u64, logprob: f32) -> Trial {
+    let located = Some(Located { planted: 8, named, elsewhere: 0, missed: Vec::new() });
+    let damage = Damage { chunks: 8, changed_bits: 1, ..Damage::default() };
+    let (comparison, counted) = (&loaded(SERVED, logprob), on_disk(SERVED));
+    Trial::judge(&variant("single bits"), &damage, Reading { comparison, counted, located })
+}
+
+#[test]
+fn single_bits_count_as_one_planting_that_is_seen_if_each_is_named() {
+    let joined = Trial::joined(&[turn(8, -2.5), turn(8, -0.5), turn(8, -0.6)]).unwrap();
+    assert_eq!((joined.passes, joined.chunks, joined.changed_bits), (3, 24, 1));
+    assert_eq!((joined.differing, joined.questions), (2, 12));
+    assert_eq!(joined.located_words().as_deref(), Some("24 of 24"));
+    assert_eq!(joined.seen_in, BTreeMap::from([(Rung::BitExact, 2), (Rung::Distribution, 1)]));
+    insta::assert_snapshot!(joined.name(), @"single bits (24 places in 3 passes)");
+}
+
+#[test]
+fn one_bit_that_is_not_named_makes_all_of_them_survive_whatever_other_rungs_see() {
+    let joined = Trial::joined(&[turn(8, -0.6), turn(7, -0.6)]).unwrap();
+    assert_eq!((joined.fate, joined.located_words().as_deref()), (Fate::Survived, Some("15 of 16")));
+    assert!(findings(vec![joined]).doubt().is_some());
 }

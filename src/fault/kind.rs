@@ -57,6 +57,8 @@ pub enum Group {
     Extent,
     /// KV that was never there.
     State,
+    /// The right KV at the wrong time.
+    Timing,
 }
 
 /// What must come of a fault.

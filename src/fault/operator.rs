@@ -4,10 +4,9 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use crate::digest::{Digest, digest_bytes};
-
 use super::element;
 use super::layout::Layout;
+use super::numbers::Numbers;
 
 /// What is done to a chunk, in the layers that are in scope.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -51,12 +50,12 @@ pub enum Operator {
         /// Of a million; at least one bit.
         per_million: usize,
     },
-    /// One bit of one element is flipped, any of both, but never an exponent's highest; which ones follows from the chunk and the
-    /// number of the sample.
-    FlipAnywhere {
-        /// The number of the sample.
-        sample: u64,
-    },
+    /// One bit of one element is flipped, at each of many sampled places, one in each prompt at a time: a [`Flip`](super::Flip) does it.
+    FlipPlaces,
+    /// The copy into the engine's blocks comes behind the first forward pass that reads it. What is stored stays as it is.
+    ComeLate,
+    /// The engine's blocks are given to the next request before they are stored.
+    ReuseBlocks,
     /// Elements are read as the other 16-bit type and written back in their own.
     Reinterpret,
     /// Elements are multiplied and rounded.
@@ -85,6 +84,12 @@ pub enum Operator {
 }
 
 impl Operator {
+    /// Whether it can be done to any chunk by itself, whoever asks for it. Others need places or an engine.
+    #[cfg(test)]
+    pub(super) fn is_of_bytes(self) -> bool {
+        !matches!(self, Self::FlipPlaces | Self::ComeLate | Self::ReuseBlocks)
+    }
+
     /// Whether what it leaves has another length.
     #[must_use]
     pub fn changes_length(self) -> bool {
@@ -152,7 +157,14 @@ impl Operator {
             each_layer(chunk, &|layer, _| change_elements(layout, layer, value));
         };
         match self {
-            Self::Rewrite | Self::Truncate | Self::Empty | Self::Append | Self::Delete => {}
+            Self::Rewrite
+            | Self::FlipPlaces
+            | Self::ComeLate
+            | Self::ReuseBlocks
+            | Self::Truncate
+            | Self::Empty
+            | Self::Append
+            | Self::Delete => {}
             Self::Zero => each_layer(chunk, &|layer, _| layer.fill(0)),
             Self::TakeFirstHalf => {
                 each_layer(chunk, &|layer, donor| layer[..half].copy_from_slice(&donor[..half]));
@@ -173,7 +185,6 @@ impl Operator {
             }),
             Self::Flip { bit, spread } => flip(layout, &layers, chunk, bit, spread),
             Self::FlipAtRandom { per_million } => flip_at_random(layout, &layers, chunk, per_million),
-            Self::FlipAnywhere { sample } => flip_anywhere(layout, &layers, chunk, sample),
             Self::Reinterpret => each_element(chunk, &|bytes| element::reinterpret(dtype, bytes)),
             Self::Scale(factor) => each_element(chunk, &|bytes| element::read(dtype, bytes) * factor),
             Self::QuantizeInt8 => each_row(chunk, &|row| quantize_row(layout, row)),
@@ -244,19 +255,6 @@ fn flip_at_random(layout: &Layout, layers: &Range<usize>, bytes: &mut [u8], per_
     }
 }
 
-fn flip_anywhere(layout: &Layout, layers: &Range<usize>, bytes: &mut [u8], sample: u64) {
-    let scope = layout.layer(layers.start).start..layout.layer(layers.end - 1).end;
-    let width = 8 * layout.element_bytes();
-    let seed = digest_bytes(&[&bytes[scope.clone()], sample.to_le_bytes().as_slice()].concat());
-    let mut numbers = Numbers::seeded(&seed);
-    let element = numbers.below(scope.len() / layout.element_bytes());
-    let bit = match numbers.below(width - 1) {
-        sign if sign == width - 2 => width - 1,
-        bit => bit,
-    };
-    bytes[scope.start + element * layout.element_bytes() + bit / 8] ^= 1 << (bit % 8);
-}
-
 /// Symmetric quantisation to −127…127 with the row's largest magnitude as scale.
 fn quantize_row(layout: &Layout, row: &mut [u8]) {
     let size = layout.element_bytes();
@@ -277,35 +275,6 @@ fn scramble(layer: &mut [u8], size: usize) {
         for byte in 0..size {
             layer.swap(place * size + byte, other * size + byte);
         }
-    }
-}
-
-/// Numbers that look random and are the same on every machine and in every release: SHA-256 of a counter.
-#[derive(Default)]
-struct Numbers {
-    counter: u64,
-    ready: Vec<u64>,
-}
-
-impl Numbers {
-    /// Others than those of the default.
-    fn seeded(seed: &Digest) -> Self {
-        let start = seed.as_bytes().first_chunk().expect("a digest has more than eight bytes");
-        Self { counter: u64::from_le_bytes(*start), ready: Vec::new() }
-    }
-
-    /// A number below `limit`; the bias of the remainder is far below what matters here.
-    fn below(&mut self, limit: usize) -> usize {
-        if self.ready.is_empty() {
-            let digest = digest_bytes(&self.counter.to_le_bytes());
-            let words = digest.as_bytes().chunks_exact(8);
-            self.ready = words
-                .map(|word| u64::from_le_bytes(word.try_into().expect("a word has eight bytes")))
-                .collect();
-            self.counter = self.counter.wrapping_add(1);
-        }
-        let number = self.ready.pop().expect("a digest holds four words");
-        usize::try_from(number % limit as u64).expect("it is below a usize")
     }
 }
 

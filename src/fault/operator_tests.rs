@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::super::layout::tests::{DENSE, KEYS_FIRST, MLA};
 use super::*;
+use crate::digest::digest_bytes;
 
 const CHANGES_OF_LAYERS: [Operator; 20] = [
     Operator::Zero,

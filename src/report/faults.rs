@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 
+use crate::comparison::Rung;
 use crate::fault::{Applies, CATALOGUE, Fate, Fault, FaultFindings, Must, Trial};
 
 /// Every planting and what each rung said of it, one line each; the identity's are put together.
@@ -15,19 +16,20 @@ pub fn tabulate_faults(findings: &FaultFindings) -> String {
 fn write_table(text: &mut String, findings: &FaultFindings) -> fmt::Result {
     writeln!(
         text,
-        "| planted | bits of a chunk | outcome | seen by | questions that differ | tokens served | s |"
+        "| planted | bits of a chunk | outcome | seen by | KV cells named | questions that differ | tokens served | s |"
     )?;
-    writeln!(text, "|---|---|---|---|---|---|---|")?;
+    writeln!(text, "|---|---|---|---|---|---|---|---|")?;
     for (trial, times) in group_trials(findings) {
         let times = if times == 1 { String::new() } else { format!(", {times} times") };
-        let seen_by: Vec<&str> = trial.seen_by.iter().map(|rung| rung.short_name()).collect();
+        let seen_by = seen_words(trial, Rung::short_name);
         writeln!(
             text,
-            "| {}{times} | {} | {} | {} | {} of {} | {} of {} | {} |",
+            "| {}{times} | {} | {} | {} | {} | {} of {} | {} of {} | {} |",
             trial.name(),
             trial.changed_bits,
             emphasised(trial.fate),
-            if seen_by.is_empty() { "–".to_owned() } else { seen_by.join(", ") },
+            if seen_by.is_empty() { "–" } else { &seen_by },
+            trial.located_words().unwrap_or_else(|| "–".to_owned()),
             trial.differing,
             trial.questions,
             trial.served_tokens,
@@ -36,6 +38,30 @@ fn write_table(text: &mut String, findings: &FaultFindings) -> fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// The rungs that see a planting on their own; those that saw something in a part of its passes say in how many.
+pub(super) fn seen_words(trial: &Trial, name: fn(Rung) -> &'static str) -> String {
+    let all = trial.seen_by.iter().map(|rung| name(*rung).to_owned());
+    let some = trial.seen_in.iter();
+    let some = some.map(|(rung, times)| format!("{} in {times} of {} passes", name(*rung), trial.passes));
+    all.chain(some).collect::<Vec<_>>().join(", ")
+}
+
+/// What became of a fault that was planted in turns, one place in each prompt at a time.
+pub(super) fn describe_turns(trial: &Trial) -> String {
+    let named = trial.located_words().unwrap_or_else(|| format!("none of {}", trial.chunks));
+    let seen = trial.seen_by.iter().chain(trial.seen_in.keys());
+    let others = seen.filter(|rung| **rung != Rung::Kv).map(|rung| {
+        let times = trial.seen_in.get(rung).unwrap_or(&trial.passes);
+        format!("; {} in {times} of {} passes", rung.short_name(), trial.passes)
+    });
+    format!(
+        "kv names {named} at their own chunk and layer; log-probabilities move in {} of {} answers{}",
+        trial.differing,
+        trial.questions,
+        others.collect::<String>()
+    )
 }
 
 /// The catalogue as plain text: each fault, what it does, what it stands for and what has to see it.

@@ -12,7 +12,7 @@ use crate::digest::digest_bytes;
 use crate::engine::Ready;
 use crate::engine::environment::{EnvironmentIdentity, Package};
 use crate::exit_code::{ERROR, exit_code, exit_code_of_run};
-use crate::fault::{Arrangement, Fate, FaultFindings, Group, Layers, Layout, Place, Tier, Trial};
+use crate::fault::{Arrangement, Fate, FaultFindings, Group, Layers, Layout, Located, Place, Tier, Trial};
 use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
 use crate::machine::Device;
 use crate::model::{Dtype, KvShape, Route};
@@ -288,6 +288,9 @@ fn with_faults(fates: &[Fate]) -> Report {
             differing: if fate == Fate::Killed { 8 } else { 0 },
             token_flips: 0,
             wrong_cells: 0,
+            located: (fate == Fate::Killed).then(|| Located { planted: 48, named: 48, ..Located::default() }),
+            passes: 1,
+            seen_in: BTreeMap::new(),
             questions: 8,
             seconds: Some(1.25),
         })

@@ -6,6 +6,7 @@
 
 use quick_junit::{NonSuccessKind, Property, TestCase, TestCaseStatus, TestSuite};
 
+use super::faults::seen_words;
 use super::foreign::foreign_rows;
 use super::ladder::{RungState, rungs};
 use super::words::{flip_kind, flip_letters, one_line, rung, short_rung};
@@ -213,16 +214,16 @@ fn faults_suite(planted: &PlantedFaults) -> TestSuite {
         });
         let mut case = TestCase::new(format!("{} {}", number + 1, trial.name()), status);
         case.set_classname(&*name);
-        let seen_by: Vec<&str> = trial.seen_by.iter().map(|rung| short_rung(*rung)).collect();
         case.add_properties([
             Property::new(
                 "verdict",
                 trial.verdict.map_or_else(|| "none: no number".to_owned(), |verdict| verdict.to_string()),
             ),
             Property::new("changed_bits", trial.changed_bits.to_string()),
-            Property::new("seen_by", seen_by.join(", ")),
+            Property::new("seen_by", seen_words(trial, short_rung)),
             Property::new("differing_questions", trial.differing.to_string()),
         ]);
+        case.add_properties(trial.located_words().map(|words| Property::new("kv_cells_named", words)));
         case.add_properties(trial.refusal.iter().map(|refusal| Property::new("refusal", refusal)));
         suite.add_test_case(case);
     }

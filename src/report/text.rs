@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 
+use super::faults::describe_turns;
 use super::foreign::{ForeignRow, foreign_rows, foreign_words};
 use super::ladder::numbers;
 use super::matrix::write_matrix;
@@ -197,8 +198,14 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
         let SmallestDose { trial, changed_bits } = smallest;
         line(text, name, &format!("{} see {changed_bits} bits of a chunk: {trial}", rung.short_name()))?;
     }
+    for trial in findings.trials.iter().filter(|trial| trial.passes > 1) {
+        line(text, &trial.fault, &describe_turns(trial))?;
+    }
     if let Some(words) = findings.not_in_memory() {
         line(text, "memory", &words)?;
+    }
+    for words in &findings.not_planted {
+        line(text, "not planted", words)?;
     }
     let missed = score.survivors.iter().chain(&score.misjudged);
     for (place, name) in missed.take(SHOWN_SURVIVORS).enumerate() {

@@ -16,20 +16,19 @@ use super::compare::{Shards, batching, counters, expected};
 use super::engine_run::{EngineRun, EngineSpec, READY};
 use super::files::{BASELINE, CONTROL, REPEAT};
 use super::kv_evidence::kv_evidence;
+use super::laboratory::{Laboratory, NotPlanted};
 use super::lines::{read_json, read_lines, write_json};
 use super::planting_ground::{Ground, choose_questions};
-use super::planting_stack::{PlantingStack, Started};
+use super::planting_stack::PlantingStack;
 use super::prompts::load_tokenizer;
 use super::{Context, StageError};
 use crate::carrier::{PlantingGround, Surroundings, find_carrier, provide_redis};
-use crate::comparison::{
-    Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity, KvEvidence, ServerEvidence, compare,
-};
-use crate::dataset::{Prompt, QuestionId, Tokenizer};
-use crate::engine::{Capacity, EngineError, Parallelism, Plan, PrefixCache, Ready, ServerCounters};
+use crate::comparison::{Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity, ServerEvidence};
+use crate::dataset::{Prompt, QuestionId};
+use crate::engine::{Capacity, Parallelism, Plan, PrefixCache, Ready, ServerCounters};
 use crate::event::Event;
 use crate::fault::{
-    Arrangement, Fault, FaultError, FaultFindings, Layout, PlantedTier, Tier, Trial, Variant,
+    Arrangement, Fault, FaultError, FaultFindings, Layout, Operator, PlantedTier, Tier, Variant,
 };
 use crate::machine::DeviceKind;
 use crate::model::Route;
@@ -63,7 +62,7 @@ pub struct Faults {
 
 impl Faults {
     /// Also numbers what the catalogue's operators do to bytes.
-    pub(crate) const SCHEMA: u32 = 9;
+    pub(crate) const SCHEMA: u32 = 10;
 
     /// The variants for a model with KV of this shape, on a route; none where the route has no ground for them.
     ///
@@ -80,11 +79,13 @@ impl Faults {
             return Err(FaultError::Stages { model: model.to_owned(), stages: ranks.pipeline }.into());
         }
         let (shard, shards) = (ranks.shard(shape), ranks.written_shards(shape));
-        Ok(match find_carrier(route)?.planting_ground() {
+        let mut variants = match find_carrier(route)?.planting_ground() {
             Some(PlantingGround::Folder) => Fault::variants(shard, shards, settings.identity),
             Some(PlantingGround::Redis) => Fault::variants_in_redis(shard, shards, settings.identity),
             None => Vec::new(),
-        })
+        };
+        variants.retain(|variant| variant.operator != Operator::FlipPlaces || settings.flips > 0);
+        Ok(variants)
     }
 }
 
@@ -135,6 +136,8 @@ impl Faults {
         let laboratory = Laboratory {
             criteria: &self.criteria,
             prompts: &prompts,
+            chunk_tokens: layout.rows,
+            flips: ground.sample_flips(self.settings.flips),
             evidence: Evidence {
                 kv: kv_evidence(
                     [ranks.written_shards(shape), ranks.read_shards()],
@@ -150,6 +153,7 @@ impl Faults {
         let reachable = |variant: &&Variant| variant.tier == Tier::Disk || ground.memory_is_reached();
         let variants: Vec<&Variant> = self.variants.iter().filter(reachable).collect();
         let (mut trials, mut seconds, mut stacks, mut left_out) = (Vec::new(), Vec::new(), 1, 0);
+        let mut not_planted = Vec::new();
         for variant in &variants {
             // A new server is given nothing to keep in its memory: it finds all in the second tier.
             if variant.tier == Tier::Memory && stacks > 1 {
@@ -157,7 +161,13 @@ impl Faults {
                 continue;
             }
             let started = Instant::now();
-            let trial = laboratory.try_variant(&mut stack, &mut ground, variant).await?;
+            let trial = match laboratory.attempt(&mut stack, &mut ground, variant).await? {
+                Ok(trial) => trial,
+                Err(NotPlanted(problem)) => {
+                    not_planted.push(format!("{}: {problem}", variant.fault.name));
+                    continue;
+                }
+            };
             if trial.refusal.is_some() {
                 // An engine ends with its first answer that is no number, and its server goes on holding what it was to read.
                 stacks += 1;
@@ -176,6 +186,7 @@ impl Faults {
         let (chunks, chunks_in_memory) = ground.counts();
         let findings = FaultFindings {
             left_out,
+            not_planted,
             ..FaultFindings::new(layout, questions, chunks, chunks_in_memory, trials)
         };
         write_json(draft.path(FAULTS), &findings)?;
@@ -276,46 +287,4 @@ struct Planted {
     salt: Option<String>,
     /// Variables that reach it.
     secrets: Vec<(String, String)>,
-}
-
-/// What stays the same from one variant to the next.
-struct Laboratory<'a> {
-    criteria: &'a Criteria,
-    prompts: &'a [Prompt],
-    /// With the store pass in place of a load pass.
-    evidence: Evidence,
-    tokenizer: Tokenizer,
-}
-
-impl Laboratory<'_> {
-    async fn try_variant(
-        &self,
-        stack: &mut Started,
-        ground: &mut Ground,
-        variant: &Variant,
-    ) -> Result<Trial, StageError> {
-        let damage = ground.plant(variant)?;
-        if variant.tier == Tier::Disk {
-            stack.server.clear().await?;
-        }
-        let before = stack.server.counters().await?;
-        let loaded = stack.worker.score(self.prompts, PrefixCache::Read, || {}).await;
-        let counted = stack.server.counters().await?.since(before);
-        let loaded = match loaded {
-            Err(EngineError::NoNumbers { message, .. }) => {
-                ground.restore().await?;
-                let predicted =
-                    self.evidence.questions.iter().map(|asked| u64::from(asked.expected.load)).sum();
-                return Ok(Trial::refused(variant, damage, message, [counted.hit_tokens, predicted]));
-            }
-            loaded => loaded?,
-        };
-        let load = Arm::new(ArmName::Load, loaded, |observation| read_answer(&self.tokenizer, observation))?;
-        let server = self.evidence.server.map(|server| ServerEvidence { load: counters(counted), ..server });
-        let kv = self.evidence.kv.clone().map(|kv| KvEvidence { load: stack.worker.take_kv_records(), ..kv });
-        let evidence = Evidence { load, server, kv, ..self.evidence.clone() };
-        let comparison = compare(&evidence, self.criteria)?;
-        ground.restore().await?;
-        Ok(Trial::judge(variant, damage, &comparison, counted))
-    }
 }

@@ -30,6 +30,7 @@ mod faults;
 mod files;
 mod foreign;
 mod kv_evidence;
+mod laboratory;
 mod lines;
 mod load_pass;
 mod order;

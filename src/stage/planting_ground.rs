@@ -1,6 +1,7 @@
 //! The stored chunks of a few questions, to damage and to restore. Main type: [`Ground`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
@@ -10,8 +11,8 @@ use super::prompts::read_prompts;
 use crate::dataset::{Prompt, QuestionId, Subject};
 use crate::engine::{PrefixCache, Worker};
 use crate::fault::{
-    ChunkName, Damage, Fault, FaultError, Layout, MemoryTier, PlantedTier, Probe, Shard, Tier, Variant,
-    plantings,
+    ChunkName, Damage, Fault, FaultError, Flip, Layout, MemoryTier, PlantedCell, PlantedTier, Probe, Shard,
+    Tier, Variant, plantings, sample_flips,
 };
 use crate::store::Artifact;
 
@@ -113,18 +114,60 @@ impl Ground {
         (count(self.shards.len()), count(self.memory.as_ref().map_or(0, MemoryTier::found)))
     }
 
+    /// The places of so many single bits, in turns.
+    pub(super) fn sample_flips(&self, count: u16) -> Vec<Vec<Flip>> {
+        sample_flips(usize::from(count), &self.layout, &self.prompts, self.shards_of_chunk)
+    }
+
+    /// Flips these bits in the second tier.
+    pub(super) fn plant_flips(&mut self, flips: &[Flip]) -> Result<Damage, StageError> {
+        let mut damage = Damage::default();
+        for flip in flips {
+            let pristine = self.second.pristine(&flip.shard)?;
+            let bytes = flip.apply(&self.layout, &pristine);
+            self.note(&mut damage, &flip.shard, &pristine, &bytes);
+            self.second.plant(&flip.shard, Some(&bytes))?;
+            self.planted.insert(flip.shard.clone());
+        }
+        Ok(damage)
+    }
+
+    /// The chunks and layers of each prompt that a variant is about.
+    pub(super) fn spots(&self, variant: &Variant) -> (Vec<(usize, usize)>, Range<usize>) {
+        let of_prompt = |(prompt, chunks): (usize, &Vec<ChunkName>)| {
+            variant.place.of(chunks.len()).map(move |chunk| (prompt, chunk))
+        };
+        let chunks = self.prompts.iter().enumerate().flat_map(of_prompt).collect();
+        (chunks, variant.layers.of(self.layout.layers()))
+    }
+
+    /// Takes everything out of the second tier, until it is restored.
+    pub(super) fn empty(&mut self) -> Result<(), StageError> {
+        for shard in &self.shards {
+            self.second.plant(shard, None)?;
+        }
+        self.planted.clone_from(&self.shards);
+        Ok(())
+    }
+
+    /// Waits until everything is in the second tier again; whether that was so.
+    pub(super) async fn is_filled(&mut self) -> Result<bool, StageError> {
+        match await_shards(&mut self.second, &self.shards, self.layout).await {
+            Err(StageError::Fault(FaultError::Missing { .. })) => Ok(false),
+            filled => filled.map(|()| true),
+        }
+    }
+
     /// Damages every shard that the variant is about.
     pub(super) fn plant(&mut self, variant: &Variant) -> Result<Damage, StageError> {
-        let mut damage = Damage { chunks: 0, changed_bits: 0 };
+        let mut damage = Damage::default();
         let Fault { ranks, donor, .. } = *variant.fault;
         for planting in plantings(variant.place, ranks, donor, &self.prompts, self.shards_of_chunk) {
             let pristine = self.second.pristine(&planting.shard)?;
             let donor = self.second.pristine(&planting.donor)?;
             let layers = variant.layers.of(self.layout.layers());
             let bytes = variant.operator.apply(&self.layout, layers, &pristine, &donor);
-            damage.chunks += 1;
-            damage.changed_bits =
-                damage.changed_bits.max(changed_bits(&pristine, bytes.as_deref().unwrap_or_default()));
+            self.note(&mut damage, &planting.shard, &pristine, bytes.as_deref().unwrap_or_default());
             match (variant.tier, &mut self.memory) {
                 (Tier::Memory, Some(memory)) => {
                     let bytes = bytes.filter(|bytes| bytes.len() == pristine.len());
@@ -135,6 +178,24 @@ impl Ground {
             self.planted.insert(planting.shard);
         }
         Ok(damage)
+    }
+
+    /// Adds what becomes of a shard when these bytes take its place. One that is too short is not read.
+    fn note(&self, damage: &mut Damage, shard: &Shard, pristine: &[u8], planted: &[u8]) {
+        damage.chunks += 1;
+        damage.changed_bits = damage.changed_bits.max(changed_bits(pristine, planted));
+        let Some(planted) = planted.get(..pristine.len()) else { return };
+        let [before, after] = [pristine, planted].map(|bytes| self.layout.by_layers(bytes));
+        for layer in (0..self.layout.layers()).filter(|layer| {
+            let bytes = self.layout.layer(*layer);
+            before[bytes.clone()] != after[bytes]
+        }) {
+            for (prompt, chunks) in self.prompts.iter().enumerate() {
+                let places = chunks.iter().enumerate().filter(|(_, chunk)| **chunk == shard.chunk);
+                let cell = |(chunk, _)| PlantedCell { prompt, chunk, layer, rank: shard.rank };
+                damage.cells.extend(places.map(cell));
+            }
+        }
     }
 
     /// Puts back what was stored. Where files were deleted, the engine has stored the chunks again by now or will soon, and

@@ -3,7 +3,7 @@
 use crate::comparison::scene::{Scene, made_up_kv, say};
 use crate::comparison::{
     ArmName, Batching, Comparison, Criteria, Evidence, Fidelity, Judgement, Outcome, Rung, Verdict,
-    WrongWhen, compare, conclude,
+    WrongWhen, compare, conclude, find_wrong_cells,
 };
 use crate::dataset::Choice;
 use crate::model::{KvRecord, LayerDigests};
@@ -143,4 +143,17 @@ fn kv_stored_with_loss_is_no_copy_and_must_only_stay_as_it_was() {
     assert_eq!(judge(&lossy(&scene)).0.kv.outcome, Outcome::DoesNotApply);
     scene.edit_kv(7, 1, |chunk| chunk.last = Some(LayerDigests::new(vec![98, 97])));
     assert_eq!(judge(&lossy(&scene)).0.kv.outcome, Outcome::Failed);
+}
+
+#[test]
+fn every_wrong_cell_can_be_named_where_a_comparison_names_the_first_few() {
+    let mut scene = noisy();
+    for question in 0..40 {
+        scene.edit_kv(question, 0, |chunk| chunk.first = LayerDigests::new(vec![7, 8]));
+    }
+    let evidence = Evidence { batching: Batching::Together, ..scene.evidence() };
+    let named = find_wrong_cells(&evidence).unwrap();
+    let first = judge(&evidence).0.kv.first;
+    assert_eq!((named.len(), first.len()), (80, 10));
+    assert_eq!(named[..10], first);
 }

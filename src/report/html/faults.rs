@@ -4,7 +4,7 @@ use super::shown::Badge;
 use crate::comparison::Verdict;
 use crate::fault::Fate;
 use crate::report::PlantedFaults;
-use crate::report::faults::{fate_words, group_trials};
+use crate::report::faults::{fate_words, group_trials, seen_words};
 use crate::report::words::short_rung;
 
 pub(super) struct FaultsView<'a> {
@@ -29,6 +29,7 @@ pub(super) struct TrialView {
     pub(super) fate: &'static str,
     pub(super) class: &'static str,
     pub(super) seen_by: String,
+    pub(super) located: String,
     pub(super) differing: String,
     pub(super) served: String,
 }
@@ -69,12 +70,8 @@ impl<'a> FaultsView<'a> {
                         Fate::Killed | Fate::Refused | Fate::Neutral | Fate::Harmless => "passed",
                         Fate::Survived | Fate::NotRead | Fate::FalseAlarm => "failed",
                     },
-                    seen_by: trial
-                        .seen_by
-                        .iter()
-                        .map(|rung| short_rung(*rung))
-                        .collect::<Vec<_>>()
-                        .join(", "),
+                    seen_by: seen_words(trial, short_rung),
+                    located: trial.located_words().unwrap_or_else(|| "–".to_owned()),
                     differing: format!("{} of {}", trial.differing, trial.questions),
                     served: format!("{} of {}", trial.served_tokens, trial.predicted_tokens),
                 })

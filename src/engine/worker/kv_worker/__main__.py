@@ -43,9 +43,11 @@ def serve(replies: TextIO) -> int:
 
                 engine = Engine(request)
                 write_reply(replies, engine.ready())
+            elif isinstance(request, Finish):
+                break
+            elif engine is None:
+                raise ProtocolError("no engine was started")
             elif isinstance(request, Score):
-                if engine is None:
-                    raise ProtocolError("no engine was started")
                 kind = "engine"
                 for scored in engine.score(request):
                     write_reply(replies, scored)
@@ -53,8 +55,9 @@ def serve(replies: TextIO) -> int:
                 for one in digested:
                     write_reply(replies, one)
                 write_reply(replies, Counted(engine.counters(), problem))
-            elif isinstance(request, Finish):
-                break
+            else:
+                kind = "engine"
+                write_reply(replies, engine.plant(request))
         if engine is not None:
             kind = "engine"
             engine.shut_down()

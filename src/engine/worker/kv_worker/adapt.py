@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kv_worker.faults import Cell, RankFaults
     from kv_worker.recorder import Recorder
 
 LETTERS_VARIABLE = "KV_WORKER_LETTERS"
@@ -21,6 +22,7 @@ class WorkerExtension:
 
     model_runner: Any
     kv_recorder: Recorder
+    kv_faults: RankFaults
 
     def attention_backend(self) -> str:
         """Name the attention backend of the first layers; `unknown` where the model runner keeps it elsewhere."""
@@ -43,6 +45,30 @@ class WorkerExtension:
     def collect_digests(self) -> tuple[str | None, list[tuple[str, int, bool, bytes, bytes]]]:
         """Return this rank's digests since the last time, as `Recorder.collect` does."""
         return self.kv_recorder.collect()
+
+    def install_faults(self) -> str | None:
+        """Make ready for faults of timing; says why that cannot be done, if so."""
+        from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+        from kv_worker.faults import RankFaults
+
+        try:
+            self.kv_faults = RankFaults(self.model_runner, self.kv_recorder, get_kv_transfer_group())
+        except AttributeError as error:
+            return f"this vLLM lacks a hook ({error!r})"
+        return None
+
+    def delay_load(self, request: str, chunks: list[int], layers: list[int], blocks: list[list[int]]) -> None:
+        """As `RankFaults.delay_load`."""
+        self.kv_faults.delay_load(request, chunks, layers, blocks)
+
+    def hold_stores(self) -> None:
+        """As `RankFaults.hold_stores`."""
+        self.kv_faults.hold_stores()
+
+    def end_fault(self, given_away: list[str]) -> list[Cell]:
+        """As `RankFaults.end_fault`."""
+        return self.kv_faults.end_fault(given_away)
 
 
 def report_letters(letters: tuple[int, ...]) -> None:

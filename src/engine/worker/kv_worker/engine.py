@@ -10,13 +10,16 @@ import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kv_worker.protocol import (
     PROTOCOL,
+    ChangedCell,
     ChunkDigests,
     Digested,
     Digests,
+    Plant,
+    Planted,
     Prompt,
     Ready,
     Score,
@@ -25,6 +28,9 @@ from kv_worker.protocol import (
     Step,
     TokenLogprob,
 )
+
+if TYPE_CHECKING:
+    from kv_worker.faults import SchedulerFaults
 
 
 class ObservationError(Exception):
@@ -46,6 +52,9 @@ class Engine:
         self._questions: dict[str, int] = {}
         self._served: dict[str, int] = {}
         _watch_served_tokens(self._llm, self._served)
+        self._faults: SchedulerFaults | None = None
+        # Of the prompts that a fault is planted in.
+        self._planted: dict[str, int] | None = None
 
     def ready(self) -> Ready:
         """Say what was started."""
@@ -86,6 +95,7 @@ class Engine:
         self._questions.clear()
         self._served.clear()
         waiting: dict[str, Prompt] = {}
+        begins = not self._planted
         # All at once: LMCache is then asked for every prompt before it has stored one, so a store pass is served
         # nothing, and what it stores was computed in the control's shapes.
         for prompt in request.prompts:
@@ -93,6 +103,8 @@ class Engine:
             name = f"{self._serial}"
             waiting[name] = prompt
             self._questions[name] = prompt.question
+            if self._planted is not None and begins:
+                self._planted[name] = prompt.question
             request_prompt: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
             if self._start.connector is not None and self._start.connector.cache_salt is not None:
                 request_prompt["cache_salt"] = self._start.connector.cache_salt
@@ -124,6 +136,31 @@ class Engine:
                     ChunkDigests(rank, chunk, served, encoded[0], None if last == first else encoded[1])
                 )
         return next(iter(problems), None), [Digested(*entry) for entry in sorted(of_question.items())]
+
+    def plant(self, request: Plant) -> Planted:
+        """Begin a fault of timing, or end the one that was begun; says so where this engine cannot have one."""
+        from kv_worker.faults import CannotPlantError, SchedulerFaults
+
+        if request.fault is None:
+            if self._faults is None or self._planted is None:
+                return Planted([], None)
+            planted, self._planted = self._planted, None
+            cells = [
+                ChangedCell(planted[name], chunk, layer, rank, bits)
+                for rank, ended in enumerate(self._faults.end())
+                for request_id, chunk, layer, bits in ended
+                if (name := request_id.split("-")[0]) in planted
+            ]
+            return Planted(cells, None)
+        if self._digests is None or self._digests.problem is not None:
+            return Planted([], "the KV is not digested")
+        try:
+            self._faults = self._faults or SchedulerFaults(self._llm)
+        except CannotPlantError as error:
+            return Planted([], str(error))
+        self._planted = {}
+        self._faults.begin(request.fault, self._planted)
+        return Planted([], None)
 
     def counters(self) -> dict[str, float]:
         """Read vLLM's cumulative counters of prefix caches, its own and the connector's."""

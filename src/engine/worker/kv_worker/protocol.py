@@ -74,6 +74,29 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Late:
+    """Served chunks come late: in these layers behind the first forward pass that reads them.
+
+    `chunks` are pairs of a question and the number of a chunk; layers are counted as in `Digests.layers`.
+    """
+
+    chunks: list[tuple[int, int]]
+    layers: list[int]
+
+
+@dataclass(frozen=True)
+class Reused:
+    """Blocks are given away at a request's end, and stored only once another request has written into them."""
+
+
+@dataclass(frozen=True)
+class Plant:
+    """Plant a fault in the prompts of the `Score` that follows; None ends the one that is planted."""
+
+    fault: Late | Reused | None
+
+
+@dataclass(frozen=True)
 class Finish:
     """Shut the engine down and leave."""
 
@@ -166,6 +189,28 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class ChangedCell:
+    """One chunk of a prompt in a layer on a rank that a fault had read or stored wrongly, by so many bits."""
+
+    question: int
+    chunk: int
+    layer: int
+    rank: int
+    bits: int
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A fault begins, or has ended: what it did, and why it could not begin, if so.
+
+    Of several `Score` since it began only the first one's questions are meant.
+    """
+
+    cells: list[ChangedCell]
+    problem: str | None
+
+
+@dataclass(frozen=True)
 class Finished:
     """The engine is shut down."""
 
@@ -179,8 +224,8 @@ class Failed:
     question: int | None = None
 
 
-Request = Start | Score | Finish
-Reply = Ready | Scored | Digested | Counted | Finished | Failed
+Request = Start | Score | Plant | Finish
+Reply = Ready | Scored | Digested | Counted | Planted | Finished | Failed
 
 
 def parse_request(line: str) -> Request:
@@ -197,11 +242,19 @@ def parse_request(line: str) -> Request:
         if kind == "score":
             prompts = [Prompt(**prompt) for prompt in fields.pop("prompts")]
             return Score(prompts=prompts, **fields)
+        if kind == "plant":
+            return Plant(fault=_parse_fault(**(fields.pop("fault") or {"kind": None})), **fields)
         if kind == "finish":
             return Finish(**fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(f"ill-formed request: {error!r}") from error
     raise ProtocolError(f"unknown request {kind!r}")
+
+
+def _parse_fault(kind: str | None, **fields: Any) -> Late | Reused | None:
+    kinds: dict[str | None, Any] = {"late": Late, "reused": Reused, None: lambda: None}
+    fault: Late | Reused | None = kinds[kind](**fields)
+    return fault
 
 
 def write_reply(stream: TextIO, reply: Reply) -> None:

@@ -57,18 +57,20 @@ class Recorder:
     def __init__(self, model_runner: Any, chunk_tokens: int) -> None:
         """Find the layers and hook into the model runner; raises CannotDigestError where that is not possible."""
         self._chunk_tokens = chunk_tokens
-        self._names, self._buckets = find_layers(model_runner, chunk_tokens)
-        self._on_device = _start_on_device(self._buckets)
+        self._names, self.buckets = find_layers(model_runner, chunk_tokens)
+        self._on_device = _start_on_device(self.buckets)
         self._requests: dict[str, Request] = {}
         # Of each request that has not ended; one that was preempted has no blocks, and is taken up again.
         self._whole_chunks: dict[str, int] = {}
         self._chunks: list[Chunk] = []
-        self._batches: list[list[Any]] = [[] for _ in self._buckets]
+        self._batches: list[list[Any]] = [[] for _ in self.buckets]
         # Of the forward pass that comes next: chunks that it reads first, by bucket, and what it completes.
-        self._reading: list[list[Wanted]] = [[] for _ in self._buckets]
+        self._reading: list[list[Wanted]] = [[] for _ in self.buckets]
         self._gathered: dict[tuple[int, int], Any] = {}
         self._indices: dict[int, Any] = {}
-        self._behind: list[list[Wanted]] = [[] for _ in self._buckets]
+        self._behind: list[list[Wanted]] = [[] for _ in self.buckets]
+        # Of the forward pass that came last: the chunks that it completed, with the numbers of their buckets.
+        self.completed: list[tuple[int, Wanted]] = []
         self._problem: str | None = None
         self._hook(model_runner)
 
@@ -92,12 +94,12 @@ class Recorder:
         starts = [list(accumulate((len(batch) for batch in batches), initial=0)) for batches in self._batches]
 
         def joined(places: dict[int, tuple[int, int]]) -> bytes:
-            if len(self._buckets) == 1:
+            if len(self.buckets) == 1:
                 return b"".join(rows[0][starts[0][batch] + row].tobytes() for batch, row in places.values())
             digests = [bytes(DIGEST_BYTES)] * len(self._names)
             for bucket, (batch, row) in places.items():
                 taken = rows[bucket][starts[bucket][batch] + row]
-                for position, digest in zip(self._buckets[bucket].positions, taken, strict=True):
+                for position, digest in zip(self.buckets[bucket].positions, taken, strict=True):
                     digests[position] = digest.tobytes()
             return b"".join(digests)
 
@@ -107,7 +109,7 @@ class Recorder:
             if chunk.first or chunk.last
         ]
         self._chunks = []
-        self._batches = [[] for _ in self._buckets]
+        self._batches = [[] for _ in self.buckets]
         return self._problem, collected
 
     def _hook(self, model_runner: Any) -> None:
@@ -171,7 +173,7 @@ class Recorder:
             chunk = Chunk(request_id, number, served=True)
             request.chunks[number] = chunk
             self._chunks.append(chunk)
-            for bucket, layers in enumerate(self._buckets):
+            for bucket, layers in enumerate(self.buckets):
                 wanted = self._wanted(request, layers, chunk, is_first=True)
                 if wanted is not None:
                     self._reading[bucket].append(wanted)
@@ -195,7 +197,7 @@ class Recorder:
             chunk = Chunk(request_id, number, served=False)
             request.chunks[number] = chunk
             self._chunks.append(chunk)
-            for bucket, layers in enumerate(self._buckets):
+            for bucket, layers in enumerate(self.buckets):
                 # Of a window's blocks only those are sure to be there that this very pass has filled.
                 if layers.window is not None and number * self._chunk_tokens < before:
                     continue
@@ -213,7 +215,7 @@ class Recorder:
 
     def _end(self, request_ids: list[str]) -> None:
         ended = [request for name in request_ids if (request := self._requests.pop(name, None)) is not None]
-        for bucket, layers in enumerate(self._buckets):
+        for bucket, layers in enumerate(self.buckets):
             if layers.window is not None:
                 continue
             wanted = [
@@ -226,7 +228,7 @@ class Recorder:
 
     def _read(self, layer_name: str) -> None:
         """Gather one layer of what this forward pass reads first; what is gathered no later write can change."""
-        for bucket, layers in enumerate(self._buckets):
+        for bucket, layers in enumerate(self.buckets):
             if self._reading[bucket] and layer_name in layers.names:
                 place = layers.names.index(layer_name)
                 if (bucket, place) not in self._gathered:
@@ -240,7 +242,8 @@ class Recorder:
             self._reading[bucket] = []
 
     def _finish_forward(self) -> None:
-        for bucket, layers in enumerate(self._buckets):
+        self.completed.clear()
+        for bucket, layers in enumerate(self.buckets):
             wanted, self._reading[bucket] = self._reading[bucket], []
             if wanted:
                 places = range(len(layers.names))
@@ -250,13 +253,14 @@ class Recorder:
                 else:
                     self._keep(bucket, wanted, [self._gathered[bucket, place] for place in places])
             behind, self._behind[bucket] = self._behind[bucket], []
+            self.completed.extend((bucket, one) for one in behind if one.is_first)
             self._take(bucket, behind)
         self._gathered.clear()
         self._indices.clear()
 
     def _take(self, bucket: int, wanted: list[Wanted]) -> None:
         if wanted:
-            layers = self._buckets[bucket]
+            layers = self.buckets[bucket]
             index = index_blocks(layers, [one.blocks for one in wanted])
             digests = self._on_device[bucket].digest_in_place(index) if self._on_device else None
             if digests is None:

@@ -1,0 +1,219 @@
+//! Plants one fault after the other and has each load pass judged. Main type: [`Laboratory`].
+
+use super::StageError;
+use super::answer::read_answer;
+use super::compare::counters;
+use super::planting_ground::Ground;
+use super::planting_stack::Started;
+use crate::comparison::{
+    Arm, ArmName, Criteria, Evidence, KvEvidence, ServerEvidence, WrongWhen, compare, find_wrong_cells,
+};
+use crate::dataset::{Prompt, Tokenizer};
+use crate::engine::{ChangedCell, EngineError, PrefixCache, ServerCounters, TimingFault};
+use crate::fault::{Damage, Flip, Located, Operator, PlantedCell, Reading, Tier, Trial, Variant};
+use crate::model::{KvRecord, Observation};
+
+/// What stays the same from one variant to the next.
+pub(super) struct Laboratory<'a> {
+    pub(super) criteria: &'a Criteria,
+    pub(super) prompts: &'a [Prompt],
+    /// Tokens of a chunk.
+    pub(super) chunk_tokens: usize,
+    /// The places of single bits, in turns.
+    pub(super) flips: Vec<Vec<Flip>>,
+    /// With the store pass in place of a load pass.
+    pub(super) evidence: Evidence,
+    pub(super) tokenizer: Tokenizer,
+}
+
+/// Why a fault of timing could not be planted, in words.
+pub(super) struct NotPlanted(pub(super) String);
+
+/// What a load pass gave.
+struct Answers {
+    /// The observations, or what the engine said of an answer that was no number.
+    loaded: Result<Vec<Observation>, String>,
+    counted: ServerCounters,
+    kv: Vec<KvRecord>,
+}
+
+impl Laboratory<'_> {
+    /// Plants a variant, asks, judges, and puts back what was stored.
+    pub(super) async fn attempt(
+        &self,
+        stack: &mut Started,
+        ground: &mut Ground,
+        variant: &Variant,
+    ) -> Result<Result<Trial, NotPlanted>, StageError> {
+        match variant.operator {
+            Operator::FlipPlaces => self.attempt_flips(stack, ground, variant).await.map(Ok),
+            Operator::ComeLate => self.attempt_late(stack, ground, variant).await,
+            Operator::ReuseBlocks => self.attempt_reuse(stack, ground, variant).await,
+            _ => {
+                let damage = ground.plant(variant)?;
+                let answers = self.ask(stack, variant.tier).await?;
+                ground.restore().await?;
+                self.judge(variant, &damage, answers, Vec::new()).map(Ok)
+            }
+        }
+    }
+
+    /// Flips the sampled bits in turns; ends early where an answer is no number.
+    async fn attempt_flips(
+        &self,
+        stack: &mut Started,
+        ground: &mut Ground,
+        variant: &Variant,
+    ) -> Result<Trial, StageError> {
+        let mut turns = Vec::new();
+        for flips in &self.flips {
+            let damage = ground.plant_flips(flips)?;
+            let answers = self.ask(stack, variant.tier).await?;
+            ground.restore().await?;
+            let turn = self.judge(variant, &damage, answers, Vec::new())?;
+            let is_refused = turn.refusal.is_some();
+            turns.push(turn);
+            if is_refused {
+                break;
+            }
+        }
+        Ok(Trial::joined(&turns).expect("a model has a place to flip a bit at"))
+    }
+
+    /// Has the engine read chunks before they are there.
+    async fn attempt_late(
+        &self,
+        stack: &mut Started,
+        ground: &Ground,
+        variant: &Variant,
+    ) -> Result<Result<Trial, NotPlanted>, StageError> {
+        let (chunks, layers) = ground.spots(variant);
+        let fault = TimingFault::Late {
+            chunks: chunks.iter().map(|(prompt, chunk)| (small(*prompt), small(*chunk))).collect(),
+            layers: layers.map(small).collect(),
+        };
+        if let Some(problem) = stack.worker.plant(&fault).await? {
+            return Ok(Err(NotPlanted(problem)));
+        }
+        let answers = self.ask(stack, variant.tier).await?;
+        let damage = self.end_fault(stack, &answers).await?;
+        self.judge(variant, &damage, answers, Vec::new()).map(Ok)
+    }
+
+    /// Has everything stored once more, from blocks that other requests have written into, and loads that.
+    async fn attempt_reuse(
+        &self,
+        stack: &mut Started,
+        ground: &mut Ground,
+        variant: &Variant,
+    ) -> Result<Result<Trial, NotPlanted>, StageError> {
+        if let Some(problem) = stack.worker.plant(&TimingFault::Reused).await? {
+            return Ok(Err(NotPlanted(problem)));
+        }
+        ground.empty()?;
+        let stored = self.ask(stack, variant.tier).await?;
+        if stored.loaded.is_ok() {
+            stack.worker.score(&self.fillers(), PrefixCache::Read, || {}).await?;
+        }
+        let damage = self.end_fault(stack, &stored).await?;
+        if stored.loaded.is_err() {
+            ground.restore().await?;
+            return self.judge(variant, &damage, stored, Vec::new()).map(Ok);
+        }
+        if !ground.is_filled().await? {
+            ground.restore().await?;
+            return Ok(Err(NotPlanted("what was held back did not arrive in the second tier".to_owned())));
+        }
+        let answers = self.ask(stack, variant.tier).await?;
+        ground.restore().await?;
+        self.judge(variant, &damage, answers, stored.kv).map(Ok)
+    }
+
+    /// Prompts of a little more than a chunk that nobody has asked, to write into the blocks that others had.
+    fn fillers(&self) -> Vec<Prompt> {
+        let filler = |prompt: &Prompt| {
+            let backwards = prompt.token_ids.iter().rev().copied();
+            Prompt { token_ids: backwards.take(self.chunk_tokens * 5 / 4).collect(), ..prompt.clone() }
+        };
+        self.prompts.iter().map(filler).collect()
+    }
+
+    /// Ends a fault of timing and returns what it did. Of an engine that is gone it is not known, but for that there was something.
+    async fn end_fault(&self, stack: &mut Started, answers: &Answers) -> Result<Damage, StageError> {
+        if answers.loaded.is_err() {
+            return Ok(Damage { changed_bits: 1, ..Damage::default() });
+        }
+        let mut damage = Damage::default();
+        let mut bits_of_chunk = std::collections::BTreeMap::<_, u64>::new();
+        let is_shared = self.evidence.kv.as_ref().is_some_and(|kv| kv.shared_by_ranks);
+        for ChangedCell { question, chunk, layer, rank, bits } in stack.worker.end_fault().await? {
+            *bits_of_chunk.entry((question, chunk, rank)).or_default() += bits;
+            damage.cells.insert(PlantedCell {
+                prompt: size(question),
+                chunk: size(chunk),
+                layer: size(layer),
+                rank: if is_shared { 0 } else { rank },
+            });
+        }
+        damage.chunks = small(bits_of_chunk.len());
+        damage.changed_bits = bits_of_chunk.into_values().max().unwrap_or(0);
+        Ok(damage)
+    }
+
+    async fn ask(&self, stack: &mut Started, tier: Tier) -> Result<Answers, StageError> {
+        if tier == Tier::Disk {
+            stack.server.clear().await?;
+        }
+        let before = stack.server.counters().await?;
+        let loaded = stack.worker.score(self.prompts, PrefixCache::Read, || {}).await;
+        let counted = stack.server.counters().await?.since(before);
+        let loaded = match loaded {
+            Err(EngineError::NoNumbers { message, .. }) => Err(message),
+            loaded => Ok(loaded?),
+        };
+        Ok(Answers { loaded, counted, kv: stack.worker.take_kv_records() })
+    }
+
+    /// Judges a load pass; `computed` is what engines computed for the same prompts besides the store pass.
+    fn judge(
+        &self,
+        variant: &Variant,
+        damage: &Damage,
+        answers: Answers,
+        computed: Vec<KvRecord>,
+    ) -> Result<Trial, StageError> {
+        let Answers { loaded, counted, kv: load_records } = answers;
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(message) => {
+                let predicted =
+                    self.evidence.questions.iter().map(|asked| u64::from(asked.expected.load)).sum();
+                return Ok(Trial::refused(variant, damage, message, [counted.hit_tokens, predicted]));
+            }
+        };
+        let load = Arm::new(ArmName::Load, loaded, |observation| read_answer(&self.tokenizer, observation))?;
+        let server = self.evidence.server.map(|server| ServerEvidence { load: counters(counted), ..server });
+        let kv = self.evidence.kv.clone().map(|kv| {
+            let store = kv.store.into_iter().chain(computed).collect();
+            KvEvidence { store, load: load_records, ..kv }
+        });
+        let evidence = Evidence { load, server, kv, ..self.evidence.clone() };
+        let comparison = compare(&evidence, self.criteria)?;
+        let wrong = find_wrong_cells(&evidence)?;
+        let when = match variant.operator {
+            Operator::ComeLate => WrongWhen::WhenRead,
+            _ => WrongWhen::Throughout,
+        };
+        let located =
+            evidence.kv.as_ref().map(|kv| Located::of(&damage.cells, self.prompts, kv, (&wrong, when)));
+        Ok(Trial::judge(variant, damage, Reading { comparison: &comparison, counted, located }))
+    }
+}
+
+fn small(number: usize) -> u32 {
+    u32::try_from(number).expect("a few questions have few chunks")
+}
+
+fn size(number: u32) -> usize {
+    usize::try_from(number).expect("a number of 32 bits fits")
+}
