@@ -26,6 +26,8 @@ let
           export PATH=${
             lib.makeBinPath ([ driver ] ++ lib.optional (device == "cuda") cudaHome)
           }:${runtime.path}
+          # Flags of a build name its output, and compilers' flags are part of an engine's key: no stage would find what another made.
+          unset NIX_CFLAGS_COMPILE NIX_LDFLAGS
           export HOME=$TMPDIR KV_CORRECTNESS_CACHE=$TMPDIR/cache
           ${lib.optionalString (before != null) ''
             cp -r ${before}/cache "$KV_CORRECTNESS_CACHE"

@@ -39,6 +39,7 @@ def main(folder: str) -> None:
         name = f"stages.{device}.baseline"
         holds(name, "buildCommand", "gcc-wrapper", "lscpu", "git-", "redis-", "uv-")
         holds(name, "CC", "/bin/cc")
+        holds(name, "buildCommand", "unset NIX_CFLAGS_COMPILE NIX_LDFLAGS")
     holds("stages.cuda.baseline", "TRITON_LIBCUDA_PATH", "/run/opengl-driver/lib")
     holds("stages.cuda.baseline", "requiredSystemFeatures", "cuda")
     holds("stages.cpu.baseline", "requiredSystemFeatures", "big-parallel")
