@@ -26,8 +26,16 @@ use crate::machine::Device;
 use crate::model::{KvGroups, KvShape};
 use crate::suite::{ModelSettings, Suite};
 
+const CANARY: &str = "canary";
 static CANARY_ARCHIVE: &[u8] = include_bytes!("../data/canary.tar.xz");
 static MODELS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/models");
+
+/// Whether a dataset or a model is embedded or pinned under this name, whatever lies in a folder of that name.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let is_model = !name.is_empty() && (MODELS.get_dir(name).is_some() || ModelPin::find(name).is_some());
+    is_model || name == CANARY || ArchivePin::find(name).is_some()
+}
 
 /// A dataset's archive.
 #[derive(Debug, Clone)]
@@ -48,7 +56,7 @@ impl Archive {
     /// # Errors
     /// When there is none, or it is pinned and not fetched into `cache`.
     pub fn find(name: &str, cache: &Utf8Path) -> Result<Self, AssetError> {
-        if name == "canary" {
+        if name == CANARY {
             return Ok(Self::Embedded(CANARY_ARCHIVE));
         }
         if let Some(pin) = ArchivePin::find(name) {
@@ -70,7 +78,7 @@ impl Archive {
         Err(AssetError::Unknown {
             kind: "dataset",
             name: name.to_owned(),
-            embedded: std::iter::once("canary")
+            embedded: std::iter::once(CANARY)
                 .chain(ArchivePin::all().iter().map(|pin| pin.name.as_str()))
                 .map(str::to_owned)
                 .collect(),

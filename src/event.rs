@@ -11,6 +11,51 @@ use camino::Utf8PathBuf;
 
 use crate::stage_name::StageName;
 
+/// A job, for those who are told of it: its stage, and what it is of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct JobName {
+    /// The stage.
+    pub stage: StageName,
+    /// A model and a route; empty for a stage that runs once.
+    pub label: String,
+}
+
+impl JobName {
+    /// Of a stage and its label.
+    #[must_use]
+    pub fn new(stage: StageName, label: &str) -> Self {
+        Self { stage, label: label.to_owned() }
+    }
+
+    /// What tells its model from others: the label's first word.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        self.label.split(' ').next().unwrap_or_default()
+    }
+}
+
+/// What a job takes time for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Effort {
+    /// Engines that it starts.
+    pub engines: usize,
+    /// LMCache servers that it starts.
+    pub servers: usize,
+    /// Questions that are computed in full.
+    pub computed: usize,
+    /// Questions that a cache serves.
+    pub served: usize,
+}
+
+/// How a question is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Answering {
+    /// Its prompt is computed.
+    Computed,
+    /// A cache serves most of it.
+    Served,
+}
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -112,6 +157,11 @@ pub enum Event {
         /// How long it took.
         elapsed: Duration,
     },
+    /// What a run still has to do, as far as it takes a while. It takes the place of what was planned before and has not begun.
+    WorkPlanned {
+        /// The jobs that are not in the store.
+        jobs: Vec<(JobName, Effort)>,
+    },
     /// A stage has nothing to do: its artifact was found.
     StageReused {
         /// The stage.
@@ -135,6 +185,13 @@ pub enum Event {
         /// How long it took.
         elapsed: Duration,
     },
+    /// A stage will have no artifact: it failed, or something that it is made from did.
+    StageAbandoned {
+        /// The stage.
+        stage: StageName,
+        /// What it is of.
+        label: String,
+    },
     /// What the planned questions can show, before the first is asked.
     Planned {
         /// The model.
@@ -151,6 +208,8 @@ pub enum Event {
     },
     /// A vLLM process takes requests.
     EngineReady {
+        /// The job that it works for.
+        job: JobName,
         /// What it is for.
         label: String,
         /// How long the start took.
@@ -158,6 +217,10 @@ pub enum Event {
     },
     /// Requests were answered. The first event of a pass has `done` 0.
     QuestionsDone {
+        /// The job that asks.
+        job: JobName,
+        /// How these are answered.
+        answering: Answering,
         /// Which pass, in words: `store pass`.
         pass: String,
         /// Questions answered so far in this pass.

@@ -9,6 +9,7 @@ mod bench;
 mod cells;
 mod findings;
 mod locate;
+mod outlook;
 #[cfg(test)]
 mod tests;
 
@@ -21,9 +22,10 @@ use crate::job::{Graph, Job, JobId, Work};
 use crate::model::{HitUnit, Route};
 use crate::stage::{Extract, Label, Sources, StageError};
 
-pub use self::bench::{Bench, EarlyStopping, ForeignReading, Locating, Planting, Request};
-pub use self::cells::{Inputs, Wanted, look_up, prepare_inputs, run, run_stage};
+pub use self::bench::{Bench, EarlyStopping, ForeignReading, Inputs, Locating, Planting, Request};
+pub use self::cells::{Wanted, look_up, prepare_inputs, run, run_stage};
 pub use self::findings::{Compared, Findings, ForeignFound, Planted};
+pub use self::outlook::foretell;
 
 /// A run's jobs, and where each is.
 #[derive(Debug, Clone, Default)]

@@ -2,16 +2,19 @@
 //!
 //! Everything goes to standard error. Main type: [`Progress`].
 
+mod forecast;
 mod terminal;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{IsTerminal, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::HumanBytes;
+use indicatif::{HumanBytes, ProgressBar, ProgressState};
 
-use self::terminal::{clear_bar, make_bar, with_bar};
+use self::forecast::{Forecast, Outlook};
+use self::terminal::{clear_bar, make_bar, say_above, with_bar};
 pub use self::terminal::{close, printable};
 use crate::event::{Event, Events};
 
@@ -34,17 +37,27 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Progress {
     verbosity: Verbosity,
     terminal: bool,
-    /// Whether the bar is one that only turns.
-    spins: bool,
+    /// Shared with the bar, which tells the time that is left as it passes.
+    forecast: Arc<Mutex<Forecast>>,
+    /// What the bar shows, if there is one.
+    shown: Option<Shown>,
     passes: Passes,
     /// When a fetch was last told of in a line.
     fetch_line: Option<Instant>,
 }
 
+/// What a bar is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// The whole run, and what it is at.
+    Run,
+    /// Bytes that are fetched.
+    Fetch,
+}
+
 /// The passes that are under way; a store and a load pass take turns.
 #[derive(Debug, Default)]
 struct Passes {
-    current: String,
     begun: BTreeMap<String, PassProgress>,
 }
 
@@ -55,15 +68,6 @@ struct PassProgress {
 }
 
 impl Passes {
-    /// Makes this the current pass, and says whether another one was.
-    fn turn_to(&mut self, name: &str) -> bool {
-        let turned = self.current != name;
-        if turned {
-            name.clone_into(&mut self.current);
-        }
-        turned
-    }
-
     /// The line on a pass, if one is due: so often, and at its end.
     fn line(&mut self, name: &str, done: usize, total: usize, now: Instant) -> Option<String> {
         if done == 0 {
@@ -86,7 +90,8 @@ impl Progress {
         let progress = Arc::new(Mutex::new(Self {
             verbosity,
             terminal,
-            spins: false,
+            forecast: Arc::new(Mutex::new(Forecast::new(Instant::now()))),
+            shown: None,
             passes: Passes::default(),
             fetch_line: None,
         }));
@@ -97,90 +102,76 @@ impl Progress {
     }
 
     fn show(&mut self, event: &Event) {
-        if let Event::QuestionsDone { pass, done, total } = event {
-            if self.verbosity > Verbosity::Quiet {
-                self.show_questions(pass, *done, *total);
-            }
-            return;
-        }
+        let outlook = {
+            let (mut forecast, now) = (lock(&self.forecast), Instant::now());
+            forecast.note(event, now);
+            forecast.outlook(now)
+        };
+        let shows = self.verbosity > Verbosity::Quiet;
         if let Event::FetchProgress { done, total } = event {
-            if self.verbosity > Verbosity::Quiet {
+            if shows {
                 self.show_fetch(*done, *total);
             }
             return;
         }
-        if let Event::EnvironmentStep { text } = event {
-            if self.terminal && self.verbosity > Verbosity::Quiet {
-                self.spin(text);
-            }
-            return;
-        }
-        clear_bar();
         if let Some((least, text)) = describe(event)
             && self.verbosity >= least
         {
             say(&text);
         }
-        let waits_for = match event {
-            Event::EngineStarting { label, .. } => format!("starting the {label}"),
-            Event::ServerStarting { server, .. } => format!("starting the {server}"),
-            Event::EnvironmentStarted { .. } => "making the Python environment".to_owned(),
-            Event::ConversionStarted { model } => format!("converting {model}"),
-            Event::BuildStarted { what, .. } => format!("building {what}"),
-            _ => return,
-        };
-        if self.terminal && self.verbosity > Verbosity::Quiet {
-            self.spin(&waits_for);
-        }
-    }
-
-    fn spin(&mut self, text: &str) {
-        if !self.spins {
-            clear_bar();
-        }
-        self.spins = true;
-        let make = || {
-            let bar = make_bar(None, "{spinner} {wide_msg} {elapsed}");
-            // The bar's own thread must not be refused.
-            if std::thread::Builder::new().spawn(|| ()).is_ok() {
-                bar.enable_steady_tick(Duration::from_millis(120));
-            }
-            bar
-        };
-        with_bar(make, |bar| bar.set_message(printable(text).into_owned()));
-    }
-
-    fn show_questions(&mut self, name: &str, done: usize, total: usize) {
-        if self.passes.turn_to(name) || self.spins {
-            clear_bar();
-        }
-        if self.terminal {
-            self.spins = false;
-            let make = || {
-                let bar = make_bar(
-                    Some(total as u64),
-                    "{msg} {wide_bar} {pos}/{len} questions, {per_sec}, {eta} left",
-                );
-                bar.set_message(printable(name).into_owned());
-                bar.set_position(done as u64);
-                bar.reset_eta();
-                bar
-            };
-            with_bar(make, |bar| bar.set_position(done as u64));
-        }
-        if let Some(line) = self.passes.line(name, done, total, Instant::now())
+        if let Event::QuestionsDone { pass, done, total, .. } = event
+            && let Some(line) = self.passes.line(pass, *done, *total, Instant::now())
+            && shows
             && !self.terminal
         {
-            say(&line);
+            let run = outlook.map_or_else(String::new, |outlook| format!("; the run: {}", words(outlook)));
+            say(&format!("{line}{run}"));
         }
-        if done == total {
+        if shows && self.terminal {
+            self.show_run(event, outlook);
+        }
+    }
+
+    /// Keeps a bar on the terminal as long as there is something to wait for.
+    fn show_run(&mut self, event: &Event, outlook: Option<Outlook>) {
+        let at = match event {
+            Event::EngineStarting { label, .. } => format!("starting the {label}"),
+            Event::EngineReady { label, .. } => format!("{label}: ready"),
+            Event::ServerStarting { server, .. } => format!("starting the {server}"),
+            Event::EnvironmentStarted { .. } => "making the Python environment".to_owned(),
+            Event::EnvironmentStep { text } => text.clone(),
+            Event::ConversionStarted { model } => format!("converting {model}"),
+            Event::BuildStarted { what, .. } => format!("building {what}"),
+            Event::QuestionsDone { pass, done, total, .. } => format!("{pass}: {done} of {total} questions"),
+            _ if outlook.is_none() => {
+                clear_bar();
+                self.shown = None;
+                return;
+            }
+            _ => String::new(),
+        };
+        if self.shown != Some(Shown::Run) {
             clear_bar();
+            self.shown = Some(Shown::Run);
         }
+        let forecast = &self.forecast;
+        with_bar(
+            || make_run_bar(forecast),
+            |bar| {
+                bar.set_position(outlook.map_or(0, |outlook| thousandths(outlook.done)));
+                if !at.is_empty() {
+                    bar.set_message(printable(&at).into_owned());
+                }
+            },
+        );
     }
 
     fn show_fetch(&mut self, done: u64, total: u64) {
         if self.terminal {
-            self.spins = false;
+            if self.shown != Some(Shown::Fetch) {
+                clear_bar();
+                self.shown = Some(Shown::Fetch);
+            }
             let make =
                 || make_bar(Some(total), "{wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
             with_bar(make, |bar| bar.set_position(done));
@@ -191,13 +182,51 @@ impl Progress {
     }
 }
 
+fn lock(forecast: &Mutex<Forecast>) -> MutexGuard<'_, Forecast> {
+    forecast.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A bar of the whole run, which goes on telling the time while nothing happens.
+fn make_run_bar(forecast: &Arc<Mutex<Forecast>>) -> ProgressBar {
+    let forecast = Arc::clone(forecast);
+    let run = move |_: &ProgressState, text: &mut dyn fmt::Write| {
+        if let Some(outlook) = lock(&forecast).outlook(Instant::now()) {
+            text.write_str(&words(outlook)).ok();
+        }
+    };
+    let bar = make_bar(Some(thousandths(1.0)), "{spinner} {bar:20} {run}  {wide_msg}");
+    bar.set_style(bar.style().with_key("run", run));
+    // The bar's own thread must not be refused.
+    if std::thread::Builder::new().spawn(|| ()).is_ok() {
+        bar.enable_steady_tick(Duration::from_millis(120));
+    }
+    bar
+}
+
+fn thousandths(share: f64) -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 1000")]
+    let thousandths = (1000.0 * share.clamp(0.0, 1.0)) as u64;
+    thousandths
+}
+
+/// How far a run is: `42 %, about 1 min 50 s left`.
+fn words(outlook: Outlook) -> String {
+    let seconds = outlook.left.as_secs();
+    let left = match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60 / 10 * 10),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    };
+    format!("{} %, about {left} left", thousandths(outlook.done) / 10)
+}
+
 /// Writes an event into the run's log.
 fn record(event: &Event) {
     let fields = format!("{event:?}");
     let kind = fields.split(' ').next().unwrap_or_default();
     match (event, describe(event)) {
         (Event::Warning { message }, _) => tracing::warn!(event = kind, "{message}"),
-        (Event::QuestionsDone { pass, done, total }, _) => {
+        (Event::QuestionsDone { pass, done, total, .. }, _) => {
             let (done, total) = (*done as u64, *total as u64);
             if done == total {
                 tracing::info!(event = kind, done, total, "{pass}");
@@ -229,7 +258,7 @@ fn describe(event: &Event) -> Option<(Verbosity, String)> {
         Event::EngineStarting { label, log } => {
             (Verbosity::Verbose, format!("starting the {label}, log {log}"))
         }
-        Event::EngineReady { label, elapsed } => {
+        Event::EngineReady { label, elapsed, .. } => {
             (Verbosity::Normal, format!("{label}: ready after {}", seconds(elapsed)))
         }
         Event::ServerStarting { server, log } => {
@@ -272,13 +301,15 @@ fn describe(event: &Event) -> Option<(Verbosity, String)> {
             ),
         ),
         Event::FileReused { file, from } => (Verbosity::Normal, format!("{file}: re-used, {from}")),
-        Event::ConversionStarted { .. } => return None,
         Event::ConversionFinished { model, elapsed } => {
             (Verbosity::Normal, format!("{model}: converted and verified in {}", seconds(elapsed)))
         }
-        Event::EnvironmentStep { .. } | Event::QuestionsDone { .. } | Event::FetchProgress { .. } => {
-            return None;
-        }
+        Event::EnvironmentStep { .. }
+        | Event::QuestionsDone { .. }
+        | Event::FetchProgress { .. }
+        | Event::WorkPlanned { .. }
+        | Event::StageAbandoned { .. }
+        | Event::ConversionStarted { .. } => return None,
     };
     Some(described)
 }
@@ -289,7 +320,9 @@ fn count_files(files: usize) -> String {
 
 /// Whoever closed standard error does not want to be told.
 fn say(text: &str) {
-    writeln!(std::io::stderr().lock(), "{}", printable(text)).ok();
+    say_above(|| {
+        writeln!(std::io::stderr().lock(), "{}", printable(text)).ok();
+    });
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod place;
 mod reserved;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::place::place_of;
 use crate::comparison::{Criteria, MOST_MARGIN};
-use crate::dataset::SubjectSelection;
+use crate::dataset::{Selection, SubjectSelection};
 pub use crate::model::{Dtype, Route};
 use crate::options::StoringOptions;
 
@@ -38,6 +39,9 @@ pub struct Suite {
     pub dataset: String,
     /// Which subjects are asked.
     pub subjects: SubjectSelection,
+    /// How many questions of each subject are asked at most, the first by row; all where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub questions: Option<NonZeroUsize>,
     /// The routes to test, each against the same baseline.
     pub routes: Vec<Route>,
     /// Files that describe connectors, each a route by the name that it gives itself.
@@ -277,11 +281,12 @@ impl Suite {
         EMBEDDED.get_file(format!("{name}.toml"))?.contents_utf8()
     }
 
-    /// Loads an embedded suite by name, or a file by path. Relative paths in a file are relative to its folder.
+    /// Loads an embedded suite by name, or a file by path. Relative paths in a file are relative to its folder, but for what
+    /// `is_name` says is the name of a dataset or a model.
     ///
     /// # Errors
     /// When there is no such suite, or its text is not one.
-    pub fn load(name: &str) -> Result<Self, SuiteError> {
+    pub fn load_with(name: &str, is_name: impl Fn(&str) -> bool) -> Result<Self, SuiteError> {
         if let Some(text) = Self::embedded_text(name) {
             return Self::parse(text, name);
         }
@@ -294,11 +299,20 @@ impl Suite {
         let folder = path.parent().unwrap_or(Utf8Path::new(""));
         let sources = suite.models.iter_mut().map(|model| &mut model.source);
         for source in sources.chain([&mut suite.dataset]).chain(&mut suite.connectors) {
-            if !source.is_empty() && folder.join(&source).exists() {
+            if !source.is_empty() && !is_name(source) && folder.join(&source).exists() {
                 *source = folder.join(&source).into_string();
             }
         }
         Ok(suite)
+    }
+
+    /// Loads an embedded suite.
+    ///
+    /// # Errors
+    /// As [`load_with`](Self::load_with) does.
+    #[cfg(test)]
+    pub(crate) fn load(name: &str) -> Result<Self, SuiteError> {
+        Self::load_with(name, |_| false)
     }
 
     /// Where a setting stands in the text of a suite: `line 12, column 1`, for one as in `models.1.source`.
@@ -334,6 +348,12 @@ impl Suite {
         let Some(Absurdity { path, problem, instead }) = self.first_absurdity() else { return Ok(()) };
         let problem = format!("{}{problem}", place(&path));
         Err(SuiteError::Malformed { name: name.to_owned(), problem, instead })
+    }
+
+    /// The questions that are asked.
+    #[must_use]
+    pub fn selection(&self) -> Selection {
+        Selection { subjects: self.subjects, questions: self.questions }
     }
 
     /// Comparisons that a run of it plans: each model on each route.

@@ -221,10 +221,11 @@ pub(super) struct RunArguments {
     /// `KV_CORRECTNESS_REDIS_PASSWORD`
     #[arg(long, value_name = "URL", env = "KV_CORRECTNESS_REDIS_URL", hide_env_values = true)]
     pub(super) redis_url: Option<String>,
-    /// How many subjects, by name, or `all`. Left out: the suite's number
+    /// How many subjects, by name, or `all`, with every question of theirs. Left out: the suite's subjects and its number of
+    /// questions of each
     #[arg(long)]
     pub(super) subjects: Option<SubjectSelection>,
-    /// A .tar, .tar.xz, .tar.gz or folder in MMLU's layout, instead of the suite's dataset
+    /// A .tar, .tar.xz, .tar.gz or folder in MMLU's layout, instead of the suite's dataset; every question of it is asked
     #[arg(long)]
     pub(super) data: Option<Utf8PathBuf>,
     /// Folder of everything that is kept between runs

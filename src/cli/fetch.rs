@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::arguments::FetchArguments;
 use super::output::print;
 use super::prepare::{cache_folder, choose_device, stack};
+use crate::assets::is_name;
 use crate::engine::environment::EnvironmentRequest;
 use crate::event::Event;
 use crate::exit_code::ERROR;
@@ -18,7 +19,7 @@ pub(super) fn fetch_assets(arguments: &FetchArguments) -> anyhow::Result<ExitCod
     let device = choose_device(arguments.device)?;
     let (mut models, mut archives) = (Vec::new(), Vec::new());
     if let Some(name) = &arguments.suite {
-        let suite = Suite::load(name)?;
+        let suite = Suite::load_with(name, is_name)?;
         let needs = Needs::of(&suite, &cache, &device);
         if arguments.check {
             print(&(needs.lines().join("\n") + "\n"))?;

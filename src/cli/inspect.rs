@@ -105,12 +105,14 @@ fn look_at_questions(suite: &Suite, cache: &Utf8Path) -> Result<(String, Option<
     };
     let (dataset, left_out) = extract_with_rest(archive.open()?, &Limits::default())
         .map_err(|error| StageError::Extract { archive: suite.dataset.clone(), source: Box::new(error) })?;
-    let (mut subjects, mut questions) = (0, 0);
-    for (_, subject) in dataset.select(suite.subjects) {
+    let (mut subjects, mut asked, mut all) = (0, 0, 0);
+    for (_, subject, questions) in dataset.select(suite.selection()) {
         subjects += 1;
-        questions += subject.split(Split::Test).len();
+        asked += questions.len();
+        all += subject.split(Split::Test).len();
     }
-    let mut words = format!("{questions} in {subjects} subjects");
+    let of_all = if asked < all { format!(" of {all}") } else { String::new() };
+    let mut words = format!("{asked}{of_all} in {subjects} subjects");
     let left_out = archive.left_out().and(&left_out);
     if !left_out.is_empty() {
         words = format!("{words}; not read, since no tables of dev, val or test: {left_out}");

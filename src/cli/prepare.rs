@@ -9,6 +9,7 @@ use fs_err as fs;
 
 use super::arguments::{DeviceChoice, RunArguments};
 use super::stack::{Replacement, replace};
+use crate::assets::is_name;
 use crate::cache::Bucket;
 use crate::carrier::{find_carrier, learn};
 use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
@@ -18,7 +19,7 @@ use crate::fetch::Needs;
 use crate::machine::{Device, DeviceKind};
 use crate::pipeline::{Bench, EarlyStopping, ForeignReading, Locating, Planting, Request};
 use crate::progress::{Progress, Verbosity};
-use crate::stage::{Desk, Promise, Sources, StageError};
+use crate::stage::{Desk, Sources, StageError};
 use crate::store::{Durability, Store};
 use crate::suite::Suite;
 use crate::thread::on_thread;
@@ -88,7 +89,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
 
 /// Loads a suite, all of whose routes have a carrier.
 pub(super) fn load_suite(name: &str) -> anyhow::Result<Suite> {
-    let suite = Suite::load(name)?;
+    let suite = Suite::load_with(name, is_name)?;
     let at = |setting: &str, index: usize| {
         let place = Suite::place_of(name, &format!("{setting}.{index}"));
         format!("understand suite {name}: {}", place.unwrap_or_else(|| format!("its {setting}")))
@@ -115,9 +116,11 @@ fn changed_suite(arguments: &RunArguments) -> anyhow::Result<Suite> {
     let mut suite = load_suite(&arguments.suite)?;
     if let Some(data) = &arguments.data {
         suite.dataset = data.to_string();
+        suite.questions = None;
     }
     if let Some(subjects) = arguments.subjects {
         suite.subjects = subjects;
+        suite.questions = None;
     }
     let mut described = Vec::new();
     for connector in &arguments.connector {
@@ -146,7 +149,6 @@ pub(super) fn set_desk(
     sources: Sources,
     redis: Option<RedisAddress>,
 ) -> anyhow::Result<Desk> {
-    let promise = Promise { comparisons: request.suite.comparisons(), criteria: request.suite.criteria };
     Ok(Desk {
         events,
         cache,
@@ -156,7 +158,6 @@ pub(super) fn set_desk(
         patience: request.suite.patience,
         sources,
         environment: None,
-        promise,
     })
 }
 

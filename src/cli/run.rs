@@ -10,7 +10,7 @@ use super::output::{OutputError, export_folder, print};
 use super::prepare::{TemporaryStore, bring_environment, prepare};
 use super::publish::Publishing;
 use super::write_report::write_report;
-use crate::pipeline::{Bench, Inputs, prepare_inputs, run, run_stage};
+use crate::pipeline::{Bench, Inputs, foretell, prepare_inputs, run, run_stage};
 use crate::report::Report;
 use crate::stage_name::StageName;
 
@@ -21,6 +21,7 @@ pub(super) async fn run_suite(
     let publishing = Publishing::prepare(publish)?;
     let (mut bench, store) = prepare(arguments)?;
     let inputs = prepare_inputs(&bench).await?;
+    foretell(&bench, &inputs);
     bring_environment(&mut bench, arguments.stack.replacements()).await?;
     let report = run_prepared(&bench, &inputs, store, arguments).await?;
     publishing.publish(&report, &bench.desk.events);

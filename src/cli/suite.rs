@@ -10,13 +10,13 @@ use fs_err as fs;
 use super::inspect::{Depth, Problem, inspect};
 use super::output::print;
 use super::prepare::{cache_folder, load_suite};
-use crate::assets::Model;
+use crate::assets::{Model, is_name};
 use crate::carrier::learn;
 use crate::suite::Suite;
 
 /// Prints a suite's text, so that a suite of one's own can begin with it.
 pub(super) fn show_suite(name: &str) -> anyhow::Result<ExitCode> {
-    Suite::load(name)?;
+    Suite::load_with(name, is_name)?;
     match Suite::embedded_text(name) {
         Some(text) => print(text)?,
         None => print(&fs::read_to_string(name)?)?,

@@ -58,7 +58,7 @@ pub use kv_evidence::KvEvidence;
 pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
-pub use plan::{Plan, plan_questions};
+pub use plan::{Plan, plan_questions, reach};
 pub use provenance::{CellMap, Provenance, WrongCell, WrongWhen, find_wrong_cells};
 pub use tally::Tally;
 pub use verdict::{Judgement, Rung, Verdict};

@@ -79,10 +79,28 @@ pub fn plan_questions(subjects: &[u32], comparisons: u32, criteria: &Criteria) -
         true => " and more subjects: too few, unless bits decide",
     };
     let margin = 100.0 * criteria.margin;
+    let reach = reach(questions);
     let words = format!(
-        "{loss}. Equivalence within {margin:.2} points needs about {questions_needed} questions{enough}."
+        "{loss}. Equivalence within {margin:.2} points needs about {questions_needed} questions{enough}. Where kv or bits \
+         decide, {reach}."
     );
     Plan { questions, subjects, alpha, detectable_loss, questions_needed, words }
+}
+
+/// How rare a fault so many questions meet, in words: what a rung that no wrong bit escapes can show of them.
+#[must_use]
+pub fn reach(questions: u32) -> String {
+    let rarity = rarest_met(questions);
+    format!("a fault that strikes one request in {rarity} meets one of these with 95 % probability")
+}
+
+/// The largest whole N for which a fault that strikes each request with probability 1/N strikes at least one of so many with
+/// probability [`POWER`]: 1 − (1 − 1/N)ⁿ ≥ 0.95.
+fn rarest_met(questions: u32) -> u64 {
+    let share = 1.0 - (1.0 - POWER).powf(1.0 / f64::from(questions.max(1)));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to 2^31")]
+    let rarity = (1.0 / share).floor() as u64;
+    rarity
 }
 
 #[cfg(test)]
@@ -90,10 +108,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_rarest_fault_that_is_met_follows_the_rule_of_three() {
+        // 1 - 0.05^(1/n): Clopper and Pearson's upper limit for none of n; about 3/n.
+        assert_eq!([1, 2, 64, 320].map(rarest_met), [1, 1, 21, 107]);
+        for questions in 1..2000 {
+            let (n, met) = (f64::from(questions), rarest_met(questions));
+            #[expect(clippy::cast_precision_loss, reason = "small")]
+            let probability = |rarity: u64| 1.0 - (1.0 - 1.0 / rarity as f64).powf(n);
+            assert!(probability(met) >= POWER && probability(met + 1) < POWER, "{questions}");
+        }
+    }
+
+    #[test]
     fn a_plan_says_what_the_questions_can_show() {
         let words = |subjects: &[u32]| plan_questions(subjects, 1, &Criteria::default()).words;
-        insta::assert_snapshot!(words(&[246; 57]), @"14022 questions from 57 subjects show a loss of 0.36 points with 90 % probability, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 6352 questions: enough.");
-        insta::assert_snapshot!(words(&[40; 8]), @"320 questions from 8 subjects show no loss but a gross one by their answers, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 5198 questions and more subjects: too few, unless bits decide.");
+        insta::assert_snapshot!(words(&[246; 57]), @"14022 questions from 57 subjects show a loss of 0.36 points with 90 % probability, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 6352 questions: enough. Where kv or bits decide, a fault that strikes one request in 4681 meets one of these with 95 % probability.");
+        insta::assert_snapshot!(words(&[40; 8]), @"320 questions from 8 subjects show no loss but a gross one by their answers, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 5198 questions and more subjects: too few, unless bits decide. Where kv or bits decide, a fault that strikes one request in 107 meets one of these with 95 % probability.");
     }
 
     #[test]

@@ -87,14 +87,36 @@ impl Dataset {
         self.subjects.values().map(|questions| questions.split(split).len()).sum()
     }
 
-    /// The selected subjects, by name.
-    pub fn select(&self, selection: SubjectSelection) -> impl Iterator<Item = (&Subject, &SubjectQuestions)> {
-        let count = match selection {
+    /// The selected subjects, by name, each with those of its questions that are asked.
+    pub fn select(
+        &self,
+        selection: Selection,
+    ) -> impl Iterator<Item = (&Subject, &SubjectQuestions, &[Question])> {
+        let subjects = match selection.subjects {
             SubjectSelection::All => usize::MAX,
             SubjectSelection::First(count) => count.get(),
         };
-        self.subjects.iter().take(count)
+        let most = selection.questions.map_or(usize::MAX, NonZeroUsize::get);
+        let asked = move |questions: &SubjectQuestions| questions.test.len().min(most);
+        self.subjects
+            .iter()
+            .take(subjects)
+            .map(move |(subject, questions)| (subject, questions, &questions.test[..asked(questions)]))
     }
+}
+
+/// Which questions of a dataset are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Selection {
+    /// Of which subjects.
+    pub subjects: SubjectSelection,
+    /// At most so many of each, the first by row; all where none is named.
+    pub questions: Option<NonZeroUsize>,
+}
+
+impl Selection {
+    /// Every question.
+    pub const ALL: Self = Self { subjects: SubjectSelection::All, questions: None };
 }
 
 /// Which subjects of a dataset take part. Written as `all` or as a number.
@@ -176,11 +198,32 @@ mod tests {
     fn the_first_subjects_are_chosen_by_name() {
         let dataset = dataset(&["virology", "anatomy", "law"]);
         let names = |selection: &str| -> Vec<&str> {
-            dataset.select(selection.parse().unwrap()).map(|(subject, _)| subject.as_str()).collect()
+            let selection = Selection { subjects: selection.parse().unwrap(), ..Selection::ALL };
+            dataset.select(selection).map(|(subject, ..)| subject.as_str()).collect()
         };
         assert_eq!(names("2"), ["anatomy", "law"]);
         assert_eq!(names("9"), ["anatomy", "law", "virology"]);
         assert_eq!(names("all"), ["anatomy", "law", "virology"]);
+    }
+
+    #[test]
+    fn of_each_subject_the_first_questions_by_row_are_chosen() {
+        let dataset = dataset(&["anatomy", "law"]);
+        let chosen = |questions| -> Vec<String> {
+            let selection = Selection { questions: NonZeroUsize::new(questions), ..Selection::ALL };
+            let asked = dataset.select(selection).flat_map(|(_, _, asked)| asked);
+            asked.map(|question| question.id.to_string()).collect()
+        };
+        assert_eq!(chosen(1), ["anatomy/test/1", "law/test/1"]);
+        let all = ["anatomy/test/1", "anatomy/test/2", "law/test/1", "law/test/2"];
+        assert_eq!(
+            (chosen(2), chosen(9), chosen(0)),
+            (
+                all.map(str::to_owned).to_vec(),
+                all.map(str::to_owned).to_vec(),
+                all.map(str::to_owned).to_vec()
+            )
+        );
     }
 
     #[test]

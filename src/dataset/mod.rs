@@ -29,7 +29,7 @@ mod tokenizer;
 
 pub use crate::model::{Choice, NotAChoice, NotASubject, Question, QuestionId, Split, Subject};
 pub use answer::parse_answer;
-pub use collection::{Dataset, MissingSplit, NotASelection, SubjectQuestions, SubjectSelection};
+pub use collection::{Dataset, MissingSplit, NotASelection, Selection, SubjectQuestions, SubjectSelection};
 pub use extract::{extract, extract_with_rest};
 pub use extract_error::{Bound, ExtractError, Member, Near, RowProblem};
 pub use formats::Format;

@@ -7,9 +7,7 @@ use std::thread;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Dataset, PromptTemplate, Question, QuestionId, Subject, SubjectQuestions, SubjectSelection, Tokenizer,
-};
+use super::{Dataset, PromptTemplate, Question, QuestionId, Selection, Subject, SubjectQuestions, Tokenizer};
 
 /// What an engine is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,15 +97,15 @@ struct Shared {
 }
 
 impl<'a> Prompter<'a> {
-    /// One prompt for each test question of the selected subjects, in the order of their ids, made as it is asked for.
+    /// One prompt for each question that is selected, in the order of their ids, made as it is asked for.
     pub fn prompts(
         self,
         dataset: &'a Dataset,
-        selection: SubjectSelection,
+        selection: Selection,
     ) -> impl Iterator<Item = Result<Prompt, PromptError>> + 'a {
-        dataset.select(selection).flat_map(move |(subject, questions)| {
+        dataset.select(selection).flat_map(move |(subject, questions, asked)| {
             let shared = self.shared_start(subject, questions);
-            questions.test.chunks(BATCH).flat_map(move |batch| self.batch(shared.as_ref(), batch))
+            asked.chunks(BATCH).flat_map(move |batch| self.batch(shared.as_ref(), batch))
         })
     }
 
@@ -189,7 +187,7 @@ mod tests {
     fn prompts(limits: PromptLimits) -> Vec<Result<Prompt, PromptError>> {
         let (template, tokenizer) = (PromptTemplate::single_letter(), byte_tokenizer());
         let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits };
-        prompter.prompts(&dataset(&["anatomy", "law"]), SubjectSelection::All).collect()
+        prompter.prompts(&dataset(&["anatomy", "law"]), Selection::ALL).collect()
     }
 
     fn examples(limits: PromptLimits) -> Vec<u32> {

@@ -121,6 +121,7 @@ impl Executor<'_> {
                 let lost = job.inputs.iter().find(|input| matches!(ended.0.get(input), Some(Err(_))));
                 if let Some(&lost) = lost {
                     waiting.remove(&id);
+                    self.abandon(job);
                     ended.note(id, Err(Failure::Input(lost)));
                     continue;
                 }
@@ -137,10 +138,16 @@ impl Executor<'_> {
             let Some((id, engines, outcome)) = running.next().await else { break };
             free += engines;
             if let Err(error) = &outcome {
+                self.abandon(graph.job(id));
                 failed(graph.job(id), error);
             }
             ended.note(id, outcome.map_err(Failure::Itself));
         }
+    }
+
+    fn abandon(&self, job: &Job) {
+        let (stage, label) = (job.work.stage(), job.label.to_string());
+        self.desk.events.emit(Event::StageAbandoned { stage, label });
     }
 
     /// The keys of these jobs, as far as what they are made from is in the store, and the artifacts that are there. Makes nothing.
@@ -161,6 +168,20 @@ impl Executor<'_> {
         Ok(found)
     }
 
+    /// Of these jobs and all that they are made from, those that will have to be made, as far as that can be seen.
+    #[must_use]
+    pub fn missing(&self, graph: &Graph, wanted: &[JobId]) -> Vec<JobId> {
+        let (mut known, needed) = (Ended::default(), graph.needed_for(wanted));
+        for (id, job) in graph.jobs().filter(|(id, _)| needed.contains(id)) {
+            let forced = self.force == Some(job.work.stage());
+            let key = known.inputs(graph, id).map(|inputs| job.work.key(&inputs)).filter(|_| !forced);
+            if let Some(artifact) = key.and_then(|key| self.store.peek(&key)) {
+                known.note(id, Ok(artifact));
+            }
+        }
+        needed.into_iter().filter(|id| known.artifact(*id).is_none()).collect()
+    }
+
     /// The artifact of a job: found, or filled and sealed.
     async fn provide(&self, job: &Job, inputs: Inputs) -> Result<Artifact, StageError> {
         let (key, label) = (job.work.key(&inputs), job.label.to_string());
@@ -175,6 +196,7 @@ impl Executor<'_> {
                 let started = Instant::now();
                 self.desk.events.emit(Event::StageStarted { stage, label: label.clone() });
                 let context = Context {
+                    stage,
                     label: &job.label,
                     inputs: &inputs,
                     draft: &draft,

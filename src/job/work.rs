@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::digest::Digest;
+use crate::event::Effort;
 use crate::stage::{
     Baseline, Cached, Compare, Context, Control, Cut, Extract, Faults, Foreign, Inputs, Prompts, StageError,
 };
@@ -66,6 +67,20 @@ impl Work {
             Self::Baseline(_) | Self::Control(_) | Self::Cached(_) | Self::Faults(_) | Self::Foreign(_) => {
                 true
             }
+        }
+    }
+
+    /// What it takes time for, with so many prompts; none where it takes none to speak of.
+    #[must_use]
+    pub fn effort(&self, prompts: usize) -> Option<Effort> {
+        let arm = Effort { engines: 1, computed: prompts, ..Effort::default() };
+        match self {
+            Self::Extract(_) | Self::Prompts(_) | Self::Cut(_) | Self::Compare(_) => None,
+            Self::Baseline(_) => Some(arm),
+            Self::Control(_) => Some(Effort { served: prompts, ..arm }),
+            Self::Cached(work) => Some(work.effort(prompts)),
+            Self::Faults(work) => Some(work.effort()),
+            Self::Foreign(work) => Some(work.effort()),
         }
     }
 

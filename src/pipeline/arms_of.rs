@@ -19,6 +19,7 @@ pub(super) fn prompts(request: &Request, tokenizer: Digest) -> Work {
     let suite = &request.suite;
     Work::Prompts(Prompts {
         subjects: suite.subjects,
+        questions: suite.questions,
         template: suite.prompt.template.clone(),
         limits: prompt_limits(suite),
         tokenizer,

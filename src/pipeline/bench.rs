@@ -1,10 +1,10 @@
 //! What a run is asked for, and what it has to do it with. Main types: [`Request`], [`Bench`].
 
-use crate::job::Executor;
+use crate::job::{Ended, Executor, JobId};
 use crate::machine::Device;
 use crate::stage::{Desk, Excerpt};
 use crate::stage_name::StageName;
-use crate::store::Store;
+use crate::store::{Artifact, Store};
 use crate::suite::Suite;
 
 /// What was asked for: with sources and environment, all that a run's graph is made of.
@@ -87,6 +87,16 @@ impl Request {
     /// Of a model's engines, those of the control, which has two passes.
     pub(super) fn engines_of_control(&self) -> usize {
         self.engines_of_a_model().div_ceil(2)
+    }
+}
+
+/// Questions and prompts of a run: all that is made without an environment. None by default.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs(pub(super) Vec<(JobId, Artifact)>);
+
+impl Inputs {
+    pub(super) fn ended(&self) -> Ended {
+        self.0.iter().cloned().collect()
     }
 }
 

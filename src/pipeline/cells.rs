@@ -2,23 +2,14 @@
 //! functions: [`prepare_inputs`], [`run`].
 
 use super::findings::{Findings, gather};
-use super::{Bench, Cell, ForeignReading, Planting, RunGraph, graph};
+use super::outlook::{promise, tell_work};
+use super::{Bench, Cell, ForeignReading, Inputs, Planting, RunGraph, graph};
 use crate::carrier::{Here, RouteError, find_carrier, foreign_route, planting_routes};
 use crate::job::{Ended, JobId};
 use crate::model::Route;
 use crate::stage::{StageError, admit_prompts, capacity, require_letters};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
-
-/// Questions and prompts of a run: all that is made without an environment. None by default.
-#[derive(Debug, Clone, Default)]
-pub struct Inputs(Vec<(JobId, Artifact)>);
-
-impl Inputs {
-    fn ended(&self) -> Ended {
-        self.0.iter().cloned().collect()
-    }
-}
 
 /// Makes questions and prompts, and refuses what cannot be asked: all that needs no environment, so that what is wrong with
 /// data or models is said before one is made.
@@ -64,6 +55,8 @@ pub async fn run(bench: &Bench, inputs: &Inputs) -> Result<Findings, StageError>
                 .warn(format!("{stage} of {label}: failed to {}; the rest goes on", error.in_full()));
         }
     };
+    promise(bench, &run, &ended)?;
+    tell_work(bench, &run.graph, &admitted.wanted, &ended)?;
     bench.executor().run(&run.graph, &admitted.wanted, &mut ended, told).await;
     gather(bench, &run, ended, admitted.refused).await
 }
@@ -146,6 +139,7 @@ pub async fn run_stage(
         }
     }
     let mut ended = inputs.ended();
+    tell_work(bench, &run.graph, &wanted, &ended)?;
     bench.executor().run(&run.graph, &wanted, &mut ended, |_, _| {}).await;
     let label = |id| run.graph.job(id).label.to_string();
     let made = wanted.iter().filter_map(|&id| Some((label(id), ended.artifact(id)?.clone()))).collect();

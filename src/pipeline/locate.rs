@@ -1,6 +1,7 @@
 //! After a mismatch: which chunk is the first that is served wrong. The first offender's prompt is cut behind each whole
 //! chunk, and the pieces go through control and cached arm once more, as jobs like any other. Main function: [`locate`].
 
+use super::outlook::tell_work;
 use super::{Bench, Cell, Locating, ModelJobs, RunGraph};
 use crate::comparison::{Comparison, Location, Outcome, Service};
 use crate::dataset::QuestionId;
@@ -62,6 +63,7 @@ async fn cut_and_ask(
     let cached = again(cached, pieces, &graph);
     let cached = graph.add(cached);
     let mut found = ended.artifacts();
+    tell_work(bench, &graph, &[control, cached], &found)?;
     bench.executor().run(&graph, &[control, cached], &mut found, |_, _| {}).await;
     match (found.artifact(control), found.artifact(cached)) {
         (Some(control), Some(cached)) => find_location(&cut, control, cached),

@@ -42,6 +42,14 @@ pub(super) fn with_bar(make: impl FnOnce() -> ProgressBar, change: impl FnOnce(&
     }
 }
 
+/// Does something above the bar, which stays where it is.
+pub(super) fn say_above(say: impl FnOnce()) {
+    match &*slot() {
+        Slot::Open(Some(bar)) => bar.suspend(say),
+        Slot::Open(None) | Slot::Closed => say(),
+    }
+}
+
 /// Takes the bar away.
 pub(super) fn clear_bar() {
     if let Slot::Open(bar) = &mut *slot()

@@ -6,12 +6,13 @@ use super::faults::describe_turns;
 use super::foreign::{ForeignRow, foreign_rows, foreign_words};
 use super::ladder::numbers;
 use super::matrix::write_matrix;
-use super::words::{ending, flip_kind, flip_letters, p_value, rung};
+use super::words::{asked, ending, flip_kind, flip_letters, p_value, rung};
 use super::{Finding, ForeignKv, Known, PlantedFaults, Report};
 use crate::comparison::{Comparison, Flip, Rung, TierAgreement};
 use crate::dataset::Question;
 use crate::engine::environment::Package;
 use crate::fault::SmallestDose;
+use crate::suite::Suite;
 
 /// How many flips are shown with their question.
 const SHOWN_FLIPS: usize = 5;
@@ -38,7 +39,7 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     }
     for finding in &report.findings {
         writeln!(text)?;
-        write_finding(text, finding)?;
+        write_finding(text, finding, &report.suite)?;
     }
     for planted in &report.planted_faults {
         writeln!(text)?;
@@ -70,7 +71,7 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     writeln!(text, "verdict: {}{missing}{void} (exit code {})", report.verdict, report.exit_code)
 }
 
-fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
+fn write_finding(text: &mut String, finding: &Finding, suite: &Suite) -> fmt::Result {
     let Finding { model, route, judgement, comparison, .. } = finding;
     let verdict = judgement.verdict.to_string().to_uppercase();
     writeln!(text, "{model} ({}) over {route}: {verdict}", finding.kv_shape.name())?;
@@ -79,6 +80,7 @@ fn write_finding(text: &mut String, finding: &Finding) -> fmt::Result {
     if judgement.next_step != "Nothing to do." {
         line(text, "next", &judgement.next_step)?;
     }
+    line(text, "asked", &asked(suite, comparison.questions))?;
     line(text, "hits", &numbers(comparison, Rung::Exercised))?;
     if let Some(tier) = comparison.exercised.server.as_ref().and_then(|server| server.tier.as_ref())
         && tier.second_tier_at_least.is_some()

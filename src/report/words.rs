@@ -1,8 +1,9 @@
 //! Names and numbers as every format of the report writes them.
 
 pub(super) use crate::comparison::nats;
-use crate::comparison::{Flip, FlipKind, Rung};
+use crate::comparison::{Flip, FlipKind, Rung, reach};
 use crate::dataset::Choice;
+use crate::suite::Suite;
 
 /// A rung, and what it looks at.
 pub(super) fn rung(rung: Rung) -> &'static str {
@@ -21,6 +22,12 @@ pub(super) fn rung(rung: Rung) -> &'static str {
 /// A rung in a word or two.
 pub(super) fn short_rung(rung: Rung) -> &'static str {
     rung.short_name()
+}
+
+/// How many questions were asked, and what a fault must be for so many to meet it.
+pub(super) fn asked(suite: &Suite, questions: u32) -> String {
+    let most = suite.questions.map_or_else(String::new, |most| format!(", at most {most} of each subject"));
+    format!("{questions} questions{most}: {}", reach(questions))
 }
 
 /// What kind of change a flip is.

@@ -3,12 +3,11 @@
 use serde::Serialize;
 
 use super::engine_run::{EngineRun, EngineSetup, EngineSpec, read_blocks};
-use super::files::{BASELINE, CONTROL, REPEAT};
+use super::files::PassName;
 use super::order::slices;
-use super::prompts::read_prompts;
+use super::prompts::count_prompts;
 use super::rounds::{Pass, Rounds};
 use super::{Context, StageError};
-use crate::dataset::QuestionId;
 use crate::engine::{Capacity, PrefixCache, Round};
 use crate::model::HitUnit;
 
@@ -37,17 +36,13 @@ impl Baseline {
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let run = EngineRun::of(&self.engine, context);
-        let questions: Vec<QuestionId> = read_prompts(run.prompts())?
-            .map(|prompt| prompt.map(|prompt| prompt.question))
-            .collect::<Result<_, _>>()?;
-        context.desk.promise(context.model_name(), &questions);
-        let total = questions.len();
+        let total = count_prompts(run.prompts())?;
         let rounds = match self.rounds {
             Some(capacity) => run.plan(capacity)?.rounds,
             None => Round::divide(total, ROUND),
         };
         let rounds = Rounds::of(run.prompts(), &rounds)?;
-        let pass = Pass::of(context, "baseline", BASELINE, total)?;
+        let pass = Pass::of(context, PassName::Baseline, total)?;
         rounds
             .share(context.engines, async |number| {
                 let mut worker = run.start(EngineSetup::alone("baseline").numbered(number)).await?;
@@ -77,8 +72,8 @@ impl Control {
         let run = EngineRun::of(&self.engine, context).digesting(capacity);
         let plan = run.plan(capacity)?;
         let (rounds, total) = (Rounds::of(run.prompts(), &plan.rounds)?, plan.expectations.len());
-        let repeat = Pass::of(context, "repeat", REPEAT, total)?;
-        let control = Pass::of(context, "control", CONTROL, total)?;
+        let repeat = Pass::of(context, PassName::Repeat, total)?;
+        let control = Pass::of(context, PassName::Control, total)?;
         rounds
             .share(context.engines, async |number| {
                 let chunk_tokens = Some(capacity.chunk_tokens);

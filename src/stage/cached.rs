@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::capacity::chunk_bytes;
 use super::engine_run::{EngineRun, EngineSetup, EngineSpec, READY, read_blocks};
-use super::files::{LOAD, STORE};
+use super::files::PassName;
 use super::lines::{read_json, write_json};
 use super::load_pass::{LoadPass, PassCounters, Passes};
 use super::rounds::{Pass, Rounds};
@@ -19,6 +19,7 @@ use crate::carrier::{Carrier, Port, Side, Topology, Transport, find_carrier};
 use crate::dataset::Prompt;
 use crate::digest::Digest;
 use crate::engine::{Capacity, Handing, Plan, PrefixCache, Ready, ServerCounters, Worker};
+use crate::event::Effort;
 use crate::model::{HitUnit, Route};
 use crate::store::Artifact;
 use crate::suite::LmcacheSettings;
@@ -51,6 +52,17 @@ pub struct Cached {
 impl Cached {
     pub(crate) const SCHEMA: u32 = 5;
 
+    /// What it takes time for.
+    pub(crate) fn effort(&self, prompts: usize) -> Effort {
+        let carrier = find_carrier(self.route).ok();
+        let engines = match carrier.map(Carrier::topology) {
+            Some(Topology::AnotherEngine | Topology::ProducerAndConsumer) => 2,
+            Some(Topology::SameEngine) | None => 1,
+        };
+        let has_server = carrier.is_some_and(|carrier| carrier.proof().is_of_a_server());
+        Effort { engines, servers: if has_server { engines } else { 0 }, computed: prompts, served: prompts }
+    }
+
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let capacity = self.capacity_here(context)?;
         let run = EngineRun::of(&self.engine, context).digesting(capacity);
@@ -58,10 +70,10 @@ impl Cached {
         let plan = run.plan(capacity)?;
         let watch = self.early_stop_among.map(|comparisons| Watch::new(&run, comparisons)).transpose()?;
         let total = plan.expectations.len();
-        let pass = Pass::of(context, "load pass", LOAD, total)?.watched(watch);
+        let pass = Pass::of(context, PassName::Load, total)?.watched(watch);
         let (engine, route) = (&self.engine, self.route);
         let loading = LoadPass { context, engine, route, plan: &plan, pass, end: Cell::default() };
-        let store = Pass::of(context, "store pass", STORE, total)?;
+        let store = Pass::of(context, PassName::Store, total)?;
         let chunks = plan.rounds.iter().map(|round| round.new_chunks).sum::<u64>();
         let surroundings = run.surroundings(self.lmcache)?;
         let transport = carrier.prepare(&surroundings, chunks * chunk_bytes(capacity)).await?;

@@ -7,12 +7,10 @@ use std::fmt;
 use camino::Utf8PathBuf;
 
 use super::Sources;
-use crate::comparison::{Criteria, plan_questions};
-use crate::dataset::{QuestionId, Subject};
 use crate::digest::Digest;
 use crate::engine::environment::{Environment, EnvironmentIdentity};
 use crate::engine::{ForkServers, RedisAddress};
-use crate::event::{Event, Events};
+use crate::event::{Events, JobName};
 use crate::model::Route;
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Draft};
@@ -78,6 +76,8 @@ impl Inputs {
 
 /// What `fill` of a job is handed besides its parameters.
 pub struct Context<'a> {
+    /// The job's stage.
+    pub stage: StageName,
     /// What the job is of, for messages.
     pub label: &'a Label,
     /// What it is made from.
@@ -94,6 +94,11 @@ impl Context<'_> {
     /// The model's name, for messages.
     pub(super) fn model_name(&self) -> &str {
         self.label.model.as_deref().unwrap_or_default()
+    }
+
+    /// The job's name, for those who are told of it.
+    pub(super) fn job_name(&self) -> JobName {
+        JobName::new(self.stage, &self.label.to_string())
     }
 }
 
@@ -117,17 +122,6 @@ pub struct Desk {
     pub sources: Sources,
     /// The environment that keys name.
     pub environment: Option<Environment>,
-    /// What the answers of so many questions can show, told before the first is asked.
-    pub promise: Promise,
-}
-
-/// What a run's answers are judged by, for the sentence that says beforehand what they can show.
-#[derive(Debug, Clone)]
-pub struct Promise {
-    /// Comparisons of the run.
-    pub comparisons: u32,
-    /// How they are judged.
-    pub criteria: Criteria,
 }
 
 impl Desk {
@@ -136,16 +130,5 @@ impl Desk {
         let environment =
             self.environment.as_ref().expect("a graph has engines only where it was made of an environment");
         if environment.identity() == identity { environment } else { environment.of_baseline() }
-    }
-
-    /// Tells what the answers of the planned questions can show.
-    pub(super) fn promise(&self, model: &str, questions: &[QuestionId]) {
-        let mut subjects = BTreeMap::<&Subject, u32>::new();
-        for question in questions {
-            *subjects.entry(&question.subject).or_default() += 1;
-        }
-        let sizes: Vec<u32> = subjects.into_values().collect();
-        let words = plan_questions(&sizes, self.promise.comparisons, &self.promise.criteria).words;
-        self.events.emit(Event::Planned { label: model.to_owned(), words });
     }
 }

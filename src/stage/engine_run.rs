@@ -319,7 +319,8 @@ impl<'a> EngineRun<'a> {
         for remark in &ready.remarks {
             desk.events.warn(format!("{label}: {remark}"));
         }
-        desk.events.emit(Event::EngineReady { label, elapsed: started.elapsed() });
+        let job = self.context.job_name();
+        desk.events.emit(Event::EngineReady { job, label, elapsed: started.elapsed() });
         if number.is_none_or(|number| number == 1) {
             write_json(self.context.draft.path(READY), &ready)?;
         }

@@ -26,7 +26,7 @@ use crate::carrier::{PlantingGround, Surroundings, find_carrier, provide_redis};
 use crate::comparison::{Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity, ServerEvidence};
 use crate::dataset::{Prompt, QuestionId};
 use crate::engine::{Capacity, Parallelism, Plan, PrefixCache, Ready, ServerCounters};
-use crate::event::Event;
+use crate::event::{Answering, Effort, Event};
 use crate::fault::{
     Arrangement, Fault, FaultError, FaultFindings, Layout, Operator, PlantedTier, Tier, Variant,
 };
@@ -104,6 +104,12 @@ pub fn read_faults(faults: &Artifact) -> Result<FaultFindings, StageError> {
 }
 
 impl Faults {
+    /// What it takes time for.
+    pub(crate) fn effort(&self) -> Effort {
+        let (questions, plantings) = (self.settings.questions, self.variants.len());
+        Effort { engines: 1, servers: 1, computed: questions, served: questions * plantings }
+    }
+
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let run = EngineRun::of(&self.engine, context);
         let (surroundings, draft) = (run.surroundings(self.lmcache)?, context.draft);
@@ -177,6 +183,8 @@ impl Faults {
             trials.push(trial);
             seconds.push(started.elapsed().as_secs_f64());
             context.desk.events.emit(Event::QuestionsDone {
+                job: context.job_name(),
+                answering: Answering::Served,
                 pass: format!("{}, planted faults", context.model_name()),
                 done: trials.len() * prompts.len(),
                 total: variants.len() * prompts.len(),

@@ -21,6 +21,7 @@ use crate::carrier::{
 };
 use crate::dataset::Prompt;
 use crate::engine::{Capacity, LmcacheServer, PrefixCache, SecondTier, Tiers};
+use crate::event::Effort;
 use crate::fault::FaultError;
 use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
 use crate::model::Observation;
@@ -74,6 +75,12 @@ pub fn differences(chunk_tokens: u32, own: Dtype) -> Vec<Difference> {
 impl Foreign {
     /// Also numbers how prompts are made and weights changed.
     pub(crate) const SCHEMA: u32 = 2;
+
+    /// What it takes time for.
+    pub(crate) fn effort(&self) -> Effort {
+        let engines = 1 + self.readers.len();
+        Effort { engines, servers: engines, computed: self.prompts * engines, served: self.prompts * engines }
+    }
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let found = EngineRun::of(&self.engine, context);

@@ -52,6 +52,13 @@ pub(super) fn read_lines<T: DeserializeOwned>(
     }))
 }
 
+/// How many values a file holds, one a line.
+pub(super) fn count_lines(path: &Utf8Path) -> Result<usize, StageError> {
+    let file = fs::File::open(path).map_err(|source| read_error(path, source))?;
+    let lines = BufReader::new(file).split(b'\n').try_fold(0, |count, line| line.map(|_| count + 1));
+    lines.map_err(|source| read_error(path, source))
+}
+
 /// Reads the only value of a file.
 pub(super) fn read_json<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, StageError> {
     let text = fs::read(path).map_err(|source| read_error(path, source))?;

@@ -46,7 +46,7 @@ pub use cached::Cached;
 pub use capacity::capacity;
 pub use compare::{Compare, Shards, batching, read_comparison};
 pub use cut::{Cut, find_location};
-pub use desk::{Context, Desk, Inputs, Label, Promise};
+pub use desk::{Context, Desk, Inputs, Label};
 pub use engine_run::{EngineSpec, read_ready};
 pub use error::{StageError, in_full};
 pub use extract::{Extract, read_dataset};
@@ -54,6 +54,7 @@ pub use faults::{Faults, read_faults};
 pub use foreign::{FOREIGN_PROMPTS, Foreign, differences, read_foreign};
 pub(crate) use prompts::prompt_limits;
 pub use prompts::{
-    Excerpt, ExcerptQuestion, Prompts, admit_prompts, check_prompts, read_prompts, require_letters, template,
+    Excerpt, ExcerptQuestion, Prompts, admit_prompts, check_prompts, count_prompts, read_prompts,
+    require_letters, template,
 };
 pub use sources::Sources;

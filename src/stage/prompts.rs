@@ -1,15 +1,18 @@
 //! Questions to token ids, once for all arms of a model. Outputs: `prompts.jsonl`, one prompt a line, in the order of
 //! asking, and `longest.json`, the subject and number of tokens of the longest.
 
+use std::num::NonZeroUsize;
+
 use serde::{Deserialize, Serialize};
 
 use super::capacity::capacity;
-use super::lines::{LineWriter, read_json, read_lines, write_json};
+use super::lines::{LineWriter, count_lines, read_json, read_lines, write_json};
 use super::sources::TOKENIZER;
 use super::{Context, StageError, read_dataset};
 use crate::assets::ModelFiles;
 use crate::dataset::{
-    Dataset, Prompt, PromptLimits, PromptTemplate, Prompter, QuestionId, Subject, SubjectSelection, Tokenizer,
+    Dataset, Prompt, PromptLimits, PromptTemplate, Prompter, QuestionId, Selection, Subject,
+    SubjectSelection, Tokenizer,
 };
 use crate::digest::Digest;
 use crate::engine::Capacity;
@@ -44,6 +47,8 @@ struct Longest {
 pub struct Prompts {
     /// Which subjects are asked.
     pub subjects: SubjectSelection,
+    /// How many questions of each, if not all.
+    pub questions: Option<NonZeroUsize>,
     /// The template's name and version.
     pub template: String,
     /// How long examples and prompts may be.
@@ -55,7 +60,7 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    pub(crate) const SCHEMA: u32 = 4;
+    pub(crate) const SCHEMA: u32 = 5;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let template = template(&self.template)?;
@@ -63,7 +68,8 @@ impl Prompts {
         let tokenizer = load_tokenizer(files, context.model_name())?;
         let dataset = read_dataset(context.inputs.of(StageName::Extract))?;
         let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits: self.limits };
-        let prompts = prompter.prompts(&dataset, self.subjects).map(|prompt| Ok(prompt?));
+        let selection = Selection { subjects: self.subjects, questions: self.questions };
+        let prompts = prompter.prompts(&dataset, selection).map(|prompt| Ok(prompt?));
         match &self.excerpt {
             Some(excerpt) => write_prompts(context.draft, select(prompts, excerpt)?.into_iter().map(Ok)),
             None => write_prompts(context.draft, prompts),
@@ -101,7 +107,7 @@ pub fn check_prompts(
     let (template, tokenizer) = (template(&suite.prompt.template)?, load_tokenizer(files, &settings.name)?);
     let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits: prompt_limits(suite) };
     let mut longest: Option<Longest> = None;
-    for prompt in prompter.prompts(dataset, suite.subjects) {
+    for prompt in prompter.prompts(dataset, suite.selection()) {
         keep_longer(&mut longest, &prompt?);
     }
     admit_longest(&settings.name, longest, capacity(suite, settings, files)?)
@@ -184,6 +190,14 @@ pub fn read_prompts(
     prompts: &Artifact,
 ) -> Result<impl Iterator<Item = Result<Prompt, StageError>> + use<>, StageError> {
     read_lines(prompts.path(PROMPTS))
+}
+
+/// How many prompts there are.
+///
+/// # Errors
+/// When the artifact cannot be read.
+pub fn count_prompts(prompts: &Artifact) -> Result<usize, StageError> {
+    count_lines(&prompts.path(PROMPTS))
 }
 
 /// A model's tokenizer; `model` names it in messages.

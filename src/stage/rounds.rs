@@ -10,6 +10,7 @@ use camino::Utf8PathBuf;
 use futures_util::future::try_join_all;
 use tokio::sync::watch;
 
+use super::files::PassName;
 use super::lines::LineWriter;
 use super::prompts::read_prompts;
 use super::watch::Watch;
@@ -17,7 +18,7 @@ use super::{Context, StageError};
 use crate::comparison::EarlyStop;
 use crate::dataset::Prompt;
 use crate::engine::{Handing, PrefixCache, Round, Worker};
-use crate::event::{Event, Events};
+use crate::event::{Event, Events, JobName};
 use crate::model::{KvRecord, Observation};
 use crate::store::Artifact;
 
@@ -102,7 +103,10 @@ impl<'a> Rounds<'a> {
 /// One pass over all prompts, round by round. What is observed is written down in the order of the rounds.
 pub(super) struct Pass<'a> {
     events: &'a Events,
-    name: String,
+    job: JobName,
+    name: PassName,
+    /// What it is called where people are told of it.
+    words: String,
     done: Cell<usize>,
     total: usize,
     /// Tokens that vLLM counts as served by its connector.
@@ -144,17 +148,31 @@ pub(super) fn kv_file(file: &str) -> String {
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn of(
-        context: &Context<'a>,
-        name: &str,
-        file: &str,
-        total: usize,
-    ) -> Result<Self, StageError> {
-        let (name, events) = (format!("{}, {name}", context.model_name()), &context.desk.events);
-        events.emit(Event::QuestionsDone { pass: name.clone(), done: 0, total });
-        let lines = Lines::create(context.draft.path(file), context.draft.path(&kv_file(file)))?;
-        let (done, external_hits) = (Cell::new(0), Cell::new(0));
-        Ok(Self { events, name, done, total, external_hits, lines: RefCell::new(lines) })
+    pub(super) fn of(context: &Context<'a>, name: PassName, total: usize) -> Result<Self, StageError> {
+        let words = format!("{}, {}", context.model_name(), name.words());
+        let (file, kv_file) = (context.draft.path(name.file()), context.draft.path(&kv_file(name.file())));
+        let pass = Self {
+            events: &context.desk.events,
+            job: context.job_name(),
+            name,
+            words,
+            done: Cell::new(0),
+            total,
+            external_hits: Cell::new(0),
+            lines: RefCell::new(Lines::create(file, kv_file)?),
+        };
+        pass.tell();
+        Ok(pass)
+    }
+
+    fn tell(&self) {
+        self.events.emit(Event::QuestionsDone {
+            job: self.job.clone(),
+            answering: self.name.answering(),
+            pass: self.words.clone(),
+            done: self.done.get(),
+            total: self.total,
+        });
     }
 
     /// The same, ending where the watch finds harm beyond doubt.
@@ -195,8 +213,7 @@ impl<'a> Pass<'a> {
     ) -> Result<Vec<Observation>, StageError> {
         let answered = || {
             self.done.set(self.done.get() + 1);
-            let (pass, done, total) = (self.name.clone(), self.done.get(), self.total);
-            self.events.emit(Event::QuestionsDone { pass, done, total });
+            self.tell();
         };
         let observations = worker.score_handing(prompts, prefix_cache, handing, answered).await?;
         self.external_hits.set(self.external_hits.get() + worker.external_hits());

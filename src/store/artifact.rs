@@ -61,15 +61,7 @@ impl Artifact {
     /// Reads and verifies the artifact of `key` in `folder`; the error says what is damaged.
     pub(super) fn verify(folder: &Utf8Path, key: &StageKey) -> Result<Self, String> {
         let unreadable = |error: io::Error| error.to_string();
-        if fs::read(folder.join(KEY)).map_err(unreadable)? != key.to_canonical_json() {
-            return Err(format!("{KEY} is not the key that names the folder"));
-        }
-        let manifest = fs::read(folder.join(MANIFEST)).map_err(unreadable)?;
-        let manifest: Manifest =
-            serde_json::from_slice(&manifest).map_err(|error| format!("{MANIFEST} is malformed: {error}"))?;
-        if manifest.schema != MANIFEST_SCHEMA {
-            return Err(format!("{MANIFEST} has schema {} instead of {MANIFEST_SCHEMA}", manifest.schema));
-        }
+        let manifest = read_manifest(folder, key)?;
         for (name, expected) in &manifest.files {
             let path = folder.join(OUTPUT).join(name);
             let size = fs::metadata(&path).map_err(unreadable)?.len();
@@ -81,6 +73,12 @@ impl Artifact {
             }
         }
         Ok(Self::sealed(folder.to_owned(), &manifest))
+    }
+
+    /// The artifact of `key` in `folder` as its manifest has it, unverified: what is there, and no more.
+    pub(super) fn peek(folder: &Utf8Path, key: &StageKey) -> Option<Self> {
+        let manifest = read_manifest(folder, key).ok()?;
+        Some(Self::sealed(folder.to_owned(), &manifest))
     }
 
     /// An artifact whose manifest was just made or verified.
@@ -111,4 +109,19 @@ impl Artifact {
     pub fn output_digest(&self) -> Digest {
         self.output_digest
     }
+}
+
+/// Reads the manifest of what should be the artifact of `key`; the error says what is damaged.
+fn read_manifest(folder: &Utf8Path, key: &StageKey) -> Result<Manifest, String> {
+    let unreadable = |error: io::Error| error.to_string();
+    if fs::read(folder.join(KEY)).map_err(unreadable)? != key.to_canonical_json() {
+        return Err(format!("{KEY} is not the key that names the folder"));
+    }
+    let manifest = fs::read(folder.join(MANIFEST)).map_err(unreadable)?;
+    let manifest: Manifest =
+        serde_json::from_slice(&manifest).map_err(|error| format!("{MANIFEST} is malformed: {error}"))?;
+    if manifest.schema != MANIFEST_SCHEMA {
+        return Err(format!("{MANIFEST} has schema {} instead of {MANIFEST_SCHEMA}", manifest.schema));
+    }
+    Ok(manifest)
 }

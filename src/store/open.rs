@@ -123,6 +123,13 @@ impl Store {
         }
     }
 
+    /// Whether there is an artifact of this key, as it stands: nothing of it is verified or noted as used. For saying what is
+    /// left to do, which the artifacts themselves are then asked for.
+    #[must_use]
+    pub fn peek(&self, key: &StageKey) -> Option<Artifact> {
+        Artifact::peek(&self.entry_folder(key.stage(), key.digest()), key)
+    }
+
     /// For each label of a stage, the key that was last found or sealed there.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ fn a_setting_that_cannot_be_is_refused_by_name() {
     let text =
         include_str!("../../data/suites/canary.toml").replace("chunk_tokens = 256", "chunk_tokens = 0");
     insta::assert_snapshot!(Suite::parse(&text, "mine").unwrap_err(),
-        @"understand suite mine: line 22, column 1: `lmcache.chunk_tokens` must be at least 1");
+        @"understand suite mine: line 24, column 1: `lmcache.chunk_tokens` must be at least 1");
 }
 
 #[test]
@@ -52,19 +52,19 @@ fn what_is_the_drivers_to_set_is_refused_wherever_it_stands_with_its_place_and_w
         format!("{error}\nhint: {}", error.hint().unwrap())
     };
     insta::assert_snapshot!(refused("[lmcache]", "arguments = { kv_transfer_config = { kv_connector = \"X\" } }"), @r"
-    understand suite mine: line 21, column 15: `kv_transfer_config` gives an engine a connector, and this program gives each arm its own: baseline and control have none
+    understand suite mine: line 23, column 15: `kv_transfer_config` gives an engine a connector, and this program gives each arm its own: baseline and control have none
     hint: leave it out, and name the ways for KV to travel in `routes`
     ");
     insta::assert_snapshot!(refused("source =", "arguments.dtype = \"float16\""), @r"
-    understand suite mine: line 30, column 11: `dtype` is set by this program
+    understand suite mine: line 32, column 11: `dtype` is set by this program
     hint: write `engine.dtype`
     ");
     insta::assert_snapshot!(refused("source =", "cpu_arguments.load_format = \"dummy\""), @r"
-    understand suite mine: line 30, column 15: `load_format` makes up weights whose outputs do not feel their KV, so wrong KV would pass
+    understand suite mine: line 32, column 15: `load_format` makes up weights whose outputs do not feel their KV, so wrong KV would pass
     hint: leave it out and give the model trained weights; the embedded `canary-dense` and `canary-mla` are small ones
     ");
     insta::assert_snapshot!(refused("source =", "arguments.\"kv-transfer-config\" = {}"), @r"
-    understand suite mine: line 30, column 11: `kv-transfer-config` gives an engine a connector, and this program gives each arm its own: baseline and control have none
+    understand suite mine: line 32, column 11: `kv-transfer-config` gives an engine a connector, and this program gives each arm its own: baseline and control have none
     hint: leave it out, and name the ways for KV to travel in `routes`
     ");
 }

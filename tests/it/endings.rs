@@ -62,7 +62,9 @@ fn an_interrupted_driver_takes_its_progress_line_from_the_terminal() {
     prompts   tiny: done in [TIME]
     tiny: 24 questions from 2 subjects show no loss but a gross one by their answers
     , if 1.0 % of the answers flip without harm. Equivalence within 0.50 points need
-    s about 5198 questions and more subjects: too few, unless bits decide.
+    s about 5198 questions and more subjects: too few, unless bits decide. Where kv
+    or bits decide, a fault that strikes one request in 8 meets one of these with 95
+     % probability.
     interrupted: ending what still runs, or at once if told so again
     what is finished is kept, and the same command goes on from there
     ");
@@ -71,7 +73,9 @@ fn an_interrupted_driver_takes_its_progress_line_from_the_terminal() {
     prompts   tiny: re-used
     tiny: 24 questions from 2 subjects show no loss but a gross one by their answers
     , if 1.0 % of the answers flip without harm. Equivalence within 0.50 points need
-    s about 5198 questions and more subjects: too few, unless bits decide.
+    s about 5198 questions and more subjects: too few, unless bits decide. Where kv
+    or bits decide, a fault that strikes one request in 8 meets one of these with 95
+     % probability.
     baseline engine of tiny: ready after [TIME]
     baseline  tiny: done in [TIME]
     control engine of tiny: ready after [TIME]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use camino::Utf8Path;
 use fs_err as fs;
-use kv_correctness::assets::ModelFiles;
+use kv_correctness::assets::{ModelFiles, is_name};
 use kv_correctness::dataset::{Limits, Split, extract_with_rest};
 use kv_correctness::machine::Device;
 use kv_correctness::stage::{StageError, capacity, require_letters};
@@ -282,7 +282,7 @@ fn hostile_suites_are_taken_or_refused_with_a_hint() {
     let path = Utf8Path::from_path(folder.path()).unwrap().join("suite.toml");
     for_each_case(SUITES, |dice| {
         fs::write(&path, suite(dice)).unwrap();
-        match Suite::load(path.as_str()) {
+        match Suite::load_with(path.as_str(), is_name) {
             Ok(suite) => {
                 taken.set(taken.get() + 1);
                 assert!(suite.validate("suite").is_ok());
@@ -358,7 +358,7 @@ fn spoil(dice: &mut Dice, folder: &Utf8Path) {
 
 #[test]
 fn hostile_model_folders_are_taken_or_refused_with_a_hint() {
-    let suite = Suite::load("canary").unwrap();
+    let suite = Suite::load_with("canary", is_name).unwrap();
     for_each_case(FOLDERS, |dice| {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let place = Utf8Path::from_path(folder.path()).unwrap();

@@ -140,6 +140,7 @@ fn a_key_holds_these_fields_and_no_other() {
     /fields/parameters/excerpt
     /fields/parameters/limits/example_tokens
     /fields/parameters/limits/prompt_tokens
+    /fields/parameters/questions
     /fields/parameters/subjects
     /fields/parameters/template
     /fields/parameters/tokenizer

@@ -262,6 +262,7 @@ impl Lab {
         let patterns = [
             (r"\b[0-9a-f]{64}\b", "[DIGEST]"),
             (r"\b[0-9a-f]{12}\b", "[SHORT]"),
+            (r"; the run: \d+ %, about [^\n]* left", "[RUN]"),
             (r"\b\d+(\.\d+)? s\b", "[TIME]"),
             (r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]"),
             (r"process \d+", "process [PID]"),

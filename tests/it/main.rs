@@ -5,6 +5,7 @@
 
 mod bisect;
 mod connectors;
+mod default_questions;
 mod endings;
 mod faults;
 mod foreign;

@@ -16,18 +16,18 @@ fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
     insta::assert_snapshot!(lab.redact(&ended.err), @r"
     extract  : done in [TIME]
     prompts   tiny: done in [TIME]
-    tiny: 24 questions from 2 subjects show no loss but a gross one by their answers, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 5198 questions and more subjects: too few, unless bits decide.
+    tiny: 24 questions from 2 subjects show no loss but a gross one by their answers, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 5198 questions and more subjects: too few, unless bits decide. Where kv or bits decide, a fault that strikes one request in 8 meets one of these with 95 % probability.
     baseline engine of tiny: ready after [TIME]
-    tiny, baseline: 24 of 24 questions, [TIME]
+    tiny, baseline: 24 of 24 questions, [TIME][RUN]
     baseline  tiny: done in [TIME]
     control engine of tiny: ready after [TIME]
-    tiny, repeat: 24 of 24 questions, [TIME]
-    tiny, control: 24 of 24 questions, [TIME]
+    tiny, repeat: 24 of 24 questions, [TIME][RUN]
+    tiny, control: 24 of 24 questions, [TIME][RUN]
     control   tiny: done in [TIME]
     lmcache server: healthy after [TIME]
     mp cached engine of tiny: ready after [TIME]
-    tiny, store pass: 24 of 24 questions, [TIME]
-    tiny, load pass: 24 of 24 questions, [TIME]
+    tiny, store pass: 24 of 24 questions, [TIME][RUN]
+    tiny, load pass: 24 of 24 questions, [TIME][RUN]
     cached    tiny mp: done in [TIME]
     compare   tiny mp: done in [TIME]
     ");
@@ -37,6 +37,7 @@ fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
     tiny (dense) over mp: EQUIVALENT
       decided by   kv: the bytes that were served against those that an engine computed
       why          Each of 1034 served cells (a chunk in a layer on a rank) holds the bytes that an engine computed for its tokens, when attention begins to read it and when its request ends. Left out by rule, as the last token of a prompt is computed again: 1 chunks. The log-probabilities equal those without LMCache, too, bit for bit.
+      asked        24 questions: a fault that strikes one request in 8 meets one of these with 95 % probability
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
       kv           1034 of 1034 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end. Left out by rule, as the last token of a prompt is computed again: 1 chunks.
       bits         load pass differs from its control in 0 of 23; baseline from its repeat in 0 of 24
@@ -142,6 +143,7 @@ fn a_second_run_reuses_every_stage_says_so_and_starts_no_process() {
     insta::assert_snapshot!(ended.err, @r"
     extract  : re-used
     prompts   tiny: re-used
+    tiny: 24 questions from 2 subjects show no loss but a gross one by their answers, if 1.0 % of the answers flip without harm. Equivalence within 0.50 points needs about 5198 questions and more subjects: too few, unless bits decide. Where kv or bits decide, a fault that strikes one request in 8 meets one of these with 95 % probability.
     baseline  tiny: re-used
     control   tiny: re-used
     cached    tiny mp: re-used

@@ -88,6 +88,7 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
       decided by   bits: log-probabilities against the control's
       why          The load pass differs from the control, which computes the same shapes without LMCache: in 21 of 23 questions, by up to 6.03 nats (first: botany/test/1, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
       next         The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.
+      asked        24 questions: a fault that strikes one request in 8 meets one of these with 95 % probability
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
       kv           1034 of 1034 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end. Left out by rule, as the last token of a prompt is computed again: 1 chunks.
       bits         load pass differs from its control in 21 of 23; baseline from its repeat in 0 of 24

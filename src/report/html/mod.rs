@@ -22,6 +22,7 @@ use super::Report;
 use super::words::{counted, one_line, short_rung};
 use crate::comparison::Verdict;
 use crate::model::Route;
+use crate::suite::Suite;
 
 /// The report as HTML.
 #[must_use]
@@ -171,7 +172,7 @@ fn provenance(report: &Report) -> Vec<(&'static str, String)> {
     vec![
         ("kv-correctness", format!("{}, report schema {}", report.version, report.schema)),
         ("Suite", format!("{}: {}", report.suite.name, report.suite.description)),
-        ("Dataset", format!("{}, subjects: {}", report.suite.dataset, report.suite.subjects)),
+        ("Dataset", dataset(&report.suite)),
         ("Device", report.device.to_string()),
         ("vLLM", version(environment.vllm_version())),
         ("LMCache", version(environment.version("lmcache"))),
@@ -179,6 +180,11 @@ fn provenance(report: &Report) -> Vec<(&'static str, String)> {
         ("torch", version(environment.version("torch"))),
         ("Python", format!("{} on {}", environment.python, environment.platform)),
     ]
+}
+
+fn dataset(suite: &Suite) -> String {
+    let most = suite.questions.map_or_else(String::new, |most| format!(", at most {most} questions of each"));
+    format!("{}, subjects: {}{most}", suite.dataset, suite.subjects)
 }
 
 #[cfg(test)]
