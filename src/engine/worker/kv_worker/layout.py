@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kv_worker.digests import in_memory_order
+
 BASE = 128  # of the digits that places are written in: bfloat16 holds whole numbers up to 256 exactly
 
 
@@ -30,7 +32,7 @@ class Part:
 class Layout:
     """How one place on the axis of blocks holds its tokens.
 
-    `orders` has for each part the places of its elements in the flattened place, (tokens, heads, elements).
+    `orders` has for each part where its elements are, (tokens, heads, elements), in the place flattened in memory order.
     """
 
     parts: tuple[Part, ...]
@@ -52,6 +54,7 @@ def learn_layout(module: Any, cache: Any, axis: int, tokens: int) -> Layout:
     sizes = [tokens * part.heads * part.elements for part in parts]
     total = sum(sizes)
     scratch = _scratch(cache, axis)
+    flat = in_memory_order(scratch)
     slots = torch.arange(tokens, 2 * tokens, dtype=torch.int64, device=cache.device)
     numbers = torch.arange(total, device=cache.device)
     places = torch.zeros(scratch[0].numel(), dtype=torch.int64, device=cache.device)
@@ -63,9 +66,9 @@ def learn_layout(module: Any, cache: Any, axis: int, tokens: int) -> Layout:
             digits = (numbers // factor % BASE + 1).to(cache.dtype).split(sizes)
             shaped = [one.view(tokens, part.heads, part.elements) for one, part in zip(digits, parts, strict=True)]
             _write(module, shaped, scratch.movedim(0, axis), slots)
-            if bool(scratch[0].any()):
+            if bool(flat[0].any()):
                 raise UnknownLayoutError("a block's tokens are written to other places, too")
-            seen = scratch[1].reshape(-1).to(torch.int64) - 1
+            seen = flat[1].reshape(-1).to(torch.int64) - 1
             written &= seen >= 0
             places += seen.clamp(min=0) * factor
             factor *= BASE
