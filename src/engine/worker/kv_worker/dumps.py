@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kv_worker.digests import in_memory_order
 from kv_worker.layout import Layout, UnknownLayoutError, learn_layout
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Dumper:
     def _learn(self, layer: str, bucket: int, place: int) -> Layout:
         layers, cache = self._recorder.buckets[bucket], self._cache(layer)
         view = layers.caches[place]
-        moved = ((axis, cache.movedim(axis, 0)) for axis in (0, 1))
+        moved = ((axis, in_memory_order(cache.movedim(axis, 0))) for axis in (0, 1))
         axis = next(axis for axis, one in moved if (one.shape, one.stride()) == (view.shape, view.stride()))
         tokens = self._recorder.chunk_tokens // (layers.blocks_of_chunk * layers.parts)
         return learn_layout(self._modules[layer], cache, axis, tokens)

@@ -32,7 +32,7 @@ class Part:
 class Layout:
     """How one place on the axis of blocks holds its tokens.
 
-    `orders` has for each part where its elements are, (tokens, heads, elements), in the place flattened in memory order.
+    `orders` has for each part where its elements are, (tokens, heads, elements), in the place in memory order.
     """
 
     parts: tuple[Part, ...]
