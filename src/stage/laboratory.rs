@@ -97,6 +97,9 @@ impl Laboratory<'_> {
         }
         let answers = self.ask(stack, variant.tier).await?;
         let damage = self.end_fault(stack, &answers).await?;
+        if damage.changed_bits == 0 {
+            return Ok(Err(NotPlanted("the same bytes lay in the blocks before".to_owned())));
+        }
         self.judge(variant, &damage, answers, Vec::new()).map(Ok)
     }
 
@@ -121,7 +124,12 @@ impl Laboratory<'_> {
             ground.restore().await?;
             return self.judge(variant, &damage, stored, Vec::new()).map(Ok);
         }
-        if !ground.is_filled().await? {
+        let is_filled = ground.is_filled().await?;
+        if damage.changed_bits == 0 {
+            ground.restore().await?;
+            return Ok(Err(NotPlanted("no other request took the blocks".to_owned())));
+        }
+        if !is_filled {
             ground.restore().await?;
             return Ok(Err(NotPlanted("what was held back did not arrive in the second tier".to_owned())));
         }
