@@ -16,6 +16,7 @@ mod early_stop;
 mod evidence;
 mod evidence_error;
 mod exercised;
+mod join;
 mod kv_evidence;
 mod ladder;
 mod last_rung;
@@ -54,6 +55,7 @@ pub use evidence_error::EvidenceError;
 pub use exercised::{
     Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, ShardCounts, TierAgreement,
 };
+pub use join::{JoinError, join_evidence};
 pub use kv_evidence::KvEvidence;
 pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
