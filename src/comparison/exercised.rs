@@ -137,11 +137,11 @@ pub struct TierAgreement {
 impl TierAgreement {
     fn new(tier: ServingTier, load: ServerCounters) -> Self {
         let (name, second_tier_at_least) = match tier {
-            ServingTier::Memory => ("memory", None),
+            ServingTier::Memory => ("memory".to_owned(), None),
             ServingTier::Second { name, at_least } => (name, Some(at_least)),
         };
         Self {
-            name: name.to_owned(),
+            name,
             second_tier_at_least,
             second_tier_tokens: load.second_tier_tokens,
             second_tier_loads: load.second_tier_loads,
@@ -263,7 +263,7 @@ pub(super) fn check_service(
     let server = server.map(|server| ServerAgreement {
         store: totals(Pass::Store, server.store),
         load: totals(Pass::Load, server.load),
-        tier: server.tier.map(|tier| TierAgreement::new(tier, server.load)),
+        tier: server.tier.clone().map(|tier| TierAgreement::new(tier, server.load)),
         shards: server.sharding.map(|rule| ShardCounts {
             written_shards: rule.written_shards,
             read_shards: rule.read_shards,

@@ -17,6 +17,7 @@ mod early_stop;
 mod evidence;
 mod evidence_error;
 mod exercised;
+mod join;
 mod kv_evidence;
 mod ladder;
 mod last_rung;
@@ -59,6 +60,7 @@ pub use evidence_error::EvidenceError;
 pub use exercised::{
     Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, ShardCounts, TierAgreement,
 };
+pub use join::{JoinError, join_evidence};
 pub use kv_evidence::KvEvidence;
 pub use likeness::KnownCell;
 pub use location::{Location, Place};

@@ -162,11 +162,11 @@ fn hits_from_another_tier_than_the_routes_are_not_exercised() {
     assert_eq!(judge(ServingTier::Memory, 0, 0), right);
     assert_eq!(judge(ServingTier::Memory, 256, 1), wrong);
     assert_eq!(judge(ServingTier::Memory, 0, 1), wrong);
-    let disk = ServingTier::Second { name: "fs", at_least: 1024 };
-    assert_eq!(judge(disk, 1024, 4), right);
-    assert_eq!(judge(disk, 20480, 40), right);
-    assert_eq!(judge(disk, 768, 4), wrong, "not every chunk came from there");
-    assert_eq!(judge(disk, 1024, 0), wrong, "what came from there has another name");
+    let disk = ServingTier::Second { name: "fs".to_owned(), at_least: 1024 };
+    assert_eq!(judge(disk.clone(), 1024, 4), right);
+    assert_eq!(judge(disk.clone(), 20480, 40), right);
+    assert_eq!(judge(disk.clone(), 768, 4), wrong, "not every chunk came from there");
+    assert_eq!(judge(disk.clone(), 1024, 0), wrong, "what came from there has another name");
 }
 
 #[test]
