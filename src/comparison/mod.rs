@@ -139,7 +139,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         criteria: *criteria,
         comparisons,
         questions: difference::count(cases.len()),
-        exercised: exercised::check_service(&cases, server, external_hits),
+        exercised: exercised::check_service(&cases, server, external_hits, evidence.loads_fail),
         kv: provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity),
         bit_exact: bit_exact::compare_bits(&cases, &noise_floor, criteria),
         near_ties,
