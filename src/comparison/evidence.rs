@@ -240,6 +240,8 @@ pub struct Evidence {
     pub external_hits: Option<[u64; 2]>,
     /// Tokens that the store pass generates, where these are fewer than the others'.
     pub store_tokens: Option<usize>,
+    /// Whether loads were made to fail, so that some of what was stored must not be served.
+    pub loads_fail: bool,
     /// What was seen of the KV itself, where engines digest it.
     pub kv: Option<KvEvidence>,
     /// Why the load pass ended before the last question, if it did; the passes with `LMCache` may then lack questions.

@@ -43,6 +43,18 @@ pub enum Service {
     CountersDisagree,
     /// It was served from another tier than the route's.
     WrongTier,
+    /// Loads failed, as they were made to: less was served than was stored, and the rest was computed.
+    LoadsFailed,
+    /// Loads were made to fail, and none did.
+    NothingFailed,
+}
+
+impl Service {
+    /// Whether the cache was used as the route wants it.
+    #[must_use]
+    pub fn is_as_it_must_be(self) -> bool {
+        matches!(self, Self::AsPredicted | Self::LoadsFailed)
+    }
 }
 
 /// One of the two passes with `LMCache`.
@@ -225,6 +237,7 @@ pub(super) fn check_service(
     cases: &[Case<'_>],
     server: Option<&ServerEvidence>,
     external_hits: Option<[u64; 2]>,
+    loads_fail: bool,
 ) -> Exercised {
     let mut offenders = Vec::new();
     let mut hits = [PassHits::default(); 2];
@@ -276,6 +289,15 @@ pub(super) fn check_service(
         Service::NothingServed
     } else if store.over_served + load.over_served > 0 {
         Service::OverServed
+    } else if loads_fail {
+        let tier = server.as_ref().and_then(|server| server.tier.as_ref());
+        if load.under_served == 0 {
+            Service::NothingFailed
+        } else if tier.is_some_and(|tier| tier.second_tier_loads == 0) {
+            Service::WrongTier
+        } else {
+            Service::LoadsFailed
+        }
     } else if load.under_served > 0 {
         Service::UnderServed
     } else if external_hits.is_some_and(|counted| !agree_with_requests(counted, [store, load], whole_prompts))

@@ -150,7 +150,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         criteria: *criteria,
         comparisons,
         questions: difference::count(cases.len()),
-        exercised: exercised::check_service(&cases, server, external_hits),
+        exercised: exercised::check_service(&cases, server, external_hits, evidence.loads_fail),
         kv: provenance::Provenance {
             as_baseline: as_baseline::compare_computed(&cases, evidence.kv.as_ref(), &noise_floor),
             ..provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity)

@@ -147,6 +147,7 @@ impl Compare {
             external_hits: (carrier.proof() == Proof::EngineCounters)
                 .then_some([passes.external_hits.store, passes.external_hits.load]),
             store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),
+            loads_fail: carrier.loads_fail(),
             early_stop: passes.early_stop,
         })
     }

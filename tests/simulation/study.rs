@@ -174,6 +174,7 @@ impl Study {
             kv: None,
             external_hits: None,
             store_tokens: None,
+            loads_fail: false,
             early_stop: None,
             batching: Batching::OneAtATime,
             fidelity: Fidelity::Exact,

@@ -204,3 +204,32 @@ fn a_store_pass_that_was_to_generate_fewer_tokens_is_held_against_as_many_of_the
     let evidence = Evidence { store_tokens: Some(1), ..scene.evidence() };
     assert_eq!(judged(&evidence).1.verdict, Verdict::Degraded);
 }
+
+#[test]
+fn where_loads_were_made_to_fail_some_must_have_failed_and_what_was_served_decides() {
+    let evidence = |served_less: bool| {
+        let mut scene = Scene::new(40, 4, 0.9);
+        if served_less {
+            scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = 256);
+        }
+        Evidence { loads_fail: true, ..scene.evidence() }
+    };
+    let (comparison, judgement) = judged(&evidence(true));
+    assert_eq!(comparison.exercised.service, Service::LoadsFailed);
+    assert_eq!(comparison.exercised.load.under_served, 1);
+    assert_eq!(judgement.verdict, Verdict::Equivalent, "{}", judgement.reason);
+    let (comparison, judgement) = judged(&evidence(false));
+    assert_eq!(comparison.exercised.service, Service::NothingFailed);
+    assert_eq!(judgement.verdict, Verdict::NotExercised, "{}", judgement.reason);
+    // What is served wrong is degraded as ever.
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = 256);
+    scene.edit(ArmName::Load, 3, |observation| nudge(observation, 1e-6));
+    let (_, judgement) = judged(&Evidence { loads_fail: true, ..scene.evidence() });
+    assert_eq!(judgement.verdict, Verdict::Degraded, "{}", judgement.reason);
+    // Nor may more be served than was stored.
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = 768);
+    let (comparison, _) = judged(&Evidence { loads_fail: true, ..scene.evidence() });
+    assert_eq!(comparison.exercised.service, Service::OverServed);
+}
