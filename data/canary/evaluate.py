@@ -47,8 +47,8 @@ class Row:
 
     @property
     def cached(self) -> int:
-        """Tokens in full chunks: what a cache can serve."""
-        return len(self.ids) // CHUNK * CHUNK
+        """Tokens in full chunks: what a cache can serve. The last token is computed in any case, to have an answer."""
+        return min(len(self.ids) // CHUNK * CHUNK, len(self.ids) - 1)
 
 
 def read_archive(archive: Path = ARCHIVE) -> dict[tuple[str, str], list[list[str]]]:
@@ -174,7 +174,7 @@ def places(rows: list[Row]) -> None:
     """Lists the chunk of each asked fact."""
     print("subject", "row", "tokens", "chunks", "chunk_of_fact", sep="\t")
     for row in rows:
-        print(row.subject, row.row, len(row.ids), row.cached // CHUNK, row.chunk, sep="\t")
+        print(row.subject, row.row, len(row.ids), len(row.ids) // CHUNK, row.chunk, sep="\t")
 
 
 def accuracy(reader: Reader, rows: list[Row], title: str) -> None:

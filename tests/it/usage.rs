@@ -239,7 +239,7 @@ fn a_suite_that_is_shown_is_one_to_begin_with() {
     assert_eq!(checked.code, 0, "{}", checked.err);
     insta::assert_snapshot!(lab.redact(&checked.out), @r"
     suite canary: two embedded tiny models (dense and MLA) that recall facts from a long prompt
-    questions canary: 64 of 320 in 8 subjects
+    questions canary: 72 of 368 in 9 subjects
     model canary-dense (canary-dense): dense, files [SHORT]
     model canary-mla (canary-mla): MLA, files [SHORT]
     routes mp
