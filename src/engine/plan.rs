@@ -252,12 +252,17 @@ impl Planner {
             rule.served_tokens(prompt_tokens, units, chunk_tokens)
         };
         let load = served(asked.len());
+        let control = rule.of_control();
         self.expectations.push(Expectation {
             question: prompt.question.clone(),
             prompt_tokens,
             store_at_most: if shared == 0 { 0 } else { served(shared).min(load) },
             load,
-            control: prompt_tokens.saturating_sub(1) / chunk_tokens * chunk_tokens,
+            control: control.served_tokens(
+                prompt_tokens,
+                control.asked_units(prompt_tokens, chunk_tokens),
+                chunk_tokens,
+            ),
         });
         Ok(())
     }
@@ -404,10 +409,10 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_multiple_of_the_chunk_has_no_matching_control() {
+    fn an_exact_multiple_of_the_chunk_has_a_control_that_computes_its_last_token_alone() {
         let expectations =
             plan(vec![prompt("law", 1, &[1, 2, 3, 4, 5, 6, 7, 8])], CAPACITY).unwrap().expectations;
-        assert_eq!((expectations[0].load, expectations[0].control), (7, 4));
+        assert_eq!((expectations[0].load, expectations[0].control), (7, 7));
     }
 
     fn rounds(prompts: Vec<Prompt>, capacity: Capacity) -> Vec<(usize, u64)> {

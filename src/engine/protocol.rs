@@ -84,6 +84,8 @@ pub struct Start {
     pub connector: Option<Connector>,
     /// `None`: vLLM's own prefix caching is off. Otherwise it is on, and serves whole chunks of so many tokens.
     pub hit_multiple: Option<u32>,
+    /// Whether it serves a prompt of whole chunks all but its last token.
+    pub whole_hits: bool,
     /// Tokens of the chunks whose KV is digested; `None`: it is not.
     pub digest_chunk_tokens: Option<u32>,
     /// Tokens of the letters A to D.

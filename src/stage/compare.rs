@@ -68,7 +68,7 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 9;
+    pub(crate) const SCHEMA: u32 = 10;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let comparison = comparison::compare(&self.gather(context)?, &self.criteria)?;

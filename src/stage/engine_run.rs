@@ -164,6 +164,8 @@ pub(super) struct EngineSetup {
     pub(super) connector: Option<Connector>,
     /// How many tokens the chunks have that vLLM's own prefix cache serves, and nothing smaller, if it serves any.
     pub(super) hit_multiple: Option<u32>,
+    /// Whether that cache serves a prompt of whole chunks all but its last token.
+    pub(super) whole_hits: bool,
     /// Variables besides those that all have.
     pub(super) variables: Vec<(String, String)>,
     /// Another data type than the suite's.
@@ -287,7 +289,15 @@ impl<'a> EngineRun<'a> {
     /// Starts this arm's engine. The first start of an environment compiles and can take minutes.
     pub(super) async fn start(&self, setup: EngineSetup) -> Result<Worker, StageError> {
         let (spec, desk, model) = (self.spec, self.context.desk, self.context.model_name());
-        let EngineSetup { arm, number, connector, hit_multiple, variables: extra_variables, dtype } = setup;
+        let EngineSetup {
+            arm,
+            number,
+            connector,
+            hit_multiple,
+            whole_hits,
+            variables: extra_variables,
+            dtype,
+        } = setup;
         let letters = load_tokenizer(self.files, model)?
             .letter_tokens()
             .map_err(|source| StageError::Tokenizer { model: model.to_owned(), source })?;
@@ -299,6 +309,7 @@ impl<'a> EngineRun<'a> {
             arguments,
             connector,
             hit_multiple,
+            whole_hits,
             digest_chunk_tokens: Some(self.digest_chunk_tokens),
             letters,
             top: spec.top,

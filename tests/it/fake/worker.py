@@ -205,11 +205,11 @@ class Engine:
     def find(self, tokens, read, place):
         """How many tokens a cache serves; what is computed goes into it."""
         if self.multiple is not None:
-            ends = range(self.multiple, len(tokens), self.multiple)
+            ends = range(self.multiple, len(tokens) + 1, self.multiple)
             prefixes = [(end, digest(tokens[:end])) for end in ends]
             served = [end for end, prefix in prefixes if read and prefix in self.prefixes]
             self.prefixes.update(prefix for _, prefix in prefixes)
-            return max(served, default=0)
+            return min(max(served, default=0), len(tokens) - 1)
         if self.folder:
             # As vLLM's ExampleConnector: a prompt's whole blocks of sixteen, less what is behind its last token but one.
             stored, asked = ((len(tokens) - less) // CHUNK * CHUNK for less in (1, 2))

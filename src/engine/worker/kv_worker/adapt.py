@@ -42,6 +42,17 @@ class WorkerExtension:
             return f"{error}" if isinstance(error, CannotDigestError) else f"this vLLM lacks a hook ({error!r})"
         return self.kv_recorder.layers()
 
+    def keep_whole_hits(self, chunk_tokens: int) -> str | None:
+        """Keep cached blocks as they are although whole prompts are served from them; else say why not."""
+        from kv_worker.digests import CannotDigestError
+        from kv_worker.whole_hits import WholeHits
+
+        try:
+            WholeHits(self.model_runner, chunk_tokens)
+        except CannotDigestError as error:
+            return f"{error}"
+        return None
+
     def collect_digests(self) -> tuple[str | None, list[tuple[str, int, bool, bytes, bytes]]]:
         """Return this rank's digests since the last time, as `Recorder.collect` does."""
         return self.kv_recorder.collect()
@@ -120,10 +131,12 @@ def report_letters(letters: tuple[int, ...]) -> None:
     setattr(sampler, name, compute_with_letters)
 
 
-def round_prefix_hits(multiple: int) -> None:
-    """Round the hits of vLLM's own prefix caching down to a multiple, whatever the block size.
+def round_prefix_hits(multiple: int, *, whole: bool) -> None:
+    """Let vLLM's own prefix cache serve whole chunks of `multiple` tokens as LMCache does, whatever the block size.
 
-    A hit then leaves exactly the suffix to compute that an LMCache hit leaves. Seen as `cached_tokens`.
+    With `whole`, a prompt of whole chunks is served all but its last token, which is computed again to have an answer;
+    without, all but its last chunk. A hit then leaves exactly the suffix to compute that a connector's hit leaves.
+    Seen as `cached_tokens`.
     """
     from vllm.v1.core import kv_cache_coordinator as coordinator
     from vllm.v1.core.kv_cache_coordinator import KVCacheCoordinator
@@ -132,6 +145,11 @@ def round_prefix_hits(multiple: int) -> None:
 
     def rounding(find: Any) -> Any:
         def find_rounded(self: Any, block_hashes: Any, max_cache_hit_length: int) -> Any:
+            tokens = max_cache_hit_length + 1
+            if whole and tokens % multiple == 0:
+                found = find(self, block_hashes, tokens)
+                if found[1] == tokens:
+                    return (found[0], max_cache_hit_length, *found[2:])
             return find(self, block_hashes, max_cache_hit_length // multiple * multiple)
 
         return find_rounded

@@ -49,6 +49,7 @@ class Engine:
         self._llm = _make_llm(start)
         self._serial = 0
         self._digests = self._start_digests()
+        self._remarks = self._keep_whole_hits()
         self._questions: dict[str, int] = {}
         self._served: dict[str, int] = {}
         _watch_served_tokens(self._llm, self._served)
@@ -70,7 +71,7 @@ class Engine:
             block_size=cache.block_size,
             kv_cache_tokens=blocks * cache.block_size,
             digests=self._digests,
-            remarks=_remarks_on_lmcache() if _is_lmcache(self._start) else [],
+            remarks=self._remarks + (_remarks_on_lmcache() if _is_lmcache(self._start) else []),
         )
 
     def score(self, request: Score) -> Iterator[Scored]:
@@ -182,6 +183,13 @@ class Engine:
         problem = next((said for said in started if isinstance(said, str)), None)
         return Digests([] if problem else started, problem)
 
+    def _keep_whole_hits(self) -> list[str]:
+        if self._start.hit_multiple is None or not self._start.whole_hits:
+            return []
+        said = self._llm.collective_rpc("keep_whole_hits", args=(self._start.hit_multiple,))
+        problem = next((problem for problem in said if problem), None)
+        return [f"Prompts that share a prefix may be served KV of another computation: {problem}."] if problem else []
+
     def _observe(self, prompt: Prompt, output: Any, transfer: dict[str, Any] | None) -> Scored:
         completion = output.outputs[0]
         positions = [
@@ -225,7 +233,7 @@ def _make_llm(start: Start) -> Any:
 
     adapt.tolerate_objects_without_dict()
     if start.hit_multiple is not None:
-        adapt.round_prefix_hits(start.hit_multiple)
+        adapt.round_prefix_hits(start.hit_multiple, whole=start.whole_hits)
         adapt.tell_blocks_apart_by_chunk(start.hit_multiple)
         adapt.keep_prefix_caching()
     from vllm import LLM

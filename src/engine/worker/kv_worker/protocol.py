@@ -35,8 +35,9 @@ class Start:
     """Start the engine.
 
     `hit_multiple` is None where vLLM's own prefix caching is off; otherwise it is on, and serves whole
-    chunks of so many tokens. `digest_chunk_tokens` is None where the KV itself is not observed; otherwise each whole
-    chunk of so many tokens is digested.
+    chunks of so many tokens; with `whole_hits` it serves a prompt of whole chunks all but its last token.
+    `digest_chunk_tokens` is None where the KV itself is not observed; otherwise each whole chunk of so many tokens is
+    digested.
     """
 
     protocol: int
@@ -44,6 +45,7 @@ class Start:
     arguments: dict[str, Any]
     connector: Connector | None
     hit_multiple: int | None
+    whole_hits: bool
     digest_chunk_tokens: int | None
     letters: tuple[int, int, int, int]
     top: int
