@@ -12,8 +12,8 @@ use super::prompts::{load_tokenizer, read_prompts};
 use super::{Context, StageError};
 use crate::carrier::{Proof, Topology, find_carrier};
 use crate::comparison::{
-    self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, Evidence, Expected, ServerEvidence,
-    ServingTier, Sharding,
+    self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, Evidence, Expected, KvEvidence,
+    ServerEvidence, ServingTier, Sharding,
 };
 use crate::digest::Digest;
 use crate::engine::{Capacity, Expectation, Plan, ServerCounters};
@@ -138,7 +138,8 @@ impl Compare {
                 &read_ready(inputs.of(StageName::Cached))?,
                 read_prompts(inputs.of(StageName::Prompts))?,
                 [STORE, LOAD].map(|file| read_records(inputs.of(StageName::Cached), file)),
-            )?,
+            )?
+            .map(|kv| KvEvidence { loads_whole_chunks: carrier.loads_whole_chunks(), ..kv }),
             external_hits: (carrier.proof() == Proof::EngineCounters)
                 .then_some([passes.external_hits.store, passes.external_hits.load]),
             store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),

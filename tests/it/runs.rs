@@ -36,10 +36,10 @@ fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
 
     tiny (dense) over mp: EQUIVALENT
       decided by   kv: the bytes that were served against those that an engine computed
-      why          Each of 1034 served cells (a chunk in a layer on a rank) holds the bytes that an engine computed for its tokens, when attention begins to read it and when its request ends. Left out by rule, as the last token of a prompt is computed again: 1 chunks. The log-probabilities equal those without LMCache, too, bit for bit.
+      why          Each of 1036 served cells (a chunk in a layer on a rank) holds the bytes that an engine computed for its tokens, when attention begins to read it and when its request ends. The log-probabilities equal those without LMCache, too, bit for bit.
       asked        24 questions: a fault that strikes one request in 8 meets one of these with 95 % probability
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
-      kv           1034 of 1034 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end. Left out by rule, as the last token of a prompt is computed again: 1 chunks.
+      kv           1036 of 1036 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end.
       bits         load pass differs from its control in 0 of 24; baseline from its repeat in 0 of 24
       accuracy     baseline 83.3 %, with LMCache 83.3 %; difference +0.00 points (90 % interval -10.13 to +10.13), exact McNemar p = 1.000
       unparsable   2 answers of the baseline, 2 with LMCache

@@ -90,7 +90,7 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
       next         The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.
       asked        24 questions: a fault that strikes one request in 8 meets one of these with 95 % probability
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
-      kv           1034 of 1034 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end. Left out by rule, as the last token of a prompt is computed again: 1 chunks.
+      kv           1036 of 1036 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end.
       bits         load pass differs from its control in 22 of 24; baseline from its repeat in 0 of 24
       located      Of the 21 chunks of botany/test/1, number 1 is the first that is served wrong (tokens 0 to 15).
       accuracy     baseline 83.3 %, with LMCache 29.2 %; difference -54.17 points (90 % interval -69.61 to -37.88), exact McNemar p = 2.4e-4

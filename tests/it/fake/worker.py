@@ -188,13 +188,14 @@ class Engine:
             return []
         chunks = []
         for chunk in range(len(tokens) // size):
-            served = (chunk + 1) * size <= cached
+            again = (chunk + 1) * size == len(tokens) == cached + 1
+            served = (chunk + 1) * size <= cached or again
             if not served and chunk * size < cached:
                 continue
             for rank in range(self.ranks):
                 kv = [digest(tokens[: (chunk + 1) * size], rank, f"{layer}").hex()[:32] for layer in range(2)]
                 wrong = [kv[0], "f" * 32]
-                first, last = kv, None
+                first, last = kv, "0" * 64 if again else None
                 if served and index == 1 and f"wrongkv@{place}" in FAULTS:
                     first = wrong
                 if served and index == 1 and f"late@{place}" in FAULTS:
