@@ -28,6 +28,8 @@ pub enum Request<'a> {
         /// Whether the KV of the prompts is left to another engine, which is told of it by what each answer says: one token
         /// is generated.
         hand_over: bool,
+        /// How the engine is to misread prompts that are served whole, if it is.
+        misreading: Option<Misreading>,
         /// The prompts, in the order in which they are handed to the scheduler.
         prompts: Vec<NumberedPrompt<'a>>,
     },
@@ -69,6 +71,16 @@ pub struct ChangedCell {
     pub rank: u32,
     /// Bits that were others.
     pub bits: u64,
+}
+
+/// A way of misreading prompts that are served whole, planted in an engine to see that it shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Misreading {
+    /// All of a prompt's tokens are taken as served, and the first position behind them is computed.
+    AllServed,
+    /// The last token is computed at the position behind its own.
+    OnePositionOff,
 }
 
 /// The engine to start.

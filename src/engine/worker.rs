@@ -12,7 +12,9 @@ use tokio::process::{ChildStdin, ChildStdout};
 use super::error::{EngineError, quote};
 use super::lmcache_server::CONNECTOR;
 use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
-use super::protocol::{ChangedCell, NumberedPrompt, PROTOCOL, Ready, Reply, Request, Start, TimingFault};
+use super::protocol::{
+    ChangedCell, Misreading, NumberedPrompt, PROTOCOL, Ready, Reply, Request, Start, TimingFault,
+};
 use crate::cache::Bucket;
 use crate::dataset::Prompt;
 use crate::digest::{Digest, digest_bytes, digest_json};
@@ -74,6 +76,7 @@ pub struct Worker {
     transfers: Vec<serde_json::Value>,
     /// Tokens that vLLM counts as served by the connector: since the start, and before the last prompts.
     external_hits: [u64; 2],
+    misreading: Option<Misreading>,
 }
 
 impl Worker {
@@ -127,7 +130,6 @@ impl Worker {
         let (requests, replies) = process.take_pipes().expect("the pipes were asked for and not yet taken");
         let asks_server = start.connector.as_ref().is_some_and(|connector| connector.name == CONNECTOR);
         let replies = BufReader::new(replies).lines();
-        let (digest_problem, kv_records) = (None, Vec::new());
         let mut worker = Self {
             process,
             requests,
@@ -135,10 +137,11 @@ impl Worker {
             patience,
             what,
             asks_server,
-            digest_problem,
-            kv_records,
+            digest_problem: None,
+            kv_records: Vec::new(),
             transfers: Vec::new(),
             external_hits: [0; 2],
+            misreading: None,
         };
         worker.send(&Request::Start(start)).await?;
         match worker.receive(worker.patience.start).await? {
@@ -185,8 +188,9 @@ impl Worker {
             NumberedPrompt { question, token_ids: &prompt.token_ids, transfer }
         });
         let read_cache = prefix_cache == PrefixCache::Read;
-        let hand_over = matches!(handing, Handing::Over);
-        self.send(&Request::Score { read_cache, hand_over, prompts: numbered.collect() }).await?;
+        let (hand_over, misreading) = (matches!(handing, Handing::Over), self.misreading);
+        let request = Request::Score { read_cache, hand_over, misreading, prompts: numbered.collect() };
+        self.send(&request).await?;
         let mut observations: Vec<Option<Observation>> = vec![None; prompts.len()];
         let mut transfers: Vec<Option<serde_json::Value>> = vec![None; prompts.len()];
         let mut digests: Vec<Option<Vec<ChunkDigests>>> = vec![None; prompts.len()];
@@ -276,6 +280,11 @@ impl Worker {
     #[must_use]
     pub fn external_hits(&self) -> u64 {
         self.external_hits[0].saturating_sub(self.external_hits[1])
+    }
+
+    /// Has the engine misread prompts that are served whole from now on, or read them as it does.
+    pub fn misread(&mut self, misreading: Option<Misreading>) {
+        self.misreading = misreading;
     }
 
     /// What the last [`score`](Self::score) showed of the KV itself, in the order of the prompts.

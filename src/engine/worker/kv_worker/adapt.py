@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kv_worker.faults import Cell, RankFaults
+    from kv_worker.misread import Misreader
     from kv_worker.recorder import Recorder
 
 LETTERS_VARIABLE = "KV_WORKER_LETTERS"
@@ -23,6 +24,7 @@ class WorkerExtension:
     model_runner: Any
     kv_recorder: Recorder
     kv_faults: RankFaults
+    kv_misreader: Misreader | None = None
 
     def attention_backend(self) -> str:
         """Name the attention backend of the first layers; `unknown` where the model runner keeps it elsewhere."""
@@ -52,6 +54,14 @@ class WorkerExtension:
         except CannotDigestError as error:
             return f"{error}"
         return None
+
+    def misread(self, how: str | None, chunk_tokens: int) -> None:
+        """Have prompts that are served whole misread from now on, or read as they are."""
+        from kv_worker.misread import Misreader
+
+        if self.kv_misreader is None:
+            self.kv_misreader = Misreader(self.model_runner, chunk_tokens)
+        self.kv_misreader.how = how
 
     def collect_digests(self) -> tuple[str | None, list[tuple[str, int, bool, bytes, bytes]]]:
         """Return this rank's digests since the last time, as `Recorder.collect` does."""

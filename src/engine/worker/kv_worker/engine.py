@@ -56,6 +56,7 @@ class Engine:
         self._faults: SchedulerFaults | None = None
         # Of the prompts that a fault is planted in.
         self._planted: dict[str, int] | None = None
+        self._misreading: str | None = None
 
     def ready(self) -> Ready:
         """Say what was started."""
@@ -92,6 +93,9 @@ class Engine:
         )
         if self._start.hit_multiple is not None and not request.read_cache and not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not empty its prefix cache")
+        if request.misreading != self._misreading:
+            self._llm.collective_rpc("misread", args=(request.misreading, self._start.digest_chunk_tokens))
+            self._misreading = request.misreading
         engine = self._llm.llm_engine
         self._questions.clear()
         self._served.clear()

@@ -67,11 +67,13 @@ class Score:
     """Answer these prompts in this order.
 
     `read_cache` False empties vLLM's own prefix cache and keeps it from being read while it is filled. With `hand_over`
-    one token is generated, and the KV is left to another engine.
+    one token is generated, and the KV is left to another engine. `misreading` is a fault of the engine's side,
+    `all_served` or `one_position_off`, and None for none.
     """
 
     read_cache: bool
     hand_over: bool
+    misreading: str | None
     prompts: list[Prompt]
 
 
@@ -161,7 +163,8 @@ class ChunkDigests:
     """One whole chunk of a prompt on one rank: 16 bytes a layer in the order of `Digests.layers`, in hexadecimal.
 
     `first` was taken where a served chunk was about to be read, or a computed one was complete; `last` before the
-    blocks could be given away, and is None where it is equal to `first`. A digest that was not taken is all zeros.
+    blocks could be given away, and is None where it is equal to `first`. A digest that was not taken is all zeros. A
+    served chunk whose last token is computed again has a first digest alone, of what was loaded.
     """
 
     rank: int
