@@ -10,7 +10,7 @@ use super::ladder::{
     judge_service, judge_with_right_kv,
 };
 use super::last_rung::{judge_harm, judge_harmless_answers};
-use super::provenance_verdict::judge_wrong_kv;
+use super::provenance_verdict::{judge_disturbed_kv, judge_wrong_kv};
 use super::verdict::{Judgement, Verdict};
 use super::{Comparison, Service};
 
@@ -51,6 +51,7 @@ pub fn conclude<'a>(comparisons: impl IntoIterator<Item = &'a Comparison>) -> Co
 fn judge(comparison: &Comparison, adjusted: f64) -> Judgement {
     let wrong = || {
         judge_wrong_kv(comparison)
+            .or_else(|| judge_disturbed_kv(comparison))
             .or_else(|| judge_bit_failure(comparison))
             .or_else(|| judge_gross_harm(comparison))
     };
@@ -63,7 +64,9 @@ fn judge(comparison: &Comparison, adjusted: f64) -> Judgement {
             wrong().or_else(right).or_else(|| judge_bit_success(comparison)).or_else(far).or_else(harmful)
         }
         // The answers are those of plain vLLM: only storing can have disturbed, or the store pass been served wrong KV.
-        Service::NothingServed => judge_wrong_kv(comparison).or_else(|| judge_bit_failure(comparison)),
+        Service::NothingServed => judge_wrong_kv(comparison)
+            .or_else(|| judge_disturbed_kv(comparison))
+            .or_else(|| judge_bit_failure(comparison)),
         Service::UnderServed | Service::CountersDisagree | Service::WrongTier => {
             wrong().or_else(far).or_else(harmful)
         }

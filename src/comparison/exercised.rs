@@ -55,6 +55,17 @@ pub enum Pass {
     Load,
 }
 
+impl Pass {
+    /// Its name.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Store => "store pass",
+            Self::Load => "load pass",
+        }
+    }
+}
+
 /// What one pass was served, as vLLM reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

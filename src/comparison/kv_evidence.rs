@@ -6,6 +6,8 @@ use crate::dataset::QuestionId;
 use crate::digest::Digest;
 use crate::model::KvRecord;
 
+use super::second_look::SecondLook;
+
 /// What was seen of the KV itself in the passes with a cache.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KvEvidence {
@@ -23,4 +25,10 @@ pub struct KvEvidence {
     pub store: Vec<KvRecord>,
     /// Of the load pass.
     pub load: Vec<KvRecord>,
+    /// Of the baseline, whose layers are the same; none where its KV was not seen.
+    pub baseline: Vec<KvRecord>,
+    /// Of its repeat.
+    pub repeat: Vec<KvRecord>,
+    /// What was looked at again.
+    pub looks: Vec<SecondLook>,
 }

@@ -251,12 +251,15 @@ impl Planner {
             let units = u32::try_from(units).expect("a prompt has fewer units than tokens");
             rule.served_tokens(prompt_tokens, units, chunk_tokens)
         };
+        let shared_tokens =
+            u32::try_from(shared).map_or(u32::MAX, |units| units.saturating_mul(chunk_tokens));
         let load = served(asked.len());
         let control = rule.of_control();
         self.expectations.push(Expectation {
             question: prompt.question.clone(),
             prompt_tokens,
-            store_at_most: if shared == 0 { 0 } else { served(shared).min(load) },
+            // What prompts have in common is whole units, whatever is served of a rest.
+            store_at_most: shared_tokens.min(load),
             load,
             control: control.served_tokens(
                 prompt_tokens,
@@ -378,6 +381,15 @@ mod tests {
         assert_eq!(seen, [(0, 4, 8), (8, 8, 8), (0, 4, 4), (0, 0, 8)]);
         // A whole each, of which the first and the second are one.
         assert_eq!(plan.rounds[0].chunks, 2 + 1 + 2);
+    }
+
+    #[test]
+    fn a_rest_is_served_and_is_not_shared() {
+        let capacity = Capacity { hits: HitRule { rest: true, ..RULE }, ..CAPACITY };
+        let prompts = vec![prompt("law", 1, &[1, 2, 3, 4, 5, 6]), prompt("law", 2, &[1, 2, 3, 4, 9, 9, 9])];
+        let expectations = plan(prompts, capacity).unwrap().expectations;
+        let seen: Vec<_> = expectations.iter().map(|one| (one.store_at_most, one.load)).collect();
+        assert_eq!(seen, [(0, 5), (4, 6)]);
     }
 
     #[test]

@@ -56,8 +56,12 @@ pub enum Operator {
     FlipPlaces,
     /// The copy into the engine's blocks comes behind the first forward pass that reads it. What is stored stays as it is.
     ComeLate,
-    /// The engine's blocks are given to the next request before they are stored.
-    ReuseBlocks,
+    /// The engine's blocks are given to the next request before they are stored. Behind the prompts that are stored come so many
+    /// others at most, which take their blocks.
+    ReuseBlocks {
+        /// How many.
+        others: usize,
+    },
     /// Elements are read as the other 16-bit type and written back in their own.
     Reinterpret,
     /// Elements are multiplied and rounded.
@@ -93,7 +97,7 @@ impl Operator {
     /// Whether it can be done to any chunk by itself, whoever asks for it. Others need places or an engine.
     #[cfg(test)]
     pub(super) fn is_of_bytes(self) -> bool {
-        !matches!(self, Self::FlipPlaces | Self::ComeLate | Self::ReuseBlocks | Self::Misread(_))
+        !matches!(self, Self::FlipPlaces | Self::ComeLate | Self::ReuseBlocks { .. } | Self::Misread(_))
     }
 
     /// How the engine is to misread what it is served, if that is the fault.
@@ -175,8 +179,8 @@ impl Operator {
             Self::Rewrite
             | Self::FlipPlaces
             | Self::ComeLate
-            | Self::ReuseBlocks
             | Self::Misread(_)
+            | Self::ReuseBlocks { .. }
             | Self::Truncate
             | Self::Empty
             | Self::Append

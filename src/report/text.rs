@@ -96,6 +96,12 @@ fn write_finding(text: &mut String, finding: &Finding, suite: &Suite) -> fmt::Re
     for cell in comparison.kv.first.iter().take(SHOWN_CELLS) {
         line(text, "", &cell.words())?;
     }
+    for (place, look) in comparison.kv.looks.iter().enumerate() {
+        line(text, if place == 0 { "looked again" } else { "" }, &look.words())?;
+    }
+    if let Some(computed) = &comparison.kv.as_baseline {
+        line(text, "store pass", &computed.words)?;
+    }
     line(text, "bits", &numbers(comparison, Rung::BitExact))?;
     if let Some(location) = &finding.location {
         line(text, "located", &location.words())?;

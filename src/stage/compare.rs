@@ -9,7 +9,8 @@ use super::files::{BASELINE, CONTROL, LOAD, REPEAT, STORE};
 use super::kv_evidence::{kv_evidence, read_records};
 use super::lines::{read_json, read_lines, write_json};
 use super::prompts::{load_tokenizer, read_prompts};
-use super::{Context, StageError};
+use super::second_look::read_looks;
+use super::{Context, Inputs, StageError};
 use crate::carrier::{Proof, Topology, find_carrier};
 use crate::comparison::{
     self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, Evidence, Expected, KvEvidence,
@@ -132,19 +133,42 @@ impl Compare {
                 sharding,
                 tier: Some(tier),
             }),
-            kv: kv_evidence(
-                [self.shards.written, self.shards.read],
-                capacity.chunk_tokens,
-                &read_ready(inputs.of(StageName::Cached))?,
-                read_prompts(inputs.of(StageName::Prompts))?,
-                [STORE, LOAD].map(|file| read_records(inputs.of(StageName::Cached), file)),
-            )?
-            .map(|kv| KvEvidence { loads_whole_chunks: carrier.loads_whole_chunks(), ..kv }),
+            kv: self
+                .kv_evidence(inputs, capacity.chunk_tokens)?
+                .map(|kv| KvEvidence { loads_whole_chunks: carrier.loads_whole_chunks(), ..kv }),
             external_hits: (carrier.proof() == Proof::EngineCounters)
                 .then_some([passes.external_hits.store, passes.external_hits.load]),
             store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),
             early_stop: passes.early_stop,
         })
+    }
+
+    /// What was seen of the KV itself, in the passes with a cache and, where their engines have the same layers, without.
+    fn kv_evidence(&self, inputs: &Inputs, chunk_tokens: u32) -> Result<Option<KvEvidence>, StageError> {
+        let cached = inputs.of(StageName::Cached);
+        let ready = read_ready(cached)?;
+        let evidence = kv_evidence(
+            [self.shards.written, self.shards.read],
+            chunk_tokens,
+            &ready,
+            read_prompts(inputs.of(StageName::Prompts))?,
+            [STORE, LOAD].map(|file| read_records(cached, file)),
+        )?;
+        let Some(mut evidence) = evidence else { return Ok(None) };
+        evidence.looks = read_looks(cached)?;
+        let alone = [(StageName::Baseline, BASELINE), (StageName::Control, REPEAT)];
+        for ((stage, file), records) in alone.into_iter().zip([&mut evidence.baseline, &mut evidence.repeat])
+        {
+            let without = read_ready(inputs.of(stage))?;
+            // Where blocks are what a connector serves, the baseline digests other chunks.
+            let is_alike = self.capacity.hits.unit == HitUnit::Chunk
+                && (&without.attention_backend, without.block_size, &without.digests)
+                    == (&ready.attention_backend, ready.block_size, &ready.digests);
+            if is_alike {
+                *records = read_records(inputs.of(stage), file)?;
+            }
+        }
+        Ok(Some(evidence))
     }
 
     /// The tier that must serve the load pass, and what a server must count, where so many questions were asked.

@@ -170,6 +170,8 @@ pub(super) struct EngineSetup {
     pub(super) variables: Vec<(String, String)>,
     /// Another data type than the suite's.
     pub(super) dtype: Option<Dtype>,
+    /// torch's name of the data type that a lossy carrier puts elements through, where it is known.
+    pub(super) stored_as: Option<&'static str>,
 }
 
 impl EngineSetup {
@@ -297,6 +299,7 @@ impl<'a> EngineRun<'a> {
             whole_hits,
             variables: extra_variables,
             dtype,
+            stored_as,
         } = setup;
         let letters = load_tokenizer(self.files, model)?
             .letter_tokens()
@@ -311,6 +314,7 @@ impl<'a> EngineRun<'a> {
             hit_multiple,
             whole_hits,
             digest_chunk_tokens: Some(self.digest_chunk_tokens),
+            stored_as,
             letters,
             top: spec.top,
             max_tokens: spec.max_tokens,

@@ -182,7 +182,8 @@ impl Faults {
             let trial = match laboratory.attempt(&mut stack, &mut ground, variant).await? {
                 Ok(trial) => trial,
                 Err(NotPlanted(problem)) => {
-                    not_planted.push(format!("{}: {problem}", variant.fault.name));
+                    let name = format!("{} {}", variant.fault.name, variant.dose);
+                    not_planted.push(format!("{}: {problem}", name.trim_end()));
                     continue;
                 }
             };

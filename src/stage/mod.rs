@@ -11,7 +11,7 @@
 //! | prompts | model | `prompts.jsonl`, `longest.json` |
 //! | baseline | model | `baseline.jsonl`, `engine.json` |
 //! | control | model | `repeat.jsonl`, `control.jsonl`, `engine.json` |
-//! | cached | model and route | `store.jsonl`, `load.jsonl`, `passes.json`, `engine.json` |
+//! | cached | model and route | `store.jsonl`, `load.jsonl`, `passes.json`, `second-look.json`, `engine.json` |
 //! | compare | model and route | `comparison.json` |
 //! | faults | model and route | `faults.json`, `engine.json` |
 //! | foreign | model | `foreign.json`, `engine.json` |
@@ -29,6 +29,7 @@ mod extract;
 mod faults;
 mod files;
 mod foreign;
+mod known_copies;
 mod kv_evidence;
 mod laboratory;
 mod lines;
@@ -38,6 +39,7 @@ mod planting_ground;
 mod planting_stack;
 mod prompts;
 mod rounds;
+mod second_look;
 mod sources;
 mod watch;
 

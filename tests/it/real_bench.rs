@@ -103,6 +103,7 @@ impl Bench {
             hit_multiple,
             whole_hits: true,
             digest_chunk_tokens: None,
+            stored_as: None,
             letters: [40, 41, 42, 43],
             top: 8,
             max_tokens: 1,

@@ -38,8 +38,7 @@ struct Page<'a> {
     meaning: &'static str,
     sentence: String,
     next_step: Option<String>,
-    routes: Vec<Route>,
-    rows: Vec<MatrixRow>,
+    matrix: Matrix,
     forest: Forest,
     findings: Vec<FindingView<'a>>,
     faults: Vec<FaultsView<'a>>,
@@ -48,10 +47,24 @@ struct Page<'a> {
     settings: String,
 }
 
-/// One model over all routes.
+/// Columns of the matrix, besides the first, where routes are the columns: on a phone no more have room.
+const MOST_ROUTES_ABREAST: usize = 4;
+
+/// Models and routes, a cell each: routes are the columns, or the rows where there are many.
+struct Matrix {
+    corner: &'static str,
+    heads: Vec<MatrixHead>,
+    rows: Vec<MatrixRow>,
+}
+
+/// A model or a route.
+struct MatrixHead {
+    name: String,
+    remark: Option<&'static str>,
+}
+
 struct MatrixRow {
-    model: String,
-    attention: &'static str,
+    head: MatrixHead,
     cells: Vec<Option<MatrixCell>>,
 }
 
@@ -65,9 +78,6 @@ struct MatrixCell {
 
 impl<'a> Page<'a> {
     fn of(report: &'a Report) -> Self {
-        let mut routes: Vec<Route> = report.findings.iter().map(|finding| finding.route).collect();
-        routes.sort_unstable();
-        routes.dedup();
         let (sentence, next_step) = headline(report);
         Self {
             report,
@@ -75,8 +85,7 @@ impl<'a> Page<'a> {
             meaning: meaning(report.verdict),
             sentence,
             next_step,
-            rows: matrix(report, &routes),
-            routes,
+            matrix: matrix(report),
             forest: Forest::of(report),
             findings: report
                 .findings
@@ -139,29 +148,49 @@ fn meaning(verdict: Verdict) -> &'static str {
     }
 }
 
-fn matrix(report: &Report, routes: &[Route]) -> Vec<MatrixRow> {
-    let mut rows: Vec<MatrixRow> = Vec::new();
-    for (place, finding) in report.findings.iter().enumerate() {
-        if rows.iter().all(|row| row.model != finding.model) {
-            rows.push(MatrixRow {
-                model: finding.model.clone(),
-                attention: finding.kv_shape.name(),
-                cells: routes.iter().map(|_| None).collect(),
-            });
+fn matrix(report: &Report) -> Matrix {
+    let mut routes: Vec<Route> = report.findings.iter().map(|finding| finding.route).collect();
+    routes.sort_unstable();
+    routes.dedup();
+    let mut models: Vec<MatrixHead> = Vec::new();
+    for finding in &report.findings {
+        if models.iter().all(|model| model.name != finding.model) {
+            models.push(MatrixHead { name: finding.model.clone(), remark: Some(finding.kv_shape.name()) });
         }
-        let row = rows.iter_mut().find(|row| row.model == finding.model);
-        let column = routes.iter().position(|route| *route == finding.route);
-        let Some(cell) = row.zip(column).and_then(|(row, column)| row.cells.get_mut(column)) else {
-            continue;
+    }
+    let routes: Vec<MatrixHead> =
+        routes.iter().map(|route| MatrixHead { name: route.to_string(), remark: None }).collect();
+    let (corner, rows, heads, route_of) = if routes.len() > MOST_ROUTES_ABREAST {
+        ("Route", routes, models, Axis::Rows)
+    } else {
+        ("Model", models, routes, Axis::Columns)
+    };
+    let cell = |row: &MatrixHead, head: &MatrixHead| {
+        let (model, route) = match route_of {
+            Axis::Rows => (&head.name, &row.name),
+            Axis::Columns => (&row.name, &head.name),
         };
-        *cell = Some(MatrixCell {
+        let found = report.findings.iter().enumerate();
+        let mut found = found.filter(|(_, one)| one.model == *model && one.route.name() == *route);
+        found.next_back().map(|(place, finding)| MatrixCell {
             place,
             badge: finding.judgement.verdict.into(),
             decided_by: short_rung(finding.judgement.decided_by),
             flips: format!("{} of {}", finding.comparison.answers.flips.len(), finding.comparison.questions),
-        });
-    }
-    rows
+        })
+    };
+    let rows = rows.into_iter().map(|row| {
+        let cells = heads.iter().map(|head| cell(&row, head)).collect();
+        MatrixRow { head: row, cells }
+    });
+    Matrix { corner, rows: rows.collect(), heads }
+}
+
+/// Where routes are.
+#[derive(Clone, Copy)]
+enum Axis {
+    Rows,
+    Columns,
 }
 
 fn provenance(report: &Report) -> Vec<(&'static str, String)> {

@@ -37,7 +37,8 @@ class Start:
     `hit_multiple` is None where vLLM's own prefix caching is off; otherwise it is on, and serves whole
     chunks of so many tokens; with `whole_hits` it serves a prompt of whole chunks all but its last token.
     `digest_chunk_tokens` is None where the KV itself is not observed; otherwise each whole chunk of so many tokens is
-    digested.
+    digested. `stored_as` is torch's name of the data type that a lossy form of storage puts each element through,
+    where there is one that is known; what that makes of computed chunks is then digested, too.
     """
 
     protocol: int
@@ -47,6 +48,7 @@ class Start:
     hit_multiple: int | None
     whole_hits: bool
     digest_chunk_tokens: int | None
+    stored_as: str | None
     letters: tuple[int, int, int, int]
     top: int
     max_tokens: int
@@ -98,6 +100,24 @@ class Plant:
     """Plant a fault in the prompts of the `Score` that follows; None ends the one that is planted."""
 
     fault: Late | Reused | None
+
+
+@dataclass(frozen=True)
+class CellsOfChunk:
+    """One chunk of a prompt of the last `Score`, in some layers on one rank."""
+
+    question: int
+    chunk: int
+    rank: int
+    layers: list[str]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Write what these chunks hold into files in this folder."""
+
+    folder: str
+    chunks: list[CellsOfChunk]
 
 
 @dataclass(frozen=True)
@@ -163,8 +183,9 @@ class ChunkDigests:
     """One whole chunk of a prompt on one rank: 16 bytes a layer in the order of `Digests.layers`, in hexadecimal.
 
     `first` was taken where a served chunk was about to be read, or a computed one was complete; `last` before the
-    blocks could be given away, and is None where it is equal to `first`. A digest that was not taken is all zeros. A
-    served chunk whose last token is computed again has a first digest alone, of what was loaded.
+    blocks could be given away, and is None where it is equal to `first`. `stored` is of what a lossy form of storage
+    makes of a computed chunk, and None elsewhere. A digest that was not taken is all zeros. A served chunk whose last
+    token is computed again has a first digest alone, of what was loaded.
     """
 
     rank: int
@@ -172,6 +193,7 @@ class ChunkDigests:
     served: bool
     first: str
     last: str | None
+    stored: str | None
 
 
 @dataclass(frozen=True)
@@ -216,6 +238,44 @@ class Planted:
 
 
 @dataclass(frozen=True)
+class PartOfCell:
+    """Keys, values, or a piece of a latent vector: in a file (tokens, heads, elements)."""
+
+    name: str
+    heads: int
+    elements: int
+
+
+@dataclass(frozen=True)
+class SeenCell:
+    """What one chunk holds in one layer on one rank now, and its digest, which shows whether it is still what was seen.
+
+    `file` has the parts one behind the other. Without parts the layout is not understood, for the reason that `problem`
+    gives, and it has `blocks` pieces of the same size, as they lie.
+    """
+
+    question: int
+    chunk: int
+    layer: str
+    rank: int
+    served: bool
+    digest: str
+    file: str
+    blocks: int
+    dtype: str
+    parts: list[PartOfCell]
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was wanted, as far as it is there, and what kept it from being looked at, if anything did."""
+
+    cells: list[SeenCell]
+    problem: str | None
+
+
+@dataclass(frozen=True)
 class Finished:
     """The engine is shut down."""
 
@@ -229,8 +289,8 @@ class Failed:
     question: int | None = None
 
 
-Request = Start | Score | Plant | Finish
-Reply = Ready | Scored | Digested | Counted | Planted | Finished | Failed
+Request = Start | Score | Plant | Look | Finish
+Reply = Ready | Scored | Digested | Counted | Planted | Looked | Finished | Failed
 
 
 def parse_request(line: str) -> Request:
@@ -249,6 +309,9 @@ def parse_request(line: str) -> Request:
             return Score(prompts=prompts, **fields)
         if kind == "plant":
             return Plant(fault=_parse_fault(**(fields.pop("fault") or {"kind": None})), **fields)
+        if kind == "look":
+            chunks = [CellsOfChunk(**chunk) for chunk in fields.pop("chunks")]
+            return Look(chunks=chunks, **fields)
         if kind == "finish":
             return Finish(**fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
