@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use crate::carrier::{find_carrier, planting_routes};
 use crate::engine::environment::Environment;
 use crate::job::{Graph, Job, JobId, Work};
-use crate::model::{HitUnit, Route};
+use crate::model::{HitRule, HitUnit, Route};
 use crate::stage::{Extract, Label, Sources, StageError};
 
 pub use self::bench::{Bench, EarlyStopping, ForeignReading, Inputs, Locating, Planting, Request};
@@ -85,25 +85,27 @@ pub fn graph(
         let arms = ArmsOf::new(request, model, environment)?;
         let (work, engines) = (arms.baseline(), request.engines_of_baseline());
         let baseline = graph.add(job(Label::of_model(name), work, [prompts], engines));
-        // One control for each unit that routes serve: it must leave the tokens to compute that a hit leaves.
+        // One control for each way of serving that routes have: it must leave the tokens to compute that a hit leaves.
         let mut controls = BTreeMap::new();
-        let mut undamaged = |graph: &mut Graph, unit: HitUnit| {
-            let control = *controls.entry(unit).or_insert_with(|| {
-                let (label, inputs) = match unit {
-                    HitUnit::Chunk => (Label::of_model(name), vec![prompts]),
-                    HitUnit::Block => {
-                        (Label::of_model(&format!("{name} by blocks")), vec![baseline, prompts])
-                    }
+        let mut undamaged = |graph: &mut Graph, hits: HitRule| {
+            let hits = hits.of_control();
+            let control = *controls.entry(hits).or_insert_with(|| {
+                let (words, inputs) = match (hits.unit, hits.serves_whole_prompts()) {
+                    (HitUnit::Chunk, true) => ("", vec![prompts]),
+                    (HitUnit::Chunk, false) => (" by chunks but the last", vec![prompts]),
+                    (HitUnit::Block, true) => (" by blocks", vec![baseline, prompts]),
+                    (HitUnit::Block, false) => (" by blocks but the last", vec![baseline, prompts]),
                 };
-                graph.add(job(label, arms.control(unit), inputs, request.engines_of_control()))
+                let label = Label::of_model(&format!("{name}{words}"));
+                graph.add(job(label, arms.control(hits), inputs, request.engines_of_control()))
             });
             [questions, prompts, baseline, control]
         };
         for route in request.routes().filter(|&route| request.takes(name, route)) {
             let label = Label::on_route(name, route);
-            let unit = find_carrier(route)?.hits().unit;
-            let undamaged = undamaged(graph, unit);
-            let watched: &[JobId] = match unit {
+            let hits = find_carrier(route)?.hits();
+            let undamaged = undamaged(graph, hits);
+            let watched: &[JobId] = match hits.unit {
                 _ if request.stops_early() => &[questions, baseline],
                 HitUnit::Block => &[baseline],
                 HitUnit::Chunk => &[],
@@ -117,7 +119,7 @@ pub fn graph(
         if request.planting == Planting::Asked {
             for route in planting_routes(&suite.routes) {
                 let (label, work) = (Label::on_route(name, route), arms.faults(route)?);
-                let undamaged = undamaged(graph, HitUnit::Chunk);
+                let undamaged = undamaged(graph, HitRule::default());
                 jobs.planted.push((route, graph.add(job(label, work, undamaged, 1))));
             }
         }

@@ -47,8 +47,13 @@ class Row:
 
     @property
     def cached(self) -> int:
-        """Tokens in full chunks: what a cache can serve."""
-        return len(self.ids) // CHUNK * CHUNK
+        """Tokens in full chunks: what a cache can serve. The last token is computed in any case, to have an answer."""
+        return min(len(self.ids) // CHUNK * CHUNK, len(self.ids) - 1)
+
+    @property
+    def fact_is_cached(self) -> bool:
+        """Whether the asked fact lies in a full chunk, which can be spoilt."""
+        return (self.chunk + 1) * CHUNK <= len(self.ids)
 
 
 def read_archive(archive: Path = ARCHIVE) -> dict[tuple[str, str], list[list[str]]]:
@@ -174,7 +179,7 @@ def places(rows: list[Row]) -> None:
     """Lists the chunk of each asked fact."""
     print("subject", "row", "tokens", "chunks", "chunk_of_fact", sep="\t")
     for row in rows:
-        print(row.subject, row.row, len(row.ids), row.cached // CHUNK, row.chunk, sep="\t")
+        print(row.subject, row.row, len(row.ids), len(row.ids) // CHUNK, row.chunk, sep="\t")
 
 
 def accuracy(reader: Reader, rows: list[Row], title: str) -> None:
@@ -214,7 +219,8 @@ def main() -> None:
     measure = accuracy if arguments.what == "accuracy" else sensitivity
     for folder in arguments.models:
         reader = Reader(folder)
-        measure(reader, read_rows(reader.tokenizer, arguments.split), folder.name)
+        rows = read_rows(reader.tokenizer, arguments.split)
+        measure(reader, [row for row in rows if measure is accuracy or row.fact_is_cached], folder.name)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class Laboratory:
 
         self.server = server
         tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-        self.rows = read_rows(tokenizer, "test")
+        self.rows = [row for row in read_rows(tokenizer, "test") if row.fact_is_cached]
         self.letter = {name: tokenizer.encode(" " + name, add_special_tokens=False).ids[0] for name in LETTERS}
         self.sampling = SamplingParams(max_tokens=1, temperature=0, detokenize=False)
         self.engine = LLM(

@@ -20,7 +20,7 @@ def main() -> None:
     """Runs the engine once and shows what it answered."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--questions", type=int, default=320, help="how many of the test questions, spread evenly")
+    parser.add_argument("--questions", type=int, default=368, help="how many of the test questions, spread evenly")
     arguments = parser.parse_args()
     os.environ.update(
         {

@@ -178,14 +178,26 @@ def notes(stream: Stream, subject: Subject, facts: list[tuple[str, str]], budget
 
 
 def long_question(
-    stream: Stream, subject: Subject, facts: list[tuple[str, str]], before: int, total: int, chunk: int, answer: str
+    stream: Stream,
+    subject: Subject,
+    facts: list[tuple[str, str]],
+    before: int,
+    total: int,
+    chunk: int,
+    answer: str,
+    *,
+    exactly: bool = False,
 ) -> Question:
     """A question whose prompt has at most `total` tokens, `before` of them ahead of it, and asks for a fact in `chunk`.
 
-    The fact's sentence lies in that chunk as a whole. Options are values that stand in the same notes.
+    The fact's sentence lies in that chunk as a whole. Options are values that stand in the same notes. `exactly` makes
+    the prompt as long as it may be.
     """
+    budget = total - before - CLOSING
     while True:
-        body, placed = notes(stream, subject, facts, total - before - CLOSING)
+        body, placed = notes(stream, subject, facts, budget)
+        if exactly and len(body) < budget:
+            continue
         first, last = chunk * CHUNK - before, (chunk + 1) * CHUNK - before
         inside = [fact for fact in placed if first <= fact.start and fact.end <= last]
         if inside:

@@ -35,6 +35,7 @@ from transformers import (
 from curriculum import IGNORE, ROWS, STAGES, Batches, assert_seeds_are_disjoint
 from evaluate import ROOT, Row, read_rows
 from questions import LETTERS
+from words import WHOLE_CHUNKS
 
 PEAK_RATE = 2e-3
 WARM_UP = 300
@@ -195,7 +196,7 @@ class Trainer:
         self.letters = {letter: tokenizer.token_to_id("Ġ" + letter) for letter in LETTERS}
         self.is_letter = torch.zeros(tokenizer.get_vocab_size(), dtype=torch.bool, device=self.device)
         self.is_letter[list(self.letters.values())] = True
-        self.validation = read_rows(tokenizer, "val")
+        self.validation = [row for row in read_rows(tokenizer, "val") if row.subject != WHOLE_CHUNKS.name]
         self.model = new_model(name).to(self.device)
         decayed = [weight for weight in self.model.parameters() if weight.dim() > 1]
         plain = [weight for weight in self.model.parameters() if weight.dim() <= 1]

@@ -176,3 +176,7 @@ SUBJECTS = [
     Subject("repair_shops", PEOPLE, "repairs", DEVICES),
     Subject("trading_towns", PLACES, "trades", GOODS),
 ]
+
+WHOLE_CHUNKS = Subject("whole_chunks", PEOPLE, "keeps", ANIMALS)
+"""A subject whose prompts end where a chunk does, or one token beside it. It borrows its words from another one, and
+neither the tokenizer nor the training knows its name."""

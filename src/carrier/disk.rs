@@ -22,6 +22,10 @@ impl Carrier for Disk {
         Topology::AnotherEngine
     }
 
+    fn loads_whole_chunks(&self) -> bool {
+        true
+    }
+
     fn proof(&self) -> Proof {
         Proof::SecondTier("fs")
     }

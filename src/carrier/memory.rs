@@ -20,6 +20,10 @@ impl Carrier for Memory {
         Topology::SameEngine
     }
 
+    fn loads_whole_chunks(&self) -> bool {
+        true
+    }
+
     fn proof(&self) -> Proof {
         Proof::Memory
     }

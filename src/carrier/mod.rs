@@ -123,6 +123,12 @@ pub trait Carrier: std::fmt::Debug + Sync {
         None
     }
 
+    /// Whether whole chunks are loaded, the last token of a prompt that is served whole and computes it again among them.
+    /// Otherwise that token's KV may be what was there before.
+    fn loads_whole_chunks(&self) -> bool {
+        false
+    }
+
     /// Starts what lies between the two sides, with room for so many bytes of KV.
     fn prepare<'a>(
         &'a self,

@@ -27,6 +27,10 @@ impl Carrier for Peers {
         Topology::AnotherEngine
     }
 
+    fn loads_whole_chunks(&self) -> bool {
+        true
+    }
+
     fn proof(&self) -> Proof {
         Proof::SecondTier("p2p")
     }

@@ -31,6 +31,10 @@ impl Carrier for RedisServer {
         Topology::AnotherEngine
     }
 
+    fn loads_whole_chunks(&self) -> bool {
+        true
+    }
+
     fn proof(&self) -> Proof {
         Proof::SecondTier("resp")
     }

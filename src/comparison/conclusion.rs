@@ -63,13 +63,17 @@ fn judge(comparison: &Comparison, adjusted: f64) -> Judgement {
             let right = || judge_with_right_kv(comparison);
             wrong().or_else(right).or_else(|| judge_bit_success(comparison)).or_else(far).or_else(harmful)
         }
-        // The answers are those of plain vLLM: only storing can have disturbed.
-        Service::NothingServed | Service::NothingFailed => {
-            judge_disturbed_kv(comparison).or_else(|| judge_bit_failure(comparison))
+        // The answers are those of plain vLLM: only storing can have disturbed, or the store pass been served wrong KV.
+        Service::NothingServed | Service::NothingFailed => judge_wrong_kv(comparison)
+            .or_else(|| judge_disturbed_kv(comparison))
+            .or_else(|| judge_bit_failure(comparison)),
+        Service::UnderServed | Service::CountersDisagree | Service::WrongTier => {
+            wrong().or_else(far).or_else(harmful)
         }
-        Service::UnderServed | Service::CountersDisagree | Service::WrongTier => wrong()
-            .or_else(far)
-            .or_else(harmful)
+    };
+    let decided = match comparison.exercised.service {
+        Service::AsPredicted => decided,
+        _ => decided
             .map(|judgement| Judgement { reason: with_service(comparison, &judgement.reason), ..judgement }),
     };
     decided.or_else(|| judge_service(comparison)).unwrap_or_else(|| judge_harmless_answers(comparison))

@@ -20,6 +20,8 @@ pub struct KvEvidence {
     pub layers: Vec<Vec<String>>,
     /// Whether ranks hold the same KV and read one shard, as those of a model with latent attention do.
     pub shared_by_ranks: bool,
+    /// Whether whole chunks are loaded, also where a prompt's last token is computed again.
+    pub loads_whole_chunks: bool,
     /// For each whole chunk of each prompt a digest of its tokens and all before them.
     #[serde(with = "pairs")]
     pub prefixes: BTreeMap<QuestionId, Vec<Digest>>,

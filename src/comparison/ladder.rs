@@ -208,7 +208,7 @@ fn judge_left_over(comparison: &Comparison) -> Judgement {
     let observed = comparison.near_ties.innocent.compared;
     if comparison.near_ties.is_noisy(criteria) || comparison.distribution.is_noisy(&criteria.tolerance) {
         let reason = format!("{moved} Runs without LMCache move as far, so this decides nothing.");
-        let next = "Leave out prompts that are whole multiples of the chunk.";
+        let next = "Leave out prompts that the control is not served as the load pass is.";
         Judgement::new(Verdict::Inconclusive, rung, reason, next)
     } else if observed < comparison.questions {
         let reason = format!(

@@ -32,7 +32,8 @@ pub struct NoiseFloor {
 pub struct ControlMatch {
     /// Questions whose control was served exactly what the load pass must be served.
     pub matched: u32,
-    /// Questions whose control must by rule be served otherwise: prompts that are whole multiples of the chunk.
+    /// Questions whose control must by rule be served otherwise, as where a carrier serves more than whole chunks. In reports
+    /// from before the control was served whole prompts, these are those.
     pub unmatched_by_rule: u32,
     /// Questions whose control was not served what it must be.
     pub missed: u32,
@@ -98,7 +99,7 @@ fn describe(noise: &NoiseFloor, questions: u32) -> String {
         Some(ControlMatch { matched, unmatched_by_rule, missed }) => {
             let by_rule = match unmatched_by_rule {
                 0 => String::new(),
-                some => format!("; {some} cannot match by rule (whole multiples of the chunk)"),
+                some => format!("; {some} cannot match by rule (more or less is served than whole chunks)"),
             };
             let missed = match missed {
                 0 => String::new(),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
 use crate::digest::Digest;
-use crate::model::{ChunkDigests, KvRecord, LayerDigests};
+use crate::model::{ChunkDigests, KvRecord, LayerDigests, Observation};
 
 use super::as_baseline::AsBaseline;
 use super::criteria::NAMED_OFFENDERS;
@@ -45,7 +45,8 @@ pub struct Provenance {
     pub without_origin: u64,
     /// Served cells that were not digested: window layers give such blocks away before they could be read.
     pub not_digested: u64,
-    /// Served chunks of which the last token alone is computed again, so that they change innocently.
+    /// Served chunks that are not held against anything: their prompt's last token is computed again, and the carrier need not
+    /// have loaded it.
     pub left_out: u32,
     /// Chunks that vLLM says were served, on each rank, and that have no digest.
     pub missing: u64,
@@ -344,8 +345,17 @@ fn trace(cases: &[Case<'_>], evidence: Option<&KvEvidence>, fidelity: Fidelity, 
                 Pass::Store => &case.store.observation,
                 Pass::Load => &case.load.observation,
             };
-            let cached = (observation.cached_tokens, observation.prompt_tokens);
-            count_missing(&mut traced, evidence, chunks, cached);
+            let mut served = observation.cached_tokens / evidence.chunk_tokens;
+            let mut chunks: Vec<&ChunkDigests> = chunks.iter().collect();
+            if is_completed_again(observation, evidence) {
+                if evidence.loads_whole_chunks {
+                    served += 1;
+                } else {
+                    chunks.retain(|chunk| chunk.chunk != served);
+                    traced.left_out += 1;
+                }
+            }
+            count_missing(&mut traced, evidence, &chunks, served);
             trace_request(&mut traced, &copies, (pass, &case.asked.id), chunks, demand);
         }
     }
@@ -354,22 +364,19 @@ fn trace(cases: &[Case<'_>], evidence: Option<&KvEvidence>, fidelity: Fidelity, 
     traced
 }
 
-/// Counts served chunks without a digest; `cached` is vLLM's count and the length of the prompt.
-fn count_missing(
-    traced: &mut Provenance,
-    evidence: &KvEvidence,
-    chunks: &[ChunkDigests],
-    (cached, prompt_tokens): (u32, u32),
-) {
+/// Whether all of a prompt was served, and of its last chunk the last token alone is computed again.
+fn is_completed_again(observation: &Observation, evidence: &KvEvidence) -> bool {
+    observation.cached_tokens + 1 == observation.prompt_tokens
+        && observation.prompt_tokens.is_multiple_of(evidence.chunk_tokens)
+}
+
+/// Counts those of a request's first chunks, so many were served, that have no digest.
+fn count_missing(traced: &mut Provenance, evidence: &KvEvidence, chunks: &[&ChunkDigests], served: u32) {
     let seen: HashSet<(u32, u32)> =
         chunks.iter().filter(|chunk| chunk.served).map(|chunk| (chunk.rank, chunk.chunk)).collect();
     let ranks = u32::try_from(evidence.layers.len()).unwrap_or(u32::MAX);
     for rank in 0..ranks {
-        let served = 0..cached / evidence.chunk_tokens;
-        traced.missing += served.filter(|chunk| !seen.contains(&(rank, *chunk))).count() as u64;
-    }
-    if cached + 1 == prompt_tokens && prompt_tokens.is_multiple_of(evidence.chunk_tokens) {
-        traced.left_out += 1;
+        traced.missing += (0..served).filter(|chunk| !seen.contains(&(rank, *chunk))).count() as u64;
     }
 }
 
@@ -377,11 +384,10 @@ fn trace_request(
     traced: &mut Provenance,
     copies: &Copies<'_>,
     (pass, question): (Pass, &QuestionId),
-    chunks: &[ChunkDigests],
+    mut in_order: Vec<&ChunkDigests>,
     demand: Demand,
 ) {
     let mut maps: BTreeMap<u32, BTreeMap<u32, String>> = BTreeMap::new();
-    let mut in_order: Vec<&ChunkDigests> = chunks.iter().collect();
     in_order.sort_by_key(|chunk| (chunk.chunk, chunk.rank));
     let wrong_before = all_wrong(traced);
     for chunk in in_order {

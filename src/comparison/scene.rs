@@ -74,6 +74,7 @@ impl Scene {
             chunk_tokens: CHUNK_TOKENS,
             layers: vec![layers.clone(), layers],
             shared_by_ranks: false,
+            loads_whole_chunks: true,
             prefixes: self.questions.iter().zip(0..).map(|(asked, number)| prefixes(asked, number)).collect(),
             store: records(ArmName::Store),
             load: records(ArmName::Load),

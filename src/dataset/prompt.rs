@@ -21,6 +21,15 @@ pub struct Prompt {
     pub token_ids: Vec<u32>,
 }
 
+impl Prompt {
+    /// Whether it is whole chunks of so many tokens and nothing else.
+    #[must_use]
+    pub fn is_whole_chunks(&self, chunk_tokens: u32) -> bool {
+        !self.token_ids.is_empty()
+            && usize::try_from(chunk_tokens).is_ok_and(|chunk| self.token_ids.len().is_multiple_of(chunk))
+    }
+}
+
 /// How long prompts may be, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

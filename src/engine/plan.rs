@@ -254,13 +254,18 @@ impl Planner {
         let shared_tokens =
             u32::try_from(shared).map_or(u32::MAX, |units| units.saturating_mul(chunk_tokens));
         let load = served(asked.len());
+        let control = rule.of_control();
         self.expectations.push(Expectation {
             question: prompt.question.clone(),
             prompt_tokens,
             // What prompts have in common is whole units, whatever is served of a rest.
             store_at_most: shared_tokens.min(load),
             load,
-            control: prompt_tokens.saturating_sub(1) / chunk_tokens * chunk_tokens,
+            control: control.served_tokens(
+                prompt_tokens,
+                control.asked_units(prompt_tokens, chunk_tokens),
+                chunk_tokens,
+            ),
         });
         Ok(())
     }
@@ -416,10 +421,10 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_multiple_of_the_chunk_has_no_matching_control() {
+    fn an_exact_multiple_of_the_chunk_has_a_control_that_computes_its_last_token_alone() {
         let expectations =
             plan(vec![prompt("law", 1, &[1, 2, 3, 4, 5, 6, 7, 8])], CAPACITY).unwrap().expectations;
-        assert_eq!((expectations[0].load, expectations[0].control), (7, 4));
+        assert_eq!((expectations[0].load, expectations[0].control), (7, 7));
     }
 
     fn rounds(prompts: Vec<Prompt>, capacity: Capacity) -> Vec<(usize, u64)> {

@@ -29,6 +29,8 @@ pub enum Request<'a> {
         /// Whether the KV of the prompts is left to another engine, which is told of it by what each answer says: one token
         /// is generated.
         hand_over: bool,
+        /// How the engine is to misread prompts that are served whole, if it is.
+        misreading: Option<Misreading>,
         /// The prompts, in the order in which they are handed to the scheduler.
         prompts: Vec<NumberedPrompt<'a>>,
     },
@@ -79,6 +81,16 @@ pub struct ChangedCell {
     pub bits: u64,
 }
 
+/// A way of misreading prompts that are served whole, planted in an engine to see that it shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Misreading {
+    /// All of a prompt's tokens are taken as served, and the first position behind them is computed.
+    AllServed,
+    /// The last token is computed at the position behind its own.
+    OnePositionOff,
+}
+
 /// The engine to start.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Start {
@@ -92,6 +104,8 @@ pub struct Start {
     pub connector: Option<Connector>,
     /// `None`: vLLM's own prefix caching is off. Otherwise it is on, and serves whole chunks of so many tokens.
     pub hit_multiple: Option<u32>,
+    /// Whether it serves a prompt of whole chunks all but its last token.
+    pub whole_hits: bool,
     /// Tokens of the chunks whose KV is digested; `None`: it is not.
     pub digest_chunk_tokens: Option<u32>,
     /// torch's name of the data type that a lossy form of storage puts each element through; what that makes of computed chunks

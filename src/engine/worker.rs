@@ -13,7 +13,8 @@ use super::error::{EngineError, quote};
 use super::lmcache_server::CONNECTOR;
 use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
 use super::protocol::{
-    ChangedCell, NumberedChunk, NumberedPrompt, PROTOCOL, Ready, Reply, Request, SeenCell, Start, TimingFault,
+    ChangedCell, Misreading, NumberedChunk, NumberedPrompt, PROTOCOL, Ready, Reply, Request, SeenCell, Start,
+    TimingFault,
 };
 use crate::cache::Bucket;
 use crate::dataset::Prompt;
@@ -78,6 +79,7 @@ pub struct Worker {
     transfers: Vec<serde_json::Value>,
     /// Tokens that vLLM counts as served by the connector: since the start, and before the last prompts.
     external_hits: [u64; 2],
+    misreading: Option<Misreading>,
 }
 
 impl Worker {
@@ -143,6 +145,7 @@ impl Worker {
             kv_records: Vec::new(),
             transfers: Vec::new(),
             external_hits: [0; 2],
+            misreading: None,
         };
         worker.send(&Request::Start(start)).await?;
         match worker.receive(worker.patience.start).await? {
@@ -192,8 +195,9 @@ impl Worker {
             NumberedPrompt { question, token_ids: &prompt.token_ids, transfer }
         });
         let read_cache = prefix_cache == PrefixCache::Read;
-        let hand_over = matches!(handing, Handing::Over);
-        self.send(&Request::Score { read_cache, hand_over, prompts: numbered.collect() }).await?;
+        let (hand_over, misreading) = (matches!(handing, Handing::Over), self.misreading);
+        let request = Request::Score { read_cache, hand_over, misreading, prompts: numbered.collect() };
+        self.send(&request).await?;
         let mut observations: Vec<Option<Observation>> = vec![None; prompts.len()];
         let mut transfers: Vec<Option<serde_json::Value>> = vec![None; prompts.len()];
         let mut digests: Vec<Option<Vec<ChunkDigests>>> = vec![None; prompts.len()];
@@ -283,6 +287,11 @@ impl Worker {
     #[must_use]
     pub fn external_hits(&self) -> u64 {
         self.external_hits[0].saturating_sub(self.external_hits[1])
+    }
+
+    /// Has the engine misread prompts that are served whole from now on, or read them as it does.
+    pub fn misread(&mut self, misreading: Option<Misreading>) {
+        self.misreading = misreading;
     }
 
     /// What the last [`score`](Self::score) showed of the KV itself, in the order of the prompts.

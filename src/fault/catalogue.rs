@@ -3,6 +3,7 @@
 use super::kind::{Applies, Donor, Fault, Group, Layers, Must, Place, Ranks, Spots, Tier, Variant};
 use super::operator::{Bit, Operator, Spread};
 use crate::comparison::Rung;
+use crate::engine::Misreading;
 use crate::model::KvShape;
 
 const EVERY: Spots = &[(Place::Every, Layers::All)];
@@ -13,6 +14,7 @@ const EACH_PLACE: Spots =
     &[(Place::First, Layers::All), (Place::Middle, Layers::All), (Place::Last, Layers::All)];
 const ENDS: Spots = &[(Place::First, Layers::All), (Place::Last, Layers::All)];
 const LAST: Spots = &[(Place::Last, Layers::All)];
+const WHOLE: Spots = &[(Place::LastOfWhole, Layers::All)];
 const OUTER_LAYERS: Spots = &[(Place::Middle, Layers::First), (Place::Middle, Layers::Last)];
 const ONE_LAYER_OF_EVERY: Spots = &[(Place::Every, Layers::Middle)];
 const LATE: Spots =
@@ -315,6 +317,30 @@ pub const CATALOGUE: &[Fault] = &[
             ("one row", Operator::ZeroLastRow, LAST),
             ("a quarter", Operator::ZeroLastRows { parts: 4 }, LAST),
         ],
+        ..PLAIN
+    },
+    Fault {
+        name: "last row lost",
+        group: Group::Extent,
+        what: "of a prompt of whole chunks the last two tokens are zero: the last one is computed again, the one before it is read",
+        stands_for: "a load that ends a row too early where a prompt is served whole (LMCache 4614, vLLM 52617)",
+        doses: &[("", Operator::ZeroLastTwoTokens, WHOLE)],
+        ..PLAIN
+    },
+    Fault {
+        name: "whole prompt counted",
+        group: Group::Extent,
+        what: "the engine takes all n tokens of a prompt of whole chunks as served instead of n − 1, and computes what lies behind",
+        stands_for: "a hit that is off by one where a prompt is served whole (LMCache 4614, vLLM 52617)",
+        doses: &[("", Operator::Misread(Misreading::AllServed), WHOLE)],
+        ..PLAIN
+    },
+    Fault {
+        name: "position off by one",
+        group: Group::Extent,
+        what: "the engine computes the last token of a prompt of whole chunks at the position behind its own",
+        stands_for: "a position that is counted from the hit instead of from the token (vLLM 52617)",
+        doses: &[("", Operator::Misread(Misreading::OnePositionOff), WHOLE)],
         ..PLAIN
     },
     Fault {

@@ -122,7 +122,8 @@ impl Trial {
             Tier::Memory => counted.hit_tokens - counted.hit_memory_tokens.min(counted.hit_tokens),
             Tier::Disk => counted.hit_tokens - counted.hit_second_tier_tokens.min(counted.hit_tokens),
         };
-        let must = if damage.changed_bits == 0 { Must::ChangeNothing } else { variant.fault.must };
+        let changes_nothing = damage.changed_bits == 0 && variant.operator.misreading().is_none();
+        let must = if changes_nothing { Must::ChangeNothing } else { variant.fault.must };
         let seen = matches!(verdict, Verdict::Degraded | Verdict::NotExercised);
         let is_located = located.as_ref().is_some_and(Located::is_exact);
         let fate = match must {
@@ -165,7 +166,7 @@ impl Trial {
         [served, predicted]: [u64; 2],
     ) -> Self {
         let fate = match variant.fault.must {
-            _ if damage.changed_bits == 0 => Fate::FalseAlarm,
+            _ if damage.changed_bits == 0 && variant.operator.misreading().is_none() => Fate::FalseAlarm,
             Must::ChangeNothing | Must::ServeNothing => Fate::FalseAlarm,
             Must::BeSeen(_) | Must::ReorderAlone => Fate::Refused,
         };
@@ -247,6 +248,7 @@ impl Trial {
             Place::Middle => "middle chunk",
             Place::Last => "last chunk",
             Place::Every => "every chunk",
+            Place::LastOfWhole => "last chunk of whole prompts",
         };
         let layers = match self.layers {
             Layers::All => "",
@@ -315,7 +317,7 @@ pub struct FaultFindings {
     /// Plantings in memory that were left out, since an answer that was no number had ended the server that held the chunks.
     #[serde(default)]
     pub left_out: u32,
-    /// Faults of timing that this engine could not be given, and why, in words.
+    /// Faults that this engine or these prompts could not be given, and why, in words.
     #[serde(default)]
     pub not_planted: Vec<String>,
     /// How many faults were killed, and which were not.
@@ -388,6 +390,9 @@ impl FaultFindings {
                 kinds.insert(&trial.fault);
                 for rung in &trial.seen_by {
                     *score.seen_by.entry(*rung).or_default() += 1;
+                    if trial.changed_bits == 0 {
+                        continue;
+                    }
                     let dose = SmallestDose { trial: trial.name(), changed_bits: trial.changed_bits };
                     let known = smallest.entry(*rung).or_insert_with(|| dose.clone());
                     if dose.changed_bits < known.changed_bits {

@@ -236,3 +236,18 @@ fn one_bit_that_is_not_named_makes_all_of_them_survive_whatever_other_rungs_see(
     assert_eq!((joined.fate, joined.located_words().as_deref()), (Fate::Survived, Some("15 of 16")));
     assert!(findings(vec![joined]).doubt().is_some());
 }
+
+#[test]
+fn a_misreading_that_changes_nothing_stored_must_be_seen_all_the_same() {
+    let name = "position off by one";
+    let seen = trial(name, 0, &loaded(SERVED, -0.500_000_1), on_disk(SERVED));
+    let unseen = trial(name, 0, &loaded(SERVED, -0.5), on_disk(SERVED));
+    assert_eq!((seen.fate, unseen.fate), (Fate::Killed, Fate::Survived));
+    let found = findings(vec![seen]);
+    assert_eq!((found.score.killed, found.score.seen_by[&Rung::BitExact]), (1, 1));
+    assert!(found.smallest.is_empty(), "no bit of a chunk was changed");
+    assert_eq!(found.trials[0].name(), "position off by one (last chunk of whole prompts)");
+    let refused =
+        Trial::refused(&variant(name), &Damage { chunks: 1, ..Damage::default() }, "nan".to_owned(), [1, 2]);
+    assert_eq!(refused.fate, Fate::Refused);
+}

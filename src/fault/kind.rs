@@ -141,6 +141,9 @@ pub enum Place {
     Last,
     /// All of them.
     Every,
+    /// The last one of a prompt that is a whole number of chunks; of others none.
+    #[serde(rename = "last of whole prompts")]
+    LastOfWhole,
 }
 
 /// Layers of a chunk.
@@ -165,7 +168,7 @@ impl Place {
         match self {
             Self::First => one(0),
             Self::Middle => one(chunks / 2),
-            Self::Last => one(chunks - 1),
+            Self::Last | Self::LastOfWhole => one(chunks - 1),
             Self::Every => 0..chunks,
         }
     }

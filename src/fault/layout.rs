@@ -113,6 +113,16 @@ impl Layout {
         size(self.dtype.bytes())
     }
 
+    /// Rows at the end of a layer that hold its last two tokens. Of a dense model under vLLM's CPU attention these are their values,
+    /// which fill a row together; their keys are elsewhere.
+    #[must_use]
+    pub fn rows_of_two_tokens(&self) -> usize {
+        match (self.arrangement, self.shape) {
+            (Arrangement::LayersFirst { .. }, KvShape::Dense { .. }) => 1,
+            (Arrangement::LayersFirst { .. } | Arrangement::KeysFirst, _) => 2,
+        }
+    }
+
     /// Elements of a row.
     #[must_use]
     pub fn width(&self) -> usize {

@@ -131,6 +131,7 @@ mod tests {
             chunk_tokens: 4,
             layers,
             shared_by_ranks,
+            loads_whole_chunks: true,
             prefixes,
             store,
             load,

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use serde::Serialize;
 
+use crate::engine::Misreading;
+
 use super::element;
 use super::layout::Layout;
 use super::numbers::Numbers;
@@ -75,6 +77,10 @@ pub enum Operator {
     },
     /// The last row is zero.
     ZeroLastRow,
+    /// The last two tokens are zero: their values, in a dense model whose rows are no tokens.
+    ZeroLastTwoTokens,
+    /// Nothing that is stored changes; the engine misreads prompts that are served whole.
+    Misread(Misreading),
     /// All elements change places at random.
     Scramble,
     /// The last quarter of the bytes is missing.
@@ -91,7 +97,16 @@ impl Operator {
     /// Whether it can be done to any chunk by itself, whoever asks for it. Others need places or an engine.
     #[cfg(test)]
     pub(super) fn is_of_bytes(self) -> bool {
-        !matches!(self, Self::FlipPlaces | Self::ComeLate | Self::ReuseBlocks { .. })
+        !matches!(self, Self::FlipPlaces | Self::ComeLate | Self::ReuseBlocks { .. } | Self::Misread(_))
+    }
+
+    /// How the engine is to misread what it is served, if that is the fault.
+    #[must_use]
+    pub fn misreading(self) -> Option<Misreading> {
+        match self {
+            Self::Misread(misreading) => Some(misreading),
+            _ => None,
+        }
     }
 
     /// Whether what it leaves has another length.
@@ -164,6 +179,7 @@ impl Operator {
             Self::Rewrite
             | Self::FlipPlaces
             | Self::ComeLate
+            | Self::Misread(_)
             | Self::ReuseBlocks { .. }
             | Self::Truncate
             | Self::Empty
@@ -199,6 +215,9 @@ impl Operator {
                 each_layer(chunk, &|layer, _| layer[(rows - rows / parts) * row..].fill(0));
             }
             Self::ZeroLastRow => each_layer(chunk, &|layer, _| layer[(rows - 1) * row..].fill(0)),
+            Self::ZeroLastTwoTokens => {
+                each_layer(chunk, &|layer, _| layer[(rows - layout.rows_of_two_tokens()) * row..].fill(0));
+            }
             Self::Scramble => each_layer(chunk, &|layer, _| scramble(layer, layout.element_bytes())),
         }
     }

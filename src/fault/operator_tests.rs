@@ -4,7 +4,7 @@ use super::super::layout::tests::{DENSE, KEYS_FIRST, MLA};
 use super::*;
 use crate::digest::digest_bytes;
 
-const CHANGES_OF_LAYERS: [Operator; 20] = [
+const CHANGES_OF_LAYERS: [Operator; 21] = [
     Operator::Zero,
     Operator::TakeFirstHalf,
     Operator::TakeAll,
@@ -24,6 +24,7 @@ const CHANGES_OF_LAYERS: [Operator; 20] = [
     Operator::QuantizeE4m3,
     Operator::ZeroLastRows { parts: 4 },
     Operator::ZeroLastRow,
+    Operator::ZeroLastTwoTokens,
     Operator::Scramble,
 ];
 
@@ -195,4 +196,18 @@ fn a_fault_is_the_same_on_every_machine() {
         [random, scrambled].map(|bytes| digest_bytes(&bytes).short()),
         ["c2af36625b6b", "849e44926f8b"]
     );
+}
+
+#[test]
+fn the_last_two_tokens_are_rows_where_rows_are_tokens_and_one_row_of_values_where_they_are_not() {
+    for (layout, rows) in [(DENSE, 1), (KEYS_FIRST, 2), (MLA, 2)] {
+        let pristine = vec![7; layout.bytes()];
+        let changed = apply(Operator::ZeroLastTwoTokens, &layout, &pristine, &pristine);
+        for layer in 0..layout.layers() {
+            let zero = (0..layout.rows)
+                .filter(|at| row(&layout, &changed, layer, *at).iter().all(|byte| *byte == 0));
+            let last: Vec<usize> = (layout.rows - rows..layout.rows).collect();
+            assert_eq!(zero.collect::<Vec<_>>(), last, "{layout:?}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a cache stores and serves of a prompt of n tokens, counted in units: it stores the first ⌊(n − `stored_less`) / unit⌋
 /// units, and looks for the first ⌊(n − `asked_less`) / unit⌋. The default is LMCache's rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HitRule {
     /// What is stored and served as a whole.
@@ -32,7 +32,7 @@ pub enum HitUnit {
 }
 
 /// What of a stored prompt can be found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Found {
     /// Any number of its first units.
@@ -47,6 +47,19 @@ impl HitRule {
     #[must_use]
     pub fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether a prompt of whole units is served all but its last token, and not all but its last unit.
+    #[must_use]
+    pub fn serves_whole_prompts(&self) -> bool {
+        self.asked_less == 0
+    }
+
+    /// The rule of a control whose hits leave the tokens to compute that hits by this rule leave, as far as vLLM's own prefix cache
+    /// can.
+    #[must_use]
+    pub fn of_control(&self) -> Self {
+        Self { unit: self.unit, asked_less: self.asked_less.min(1), ..Self::default() }
     }
 
     /// How many units of so many tokens are stored of a prompt.
@@ -81,6 +94,15 @@ mod tests {
     #[test]
     fn lmcache_serves_whole_chunks_and_of_a_prompt_of_whole_chunks_all_but_its_last_token() {
         assert_eq!(served(HitRule::default(), 4, &[0, 3, 4, 5, 8, 9]), [0, 0, 3, 4, 7, 8]);
+    }
+
+    #[test]
+    fn a_control_serves_whole_prompts_where_the_rule_does() {
+        let example = HitRule { unit: HitUnit::Block, stored_less: 1, asked_less: 2, ..HitRule::default() };
+        let nixl = HitRule { unit: HitUnit::Block, rest: true, ..HitRule::default() };
+        assert!(HitRule::default().of_control().is_default());
+        assert_eq!(served(example.of_control(), 4, &[7, 8, 9]), [4, 4, 8]);
+        assert_eq!(served(nixl.of_control(), 4, &[7, 8, 9]), [4, 7, 8]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::engine::Capacity;
 use crate::engine::environment::Environment;
 use crate::job::Work;
-use crate::model::{HitRule, HitUnit, KvShape, Route};
+use crate::model::{HitRule, KvShape, Route};
 use crate::stage::{
     Baseline, Cached, Compare, Control, EngineSpec, FOREIGN_PROMPTS, Faults, Foreign, Prompts, Shards,
     StageError, batching, capacity, differences, prompt_limits,
@@ -63,9 +63,9 @@ impl<'a> ArmsOf<'a> {
         Work::Baseline(Box::new(Baseline { engine: self.alone.clone(), rounds }))
     }
 
-    /// The control of routes that serve such units.
-    pub(super) fn control(&self, unit: HitUnit) -> Work {
-        let capacity = Capacity { hits: HitRule { unit, ..HitRule::default() }, ..self.capacity };
+    /// The control of routes with this rule for controls.
+    pub(super) fn control(&self, hits: HitRule) -> Work {
+        let capacity = Capacity { hits, ..self.capacity };
         Work::Control(Box::new(Control { engine: self.alone.clone(), capacity }))
     }
 

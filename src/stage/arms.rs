@@ -22,7 +22,8 @@ pub struct Baseline {
 }
 
 /// vLLM alone, with its own prefix caching: each round first fills the emptied cache without reading it, which repeats the
-/// baseline, then is served from it, which leaves the same tokens to compute as a hit in LMCache does. Inputs: the prompts, and the baseline where chunks are its blocks.
+/// baseline, then is served from it, which leaves the same tokens to compute as a hit does. Where whole prompts are served all but
+/// their last token, so are they here. Inputs: the prompts, and the baseline where chunks are its blocks.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Control {
     /// The engine.
@@ -77,7 +78,11 @@ impl Control {
         rounds
             .share(context.engines, async |number| {
                 let chunk_tokens = Some(capacity.chunk_tokens);
-                let setup = EngineSetup { hit_multiple: chunk_tokens, ..EngineSetup::alone("control") };
+                let setup = EngineSetup {
+                    hit_multiple: chunk_tokens,
+                    whole_hits: capacity.hits.serves_whole_prompts(),
+                    ..EngineSetup::alone("control")
+                };
                 let mut worker = run.start(setup.numbered(number)).await?;
                 while let Some(round) = rounds.take().await? {
                     repeat.score(&mut worker, &round, &round.prompts, PrefixCache::FillOnly).await?;

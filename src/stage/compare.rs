@@ -143,7 +143,9 @@ impl Compare {
                 sharding,
                 tier: Some(tier),
             }),
-            kv: self.kv_evidence(inputs, capacity.chunk_tokens)?,
+            kv: self
+                .kv_evidence(inputs, capacity.chunk_tokens)?
+                .map(|kv| KvEvidence { loads_whole_chunks: carrier.loads_whole_chunks(), ..kv }),
             external_hits: (carrier.proof() == Proof::EngineCounters)
                 .then_some([passes.external_hits.store, passes.external_hits.load]),
             store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),

@@ -164,6 +164,8 @@ pub(super) struct EngineSetup {
     pub(super) connector: Option<Connector>,
     /// How many tokens the chunks have that vLLM's own prefix cache serves, and nothing smaller, if it serves any.
     pub(super) hit_multiple: Option<u32>,
+    /// Whether that cache serves a prompt of whole chunks all but its last token.
+    pub(super) whole_hits: bool,
     /// Variables besides those that all have.
     pub(super) variables: Vec<(String, String)>,
     /// Another data type than the suite's.
@@ -294,6 +296,7 @@ impl<'a> EngineRun<'a> {
             number,
             connector,
             hit_multiple,
+            whole_hits,
             variables: extra_variables,
             dtype,
             stored_as,
@@ -309,6 +312,7 @@ impl<'a> EngineRun<'a> {
             arguments,
             connector,
             hit_multiple,
+            whole_hits,
             digest_chunk_tokens: Some(self.digest_chunk_tokens),
             stored_as,
             letters,

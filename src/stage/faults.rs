@@ -131,8 +131,14 @@ impl Faults {
         let before = stack.server.counters().await?;
         let stored = stack.worker.score(&prompts, PrefixCache::Read, || {}).await?;
         let kv_stored = stack.worker.take_kv_records();
-        let mut ground =
-            Ground::prepare(tier, layout, ranks.written_shards(shape), &prompts, chunk_tokens).await?;
+        let mut ground = Ground::prepare(
+            tier,
+            layout,
+            ranks.written_shards(shape),
+            &prompts,
+            (chunk_tokens, surroundings.patience),
+        )
+        .await?;
         let store_counters = stack.server.counters().await?.since(before);
         ground.check_layout(&mut stack.worker, &prompts, chunk_tokens).await?;
         if let Some(segment) = &stack.segment {
@@ -157,9 +163,15 @@ impl Faults {
             tokenizer: load_tokenizer(run.files, context.model_name())?,
         };
         let reachable = |variant: &&Variant| variant.tier == Tier::Disk || ground.memory_is_reached();
-        let variants: Vec<&Variant> = self.variants.iter().filter(reachable).collect();
+        let (variants, without): (Vec<&Variant>, Vec<&Variant>) =
+            self.variants.iter().filter(reachable).partition(|variant| ground.has_place_for(variant));
         let (mut trials, mut seconds, mut stacks, mut left_out) = (Vec::new(), Vec::new(), 1, 0);
-        let mut not_planted = Vec::new();
+        let mut not_planted: Vec<String> = without
+            .iter()
+            .map(|variant| {
+                format!("{}: no prompt that was asked is a whole number of chunks", variant.fault.name)
+            })
+            .collect();
         for variant in &variants {
             // A new server is given nothing to keep in its memory: it finds all in the second tier.
             if variant.tier == Tier::Memory && stacks > 1 {

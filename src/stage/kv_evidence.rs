@@ -14,7 +14,8 @@ pub(super) fn read_records(arm: &Artifact, file: &str) -> Result<Vec<KvRecord>, 
     read_lines(arm.path(&kv_file(file)))?.collect()
 }
 
-/// `written_shards` and `read_shards` are those of a chunk. Puts the records of a store and a load pass together with what they are held by; `None` where the engine was asked for none.
+/// Puts the records of a store and a load pass together with what they are held by, of a carrier that loads whole chunks; `None`
+/// where the engine was asked for none. `written_shards` and `read_shards` are those of a chunk.
 pub(super) fn kv_evidence(
     [written_shards, read_shards]: [u32; 2],
     chunk_tokens: u32,
@@ -31,6 +32,7 @@ pub(super) fn kv_evidence(
         chunk_tokens,
         layers: digests.layers.clone(),
         shared_by_ranks: written_shards < read_shards,
+        loads_whole_chunks: true,
         prefixes: prefixes.collect::<Result<_, StageError>>()?,
         store: store?,
         load: load?,

@@ -51,7 +51,9 @@ impl Laboratory<'_> {
             Operator::ReuseBlocks { others } => self.attempt_reuse(stack, ground, variant, others).await,
             _ => {
                 let damage = ground.plant(variant)?;
+                stack.worker.misread(variant.operator.misreading());
                 let answers = self.ask(stack, variant.tier).await?;
+                stack.worker.misread(None);
                 ground.restore().await?;
                 self.judge(variant, &damage, answers, Vec::new()).map(Ok)
             }

@@ -11,14 +11,14 @@ use super::prompts::read_prompts;
 use crate::dataset::{Prompt, QuestionId, Subject};
 use crate::engine::{PrefixCache, Worker};
 use crate::fault::{
-    ChunkName, Damage, Fault, FaultError, Flip, Layout, MemoryTier, PlantedCell, PlantedTier, Probe, Shard,
-    Tier, Variant, plantings, sample_flips,
+    ChunkName, Damage, Fault, FaultError, Flip, Layout, MemoryTier, Must, Place, PlantedCell, PlantedTier,
+    Probe, Shard, Tier, Variant, plantings, sample_flips,
 };
 use crate::store::Artifact;
 
-/// How long no chunk may arrive in the second tier once a pass has its last answer.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Prompts of whole chunks that faults are planted in besides the others.
+const WHOLE_PROMPTS: usize = 3;
 /// Tokens behind the last whole chunk of a probe.
 const PROBE_REST: usize = 8;
 
@@ -28,12 +28,16 @@ pub(super) struct Ground {
     layout: Layout,
     /// In how many shards a chunk is stored.
     shards_of_chunk: u32,
-    /// Whole chunks of each prompt.
+    /// Whole chunks of each prompt that is more than these; they are asked before the others.
     prompts: Vec<Vec<ChunkName>>,
+    /// Those of prompts that are nothing else.
+    whole_prompts: Vec<Vec<ChunkName>>,
     shards: BTreeSet<Shard>,
     second: PlantedTier,
     memory: Option<MemoryTier>,
     planted: BTreeSet<Shard>,
+    /// How long no chunk may arrive in the second tier once a pass has its last answer.
+    patience: Duration,
 }
 
 impl Ground {
@@ -43,16 +47,30 @@ impl Ground {
         layout: Layout,
         shards_of_chunk: u32,
         prompts: &[Prompt],
-        chunk_tokens: u32,
+        (chunk_tokens, patience): (u32, Duration),
     ) -> Result<Self, StageError> {
-        let prompts: Vec<Vec<ChunkName>> =
-            prompts.iter().map(|prompt| ChunkName::of_prompt(&prompt.token_ids, chunk_tokens)).collect();
+        let chunks_of = |prompt: &Prompt| ChunkName::of_prompt(&prompt.token_ids, chunk_tokens);
+        let (whole_prompts, prompts): (Vec<&Prompt>, Vec<&Prompt>) =
+            prompts.iter().partition(|prompt| prompt.is_whole_chunks(chunk_tokens));
+        let [whole_prompts, prompts] = [whole_prompts, prompts]
+            .map(|prompts| prompts.into_iter().map(chunks_of).collect::<Vec<Vec<ChunkName>>>());
         let of_chunk = |chunk| Shard::of_chunk(chunk, shards_of_chunk);
-        let shards: BTreeSet<Shard> = prompts.iter().flatten().flat_map(of_chunk).collect();
-        await_shards(&mut second, &shards, layout).await?;
+        let shards: BTreeSet<Shard> =
+            prompts.iter().chain(&whole_prompts).flatten().flat_map(of_chunk).collect();
+        await_shards(&mut second, &shards, layout, patience).await?;
         second.keep_pristine()?;
         let (memory, planted) = (None, BTreeSet::new());
-        Ok(Self { layout, shards_of_chunk, prompts, shards, second, memory, planted })
+        Ok(Self {
+            layout,
+            shards_of_chunk,
+            prompts,
+            whole_prompts,
+            shards,
+            second,
+            memory,
+            planted,
+            patience,
+        })
     }
 
     /// Has the engine store the second chunk of the first prompt behind two other prefixes, and holds the layout against
@@ -81,7 +99,7 @@ impl Ground {
         worker.score(&[behind_other, later], PrefixCache::Read, || {}).await?;
         let of_chunk = |chunk| Shard::of_chunk(chunk, self.shards_of_chunk);
         let probes: BTreeSet<Shard> = names.iter().flat_map(of_chunk).collect();
-        await_shards(&mut self.second, &probes, self.layout).await?;
+        await_shards(&mut self.second, &probes, self.layout, self.patience).await?;
         self.second.keep_pristine()?;
         for rank in 0..self.shards_of_chunk {
             let stored = |chunk: &ChunkName| self.second.pristine(&Shard { chunk: chunk.clone(), rank });
@@ -101,6 +119,11 @@ impl Ground {
 
     pub(super) fn memory_is_reached(&self) -> bool {
         self.memory.as_ref().is_some_and(|memory| memory.found() == self.shards.len())
+    }
+
+    /// Whether a variant has a prompt that it can be planted in.
+    pub(super) fn has_place_for(&self, variant: &Variant) -> bool {
+        variant.place != Place::LastOfWhole || !self.whole_prompts.is_empty()
     }
 
     /// Distinct chunks.
@@ -152,7 +175,7 @@ impl Ground {
 
     /// Waits until everything is in the second tier again; whether that was so.
     pub(super) async fn is_filled(&mut self) -> Result<bool, StageError> {
-        match await_shards(&mut self.second, &self.shards, self.layout).await {
+        match await_shards(&mut self.second, &self.shards, self.layout, self.patience).await {
             Err(StageError::Fault(FaultError::Missing { .. })) => Ok(false),
             filled => filled.map(|()| true),
         }
@@ -162,7 +185,18 @@ impl Ground {
     pub(super) fn plant(&mut self, variant: &Variant) -> Result<Damage, StageError> {
         let mut damage = Damage::default();
         let Fault { ranks, donor, .. } = *variant.fault;
-        for planting in plantings(variant.place, ranks, donor, &self.prompts, self.shards_of_chunk) {
+        let all = [&self.prompts[..], &self.whole_prompts].concat();
+        let prompts = match (variant.place, variant.fault.must) {
+            (Place::LastOfWhole, _) => &self.whole_prompts,
+            (_, Must::ServeNothing) => &all,
+            _ => &self.prompts,
+        };
+        let plantings = plantings(variant.place, ranks, donor, prompts, self.shards_of_chunk);
+        if variant.operator.misreading().is_some() {
+            let chunks = u32::try_from(plantings.len()).unwrap_or(u32::MAX);
+            return Ok(Damage { chunks, ..Damage::default() });
+        }
+        for planting in plantings {
             let pristine = self.second.pristine(&planting.shard)?;
             let donor = self.second.pristine(&planting.donor)?;
             let layers = variant.layers.of(self.layout.layers());
@@ -202,7 +236,7 @@ impl Ground {
     /// that must not come later than what is put back.
     pub(super) async fn restore(&mut self) -> Result<(), StageError> {
         let planted = std::mem::take(&mut self.planted);
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::at_most(self.patience);
         while waiting.goes_on(self.second.absent(&planted)) {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -223,8 +257,9 @@ async fn await_shards(
     second: &mut PlantedTier,
     shards: &BTreeSet<Shard>,
     layout: Layout,
+    patience: Duration,
 ) -> Result<(), StageError> {
-    let mut waiting = Waiting::default();
+    let mut waiting = Waiting::at_most(patience);
     loop {
         let missing = second.missing(shards, layout.bytes())?;
         if missing == 0 {
@@ -239,13 +274,18 @@ async fn await_shards(
 }
 
 /// Waits for chunks as long as more arrive.
-#[derive(Default)]
 struct Waiting {
+    patience: Duration,
     /// How many were missing, and since when.
     last: Option<(usize, Instant)>,
 }
 
 impl Waiting {
+    /// For so long without another one.
+    fn at_most(patience: Duration) -> Self {
+        Self { patience, last: None }
+    }
+
     /// Whether some are missing, and others arrived not long ago.
     fn goes_on(&mut self, missing: usize) -> bool {
         let since = match self.last {
@@ -253,35 +293,59 @@ impl Waiting {
             _ => Instant::now(),
         };
         self.last = Some((missing, since));
-        missing > 0 && since.elapsed() < SETTLE_PATIENCE
+        missing > 0 && since.elapsed() < self.patience
     }
 }
 
-/// So many questions, spread over the subjects, whose prompts have at least two whole chunks and a rest: whole multiples of
-/// a chunk have no matching control.
+/// So many questions, spread over the subjects, whose prompts have at least two whole chunks and a rest, and a few whose prompts
+/// are whole chunks and nothing else, if there are any.
 pub(super) fn choose_questions(
     prompts: &Artifact,
     chunk_tokens: u32,
     wanted: usize,
 ) -> Result<Vec<Prompt>, StageError> {
     let chunk = usize::try_from(chunk_tokens).expect("a chunk fits into memory");
-    let suits = |prompt: &Prompt| {
-        prompt.token_ids.len() / chunk >= 2 && !prompt.token_ids.len().is_multiple_of(chunk)
-    };
     let mut by_subject: BTreeMap<Subject, Vec<QuestionId>> = BTreeMap::new();
+    let mut whole = Vec::new();
     for prompt in read_prompts(prompts)? {
         let prompt = prompt?;
-        if suits(&prompt) {
+        if prompt.token_ids.len() / chunk < 2 {
+            continue;
+        }
+        if prompt.is_whole_chunks(chunk_tokens) {
+            whole.push(prompt.question);
+        } else {
             by_subject.entry(prompt.question.subject.clone()).or_default().push(prompt.question);
         }
     }
     let longest = by_subject.values().map(Vec::len).max().unwrap_or(0);
     let in_turn = (0..longest).flat_map(|row| by_subject.values().filter_map(move |ids| ids.get(row)));
-    let chosen: BTreeSet<&QuestionId> = in_turn.take(wanted).collect();
+    let mut chosen: BTreeSet<&QuestionId> = in_turn.take(wanted).collect();
     if chosen.len() < 2 {
         return Err(FaultError::TooShort { chunk_tokens }.into());
     }
-    read_prompts(prompts)?
+    chosen.extend(whole.iter().take(WHOLE_PROMPTS));
+    let mut prompts: Vec<Prompt> = read_prompts(prompts)?
         .filter(|prompt| prompt.as_ref().map_or(true, |prompt| chosen.contains(&prompt.question)))
-        .collect()
+        .collect::<Result<_, _>>()?;
+    prompts.sort_by_key(|prompt| prompt.is_whole_chunks(chunk_tokens));
+    Ok(prompts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_waited_for_as_long_as_the_suite_says_from_the_last_one_that_came() {
+        let mut waiting = Waiting::at_most(Duration::from_hours(1));
+        assert!(waiting.goes_on(2) && waiting.goes_on(1) && !waiting.goes_on(0));
+        let long_ago = Instant::now().checked_sub(Duration::from_mins(1));
+        waiting.last = long_ago.map(|since| (1, since));
+        assert!(waiting.goes_on(1), "a minute is less than an hour");
+        waiting.patience = Duration::from_secs(30);
+        assert!(!waiting.goes_on(1));
+        waiting.last = long_ago.map(|since| (2, since));
+        assert!(waiting.goes_on(1), "one has just come");
+    }
 }

@@ -227,3 +227,7 @@ pub(super) fn load_tokenizer(files: &ModelFiles, model: &str) -> Result<Tokenize
     let json = files.read(TOKENIZER)?;
     Tokenizer::from_bytes(&json).map_err(|source| StageError::Tokenizer { model: model.to_owned(), source })
 }
+
+#[cfg(test)]
+#[path = "prompts_tests.rs"]
+mod tests;

@@ -20,6 +20,7 @@ fn the_questions_that_are_asked_by_default_hold_every_length_letter_and_place_of
     let questions: BTreeMap<_, _> = dataset.questions().map(|question| (&question.id, question)).collect();
     let chunk = suite.lmcache.chunk_tokens as usize;
     let (mut kinds, mut letters, mut subjects) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+    let mut beside_whole_chunks = BTreeSet::new();
     for prompt in prompter.prompts(&dataset, suite.selection()) {
         let prompt = prompt.unwrap();
         let question = questions[&prompt.question];
@@ -29,12 +30,14 @@ fn the_questions_that_are_asked_by_default_hold_every_length_letter_and_place_of
         let text = tokenizer.decode(&prompt.token_ids).unwrap();
         let place = text.rfind(&question.text).unwrap() + question.text.find(fact).unwrap();
         let before = tokenizer.encode(&text[..place]).unwrap().len();
+        beside_whole_chunks.insert((prompt.token_ids.len() + 1) % chunk);
         kinds.insert((prompt.token_ids.len() / chunk, before / chunk));
         letters.insert(question.answer);
         *subjects.entry(question.id.subject.clone()).or_insert(0) += 1;
     }
-    assert_eq!(subjects.into_values().collect::<Vec<_>>(), [8; 8]);
+    assert_eq!(subjects.into_values().collect::<Vec<_>>(), [8; 9]);
     assert_eq!(letters.len(), 4);
+    assert!(beside_whole_chunks.is_superset(&BTreeSet::from([0, 1, 2])), "a token less, whole, a token more");
     let all = [(4, 0), (4, 1), (4, 2), (4, 3), (5, 0), (5, 1), (5, 2), (5, 3), (5, 4)];
     assert!(all.iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
 }

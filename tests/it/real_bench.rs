@@ -101,6 +101,7 @@ impl Bench {
             arguments,
             connector,
             hit_multiple,
+            whole_hits: true,
             digest_chunk_tokens: None,
             stored_as: None,
             letters: [40, 41, 42, 43],

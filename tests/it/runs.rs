@@ -36,15 +36,15 @@ fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
 
     tiny (dense) over mp: EQUIVALENT
       decided by   kv: the bytes that were served against those that an engine computed
-      why          Each of 1034 served cells (a chunk in a layer on a rank) holds the bytes that an engine computed for its tokens, when attention begins to read it and when its request ends. Left out by rule, as the last token of a prompt is computed again: 1 chunks. The log-probabilities equal those without LMCache, too, bit for bit.
+      why          Each of 1036 served cells (a chunk in a layer on a rank) holds the bytes that an engine computed for its tokens, when attention begins to read it and when its request ends. The log-probabilities equal those without LMCache, too, bit for bit.
       asked        24 questions: a fault that strikes one request in 8 meets one of these with 95 % probability
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
-      kv           1034 of 1034 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end. Left out by rule, as the last token of a prompt is computed again: 1 chunks.
-      bits         load pass differs from its control in 0 of 23; baseline from its repeat in 0 of 24
+      kv           1036 of 1036 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end.
+      bits         load pass differs from its control in 0 of 24; baseline from its repeat in 0 of 24
       accuracy     baseline 83.3 %, with LMCache 83.3 %; difference +0.00 points (90 % interval -10.13 to +10.13), exact McNemar p = 1.000
       unparsable   2 answers of the baseline, 2 with LMCache
       flips        0 of 24 answers changed
-      noise floor  The baseline repeats itself bit for bit on all 24 questions. The control computes the load pass's shapes for 23 of 24 questions; 1 cannot match by rule (whole multiples of the chunk). So the load pass must equal the control bit for bit.
+      noise floor  The baseline repeats itself bit for bit on all 24 questions. The control computes the load pass's shapes for 24 of 24 questions. So the load pass must equal the control bit for bit.
       logs         [LAB]/cache/store-1/entries/baseline/[DIGEST]/notes/
                    [LAB]/cache/store-1/entries/control/[DIGEST]/notes/
                    [LAB]/cache/store-1/entries/cached/[DIGEST]/notes/
@@ -429,4 +429,17 @@ fn a_model_whose_engine_does_not_start_leaves_the_others_their_verdicts() {
     let ended = lab.run("", "");
     assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
     assert!(ended.err.contains("baseline  tiny: re-used"), "{}", ended.err);
+}
+
+#[test]
+fn the_control_is_asked_in_the_load_passs_slices() {
+    let lab = Lab::new();
+    fs::write(lab.path("facts.tar"), archive(24)).unwrap();
+    let (ended, steps) = lab.steps_of(|| lab.run("", ""));
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let asked = |place: &str| -> Vec<&str> {
+        steps.iter().filter_map(|step| step.strip_prefix(place)?.strip_prefix(' ')).collect()
+    };
+    assert_eq!(asked("control"), ["8", "32", "8"]);
+    assert_eq!((asked("load"), asked("store")), (asked("control"), vec!["8", "40"]));
 }

@@ -239,7 +239,7 @@ fn a_suite_that_is_shown_is_one_to_begin_with() {
     assert_eq!(checked.code, 0, "{}", checked.err);
     insta::assert_snapshot!(lab.redact(&checked.out), @r"
     suite canary: two embedded tiny models (dense and MLA) that recall facts from a long prompt
-    questions canary: 64 of 320 in 8 subjects
+    questions canary: 72 of 368 in 9 subjects
     model canary-dense (canary-dense): dense, files [SHORT]
     model canary-mla (canary-mla): MLA, files [SHORT]
     routes mp
@@ -261,7 +261,7 @@ fn a_name_means_what_it_stands_for_and_not_a_folder_beside_the_suite() {
     lab.write("canary-dense/notes.txt", "no model");
     let checked = lab.end(lab.driver("suite check mine.toml"));
     assert_eq!(checked.code, 0, "{}", checked.err);
-    assert!(checked.out.contains("questions canary: 64 of 320 in 8 subjects"), "{}", checked.out);
+    assert!(checked.out.contains("questions canary: 72 of 368 in 9 subjects"), "{}", checked.out);
     lab.edit("mine.toml", "dataset = \"canary\"", "dataset = \"./canary\"");
     let refused = lab.error(&lab.end(lab.driver("suite check mine.toml")));
     assert!(refused.contains("./canary"), "{refused}");

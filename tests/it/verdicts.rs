@@ -18,7 +18,7 @@ fn the_last_bit_of_one_log_probability_in_the_load_pass_is_degraded() {
     insta::assert_snapshot!(judge("bit@load", 1), @r"
     tiny (dense) over mp: DEGRADED
       decided by   bits: log-probabilities against the control's
-      why          The load pass differs from the control, which computes the same shapes without LMCache: in 2 of 23 questions, by up to 2.4e-7 nats (first: botany/test/4, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
+      why          The load pass differs from the control, which computes the same shapes without LMCache: in 2 of 24 questions, by up to 2.4e-7 nats (first: botany/test/4, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
       next         The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.
     verdict: degraded (exit code 1)
     ");
@@ -102,13 +102,13 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
 
     tiny (dense) over mp: DEGRADED
       decided by   bits: log-probabilities against the control's
-      why          The load pass differs from the control, which computes the same shapes without LMCache: in 21 of 23 questions, by up to 6.03 nats (first: botany/test/1, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
+      why          The load pass differs from the control, which computes the same shapes without LMCache: in 22 of 24 questions, by up to 6.03 nats (first: botany/test/1, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
       next         The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.
       asked        24 questions: a fault that strikes one request in 8 meets one of these with 95 % probability
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
-      kv           1034 of 1034 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end. Left out by rule, as the last token of a prompt is computed again: 1 chunks.
+      kv           1036 of 1036 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end.
       store pass   0 of 1036 cells that the store pass computed differ from the baseline's, 0 of 1036 of its repeat. Storing did not disturb.
-      bits         load pass differs from its control in 21 of 23; baseline from its repeat in 0 of 24
+      bits         load pass differs from its control in 22 of 24; baseline from its repeat in 0 of 24
       located      Of the 21 chunks of botany/test/1, number 1 is the first that is served wrong (tokens 0 to 15).
       accuracy     baseline 83.3 %, with LMCache 29.2 %; difference -54.17 points (90 % interval -69.61 to -37.88), exact McNemar p = 2.4e-4
       unparsable   2 answers of the baseline, 2 with LMCache
@@ -119,7 +119,7 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
                    botany/test/7 right to wrong: D -> A, published D: …omething else and matter less. Which letter is on that very very very old shelf?
                    botany/test/9 from unparsable: none -> C, published B: …ows hold something else and matter less. Which letter is on that very old shelf?
                    and 10 more in report.json
-      noise floor  The baseline repeats itself bit for bit on all 24 questions. The control computes the load pass's shapes for 23 of 24 questions; 1 cannot match by rule (whole multiples of the chunk). So the load pass must equal the control bit for bit.
+      noise floor  The baseline repeats itself bit for bit on all 24 questions. The control computes the load pass's shapes for 24 of 24 questions. So the load pass must equal the control bit for bit.
       logs         [LAB]/cache/store-1/entries/baseline/[DIGEST]/notes/
                    [LAB]/cache/store-1/entries/control/[DIGEST]/notes/
                    [LAB]/cache/store-1/entries/cached/[DIGEST]/notes/

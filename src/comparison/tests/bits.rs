@@ -187,3 +187,19 @@ fn kv_that_is_stored_with_loss_is_judged_by_its_answers_alone() {
     assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::BitExact));
     assert!(judgement.reason.starts_with("The store pass differs"), "{}", judgement.reason);
 }
+
+#[test]
+fn the_lowest_bit_of_a_prompt_that_is_served_whole_is_degraded() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.questions[0].expected = Expected { prompt_tokens: 512, store_at_most: 0, load: 511, control: 511 };
+    for arm in [ArmName::Baseline, ArmName::Repeat, ArmName::Control, ArmName::Store, ArmName::Load] {
+        scene.edit(arm, 0, |observation| observation.prompt_tokens = 512);
+    }
+    for arm in [ArmName::Control, ArmName::Load] {
+        scene.edit(arm, 0, |observation| observation.cached_tokens = 511);
+    }
+    assert_judged(&mut scene, Verdict::Equivalent, Rung::BitExact);
+    scene.edit(ArmName::Load, 0, |observation| nudge(observation, 1e-6));
+    let (comparison, _) = assert_judged(&mut scene, Verdict::Degraded, Rung::BitExact);
+    assert_eq!(comparison.bit_exact.against_control.differing, 1);
+}

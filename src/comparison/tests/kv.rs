@@ -2,8 +2,8 @@
 
 use crate::comparison::scene::{Scene, made_up_kv, say};
 use crate::comparison::{
-    ArmName, Batching, Comparison, Criteria, Evidence, Fidelity, Judgement, Outcome, Pass, Rung, SecondLook,
-    Sight, Verdict, WrongWhen, compare, conclude, find_wrong_cells,
+    ArmName, Batching, Comparison, Criteria, Evidence, Expected, Fidelity, Judgement, Outcome, Pass, Rung,
+    SecondLook, Sight, Verdict, WrongWhen, compare, conclude, find_wrong_cells,
 };
 use crate::dataset::Choice;
 use crate::model::{KvRecord, LayerDigests};
@@ -280,4 +280,74 @@ fn what_is_stored_with_a_declared_loss_must_be_what_that_makes_of_it() {
     scene.edit_kv(7, 1, |chunk| chunk.first = LayerDigests::new(other));
     let kv = judge(&lossy(&scene)).0.kv;
     assert_eq!((kv.wrong_cells(), kv.first[0].looks_like.as_deref()), (2, Some("the KV of chunk 1")));
+}
+
+/// A run whose first prompt is two chunks long and served whole, with what was digested of its second chunk in the load pass on
+/// each rank: as it was loaded, and nothing behind it.
+fn with_a_whole_prompt() -> Scene {
+    let mut scene = noisy();
+    scene.questions[0].expected = Expected { prompt_tokens: 512, store_at_most: 0, load: 511, control: 511 };
+    for arm in [ArmName::Baseline, ArmName::Repeat, ArmName::Control, ArmName::Store, ArmName::Load] {
+        scene.edit(arm, 0, |observation| observation.prompt_tokens = 512);
+    }
+    for arm in [ArmName::Control, ArmName::Load] {
+        scene.edit(arm, 0, |observation| observation.cached_tokens = 511);
+    }
+    let KvRecord::Request { chunks, .. } = &mut scene.kv().load[0] else { panic!("it was observed") };
+    for chunk in chunks.iter_mut().filter(|chunk| chunk.chunk == 1) {
+        chunk.last = Some(LayerDigests::new(vec![0, 0]));
+    }
+    scene
+}
+
+#[test]
+fn the_last_chunk_of_a_whole_prompt_is_held_as_it_was_loaded() {
+    let (comparison, judgement) = judged(&with_a_whole_prompt());
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Equivalent, Rung::Kv), "{judgement:?}");
+    assert_eq!((comparison.kv.served, comparison.kv.left_out), (40 * 2 * 2 * 2, 0));
+
+    let mut spoilt = with_a_whole_prompt();
+    spoilt.edit_kv(0, 1, |chunk| chunk.first = LayerDigests::new(vec![made_up_kv(0, 1, 0, 0), 99]));
+    let (comparison, judgement) = judged(&spoilt);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Kv));
+    assert_eq!((comparison.kv.first[0].chunk, comparison.kv.wrong_cells()), (1, 1));
+
+    let mut unseen = with_a_whole_prompt();
+    let KvRecord::Request { chunks, .. } = &mut unseen.kv().load[0] else { panic!("it was observed") };
+    chunks.retain(|chunk| chunk.chunk != 1);
+    let (comparison, _) = judged(&unseen);
+    assert_eq!((comparison.kv.outcome, comparison.kv.missing), (Outcome::DoesNotApply, 2));
+}
+
+#[test]
+fn the_last_chunk_of_a_whole_prompt_is_left_out_where_its_last_row_need_not_be_loaded() {
+    let mut scene = with_a_whole_prompt();
+    scene.edit_kv(0, 1, |chunk| chunk.first = LayerDigests::new(vec![98, 99]));
+    let mut evidence = Evidence { batching: Batching::Together, ..scene.evidence() };
+    evidence.kv.as_mut().unwrap().loads_whole_chunks = false;
+    let (comparison, judgement) = judge(&evidence);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Equivalent, Rung::Kv), "{judgement:?}");
+    assert_eq!((comparison.kv.left_out, comparison.kv.missing), (1, 0));
+}
+
+#[test]
+fn wrong_kv_is_harm_also_where_the_load_pass_was_served_nothing() {
+    let unserved = || {
+        let mut scene = noisy();
+        scene.edit_all(ArmName::Load, |_, observation| observation.cached_tokens = 0);
+        for record in &mut scene.kv().load {
+            let KvRecord::Request { chunks, .. } = record else { panic!("it was observed") };
+            for chunk in chunks {
+                chunk.served = false;
+            }
+        }
+        scene
+    };
+    assert_eq!(judged(&unserved()).1.verdict, Verdict::NotExercised);
+    let mut scene = unserved();
+    let KvRecord::Request { chunks, .. } = &mut scene.kv().store[4] else { panic!("it was observed") };
+    chunks[0].last = Some(LayerDigests::new(vec![1, 2]));
+    let (_, judgement) = judged(&scene);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Kv), "{judgement:?}");
+    assert!(judgement.reason.contains("LMCache served not one of the"), "{}", judgement.reason);
 }

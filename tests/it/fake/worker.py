@@ -190,13 +190,14 @@ class Engine:
             return []
         chunks = []
         for chunk in range(len(tokens) // size):
-            served = (chunk + 1) * size <= cached
+            again = (chunk + 1) * size == len(tokens) == cached + 1
+            served = (chunk + 1) * size <= cached or again
             if not served and chunk * size < cached:
                 continue
             for rank in range(self.ranks):
                 kv = [digest(tokens[: (chunk + 1) * size], rank, f"{layer}").hex()[:32] for layer in range(2)]
                 wrong = [kv[0], "f" * 32]
-                first, last = kv, None
+                first, last = kv, "0" * 64 if again else None
                 if served and index == 1 and f"wrongkv@{place}" in FAULTS:
                     first = wrong
                 if served and index == 1 and f"late@{place}" in FAULTS:
@@ -234,11 +235,11 @@ class Engine:
     def find(self, tokens, read, place):
         """How many tokens a cache serves; what is computed goes into it."""
         if self.multiple is not None:
-            ends = range(self.multiple, len(tokens), self.multiple)
+            ends = range(self.multiple, len(tokens) + 1, self.multiple)
             prefixes = [(end, digest(tokens[:end])) for end in ends]
             served = [end for end, prefix in prefixes if read and prefix in self.prefixes]
             self.prefixes.update(prefix for _, prefix in prefixes)
-            return max(served, default=0)
+            return min(max(served, default=0), len(tokens) - 1)
         if self.folder:
             # As vLLM's ExampleConnector: a prompt's whole blocks of sixteen, less what is behind its last token but one.
             stored, asked = ((len(tokens) - less) // CHUNK * CHUNK for less in (1, 2))

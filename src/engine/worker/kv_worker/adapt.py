@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kv_worker.dumps import Dumper, Wanted
     from kv_worker.faults import Cell, RankFaults
+    from kv_worker.misread import Misreader
     from kv_worker.recorder import Recorder
 
 LETTERS_VARIABLE = "KV_WORKER_LETTERS"
@@ -25,6 +26,7 @@ class WorkerExtension:
     rank: int
     kv_recorder: Recorder
     kv_faults: RankFaults
+    kv_misreader: Misreader | None = None
     kv_dumper: Dumper
 
     def attention_backend(self) -> str:
@@ -49,6 +51,25 @@ class WorkerExtension:
             return f"{error}" if isinstance(error, CannotDigestError) else f"this vLLM lacks a hook ({error!r})"
         self.kv_dumper = Dumper(self.model_runner, self.kv_recorder, self.rank)
         return self.kv_recorder.layers()
+
+    def keep_whole_hits(self, chunk_tokens: int) -> str | None:
+        """Keep cached blocks as they are although whole prompts are served from them; else say why not."""
+        from kv_worker.digests import CannotDigestError
+        from kv_worker.whole_hits import WholeHits
+
+        try:
+            WholeHits(self.model_runner, chunk_tokens)
+        except CannotDigestError as error:
+            return f"{error}"
+        return None
+
+    def misread(self, how: str | None, chunk_tokens: int) -> None:
+        """Have prompts that are served whole misread from now on, or read as they are."""
+        from kv_worker.misread import Misreader
+
+        if self.kv_misreader is None:
+            self.kv_misreader = Misreader(self.model_runner, chunk_tokens)
+        self.kv_misreader.how = how
 
     def dump_chunks(self, folder: str, wanted: dict[int, list[Wanted]]) -> list[dict[str, Any]]:
         """Write chunks that were digested last to files: those that are wanted of this rank."""
@@ -132,10 +153,12 @@ def report_letters(letters: tuple[int, ...]) -> None:
     setattr(sampler, name, compute_with_letters)
 
 
-def round_prefix_hits(multiple: int) -> None:
-    """Round the hits of vLLM's own prefix caching down to a multiple, whatever the block size.
+def round_prefix_hits(multiple: int, *, whole: bool) -> None:
+    """Let vLLM's own prefix cache serve whole chunks of `multiple` tokens as LMCache does, whatever the block size.
 
-    A hit then leaves exactly the suffix to compute that an LMCache hit leaves. Seen as `cached_tokens`.
+    With `whole`, a prompt of whole chunks is served all but its last token, which is computed again to have an answer;
+    without, all but its last chunk. A hit then leaves exactly the suffix to compute that a connector's hit leaves.
+    Seen as `cached_tokens`.
     """
     from vllm.v1.core import kv_cache_coordinator as coordinator
     from vllm.v1.core.kv_cache_coordinator import KVCacheCoordinator
@@ -144,6 +167,11 @@ def round_prefix_hits(multiple: int) -> None:
 
     def rounding(find: Any) -> Any:
         def find_rounded(self: Any, block_hashes: Any, max_cache_hit_length: int) -> Any:
+            tokens = max_cache_hit_length + 1
+            if whole and tokens % multiple == 0:
+                found = find(self, block_hashes, tokens)
+                if found[1] == tokens:
+                    return (found[0], max_cache_hit_length, *found[2:])
             return find(self, block_hashes, max_cache_hit_length // multiple * multiple)
 
         return find_rounded

@@ -53,12 +53,14 @@ class Engine:
         self._llm = _make_llm(start)
         self._serial = 0
         self._digests = self._start_digests()
+        self._remarks = self._keep_whole_hits()
         self._questions: dict[str, int] = {}
         self._served: dict[str, int] = {}
         _watch_served_tokens(self._llm, self._served)
         self._faults: SchedulerFaults | None = None
         # Of the prompts that a fault is planted in.
         self._planted: dict[str, int] | None = None
+        self._misreading: str | None = None
 
     def ready(self) -> Ready:
         """Say what was started."""
@@ -74,7 +76,7 @@ class Engine:
             block_size=cache.block_size,
             kv_cache_tokens=blocks * cache.block_size,
             digests=self._digests,
-            remarks=_remarks_on_lmcache() if _is_lmcache(self._start) else [],
+            remarks=self._remarks + (_remarks_on_lmcache() if _is_lmcache(self._start) else []),
         )
 
     def score(self, request: Score) -> Iterator[Scored]:
@@ -95,6 +97,9 @@ class Engine:
         )
         if self._start.hit_multiple is not None and not request.read_cache and not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not empty its prefix cache")
+        if request.misreading != self._misreading:
+            self._llm.collective_rpc("misread", args=(request.misreading, self._start.digest_chunk_tokens))
+            self._misreading = request.misreading
         engine = self._llm.llm_engine
         self._questions.clear()
         self._served.clear()
@@ -212,6 +217,13 @@ class Engine:
         problem = next((said for said in started if isinstance(said, str)), None)
         return Digests([] if problem else started, problem)
 
+    def _keep_whole_hits(self) -> list[str]:
+        if self._start.hit_multiple is None or not self._start.whole_hits:
+            return []
+        said = self._llm.collective_rpc("keep_whole_hits", args=(self._start.hit_multiple,))
+        problem = next((problem for problem in said if problem), None)
+        return [f"Prompts that share a prefix may be served KV of another computation: {problem}."] if problem else []
+
     def _observe(self, prompt: Prompt, output: Any, transfer: dict[str, Any] | None) -> Scored:
         completion = output.outputs[0]
         positions = [
@@ -255,7 +267,7 @@ def _make_llm(start: Start) -> Any:
 
     adapt.tolerate_objects_without_dict()
     if start.hit_multiple is not None:
-        adapt.round_prefix_hits(start.hit_multiple)
+        adapt.round_prefix_hits(start.hit_multiple, whole=start.whole_hits)
         adapt.tell_blocks_apart_by_chunk(start.hit_multiple)
         adapt.keep_prefix_caching()
     from vllm import LLM

@@ -35,9 +35,10 @@ class Start:
     """Start the engine.
 
     `hit_multiple` is None where vLLM's own prefix caching is off; otherwise it is on, and serves whole
-    chunks of so many tokens. `digest_chunk_tokens` is None where the KV itself is not observed; otherwise each whole
-    chunk of so many tokens is digested. `stored_as` is torch's name of the data type that a lossy form of storage puts
-    each element through, where there is one that is known; what that makes of computed chunks is then digested, too.
+    chunks of so many tokens; with `whole_hits` it serves a prompt of whole chunks all but its last token.
+    `digest_chunk_tokens` is None where the KV itself is not observed; otherwise each whole chunk of so many tokens is
+    digested. `stored_as` is torch's name of the data type that a lossy form of storage puts each element through,
+    where there is one that is known; what that makes of computed chunks is then digested, too.
     """
 
     protocol: int
@@ -45,6 +46,7 @@ class Start:
     arguments: dict[str, Any]
     connector: Connector | None
     hit_multiple: int | None
+    whole_hits: bool
     digest_chunk_tokens: int | None
     stored_as: str | None
     letters: tuple[int, int, int, int]
@@ -67,11 +69,13 @@ class Score:
     """Answer these prompts in this order.
 
     `read_cache` False empties vLLM's own prefix cache and keeps it from being read while it is filled. With `hand_over`
-    one token is generated, and the KV is left to another engine.
+    one token is generated, and the KV is left to another engine. `misreading` is a fault of the engine's side,
+    `all_served` or `one_position_off`, and None for none.
     """
 
     read_cache: bool
     hand_over: bool
+    misreading: str | None
     prompts: list[Prompt]
 
 
@@ -180,7 +184,8 @@ class ChunkDigests:
 
     `first` was taken where a served chunk was about to be read, or a computed one was complete; `last` before the
     blocks could be given away, and is None where it is equal to `first`. `stored` is of what a lossy form of storage
-    makes of a computed chunk, and None elsewhere. A digest that was not taken is all zeros.
+    makes of a computed chunk, and None elsewhere. A digest that was not taken is all zeros. A served chunk whose last
+    token is computed again has a first digest alone, of what was loaded.
     """
 
     rank: int

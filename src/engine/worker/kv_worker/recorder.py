@@ -6,6 +6,9 @@ taken where it can first matter: of a chunk that was served, where attention is 
 `wait_for_layer_load`); of one that was computed, behind the forward pass that completed it. The last is taken before
 the chunk's blocks can be given to another request; in a layer that sees a window alone, whose blocks leave earlier,
 behind the forward pass that read a served chunk first, and never for a computed one.
+
+A prompt that is served whole but for its last token has that token's KV written into its last chunk again, in each
+layer ahead of its attention. That chunk is digested before the forward pass, as it was loaded, and not again.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ class Chunk:
     request: str
     number: int
     served: bool
+    completed_again: bool = False
     first: dict[int, tuple[int, int]] = field(default_factory=dict)
     last: dict[int, tuple[int, int]] = field(default_factory=dict)
     stored: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -89,6 +93,7 @@ class Recorder:
         self._batches: list[list[Any]] = [[] for _ in self.buckets]
         # Of the forward pass that comes next: chunks that it reads first, by bucket, and what it completes.
         self._reading: list[list[Wanted]] = [[] for _ in self.buckets]
+        self._ahead: list[list[Wanted]] = [[] for _ in self.buckets]
         self._gathered: dict[tuple[int, int], Any] = {}
         self._indices: dict[int, Any] = {}
         self._behind: list[list[Wanted]] = [[] for _ in self.buckets]
@@ -117,7 +122,7 @@ class Recorder:
         starts = [list(accumulate((len(batch) for batch in batches), initial=0)) for batches in self._batches]
 
         def joined(places: dict[int, tuple[int, int]]) -> bytes:
-            if len(self.buckets) == 1:
+            if len(self.buckets) == 1 and places:
                 return b"".join(rows[0][starts[0][batch] + row].tobytes() for batch, row in places.values())
             digests = [bytes(DIGEST_BYTES)] * len(self._names)
             for bucket, (batch, row) in places.items():
@@ -172,8 +177,9 @@ class Recorder:
         model_runner.execute_model = execute_model
         model = model_runner.get_model()
         connector = _connector()
+        model.register_forward_pre_hook(lambda *_: self._read_ahead(self._ahead))
         if connector is None:
-            model.register_forward_pre_hook(lambda *_: self._read_all())
+            model.register_forward_pre_hook(lambda *_: self._read_ahead(self._reading))
         else:
             wait = connector.wait_for_layer_load
 
@@ -219,15 +225,18 @@ class Recorder:
         whole_chunks = self._whole_chunks[request_id]
         self._requests[request_id] = Request([list(group) for group in blocks], whole_chunks, computed, 0)
         request = self._requests[request_id]
-        for number in range(min(computed // self.chunk_tokens, whole_chunks)):
-            chunk = Chunk(request_id, number, served=True)
+        for number in range(min(-(-computed // self.chunk_tokens), whole_chunks)):
+            last = (number + 1) * self.chunk_tokens - 1
+            if computed < last:
+                continue
+            chunk = Chunk(request_id, number, served=True, completed_again=computed == last)
             request.chunks[number] = chunk
             self._chunks.append(chunk)
             for bucket, layers in enumerate(self.buckets):
                 wanted = self._wanted(request, layers, chunk, is_first=True)
                 if wanted is not None:
-                    self._reading[bucket].append(wanted)
-                    if layers.window is not None:
+                    (self._ahead if chunk.completed_again else self._reading)[bucket].append(wanted)
+                    if layers.window is not None and not chunk.completed_again:
                         self._behind[bucket].append(Wanted(chunk, False, wanted.blocks))
         request.complete = computed
 
@@ -241,7 +250,7 @@ class Recorder:
 
     def _schedule(self, request_id: str, request: Request, tokens: int) -> None:
         before, request.complete = request.complete, request.complete + tokens
-        # A chunk of which the last token alone is computed again is neither served nor computed.
+        # A chunk of which the last token alone is computed again counts as served.
         first = max(before // self.chunk_tokens, -(-request.served // self.chunk_tokens))
         for number in range(first, min(request.complete // self.chunk_tokens, request.whole_chunks)):
             chunk = Chunk(request_id, number, served=False)
@@ -272,6 +281,7 @@ class Recorder:
                 last
                 for request in ended
                 for chunk in request.chunks.values()
+                if not chunk.completed_again
                 if (last := self._wanted(request, layers, chunk, is_first=False)) is not None
             ]
             self._take(bucket, wanted)
@@ -286,10 +296,10 @@ class Recorder:
                         self._indices[bucket] = index_blocks(layers, [one.blocks for one in self._reading[bucket]])
                     self._gathered[bucket, place] = _look(layers.caches[place], self._indices[bucket])
 
-    def _read_all(self) -> None:
-        for bucket, wanted in enumerate(self._reading):
+    def _read_ahead(self, reading: list[list[Wanted]]) -> None:
+        for bucket, wanted in enumerate(reading):
             self._take(bucket, wanted)
-            self._reading[bucket] = []
+            reading[bucket] = []
 
     def _finish_forward(self) -> None:
         self.completed.clear()
