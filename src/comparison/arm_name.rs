@@ -1,5 +1,6 @@
-//! The engine runs that a comparison holds against each other. Main type: [`ArmName`].
+//! The engine runs that a comparison holds against each other. Main types: [`ArmName`], [`Pass`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The engine runs of a comparison.
@@ -27,5 +28,26 @@ impl std::fmt::Display for ArmName {
             Self::Store => "store pass",
             Self::Load => "load pass",
         })
+    }
+}
+
+/// One of the two passes with `LMCache`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Pass {
+    /// The first: it fills the cache.
+    Store,
+    /// The second: it is served from it.
+    Load,
+}
+
+impl Pass {
+    /// Its name.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Store => "store pass",
+            Self::Load => "load pass",
+        }
     }
 }

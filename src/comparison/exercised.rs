@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
 
+use super::arm_name::Pass;
 use super::criteria::NAMED_OFFENDERS;
 use super::evidence::{Bound, Case, ServerCounters, ServerEvidence, ServingTier};
 
@@ -54,27 +55,6 @@ impl Service {
     #[must_use]
     pub fn is_as_it_must_be(self) -> bool {
         matches!(self, Self::AsPredicted | Self::LoadsFailed)
-    }
-}
-
-/// One of the two passes with `LMCache`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Pass {
-    /// The first: it fills the cache.
-    Store,
-    /// The second: it is served from it.
-    Load,
-}
-
-impl Pass {
-    /// Its name.
-    #[must_use]
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Store => "store pass",
-            Self::Load => "load pass",
-        }
     }
 }
 

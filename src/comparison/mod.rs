@@ -41,7 +41,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use answers::{Accuracy, Answers, Flip, FlipKind, PairedTest, Scoring, pair_predictions};
-pub use arm_name::ArmName;
+pub use arm_name::{ArmName, Pass};
 pub use as_baseline::{AsBaseline, CellName};
 pub use bit_exact::{BitExact, LeftOver};
 pub use breakdown::{QuestionMovement, SubjectScore};
@@ -58,7 +58,7 @@ pub use evidence::{
 };
 pub use evidence_error::EvidenceError;
 pub use exercised::{
-    Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, ShardCounts, TierAgreement,
+    Exercised, HitTotals, Offender, PassHits, ServerAgreement, Service, ShardCounts, TierAgreement,
 };
 pub use join::{JoinError, join_evidence};
 pub use kv_evidence::KvEvidence;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::QuestionId;
 use crate::model::{CellBytes, CellPart, Element};
 
-use super::Pass;
+use super::arm_name::Pass;
 use super::likeness::{KnownCell, Likeness, number, recognise_rows};
 
 /// Of the largest value of a head: what a recomputation that is no copy may differ by without it being told, since its own
