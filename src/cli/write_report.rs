@@ -6,7 +6,7 @@ use camino::Utf8Path;
 use super::output::write_whole;
 use super::report::to_json;
 use crate::carrier::{Carrier, PlantingGround, find_carrier};
-use crate::exit_code::exit_code_of_run;
+use crate::exit_code::{ERROR, exit_code_of_run};
 use crate::pipeline::{Bench, Findings};
 use crate::report::{
     Finding, ForeignKv, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults, to_html,
@@ -48,7 +48,7 @@ pub(super) fn write_report(
 }
 
 fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
-    let Findings { compared, not_run, conclusion, planted, foreign, verdict } = outcome;
+    let Findings { compared, not_run, conclusion, planted, foreign, verdict, failure: _ } = outcome;
     let environment = bench.desk.environment.as_ref().context("a run has an environment")?;
     let planted_faults = planted
         .into_iter()
@@ -108,7 +108,7 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         verdict,
-        exit_code: exit_code_of_run(verdict, not_run.len() + void),
+        exit_code: if findings.is_empty() { ERROR } else { exit_code_of_run(verdict, not_run.len() + void) },
         suite: bench.request.suite.clone(),
         device: bench.request.device.clone(),
         environment: environment.identity().clone(),

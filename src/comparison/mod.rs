@@ -27,6 +27,7 @@ mod provenance;
 mod provenance_verdict;
 #[cfg(test)]
 pub(crate) mod scene;
+mod sensitivity;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,7 @@ pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
 pub use plan::{Plan, plan_questions, reach};
 pub use provenance::{CellMap, Provenance, WrongCell, WrongWhen, find_wrong_cells};
+pub use sensitivity::Sensitivity;
 pub use tally::Tally;
 pub use verdict::{Judgement, Rung, Verdict};
 
@@ -92,6 +94,9 @@ pub struct Comparison {
     pub exercised: Exercised,
     /// What moves without `LMCache`.
     pub noise_floor: NoiseFloor,
+    /// Whether answers move when KV that they are served changes; nobody looked before there was this field.
+    #[serde(default = "Sensitivity::not_observed")]
+    pub sensitivity: Sensitivity,
     /// Rung 1; there was none before KV was digested.
     #[serde(default = "Provenance::not_observed")]
     pub kv: Provenance,
@@ -140,6 +145,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         comparisons,
         questions: difference::count(cases.len()),
         exercised: exercised::check_service(&cases, server, external_hits),
+        sensitivity: sensitivity::measure_sensitivity(evidence.spoilt.as_ref()),
         kv: provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity),
         bit_exact: bit_exact::compare_bits(&cases, &noise_floor, criteria),
         near_ties,

@@ -68,6 +68,9 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     } else {
         "; what was read of foreign KV proves nothing"
     };
+    if report.findings.is_empty() {
+        return writeln!(text, "no verdict: nothing came to an end (exit code {})", report.exit_code);
+    }
     writeln!(text, "verdict: {}{missing}{void} (exit code {})", report.verdict, report.exit_code)
 }
 
@@ -96,6 +99,7 @@ fn write_finding(text: &mut String, finding: &Finding, suite: &Suite) -> fmt::Re
     for cell in comparison.kv.first.iter().take(SHOWN_CELLS) {
         line(text, "", &cell.words())?;
     }
+    line(text, "felt", &comparison.sensitivity.words)?;
     line(text, "bits", &numbers(comparison, Rung::BitExact))?;
     if let Some(location) = &finding.location {
         line(text, "located", &location.words())?;

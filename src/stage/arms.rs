@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::engine_run::{EngineRun, EngineSetup, EngineSpec, read_blocks};
+use super::engine_run::{EngineRun, EngineSetup, EngineSpec, Holds, read_blocks};
 use super::files::PassName;
 use super::order::slices;
 use super::prompts::count_prompts;
@@ -77,7 +77,9 @@ impl Control {
         rounds
             .share(context.engines, async |number| {
                 let chunk_tokens = Some(capacity.chunk_tokens);
-                let setup = EngineSetup { hit_multiple: chunk_tokens, ..EngineSetup::alone("control") };
+                let holds = Some(Holds::of(&plan, capacity));
+                let setup =
+                    EngineSetup { hit_multiple: chunk_tokens, holds, ..EngineSetup::alone("control") };
                 let mut worker = run.start(setup.numbered(number)).await?;
                 while let Some(round) = rounds.take().await? {
                     repeat.score(&mut worker, &round, &round.prompts, PrefixCache::FillOnly).await?;

@@ -68,7 +68,7 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 9;
+    pub(crate) const SCHEMA: u32 = 10;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let comparison = comparison::compare(&self.gather(context)?, &self.criteria)?;
@@ -142,6 +142,7 @@ impl Compare {
             external_hits: (carrier.proof() == Proof::EngineCounters)
                 .then_some([passes.external_hits.store, passes.external_hits.load]),
             store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),
+            spoilt: Some(passes.spoilt),
             early_stop: passes.early_stop,
         })
     }

@@ -168,6 +168,32 @@ pub(super) struct EngineSetup {
     pub(super) variables: Vec<(String, String)>,
     /// Another data type than the suite's.
     pub(super) dtype: Option<Dtype>,
+    /// What its KV cache must hold at a time, if anything must.
+    pub(super) holds: Option<Holds>,
+}
+
+/// What an engine's KV cache must hold at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Holds {
+    /// Tokens of the largest round.
+    pub(super) needed: u64,
+    /// Tokens that the rounds were planned for.
+    pub(super) planned: u64,
+}
+
+impl Holds {
+    /// The largest round of a plan.
+    pub(super) fn of(plan: &Plan, capacity: Capacity) -> Self {
+        let needed = plan.rounds.iter().map(|round| round.tokens).max().unwrap_or(0);
+        Self { needed, planned: capacity.engine_tokens() }
+    }
+
+    /// Fails where the engine says that it has room for less: what does not fit is recomputed, and no control.
+    fn require(self, ready: &Ready) -> Result<(), StageError> {
+        let Self { needed, planned } = self;
+        let (room, block_size) = (ready.kv_cache_tokens, ready.block_size);
+        if needed <= room { Ok(()) } else { Err(StageError::LessRoom { needed, room, block_size, planned }) }
+    }
 }
 
 impl EngineSetup {
@@ -287,7 +313,8 @@ impl<'a> EngineRun<'a> {
     /// Starts this arm's engine. The first start of an environment compiles and can take minutes.
     pub(super) async fn start(&self, setup: EngineSetup) -> Result<Worker, StageError> {
         let (spec, desk, model) = (self.spec, self.context.desk, self.context.model_name());
-        let EngineSetup { arm, number, connector, hit_multiple, variables: extra_variables, dtype } = setup;
+        let EngineSetup { arm, number, connector, hit_multiple, variables: extra_variables, dtype, holds } =
+            setup;
         let letters = load_tokenizer(self.files, model)?
             .letter_tokens()
             .map_err(|source| StageError::Tokenizer { model: model.to_owned(), source })?;
@@ -321,6 +348,7 @@ impl<'a> EngineRun<'a> {
         }
         let job = self.context.job_name();
         desk.events.emit(Event::EngineReady { job, label, elapsed: started.elapsed() });
+        holds.map_or(Ok(()), |holds| holds.require(&ready))?;
         if number.is_none_or(|number| number == 1) {
             write_json(self.context.draft.path(READY), &ready)?;
         }

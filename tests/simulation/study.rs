@@ -172,6 +172,7 @@ impl Study {
             kv: None,
             external_hits: None,
             store_tokens: None,
+            spoilt: None,
             early_stop: None,
             batching: Batching::OneAtATime,
             fidelity: Fidelity::Exact,
@@ -312,7 +313,15 @@ fn observe(asked: &Asked, cached_tokens: u32, letter: Choice, logprob: f32) -> O
     let chosen = TokenLogprob { token, logprob };
     let step = Step { chosen, top: vec![chosen] };
     let prompt_tokens = asked.expected.prompt_tokens;
-    Observation { question: asked.id.clone(), prompt_tokens, cached_tokens, letters, steps: vec![step] }
+    Observation {
+        question: asked.id.clone(),
+        prompt_tokens,
+        cached_tokens,
+        preemptions: 0,
+        served_again: Vec::new(),
+        letters,
+        steps: vec![step],
+    }
 }
 
 fn arm(name: ArmName, observations: Vec<Observation>) -> Arm {

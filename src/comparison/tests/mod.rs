@@ -2,6 +2,7 @@
 
 mod bits;
 mod kv;
+mod sensitivity;
 mod service;
 mod statistics;
 

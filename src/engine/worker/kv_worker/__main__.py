@@ -5,19 +5,27 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from kv_worker.protocol import (
     Counted,
     Failed,
     Finish,
     Finished,
+    Plant,
     ProtocolError,
+    Reply,
     Score,
+    Spoil,
     Start,
     parse_request,
     write_reply,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kv_worker.engine import Engine
 
 
 def take_stdout() -> TextIO:
@@ -25,6 +33,20 @@ def take_stdout() -> TextIO:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return replies
+
+
+def answer(engine: Engine, request: Score | Spoil | Plant) -> Iterator[Reply]:
+    """Ask the engine and tell what it says."""
+    if isinstance(request, Spoil):
+        yield engine.spoil(request)
+        return
+    if isinstance(request, Plant):
+        yield engine.plant(request)
+        return
+    yield from engine.score(request)
+    problem, digested = engine.digested()
+    yield from digested
+    yield Counted(engine.counters(), problem)
 
 
 def serve(replies: TextIO) -> int:
@@ -47,17 +69,10 @@ def serve(replies: TextIO) -> int:
                 break
             elif engine is None:
                 raise ProtocolError("no engine was started")
-            elif isinstance(request, Score):
-                kind = "engine"
-                for scored in engine.score(request):
-                    write_reply(replies, scored)
-                problem, digested = engine.digested()
-                for one in digested:
-                    write_reply(replies, one)
-                write_reply(replies, Counted(engine.counters(), problem))
             else:
                 kind = "engine"
-                write_reply(replies, engine.plant(request))
+                for reply in answer(engine, request):
+                    write_reply(replies, reply)
         if engine is not None:
             kind = "engine"
             engine.shut_down()
