@@ -56,6 +56,7 @@ fn evidence(noise: u32) -> Evidence {
         external_hits: None,
         store_tokens: None,
         spoilt: None,
+        loads_fail: false,
         early_stop: None,
         batching: Batching::OneAtATime,
         fidelity: Fidelity::Exact,

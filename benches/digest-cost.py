@@ -61,7 +61,7 @@ class Worker:
         self._ask(
             {
                 "type": "start",
-                "protocol": 2,
+                "protocol": 3,
                 "model": options.model,
                 "arguments": arguments | json.loads(options.arguments),
                 "connector": None,
@@ -78,7 +78,7 @@ class Worker:
     def score(self, prompts: list[dict[str, Any]], *, read_cache: bool) -> tuple[float, float]:
         """Return the seconds that one pass took, replies included, and the processors' seconds."""
         started, used = time.perf_counter(), self._processor_seconds()
-        self._ask({"type": "score", "read_cache": read_cache, "prompts": prompts}, "counted")
+        self._ask({"type": "score", "read_cache": read_cache, "hand_over": False, "prompts": prompts}, "counted")
         return time.perf_counter() - started, self._processor_seconds() - used
 
     def _processor_seconds(self) -> float:
@@ -117,7 +117,11 @@ def main() -> None:
     options = parser.parse_args()
     random_numbers = random.Random(0)
     prompts = [
-        {"question": number, "token_ids": [random_numbers.randrange(10, 2000) for _ in range(options.tokens)]}
+        {
+            "question": number,
+            "token_ids": [random_numbers.randrange(10, 2000) for _ in range(options.tokens)],
+            "transfer": None,
+        }
         for number in range(options.prompts)
     ]
     workers = {digests: Worker(options, digests=digests) for digests in (False, True)}

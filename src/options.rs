@@ -58,6 +58,16 @@ impl Serde {
             Self::Fp8 | Self::Cachegen | Self::Turboquant => Fidelity::Lossy,
         }
     }
+
+    /// What its loss is, where that is declared: torch's name of the data type that each element goes through. By the source of
+    /// LMCache 0.5.6 `fp8` is a plain cast to it and back, without a scale.
+    #[must_use]
+    pub fn stored_as(self) -> Option<&'static str> {
+        match self {
+            Self::Fp8 => Some("float8_e4m3fn"),
+            Self::Aesgcm | Self::Cachegen | Self::Turboquant => None,
+        }
+    }
 }
 
 /// An option that a route does not offer.
@@ -86,6 +96,12 @@ impl StoringOptions {
             ("serde", self.serde.is_some()),
         ];
         all.into_iter().find_map(|(name, set)| set.then_some(name))
+    }
+
+    /// The data type that a lossy form of storage puts each element through, where it is known.
+    #[must_use]
+    pub fn stored_as(self) -> Option<&'static str> {
+        self.serde.and_then(Serde::stored_as)
     }
 
     /// What an engine tells its connector to an LMCache server.

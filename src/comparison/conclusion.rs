@@ -10,7 +10,7 @@ use super::ladder::{
     judge_service, judge_with_right_kv,
 };
 use super::last_rung::{judge_harm, judge_harmless_answers};
-use super::provenance_verdict::judge_wrong_kv;
+use super::provenance_verdict::{judge_disturbed_kv, judge_wrong_kv};
 use super::sensitivity::require_sensitivity;
 use super::verdict::{Judgement, Verdict};
 use super::{Comparison, Service};
@@ -53,6 +53,7 @@ pub fn conclude<'a>(comparisons: impl IntoIterator<Item = &'a Comparison>) -> Co
 fn judge(comparison: &Comparison, adjusted: f64) -> Judgement {
     let wrong = || {
         judge_wrong_kv(comparison)
+            .or_else(|| judge_disturbed_kv(comparison))
             .or_else(|| judge_bit_failure(comparison))
             .or_else(|| judge_gross_harm(comparison))
     };
@@ -60,12 +61,14 @@ fn judge(comparison: &Comparison, adjusted: f64) -> Judgement {
     let harmful = || judge_harm(comparison, adjusted);
     let decided = match comparison.exercised.service {
         Service::OverServed => None,
-        Service::AsPredicted => {
+        Service::AsPredicted | Service::LoadsFailed => {
             let right = || judge_with_right_kv(comparison);
             wrong().or_else(right).or_else(|| judge_bit_success(comparison)).or_else(far).or_else(harmful)
         }
         // The answers are those of plain vLLM: only storing can have disturbed.
-        Service::NothingServed => judge_bit_failure(comparison),
+        Service::NothingServed | Service::NothingFailed => {
+            judge_disturbed_kv(comparison).or_else(|| judge_bit_failure(comparison))
+        }
         Service::UnderServed | Service::CountersDisagree | Service::WrongTier => wrong()
             .or_else(far)
             .or_else(harmful)

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::dataset::QuestionId;
 use crate::digest::Digest;
 use crate::model::KvRecord;
 
+use super::second_look::SecondLook;
+
 /// What was seen of the KV itself in the passes with a cache.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct KvEvidence {
     /// Tokens of one chunk.
     pub chunk_tokens: u32,
@@ -16,9 +21,39 @@ pub struct KvEvidence {
     /// Whether ranks hold the same KV and read one shard, as those of a model with latent attention do.
     pub shared_by_ranks: bool,
     /// For each whole chunk of each prompt a digest of its tokens and all before them.
+    #[serde(with = "pairs")]
     pub prefixes: BTreeMap<QuestionId, Vec<Digest>>,
     /// Of the store pass.
     pub store: Vec<KvRecord>,
     /// Of the load pass.
     pub load: Vec<KvRecord>,
+    /// Of the baseline, whose layers are the same; none where its KV was not seen.
+    pub baseline: Vec<KvRecord>,
+    /// Of its repeat.
+    pub repeat: Vec<KvRecord>,
+    /// What was looked at again.
+    pub looks: Vec<SecondLook>,
+}
+
+/// A map as a list of pairs, since keys of JSON are texts.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::dataset::QuestionId;
+    use crate::digest::Digest;
+
+    pub(super) fn serialize<S: Serializer>(
+        map: &BTreeMap<QuestionId, Vec<Digest>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<QuestionId, Vec<Digest>>, D::Error> {
+        Ok(Vec::<(QuestionId, Vec<Digest>)>::deserialize(deserializer)?.into_iter().collect())
+    }
 }

@@ -6,6 +6,7 @@
 
 mod answers;
 mod arm_name;
+mod as_baseline;
 mod bit_exact;
 mod breakdown;
 mod conclusion;
@@ -16,9 +17,11 @@ mod early_stop;
 mod evidence;
 mod evidence_error;
 mod exercised;
+mod join;
 mod kv_evidence;
 mod ladder;
 mod last_rung;
+mod likeness;
 mod location;
 mod near_ties;
 mod noise_floor;
@@ -27,6 +30,8 @@ mod provenance;
 mod provenance_verdict;
 #[cfg(test)]
 pub(crate) mod scene;
+mod second_look;
+mod second_look_words;
 mod sensitivity;
 mod tally;
 #[cfg(test)]
@@ -38,6 +43,7 @@ use serde::{Deserialize, Serialize};
 
 pub use answers::{Accuracy, Answers, Flip, FlipKind, PairedTest, Scoring, pair_predictions};
 pub use arm_name::ArmName;
+pub use as_baseline::{AsBaseline, CellName};
 pub use bit_exact::{BitExact, LeftOver};
 pub use breakdown::{QuestionMovement, SubjectScore};
 pub use conclusion::{Conclusion, conclude};
@@ -55,12 +61,17 @@ pub use evidence_error::EvidenceError;
 pub use exercised::{
     Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, ShardCounts, TierAgreement,
 };
+pub use join::{JoinError, join_evidence};
 pub use kv_evidence::KvEvidence;
+pub use likeness::KnownCell;
 pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
 pub use plan::{Plan, plan_questions, reach};
 pub use provenance::{CellMap, Provenance, WrongCell, WrongWhen, find_wrong_cells};
+pub use second_look::{
+    ComputedKv, DifferingPart, FirstElement, KvDifference, RowsInstead, SecondLook, Sight, look_closely,
+};
 pub use sensitivity::Sensitivity;
 pub use tally::Tally;
 pub use verdict::{Judgement, Rung, Verdict};
@@ -144,9 +155,12 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         criteria: *criteria,
         comparisons,
         questions: difference::count(cases.len()),
-        exercised: exercised::check_service(&cases, server, external_hits),
+        exercised: exercised::check_service(&cases, server, external_hits, evidence.loads_fail),
         sensitivity: sensitivity::measure_sensitivity(evidence.spoilt.as_ref()),
-        kv: provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity),
+        kv: provenance::Provenance {
+            as_baseline: as_baseline::compare_computed(&cases, evidence.kv.as_ref(), &noise_floor),
+            ..provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity)
+        },
         bit_exact: bit_exact::compare_bits(&cases, &noise_floor, criteria),
         near_ties,
         distribution,

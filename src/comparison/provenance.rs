@@ -12,10 +12,12 @@ use crate::dataset::QuestionId;
 use crate::digest::Digest;
 use crate::model::{ChunkDigests, KvRecord, LayerDigests};
 
+use super::as_baseline::AsBaseline;
 use super::criteria::NAMED_OFFENDERS;
 use super::evidence::{Case, Evidence, Fidelity, pair_arms};
 use super::evidence_error::EvidenceError;
 use super::kv_evidence::KvEvidence;
+use super::second_look::SecondLook;
 use super::{Outcome, Pass};
 
 /// Requests whose cells are drawn.
@@ -53,6 +55,12 @@ pub struct Provenance {
     pub first: Vec<WrongCell>,
     /// All cells of the first requests with a wrong one.
     pub maps: Vec<CellMap>,
+    /// Wrong cells that were looked at again.
+    #[serde(default)]
+    pub looks: Vec<SecondLook>,
+    /// What the store pass computed against the baseline's KV, where both were seen.
+    #[serde(default)]
+    pub as_baseline: Option<AsBaseline>,
 }
 
 /// One wrong cell.
@@ -94,10 +102,7 @@ impl WrongCell {
     /// Chunks are counted from 1 in words.
     #[must_use]
     pub fn words(&self) -> String {
-        let pass = match self.pass {
-            Pass::Store => "store pass",
-            Pass::Load => "load pass",
-        };
+        let pass = self.pass.words();
         let looks_like = self.looks_like.as_ref().map_or_else(String::new, |what| format!("; it is {what}"));
         let Self { question, chunk, layer, rank, when, .. } = self;
         format!(
@@ -165,12 +170,36 @@ impl Provenance {
             words,
             first: Vec::new(),
             maps: Vec::new(),
+            looks: Vec::new(),
+            as_baseline: None,
         }
     }
 }
 
 /// A cell by what it must be: token prefix, layer, and rank where ranks differ.
 type Identity = (Digest, u32, u32);
+
+/// What a served cell must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Demand {
+    /// A copy of a computed one.
+    Copy,
+    /// What the declared arithmetic of a lossy form of storage makes of a computed one, bit for bit.
+    AsStored,
+    /// With a loss that nobody declared: the same as long as it is held.
+    Unchanged,
+}
+
+impl Demand {
+    fn of(evidence: &KvEvidence, fidelity: Fidelity) -> Self {
+        let mut computed = chunks(&evidence.store).chain(chunks(&evidence.load));
+        match fidelity {
+            Fidelity::Exact => Self::Copy,
+            Fidelity::Lossy if computed.any(|(_, chunk)| chunk.stored.is_some()) => Self::AsStored,
+            Fidelity::Lossy => Self::Unchanged,
+        }
+    }
+}
 
 /// What engines computed.
 struct Copies<'a> {
@@ -185,7 +214,7 @@ struct Copies<'a> {
 }
 
 impl<'a> Copies<'a> {
-    fn of(evidence: &'a KvEvidence, most_named: usize) -> Self {
+    fn of(evidence: &'a KvEvidence, (demand, most_named): (Demand, usize)) -> Self {
         let in_any_order: HashSet<&str> = evidence.layers.iter().flatten().map(String::as_str).collect();
         let mut names: Vec<&str> = in_any_order.into_iter().collect();
         names.sort_unstable();
@@ -200,7 +229,13 @@ impl<'a> Copies<'a> {
             if chunk.served {
                 continue;
             }
-            for (layer, digest) in copies.named(chunk, &chunk.first) {
+            let Some(digests) = (match demand {
+                Demand::AsStored => chunk.stored.as_ref(),
+                Demand::Copy | Demand::Unchanged => Some(&chunk.first),
+            }) else {
+                continue;
+            };
+            for (layer, digest) in copies.named(chunk, digests) {
                 let Some(digest) = digest else { continue };
                 copies.owners.entry(digest).or_insert((question, chunk.chunk, layer, chunk.rank));
                 if let Some(identity) = copies.identity(question, chunk, layer) {
@@ -241,7 +276,7 @@ impl<'a> Copies<'a> {
         let &(owner, place, name, rank) = self.owners.get(&digest)?;
         let mut differs = Vec::new();
         if place != chunk.chunk {
-            differs.push(format!("chunk {place}"));
+            differs.push(format!("chunk {}", place + 1));
         }
         if name != layer {
             differs.push(format!("layer {name}"));
@@ -290,7 +325,8 @@ fn trace(cases: &[Case<'_>], evidence: Option<&KvEvidence>, fidelity: Fidelity, 
     if let Some(reason) = unobserved {
         return Provenance::without_evidence(format!("The KV itself could not be observed: {reason}."));
     }
-    let copies = Copies::of(evidence, named);
+    let demand = Demand::of(evidence, fidelity);
+    let copies = Copies::of(evidence, (demand, named));
     let mut traced = Provenance::without_evidence(String::new());
     let asked: HashMap<&QuestionId, &Case<'_>> = cases.iter().map(|case| (&case.asked.id, case)).collect();
     for (pass, records) in [(Pass::Store, &evidence.store), (Pass::Load, &evidence.load)] {
@@ -310,11 +346,11 @@ fn trace(cases: &[Case<'_>], evidence: Option<&KvEvidence>, fidelity: Fidelity, 
             };
             let cached = (observation.cached_tokens, observation.prompt_tokens);
             count_missing(&mut traced, evidence, chunks, cached);
-            trace_request(&mut traced, &copies, (pass, &case.asked.id), chunks, fidelity);
+            trace_request(&mut traced, &copies, (pass, &case.asked.id), chunks, demand);
         }
     }
-    traced.outcome = outcome(&traced, fidelity);
-    traced.words = describe(&traced, fidelity);
+    traced.outcome = outcome(&traced, demand);
+    traced.words = describe(&traced, demand);
     traced
 }
 
@@ -342,7 +378,7 @@ fn trace_request(
     copies: &Copies<'_>,
     (pass, question): (Pass, &QuestionId),
     chunks: &[ChunkDigests],
-    fidelity: Fidelity,
+    demand: Demand,
 ) {
     let mut maps: BTreeMap<u32, BTreeMap<u32, String>> = BTreeMap::new();
     let mut in_order: Vec<&ChunkDigests> = chunks.iter().collect();
@@ -357,12 +393,19 @@ fn trace_request(
             let when = if chunk.served {
                 let known =
                     copies.identity(question, chunk, layer).and_then(|id| copies.by_identity.get(&id));
-                trace_served(traced, known, (first, last), fidelity)
+                trace_served(traced, known, (first, last), demand)
             } else {
                 trace_computed(traced, first, last)
             };
             row.push(when.letter());
             let Cell::Wrong(when) = when else { continue };
+            let looked_at = |look: &&SecondLook| {
+                (&look.question, look.pass, look.chunk) == (question, pass, chunk.chunk)
+                    && (look.layer.as_str(), look.rank) == (layer, chunk.rank)
+            };
+            let look =
+                copies.evidence.looks.iter().find(looked_at).filter(|look| !traced.looks.contains(look));
+            traced.looks.extend(look.cloned());
             if traced.first.len() < copies.most_named {
                 let seen = if when == WrongWhen::WhenRead { first } else { last };
                 traced.first.push(WrongCell {
@@ -430,12 +473,12 @@ fn trace_computed(traced: &mut Provenance, first: Option<u128>, last: Option<u12
     Cell::Computed
 }
 
-/// With loss, a served cell is no copy; it must then at least not change while it is held.
+/// With a loss that is not declared, a served cell is no copy; it must then at least not change while it is held.
 fn trace_served(
     traced: &mut Provenance,
     known: Option<&Vec<u128>>,
     (first, last): (Option<u128>, Option<u128>),
-    fidelity: Fidelity,
+    demand: Demand,
 ) -> Cell {
     let Some(first) = first else {
         traced.not_digested += 1;
@@ -443,13 +486,13 @@ fn trace_served(
     };
     traced.served += 1;
     let last = last.unwrap_or(first);
-    let is_right = match (fidelity, known) {
-        (Fidelity::Exact, None) => {
+    let is_right = match (demand, known) {
+        (Demand::Copy | Demand::AsStored, None) => {
             traced.without_origin += 1;
             return Cell::WithoutOrigin;
         }
-        (Fidelity::Exact, Some(known)) => [first, last].map(|digest| known.contains(&digest)),
-        (Fidelity::Lossy, _) => [first == last, true],
+        (Demand::Copy | Demand::AsStored, Some(known)) => [first, last].map(|digest| known.contains(&digest)),
+        (Demand::Unchanged, _) => [first == last, true],
     };
     let when = match is_right {
         [true, true] => return Cell::Right,
@@ -463,10 +506,10 @@ fn trace_served(
     Cell::Wrong(when)
 }
 
-fn outcome(traced: &Provenance, fidelity: Fidelity) -> Outcome {
+fn outcome(traced: &Provenance, demand: Demand) -> Outcome {
     if all_wrong(traced) > 0 {
         Outcome::Failed
-    } else if fidelity == Fidelity::Lossy
+    } else if demand == Demand::Unchanged
         || traced.served == 0
         || traced.without_origin > 0
         || traced.missing > 0
@@ -477,7 +520,7 @@ fn outcome(traced: &Provenance, fidelity: Fidelity) -> Outcome {
     }
 }
 
-fn describe(traced: &Provenance, fidelity: Fidelity) -> String {
+fn describe(traced: &Provenance, demand: Demand) -> String {
     let left_out = match traced.left_out {
         0 => String::new(),
         some => {
@@ -490,7 +533,7 @@ fn describe(traced: &Provenance, fidelity: Fidelity) -> String {
     if traced.served == 0 {
         return "No whole chunk was served, so there is nothing to hold against its origin.".to_owned();
     }
-    if fidelity == Fidelity::Lossy {
+    if demand == Demand::Unchanged {
         return format!(
             "KV is stored with loss, so served chunks are no copies; {} of {} cells changed between being read and the \
              end of their request.",
@@ -504,9 +547,14 @@ fn describe(traced: &Provenance, fidelity: Fidelity) -> String {
         );
     }
     format!(
-        "{} of {} served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end.{left_out}",
+        "{} of {} served cells (a chunk in a layer on a rank) are {}, when read and at the end.{left_out}",
         traced.served - traced.wrong_cells(),
-        traced.served
+        traced.served,
+        match demand {
+            Demand::AsStored =>
+                "what the declared arithmetic of the lossy storage makes of computed ones, bit for bit",
+            Demand::Copy | Demand::Unchanged => "copies of computed ones",
+        }
     )
 }
 

@@ -2,7 +2,7 @@
 
 use super::provenance::Provenance;
 use super::verdict::{Judgement, Rung, Verdict};
-use super::{Comparison, Outcome};
+use super::{Comparison, Fidelity, Outcome};
 
 /// KV that is no copy of what an engine computed, or did not stay as it was, is harm whatever the answers are.
 pub(super) fn judge_wrong_kv(comparison: &Comparison) -> Option<Judgement> {
@@ -15,9 +15,12 @@ pub(super) fn judge_wrong_kv(comparison: &Comparison) -> Option<Judgement> {
     let wrong = traced.wrong_cells();
     if wrong > 0 {
         sentences.push(format!(
-            "{wrong} of {} served cells (a chunk in a layer on a rank) hold other bytes than any engine computed for their \
-             tokens{first}.",
-            traced.served
+            "{wrong} of {} served cells (a chunk in a layer on a rank) hold other bytes than {} for their tokens{first}.",
+            traced.served,
+            match comparison.noise_floor.fidelity {
+                Fidelity::Exact => "any engine computed",
+                Fidelity::Lossy => "the lossy storage makes of what any engine computed",
+            }
         ));
     }
     if traced.late > 0 {
@@ -43,10 +46,21 @@ pub(super) fn judge_wrong_kv(comparison: &Comparison) -> Option<Judgement> {
     Some(Judgement::new(Verdict::Degraded, Rung::Kv, sentences.join(" "), next))
 }
 
+/// KV that the store pass computed otherwise than the baseline, where the baseline repeats itself: storing disturbs.
+pub(super) fn judge_disturbed_kv(comparison: &Comparison) -> Option<Judgement> {
+    let computed = comparison.kv.as_baseline.as_ref().filter(|one| one.outcome == Outcome::Failed)?;
+    let first = computed.first.first().map_or_else(String::new, |cell| format!(" First: {}.", cell.words()));
+    let reason =
+        format!("{}{first} Nothing was served there, so storing disturbs what is computed.", computed.words);
+    let next = "Look at what the connector does around the forward pass that computes what it stores.";
+    Some(Judgement::new(Verdict::Degraded, Rung::Kv, reason, next))
+}
+
 /// Every served cell is right, and no output speaks against it; whoever asks has looked at those.
 pub(super) fn judge_right_kv(comparison: &Comparison) -> Option<Judgement> {
     let traced = &comparison.kv;
-    if traced.outcome != Outcome::Passed {
+    // What is lost on the way, if it is lost as declared, is for the answers to judge.
+    if traced.outcome != Outcome::Passed || comparison.noise_floor.fidelity == Fidelity::Lossy {
         return None;
     }
     let bits = match comparison.bit_exact.outcome {

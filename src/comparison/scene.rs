@@ -85,6 +85,9 @@ impl Scene {
             prefixes: self.questions.iter().zip(0..).map(|(asked, number)| prefixes(asked, number)).collect(),
             store: records(ArmName::Store),
             load: records(ArmName::Load),
+            baseline: records(ArmName::Baseline),
+            repeat: records(ArmName::Repeat),
+            looks: Vec::new(),
         });
         self
     }
@@ -92,6 +95,11 @@ impl Scene {
     /// What was seen of the KV in the store pass.
     pub(crate) fn kv_of_store(&mut self) -> &mut Vec<KvRecord> {
         &mut self.kv.as_mut().unwrap().store
+    }
+
+    /// What was seen of the KV in all passes, and what was looked at again.
+    pub(crate) fn kv(&mut self) -> &mut KvEvidence {
+        self.kv.as_mut().unwrap()
     }
 
     /// What was seen of the KV in the load pass.
@@ -134,6 +142,7 @@ fn kv_record((observation, question): (&Observation, usize)) -> KvRecord {
             served: chunk < observation.cached_tokens / CHUNK_TOKENS,
             first: LayerDigests::new((0..2).map(|layer| made_up_kv(question, chunk, layer, rank)).collect()),
             last: None,
+            stored: None,
         })
     });
     KvRecord::Request { question: observation.question.clone(), chunks: chunks.collect() }
@@ -250,6 +259,7 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
         external_hits: None,
         store_tokens: None,
         spoilt: arms[ArmName::Load as usize].iter().min_by_key(|one| &one.question).map(spoilt_probe),
+        loads_fail: false,
         early_stop: None,
     }
 }

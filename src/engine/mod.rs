@@ -35,8 +35,8 @@ pub use plan::{Capacity, Expectation, Plan, Round, TooLarge};
 pub use ports::distinct_ports;
 pub use process::{Launch, OwnedProcess, Streams};
 pub use protocol::{
-    ChangedCell, Connector, ConnectorRole, NumberedPrompt, PROTOCOL, Ready, Reply, Request, Scored, Start,
-    TimingFault,
+    ChangedCell, Connector, ConnectorRole, NumberedChunk, NumberedPrompt, PROTOCOL, Ready, Reply, Request,
+    Scored, SeenCell, Start, TimingFault,
 };
 pub use redis::{Redis, RedisAddress, RedisSettings, RedisUrlError, describe_redis_error};
 pub use server_counters::ServerCounters;

@@ -1,16 +1,17 @@
 //! The worker protocol: JSON lines over the standard streams of one Python process per engine run.
 //!
 //! `start` → `ready`; `score` → one `scored` for each prompt, in any order, then one `digested` for each that has a whole chunk,
-//! where digests were asked for, then `counted`; `plant` → `planted`; `spoil` → `spoilt`; `finish` → `finished`.
+//! where digests were asked for, then `counted`; `plant` → `planted`; `look` → `looked`; `spoil` → `spoilt`; `finish` → `finished`.
 //! Instead of any reply `failed` may come; nothing follows it. The Python counterpart is
 //! `src/engine/worker/kv_worker/protocol.py`. Main types: [`Request`], [`Reply`].
 
 use std::collections::BTreeMap;
 
+use camino::Utf8Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ChunkDigests, DigestedLayers, Step, TokenLogprob};
+use crate::model::{CellPart, ChunkDigests, DigestedLayers, LayerDigests, Step, TokenLogprob};
 
 /// Both sides refuse another number.
 pub const PROTOCOL: u32 = 4;
@@ -42,6 +43,13 @@ pub enum Request<'a> {
         prompts: Vec<NumberedPrompt<'a>>,
         /// Which of its chunks, from 0.
         chunk: u32,
+    },
+    /// Write what chunks of the prompts of the last `score` hold into files.
+    Look {
+        /// Their folder.
+        folder: &'a Utf8Path,
+        /// The chunks.
+        chunks: &'a [NumberedChunk],
     },
     /// Shut the engine down.
     Finish,
@@ -93,6 +101,9 @@ pub struct Start {
     pub hit_multiple: Option<u32>,
     /// Tokens of the chunks whose KV is digested; `None`: it is not.
     pub digest_chunk_tokens: Option<u32>,
+    /// torch's name of the data type that a lossy form of storage puts each element through; what that makes of computed chunks
+    /// is then digested, too. `None`: there is none, or its arithmetic is not known.
+    pub stored_as: Option<&'static str>,
     /// Tokens of the letters A to D.
     pub letters: [u32; 4],
     /// How many of the most likely tokens to report.
@@ -149,6 +160,47 @@ pub struct NumberedPrompt<'a> {
     pub transfer: Option<&'a serde_json::Value>,
 }
 
+/// A chunk of a prompt of the last `score`, in some layers on one rank.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NumberedChunk {
+    /// The number given to the prompt.
+    pub question: u32,
+    /// Which chunk of it, from 0.
+    pub chunk: u32,
+    /// On which rank.
+    pub rank: u32,
+    /// In which layers, by name.
+    pub layers: Vec<String>,
+}
+
+/// What one chunk holds in one layer on one rank.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenCell {
+    /// The number given to the prompt.
+    pub question: u32,
+    /// Which chunk of it, from 0.
+    pub chunk: u32,
+    /// In which layer, by name.
+    pub layer: String,
+    /// On which rank.
+    pub rank: u32,
+    /// Whether a cache served it.
+    pub served: bool,
+    /// The digest of what it holds now.
+    pub digest: LayerDigests,
+    /// The file in the folder that was named: parts one behind the other, each (tokens, heads, elements).
+    pub file: String,
+    /// Pieces of it as they lie, all of a size.
+    pub blocks: u32,
+    /// torch's name of an element's data type.
+    pub dtype: String,
+    /// The parts; none where the layout is not understood.
+    pub parts: Vec<CellPart>,
+    /// Why the layout is not understood.
+    pub problem: Option<String>,
+}
+
 /// What the worker says.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -181,6 +233,13 @@ pub enum Reply {
     },
     /// A prompt is answered three times.
     Spoilt(Box<Probed>),
+    /// What was looked at.
+    Looked {
+        /// As far as it is there.
+        cells: Vec<SeenCell>,
+        /// What kept it from being looked at, if anything did.
+        problem: Option<String>,
+    },
     /// The engine is shut down.
     Finished {},
     /// It did not work.

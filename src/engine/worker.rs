@@ -13,7 +13,8 @@ use super::error::{EngineError, quote};
 use super::lmcache_server::CONNECTOR;
 use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
 use super::protocol::{
-    ChangedCell, NumberedPrompt, PROTOCOL, Probed, Ready, Reply, Request, Scored, Start, TimingFault,
+    ChangedCell, NumberedChunk, NumberedPrompt, PROTOCOL, Probed, Ready, Reply, Request, Scored, SeenCell,
+    Start, TimingFault,
 };
 use crate::cache::Bucket;
 use crate::dataset::Prompt;
@@ -70,6 +71,8 @@ pub struct Worker {
     patience: Patience,
     what: String,
     asks_server: bool,
+    /// Each rank's layers whose KV is digested.
+    digested_layers: Vec<Vec<String>>,
     /// Why this engine's KV cannot be digested, where it should be.
     digest_problem: Option<String>,
     kv_records: Vec<KvRecord>,
@@ -129,7 +132,6 @@ impl Worker {
         let (requests, replies) = process.take_pipes().expect("the pipes were asked for and not yet taken");
         let asks_server = start.connector.as_ref().is_some_and(|connector| connector.name == CONNECTOR);
         let replies = BufReader::new(replies).lines();
-        let (digest_problem, kv_records) = (None, Vec::new());
         let mut worker = Self {
             process,
             requests,
@@ -137,15 +139,19 @@ impl Worker {
             patience,
             what,
             asks_server,
-            digest_problem,
-            kv_records,
+            digested_layers: Vec::new(),
+            digest_problem: None,
+            kv_records: Vec::new(),
             transfers: Vec::new(),
             external_hits: [0; 2],
         };
         worker.send(&Request::Start(start)).await?;
         match worker.receive(worker.patience.start).await? {
             Reply::Ready(ready) if ready.protocol == PROTOCOL => {
-                worker.digest_problem = ready.digests.as_ref().and_then(|digests| digests.problem.clone());
+                if let Some(digests) = &ready.digests {
+                    worker.digested_layers.clone_from(&digests.layers);
+                    worker.digest_problem.clone_from(&digests.problem);
+                }
                 Ok((worker, ready))
             }
             Reply::Ready(ready) => {
@@ -353,6 +359,29 @@ impl Worker {
         match self.receive(self.patience.answer).await? {
             Reply::Planted { cells, problem } => Ok((cells, problem)),
             other => Err(self.garbled(format!("{other:?} came instead of `planted`"))),
+        }
+    }
+
+    /// Each rank's layers by name, in the order of their digests; none where nothing is digested.
+    #[must_use]
+    pub fn digested_layers(&self) -> &[Vec<String>] {
+        &self.digested_layers
+    }
+
+    /// Has what chunks of the prompts of the last [`score`](Self::score) hold now written into files in a folder; those that the
+    /// engine still knows, and what kept it from looking at others.
+    ///
+    /// # Errors
+    /// When the worker dies, goes silent or fails.
+    pub async fn look(
+        &mut self,
+        folder: &Utf8Path,
+        chunks: &[NumberedChunk],
+    ) -> Result<(Vec<SeenCell>, Option<String>), EngineError> {
+        self.send(&Request::Look { folder, chunks }).await?;
+        match self.receive(self.patience.answer).await? {
+            Reply::Looked { cells, problem } => Ok((cells, problem)),
+            other => Err(self.garbled(format!("{other:?} came instead of `looked`"))),
         }
     }
 

@@ -376,7 +376,10 @@ pub const CATALOGUE: &[Fault] = &[
         what: "blocks are given away at a request's end and stored once another request has written into them",
         stands_for: "a store that nobody waits for: what is stored holds another prompt's KV in part",
         must: Must::BeSeen(Rung::Kv),
-        doses: &[("", Operator::ReuseBlocks, EVERY)],
+        doses: &[
+            ("once", Operator::ReuseBlocks { others: 1 }, EVERY),
+            ("many times", Operator::ReuseBlocks { others: 64 }, EVERY),
+        ],
         ..PLAIN
     },
 ];

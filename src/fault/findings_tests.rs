@@ -59,6 +59,7 @@ fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
         external_hits: None,
         store_tokens: None,
         spoilt: None,
+        loads_fail: false,
         early_stop: None,
     };
     compare(&evidence, &Criteria::default()).unwrap()

@@ -126,7 +126,18 @@ mod tests {
             [5, 6].map(|row| Prompt { question: question(row), examples: 0, token_ids: Vec::new() });
         let layers = vec![vec!["one".to_owned(), "two".to_owned()]; 2];
         let (prefixes, store, load) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let kv = KvEvidence { chunk_tokens: 4, layers, shared_by_ranks, prefixes, store, load };
+        let (baseline, repeat, looks) = (Vec::new(), Vec::new(), Vec::new());
+        let kv = KvEvidence {
+            chunk_tokens: 4,
+            layers,
+            shared_by_ranks,
+            prefixes,
+            store,
+            load,
+            baseline,
+            repeat,
+            looks,
+        };
         let cell = |prompt, chunk, layer| PlantedCell { prompt, chunk, layer, rank: 0 };
         Located::of(&BTreeSet::from([cell(1, 1, 0), cell(0, 0, 1)]), &prompts, &kv, (wrong, when))
     }

@@ -54,8 +54,12 @@ pub enum Operator {
     FlipPlaces,
     /// The copy into the engine's blocks comes behind the first forward pass that reads it. What is stored stays as it is.
     ComeLate,
-    /// The engine's blocks are given to the next request before they are stored.
-    ReuseBlocks,
+    /// The engine's blocks are given to the next request before they are stored. Behind the prompts that are stored come so many
+    /// others at most, which take their blocks.
+    ReuseBlocks {
+        /// How many.
+        others: usize,
+    },
     /// Elements are read as the other 16-bit type and written back in their own.
     Reinterpret,
     /// Elements are multiplied and rounded.
@@ -87,7 +91,7 @@ impl Operator {
     /// Whether it can be done to any chunk by itself, whoever asks for it. Others need places or an engine.
     #[cfg(test)]
     pub(super) fn is_of_bytes(self) -> bool {
-        !matches!(self, Self::FlipPlaces | Self::ComeLate | Self::ReuseBlocks)
+        !matches!(self, Self::FlipPlaces | Self::ComeLate | Self::ReuseBlocks { .. })
     }
 
     /// Whether what it leaves has another length.
@@ -160,7 +164,7 @@ impl Operator {
             Self::Rewrite
             | Self::FlipPlaces
             | Self::ComeLate
-            | Self::ReuseBlocks
+            | Self::ReuseBlocks { .. }
             | Self::Truncate
             | Self::Empty
             | Self::Append

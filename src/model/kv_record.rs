@@ -55,6 +55,9 @@ pub struct ChunkDigests {
     pub first: LayerDigests,
     /// Before its blocks could be given to another request. `None`: as `first`.
     pub last: Option<LayerDigests>,
+    /// Of what a lossy form of storage makes of a computed chunk, by its declared arithmetic; `None` elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<LayerDigests>,
 }
 
 /// The digest of one chunk in each layer of a rank, in the order of [`DigestedLayers::layers`].
@@ -72,6 +75,12 @@ impl LayerDigests {
     /// One for each layer; `None` where none was taken.
     pub fn iter(&self) -> impl Iterator<Item = Option<u128>> {
         self.0.iter().map(|&digest| (digest != 0).then_some(digest))
+    }
+
+    /// That of one layer; `None` where none was taken.
+    #[must_use]
+    pub fn of_layer(&self, place: usize) -> Option<u128> {
+        self.0.get(place).copied().filter(|digest| *digest != 0)
     }
 
     /// How many layers.

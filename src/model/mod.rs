@@ -5,6 +5,7 @@
 
 mod dtype;
 mod hit_rule;
+mod kv_bytes;
 mod kv_groups;
 mod kv_record;
 mod kv_shape;
@@ -15,6 +16,7 @@ mod spoilt;
 
 pub use dtype::Dtype;
 pub use hit_rule::{Found, HitRule, HitUnit};
+pub use kv_bytes::{CellBytes, CellPart, Element};
 pub use kv_groups::{KvGroup, KvGroups, KvKind, UnknownKv};
 pub use kv_record::{ChunkDigests, DigestedLayers, KvRecord, LayerDigests, NotLayerDigests};
 pub use kv_shape::KvShape;

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Finding, ForeignKv, Known, NotRun, PlantedFaults, Report, SCHEMA};
-use crate::comparison::scene::{Scene, say, scatter};
+use crate::comparison::scene::{Scene, made_up_kv, say, scatter};
 use crate::comparison::{
-    ArmName, Criteria, EarlyStop, Evidence, Location, Place as ChunkPlace, Rung, Verdict, compare, conclude,
+    ArmName, ComputedKv, Criteria, DifferingPart, EarlyStop, Evidence, FirstElement, KvDifference, Location,
+    Pass, Place as ChunkPlace, Rung, SecondLook, Sight, Verdict, compare, conclude,
 };
 use crate::dataset::{Choice, Question};
 use crate::digest::digest_bytes;
@@ -15,7 +16,7 @@ use crate::exit_code::{ERROR, exit_code, exit_code_of_run};
 use crate::fault::{Arrangement, Fate, FaultFindings, Group, Layers, Layout, Located, Place, Tier, Trial};
 use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
 use crate::machine::Device;
-use crate::model::{Dtype, KvShape, Route};
+use crate::model::{Dtype, KvShape, LayerDigests, Route};
 use crate::stage_name::StageName;
 use crate::suite::Suite;
 
@@ -41,6 +42,7 @@ pub(super) fn every_kind() -> Vec<(&'static str, Report)> {
                 ("canary-mla", Route::named("mp"), equivalent()),
             ]),
         ),
+        ("wrong kv", report(vec![("canary-dense", Route::named("mp"), wrong_kv())])),
         ("not exercised", report(vec![("canary-dense", Route::named("in-process"), not_exercised())])),
         ("inconclusive", report(vec![("canary-dense", Route::named("mp"), inconclusive())])),
         ("stopped early", report(vec![("canary-dense", Route::named("mp"), stopped_early())])),
@@ -136,6 +138,47 @@ fn degraded() -> Evidence {
     scene.evidence()
 }
 
+/// A bit of one cell, and one that came too late; both were looked at again.
+fn wrong_kv() -> Evidence {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.with_kv().edit_kv(7, 1, |chunk| chunk.first = LayerDigests::new(vec![made_up_kv(7, 1, 0, 0), 99]));
+    scene.edit_kv(9, 0, |chunk| {
+        chunk.last = Some(chunk.first.clone());
+        chunk.first = LayerDigests::new(vec![98, made_up_kv(9, 0, 1, 0)]);
+    });
+    let look = |question: usize, chunk, layer: &str, sight| SecondLook {
+        question: scene.questions[question].id.clone(),
+        pass: Pass::Load,
+        chunk,
+        layer: layer.to_owned(),
+        rank: 0,
+        sight,
+    };
+    let difference = KvDifference {
+        against: ComputedKv::Copy,
+        unknown_layout: None,
+        elements: 65536,
+        differing_elements: 1,
+        differing_bits: 1,
+        tokens: Some((44, 44, 1)),
+        first: Some(FirstElement {
+            token: 300,
+            part: "value".to_owned(),
+            head: 1,
+            element: 17,
+            served: "0x3f81".to_owned(),
+            computed: "0x3f80".to_owned(),
+        }),
+        parts: vec![DifferingPart { part: "value".to_owned(), elements: 1, heads: vec![1], of_heads: 2 }],
+        largest_relative_error: Some(0.0039),
+        instead: Vec::new(),
+    };
+    let gone = Sight::Gone { reason: "attention read other bytes".to_owned() };
+    let looks = vec![look(7, 1, "layer 1", Sight::Held(difference)), look(9, 0, "layer 0", gone)];
+    scene.kv().looks = looks;
+    scene.evidence()
+}
+
 fn not_exercised() -> Evidence {
     Scene::new(8, 2, 0.9).edit_all(ArmName::Load, |_, observation| observation.cached_tokens = 0).evidence()
 }
@@ -211,6 +254,7 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
                     },
                 },
                 judgement,
+                keys: BTreeMap::new(),
                 artifacts: BTreeMap::from([(StageName::Baseline, digest_bytes(b"baseline"))]),
                 logs: vec!["/cache/store-1/entries/baseline/0/notes/".into()],
             }
@@ -249,6 +293,8 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
                 .collect(),
         },
         findings,
+        shard: None,
+        merged_from: Vec::new(),
         not_run: Vec::new(),
         planted_faults: Vec::new(),
         foreign_kv: Vec::new(),

@@ -77,7 +77,9 @@ fn rung_case(class: &str, finding: &Finding, which: Rung, state: RungState, numb
             let location =
                 finding.location.as_ref().map_or_else(String::new, |location| location.words() + "\n");
             let (reason, next) = (&judgement.reason, &judgement.next_step);
-            status.set_description(format!("{reason}\n{location}{numbers}\nnext: {next}"));
+            let looks = finding.comparison.kv.looks.iter().map(|look| look.words() + "\n");
+            let looks: String = if which == Rung::Kv { looks.collect() } else { String::new() };
+            status.set_description(format!("{reason}\n{location}{looks}{numbers}\nnext: {next}"));
             status
         }
         RungState::Failed | RungState::DoesNotApply | RungState::Void => {
@@ -129,6 +131,14 @@ fn properties(finding: &Finding, rung: Rung) -> Vec<(&'static str, String)> {
                 ("changed_while_held", kv.changed.to_string()),
             ];
             properties.extend(kv.first.first().map(|cell| ("first_wrong", cell.words())));
+            properties.extend(kv.looks.iter().map(|look| ("second_look", look.words())));
+            if let Some(computed) = &kv.as_baseline {
+                properties.extend([
+                    ("store_pass_cells_against_baseline", computed.compared.to_string()),
+                    ("store_pass_cells_differing", computed.differing.to_string()),
+                    ("baseline_cells_differing_from_repeat", computed.repeat_differing.to_string()),
+                ]);
+            }
             properties
         }
         Rung::BitExact => {

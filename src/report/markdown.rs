@@ -159,7 +159,7 @@ fn explanation(finding: &Finding) -> String {
     let remarks: Vec<String> =
         finding.engine.remarks.iter().map(|remark| format!("> Remark: {}\n\n", escape(remark))).collect();
     format!(
-        "**{} over {}: {}**, decided by {}. {}{}\n\n> Next: {}\n\n{}",
+        "**{} over {}: {}**, decided by {}. {}{}\n\n> Next: {}\n\n{}{}",
         escape(&finding.model),
         finding.route,
         judgement.verdict,
@@ -171,7 +171,28 @@ fn explanation(finding: &Finding) -> String {
             .map_or_else(String::new, |location| format!(" {}", escape(&location.words()))),
         escape(&judgement.next_step),
         remarks.concat(),
+        wrong_kv(finding),
     )
+}
+
+/// The first wrong cells of KV, what a second look at them showed, and maps of the first requests.
+fn wrong_kv(finding: &Finding) -> String {
+    let kv = &finding.comparison.kv;
+    let cells = kv.first.iter().map(|cell| format!("- {}\n", escape(&cell.words())));
+    let looks = kv.looks.iter().map(|look| format!("- Looked at again: {}\n", escape(&look.words())));
+    let maps = kv.maps.iter().map(|map| {
+        let title = format!("{}, {}, rank {}", map.question, map.pass.words(), map.rank);
+        format!(
+            "\n{} (a row a chunk, a column a layer):\n```\n{}\n```\n",
+            escape(&title),
+            map.chunks.join("\n")
+        )
+    });
+    let mut text: String = cells.chain(looks).chain(maps).collect();
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text
 }
 
 fn faults(planted: &PlantedFaults) -> String {
@@ -259,6 +280,9 @@ fn details(finding: &Finding) -> String {
     for (which, state, numbers) in rungs(finding) {
         writeln!(text, "| {} | {} | {} |", rung(which), state.words(), escape(&numbers))
             .expect("a string can be written to");
+    }
+    if let Some(computed) = &comparison.kv.as_baseline {
+        writeln!(text, "\n{}", escape(&computed.words)).expect("a string can be written to");
     }
     text += "\n| subject | questions | baseline right | LMCache right | flips | largest movement, nats |\n";
     text += "|---|--:|--:|--:|--:|--:|\n";

@@ -71,7 +71,10 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     if report.findings.is_empty() {
         return writeln!(text, "no verdict: nothing came to an end (exit code {})", report.exit_code);
     }
-    writeln!(text, "verdict: {}{missing}{void} (exit code {})", report.verdict, report.exit_code)
+    let alone = report.shard.map_or_else(String::new, |shard| {
+        format!(", on the questions of shard {shard} alone: `merge` gives the verdict on all")
+    });
+    writeln!(text, "verdict: {}{alone}{missing}{void} (exit code {})", report.verdict, report.exit_code)
 }
 
 fn write_finding(text: &mut String, finding: &Finding, suite: &Suite) -> fmt::Result {
@@ -98,6 +101,12 @@ fn write_finding(text: &mut String, finding: &Finding, suite: &Suite) -> fmt::Re
     line(text, "kv", &numbers(comparison, Rung::Kv))?;
     for cell in comparison.kv.first.iter().take(SHOWN_CELLS) {
         line(text, "", &cell.words())?;
+    }
+    for (place, look) in comparison.kv.looks.iter().enumerate() {
+        line(text, if place == 0 { "looked again" } else { "" }, &look.words())?;
+    }
+    if let Some(computed) = &comparison.kv.as_baseline {
+        line(text, "store pass", &computed.words)?;
     }
     line(text, "felt", &comparison.sensitivity.words)?;
     line(text, "bits", &numbers(comparison, Rung::BitExact))?;

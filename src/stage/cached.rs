@@ -1,6 +1,7 @@
 //! The arm with a cache under test: one artifact with both passes, so a stale store is never paired with another load.
 //!
-//! Output: `store.jsonl` and `load.jsonl` as in the other arms, and [`Passes`] in `passes.json`.
+//! Output: `store.jsonl` and `load.jsonl` as in the other arms, [`Passes`] in `passes.json`, and `second-look.json`, which
+//! holds nothing where every cell of KV is right.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -10,12 +11,15 @@ use serde::Serialize;
 use super::capacity::chunk_bytes;
 use super::engine_run::{EngineRun, EngineSetup, EngineSpec, READY, read_blocks};
 use super::files::PassName;
+use super::known_copies::KnownCopies;
 use super::lines::{read_json, write_json};
 use super::load_pass::{LoadPass, PassCounters, Passes};
 use super::rounds::{Pass, Rounds};
+use super::second_look::Looker;
 use super::watch::Watch;
 use super::{Context, StageError};
 use crate::carrier::{Carrier, Port, Side, Topology, Transport, find_carrier};
+use crate::comparison::{self, Fidelity};
 use crate::dataset::Prompt;
 use crate::digest::Digest;
 use crate::engine::{Capacity, Handing, Plan, PrefixCache, Ready, ServerCounters, Worker};
@@ -50,7 +54,7 @@ pub struct Cached {
 }
 
 impl Cached {
-    pub(crate) const SCHEMA: u32 = 6;
+    pub(crate) const SCHEMA: u32 = 7;
 
     /// What it takes time for.
     pub(crate) fn effort(&self, prompts: usize) -> Effort {
@@ -70,7 +74,9 @@ impl Cached {
         let plan = run.plan(capacity)?;
         let watch = self.early_stop_among.map(|comparisons| Watch::new(&run, comparisons)).transpose()?;
         let total = plan.expectations.len();
+        let looker = self.looker(&run, capacity.chunk_tokens)?;
         let pass = Pass::of(context, PassName::Load, total)?.watched(watch);
+        let pass = pass.looked_at(&looker, comparison::Pass::Load);
         let (engine, route) = (&self.engine, self.route);
         let loading = LoadPass {
             context,
@@ -83,17 +89,29 @@ impl Cached {
             spoilt: RefCell::default(),
         };
         let store = Pass::of(context, PassName::Store, total)?;
+        let store = store.looked_at(&looker, comparison::Pass::Store);
         let chunks = plan.rounds.iter().map(|round| round.new_chunks).sum::<u64>();
         let surroundings = run.surroundings(self.lmcache)?;
         let transport = carrier.prepare(&surroundings, chunks * chunk_bytes(capacity)).await?;
-        let both = Both { run, carrier, transport: transport.as_ref(), plan: &plan };
+        let (transport, looker) = (transport.as_ref(), &looker);
+        let stored_as = self.lmcache.options.stored_as();
+        let both = Both { run, carrier, transport, plan: &plan, looker, stored_as };
         let passes = match carrier.topology() {
             Topology::SameEngine => both.in_each_engine(store, loading).await?,
             Topology::AnotherEngine => both.in_two_engines(store, loading).await?,
             Topology::ProducerAndConsumer => both.in_a_pair(store, loading).await?,
         };
         self.require_blocks(context, capacity)?;
+        looker.write(context)?;
         write_json(context.draft.path(PASSES), &passes)
+    }
+
+    fn looker<'a>(&self, run: &EngineRun<'a>, chunk_tokens: u32) -> Result<Looker<'a>, StageError> {
+        let (ranks, shape) = (self.engine.ranks, run.kv_shape()?);
+        let shared_by_ranks = ranks.written_shards(shape) < ranks.read_shards();
+        let options = self.lmcache.options;
+        let holds = options.fidelity() == Fidelity::Exact || options.stored_as().is_some();
+        Ok(Looker::new(run.context, chunk_tokens, KnownCopies::new(chunk_tokens, shared_by_ranks, holds)))
     }
 }
 
@@ -129,6 +147,9 @@ struct Both<'a> {
     carrier: &'static dyn Carrier,
     transport: &'a dyn Transport,
     plan: &'a Plan,
+    looker: &'a Looker<'a>,
+    /// What elements go through on their way into the cache and back, where they do.
+    stored_as: Option<&'static str>,
 }
 
 impl Both<'_> {
@@ -159,7 +180,7 @@ impl Both<'_> {
                 rounds.is_over(&round);
                 port.clear().await?;
             }
-            Ok(worker.finish().await?)
+            self.looker.finish(worker).await
         };
         rounds.share(self.run.context.engines, work).await?;
         let hits = store.external_hits();
@@ -188,7 +209,7 @@ impl Both<'_> {
         }
         let stored = (counters, store.external_hits());
         store.finish()?;
-        worker.finish().await?;
+        self.looker.finish(worker).await?;
         let first = self.transport.keeps_storing_side().then_some(first);
         let loaded = tokio::select! {
             loaded = self.load_all(first.as_deref(), loading, stored) => loaded,
@@ -222,7 +243,7 @@ impl Both<'_> {
             rounds.is_over(&round);
             second.clear().await?;
         }
-        worker.finish().await?;
+        self.looker.finish(worker).await?;
         let counted = self.carrier.proof().is_of_a_server().then_some(counters);
         loading.finish(rounds.asked(), counted, store_hits)
     }
@@ -267,14 +288,15 @@ impl Both<'_> {
         }
         let hits = store.external_hits();
         store.finish()?;
-        consumer.finish().await?;
-        producer.finish().await?;
+        self.looker.finish(consumer).await?;
+        self.looker.finish(producer).await?;
         loading.finish(rounds.asked(), None, hits)
     }
 
     fn setup(&self, port: &dyn Port, what: &str) -> EngineSetup {
         let arm = format!("{} {what}", self.carrier.name());
-        EngineSetup { variables: port.variables(), ..EngineSetup::connected(&arm, port.connector()) }
+        let (variables, stored_as) = (port.variables(), self.stored_as);
+        EngineSetup { variables, stored_as, ..EngineSetup::connected(&arm, port.connector()) }
     }
 
     /// Sees that what the load pass is served from is still there: `first` is the storing side, if it must be.

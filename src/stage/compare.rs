@@ -9,12 +9,14 @@ use super::files::{BASELINE, CONTROL, LOAD, REPEAT, STORE};
 use super::kv_evidence::{kv_evidence, read_records};
 use super::lines::{read_json, read_lines, write_json};
 use super::prompts::{load_tokenizer, read_prompts};
-use super::{Context, StageError};
+use super::second_look::read_looks;
+use super::{Context, Inputs, StageError};
 use crate::carrier::{Proof, Topology, find_carrier};
 use crate::comparison::{
-    self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, Evidence, Expected, ServerEvidence,
-    ServingTier, Sharding,
+    self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, Evidence, Expected, KvEvidence,
+    ServerEvidence, ServingTier, Sharding,
 };
+use crate::dataset::Shard;
 use crate::digest::Digest;
 use crate::engine::{Capacity, Expectation, Plan, ServerCounters};
 use crate::model::{HitUnit, KvShape, Observation, Route};
@@ -23,6 +25,8 @@ use crate::stage_name::StageName;
 use crate::store::Artifact;
 
 const COMPARISON: &str = "comparison.json";
+/// All that a comparison was made of, where `merge` makes it anew with that of the other shards.
+const EVIDENCE: &str = "evidence.json";
 
 /// What the arms of one model on one route have in common. Inputs: questions, prompts, baseline, control, cached.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -43,6 +47,9 @@ pub struct Compare {
     pub criteria: Criteria,
     /// One of how many comparisons of the run it is.
     pub comparisons: u32,
+    /// The part of the questions, if others ask the rest; the evidence is kept then, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
 }
 
 /// In how many shards a chunk is written, and how many are read to serve it.
@@ -68,10 +75,14 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 10;
+    pub(crate) const SCHEMA: u32 = 11;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
-        let comparison = comparison::compare(&self.gather(context)?, &self.criteria)?;
+        let evidence = self.gather(context)?;
+        let comparison = comparison::compare(&evidence, &self.criteria)?;
+        if self.shard.is_some() {
+            write_json(context.draft.path(EVIDENCE), &evidence)?;
+        }
         write_json(context.draft.path(COMPARISON), &comparison)
     }
 
@@ -132,19 +143,42 @@ impl Compare {
                 sharding,
                 tier: Some(tier),
             }),
-            kv: kv_evidence(
-                [self.shards.written, self.shards.read],
-                capacity.chunk_tokens,
-                &read_ready(inputs.of(StageName::Cached))?,
-                read_prompts(inputs.of(StageName::Prompts))?,
-                [STORE, LOAD].map(|file| read_records(inputs.of(StageName::Cached), file)),
-            )?,
+            kv: self.kv_evidence(inputs, capacity.chunk_tokens)?,
             external_hits: (carrier.proof() == Proof::EngineCounters)
                 .then_some([passes.external_hits.store, passes.external_hits.load]),
             store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),
             spoilt: Some(passes.spoilt),
+            loads_fail: carrier.loads_fail(),
             early_stop: passes.early_stop,
         })
+    }
+
+    /// What was seen of the KV itself, in the passes with a cache and, where their engines have the same layers, without.
+    fn kv_evidence(&self, inputs: &Inputs, chunk_tokens: u32) -> Result<Option<KvEvidence>, StageError> {
+        let cached = inputs.of(StageName::Cached);
+        let ready = read_ready(cached)?;
+        let evidence = kv_evidence(
+            [self.shards.written, self.shards.read],
+            chunk_tokens,
+            &ready,
+            read_prompts(inputs.of(StageName::Prompts))?,
+            [STORE, LOAD].map(|file| read_records(cached, file)),
+        )?;
+        let Some(mut evidence) = evidence else { return Ok(None) };
+        evidence.looks = read_looks(cached)?;
+        let alone = [(StageName::Baseline, BASELINE), (StageName::Control, REPEAT)];
+        for ((stage, file), records) in alone.into_iter().zip([&mut evidence.baseline, &mut evidence.repeat])
+        {
+            let without = read_ready(inputs.of(stage))?;
+            // Where blocks are what a connector serves, the baseline digests other chunks.
+            let is_alike = self.capacity.hits.unit == HitUnit::Chunk
+                && (&without.attention_backend, without.block_size, &without.digests)
+                    == (&ready.attention_backend, ready.block_size, &ready.digests);
+            if is_alike {
+                *records = read_records(inputs.of(stage), file)?;
+            }
+        }
+        Ok(Some(evidence))
     }
 
     /// The tier that must serve the load pass, and what a server must count, where so many questions were asked.
@@ -162,7 +196,7 @@ impl Compare {
             Proof::SecondTier(name) => {
                 let chunks = plan.distinct_chunks(asked);
                 let at_least = chunks * u64::from(chunk_tokens);
-                (ServingTier::Second { name, at_least }, sharding(chunks, Bound::AtLeast))
+                (ServingTier::Second { name: name.to_owned(), at_least }, sharding(chunks, Bound::AtLeast))
             }
         }
     }
@@ -174,6 +208,14 @@ impl Compare {
 /// When the artifact cannot be read.
 pub fn read_comparison(compared: &Artifact) -> Result<Comparison, StageError> {
     read_json(&compared.path(COMPARISON))
+}
+
+/// Reads what the compare stage of a shard was made of.
+///
+/// # Errors
+/// When the artifact cannot be read.
+pub fn read_evidence(compared: &Artifact) -> Result<Evidence, StageError> {
+    read_json(&compared.path(EVIDENCE))
 }
 
 /// Chunks of the rounds that so many questions were asked in, one round after the other.

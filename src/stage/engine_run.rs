@@ -168,6 +168,8 @@ pub(super) struct EngineSetup {
     pub(super) variables: Vec<(String, String)>,
     /// Another data type than the suite's.
     pub(super) dtype: Option<Dtype>,
+    /// torch's name of the data type that a lossy carrier puts elements through, where it is known.
+    pub(super) stored_as: Option<&'static str>,
     /// What its KV cache must hold at a time, if anything must.
     pub(super) holds: Option<Holds>,
 }
@@ -313,8 +315,16 @@ impl<'a> EngineRun<'a> {
     /// Starts this arm's engine. The first start of an environment compiles and can take minutes.
     pub(super) async fn start(&self, setup: EngineSetup) -> Result<Worker, StageError> {
         let (spec, desk, model) = (self.spec, self.context.desk, self.context.model_name());
-        let EngineSetup { arm, number, connector, hit_multiple, variables: extra_variables, dtype, holds } =
-            setup;
+        let EngineSetup {
+            arm,
+            number,
+            connector,
+            hit_multiple,
+            variables: extra_variables,
+            dtype,
+            stored_as,
+            holds,
+        } = setup;
         let letters = load_tokenizer(self.files, model)?
             .letter_tokens()
             .map_err(|source| StageError::Tokenizer { model: model.to_owned(), source })?;
@@ -327,6 +337,7 @@ impl<'a> EngineRun<'a> {
             connector,
             hit_multiple,
             digest_chunk_tokens: Some(self.digest_chunk_tokens),
+            stored_as,
             letters,
             top: spec.top,
             max_tokens: spec.max_tokens,

@@ -170,7 +170,8 @@ impl Faults {
             let trial = match laboratory.attempt(&mut stack, &mut ground, variant).await? {
                 Ok(trial) => trial,
                 Err(NotPlanted(problem)) => {
-                    not_planted.push(format!("{}: {problem}", variant.fault.name));
+                    let name = format!("{} {}", variant.fault.name, variant.dose);
+                    not_planted.push(format!("{}: {problem}", name.trim_end()));
                     continue;
                 }
             };
@@ -271,6 +272,7 @@ impl Faults {
         Ok(Evidence {
             external_hits: None,
             store_tokens: None,
+            loads_fail: false,
             // Each planting is judged by itself.
             comparisons: 1,
             questions,

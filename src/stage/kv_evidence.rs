@@ -34,5 +34,8 @@ pub(super) fn kv_evidence(
         prefixes: prefixes.collect::<Result<_, StageError>>()?,
         store: store?,
         load: load?,
+        baseline: Vec::new(),
+        repeat: Vec::new(),
+        looks: Vec::new(),
     }))
 }

@@ -48,7 +48,7 @@ impl Laboratory<'_> {
         match variant.operator {
             Operator::FlipPlaces => self.attempt_flips(stack, ground, variant).await.map(Ok),
             Operator::ComeLate => self.attempt_late(stack, ground, variant).await,
-            Operator::ReuseBlocks => self.attempt_reuse(stack, ground, variant).await,
+            Operator::ReuseBlocks { others } => self.attempt_reuse(stack, ground, variant, others).await,
             _ => {
                 let damage = ground.plant(variant)?;
                 let answers = self.ask(stack, variant.tier).await?;
@@ -97,6 +97,9 @@ impl Laboratory<'_> {
         }
         let answers = self.ask(stack, variant.tier).await?;
         let damage = self.end_fault(stack, &answers).await?;
+        if damage.changed_bits == 0 {
+            return Ok(Err(NotPlanted("the same bytes lay in the blocks before".to_owned())));
+        }
         self.judge(variant, &damage, answers, Vec::new()).map(Ok)
     }
 
@@ -106,6 +109,7 @@ impl Laboratory<'_> {
         stack: &mut Started,
         ground: &mut Ground,
         variant: &Variant,
+        others: usize,
     ) -> Result<Result<Trial, NotPlanted>, StageError> {
         if let Some(problem) = stack.worker.plant(&TimingFault::Reused).await? {
             return Ok(Err(NotPlanted(problem)));
@@ -113,14 +117,19 @@ impl Laboratory<'_> {
         ground.empty()?;
         let stored = self.ask(stack, variant.tier).await?;
         if stored.loaded.is_ok() {
-            stack.worker.score(&self.fillers(), PrefixCache::Read, || {}).await?;
+            stack.worker.score(&self.fillers(others), PrefixCache::Read, || {}).await?;
         }
         let damage = self.end_fault(stack, &stored).await?;
         if stored.loaded.is_err() {
             ground.restore().await?;
             return self.judge(variant, &damage, stored, Vec::new()).map(Ok);
         }
-        if !ground.is_filled().await? {
+        let is_filled = ground.is_filled().await?;
+        if damage.changed_bits == 0 {
+            ground.restore().await?;
+            return Ok(Err(NotPlanted("no other request took the blocks".to_owned())));
+        }
+        if !is_filled {
             ground.restore().await?;
             return Ok(Err(NotPlanted("what was held back did not arrive in the second tier".to_owned())));
         }
@@ -129,13 +138,13 @@ impl Laboratory<'_> {
         self.judge(variant, &damage, answers, stored.kv).map(Ok)
     }
 
-    /// Prompts of a little more than a chunk that nobody has asked, to write into the blocks that others had.
-    fn fillers(&self) -> Vec<Prompt> {
+    /// So many prompts, at most, of a little more than a chunk that nobody has asked, to write into the blocks that others had.
+    fn fillers(&self, count: usize) -> Vec<Prompt> {
         let filler = |prompt: &Prompt| {
             let backwards = prompt.token_ids.iter().rev().copied();
             Prompt { token_ids: backwards.take(self.chunk_tokens * 5 / 4).collect(), ..prompt.clone() }
         };
-        self.prompts.iter().map(filler).collect()
+        self.prompts.iter().take(count).map(filler).collect()
     }
 
     /// Ends a fault of timing and returns what it did. Of an engine that is gone it is not known, but for that there was something.
@@ -192,7 +201,8 @@ impl Laboratory<'_> {
             }
         };
         let load = Arm::new(ArmName::Load, loaded, |observation| read_answer(&self.tokenizer, observation))?;
-        let server = self.evidence.server.map(|server| ServerEvidence { load: counters(counted), ..server });
+        let server =
+            self.evidence.server.clone().map(|server| ServerEvidence { load: counters(counted), ..server });
         let kv = self.evidence.kv.clone().map(|kv| {
             let store = kv.store.into_iter().chain(computed).collect();
             KvEvidence { store, load: load_records, ..kv }

@@ -11,8 +11,8 @@
 //! | prompts | model | `prompts.jsonl`, `longest.json` |
 //! | baseline | model | `baseline.jsonl`, `engine.json` |
 //! | control | model | `repeat.jsonl`, `control.jsonl`, `engine.json` |
-//! | cached | model and route | `store.jsonl`, `load.jsonl`, `passes.json`, `engine.json` |
-//! | compare | model and route | `comparison.json` |
+//! | cached | model and route | `store.jsonl`, `load.jsonl`, `passes.json`, `second-look.json`, `engine.json` |
+//! | compare | model and route | `comparison.json`; of a shard also `evidence.json` |
 //! | faults | model and route | `faults.json`, `engine.json` |
 //! | foreign | model | `foreign.json`, `engine.json` |
 
@@ -29,6 +29,7 @@ mod extract;
 mod faults;
 mod files;
 mod foreign;
+mod known_copies;
 mod kv_evidence;
 mod laboratory;
 mod lines;
@@ -38,13 +39,14 @@ mod planting_ground;
 mod planting_stack;
 mod prompts;
 mod rounds;
+mod second_look;
 mod sources;
 mod watch;
 
 pub use arms::{Baseline, Control};
 pub use cached::Cached;
 pub use capacity::{admit_length, capacity};
-pub use compare::{Compare, Shards, batching, read_comparison};
+pub use compare::{Compare, Shards, batching, read_comparison, read_evidence};
 pub use cut::{Cut, find_location};
 pub use desk::{Context, Desk, Inputs, Label};
 pub use engine_run::{EngineSpec, read_ready};

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use super::files::PassName;
 use super::lines::LineWriter;
 use super::prompts::read_prompts;
+use super::second_look::Looker;
 use super::watch::Watch;
 use super::{Context, StageError};
-use crate::comparison::EarlyStop;
+use crate::comparison::{self, EarlyStop};
 use crate::dataset::Prompt;
 use crate::engine::{Handing, PrefixCache, Round, Worker};
 use crate::event::{Event, Events, JobName};
@@ -112,6 +113,8 @@ pub(super) struct Pass<'a> {
     /// Tokens that vLLM counts as served by its connector.
     external_hits: Cell<u64>,
     lines: RefCell<Lines>,
+    /// Looks at wrong KV while it is there, in a pass with a cache.
+    looker: Option<(&'a Looker<'a>, comparison::Pass)>,
 }
 
 /// Says once harm is beyond doubt.
@@ -160,6 +163,7 @@ impl<'a> Pass<'a> {
             total,
             external_hits: Cell::new(0),
             lines: RefCell::new(Lines::create(file, kv_file)?),
+            looker: None,
         };
         pass.tell();
         Ok(pass)
@@ -180,6 +184,11 @@ impl<'a> Pass<'a> {
         let look = |mut watch: Watch| -> Look { Box::new(move |observations| watch.observe(observations)) };
         self.lines.borrow_mut().watch = watch.map(look);
         self
+    }
+
+    /// The same, with a second look at wrong KV.
+    pub(super) fn looked_at(self, looker: &'a Looker<'a>, pass: comparison::Pass) -> Self {
+        Self { looker: Some((looker, pass)), ..self }
     }
 
     /// The round in which harm is beyond doubt, and the evidence.
@@ -217,7 +226,11 @@ impl<'a> Pass<'a> {
         };
         let observations = worker.score_handing(prompts, prefix_cache, handing, answered).await?;
         self.external_hits.set(self.external_hits.get() + worker.external_hits());
-        let slice = Slice { observations: observations.clone(), kv_records: worker.take_kv_records() };
+        let kv_records = worker.take_kv_records();
+        if let Some((looker, pass)) = self.looker {
+            looker.inspect(worker, pass, &round.prompts, (prompts, &kv_records)).await?;
+        }
+        let slice = Slice { observations: observations.clone(), kv_records };
         self.lines.borrow_mut().write(round.number, slice)?;
         Ok(observations)
     }

@@ -102,6 +102,7 @@ impl Bench {
             connector,
             hit_multiple,
             digest_chunk_tokens: None,
+            stored_as: None,
             letters: [40, 41, 42, 43],
             top: 8,
             max_tokens: 1,

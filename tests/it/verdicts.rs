@@ -42,9 +42,23 @@ fn a_chunk_that_is_served_wrong_is_named() {
 
 #[test]
 fn served_kv_that_no_engine_computed_is_named_by_question_chunk_layer_and_rank() {
-    for (fault, when) in [
-        ("wrongkv@load", "wrong when read and at the end"),
-        ("late@load", "wrong when read, and right at the end: it came too late"),
+    for (fault, when, seen) in [
+        (
+            "wrongkv@load",
+            "wrong when read and at the end",
+            "1 of 192 elements differs, in 1 bit, in token 5 of the chunk. First: token 5 of the prompt, value, head 1, \
+             element 2,",
+        ),
+        (
+            "late@load",
+            "wrong when read, and right at the end: it came too late",
+            "not seen, since attention read other bytes, and the right ones have taken their place since",
+        ),
+        (
+            "wrongkv@load blind@look",
+            "wrong when read and at the end",
+            "not seen, since its blocks held something else before they could be looked at",
+        ),
     ] {
         let lab = Lab::new();
         let ended = lab.run(fault, "");
@@ -52,6 +66,8 @@ fn served_kv_that_no_engine_computed_is_named_by_question_chunk_layer_and_rank()
         assert!(ended.out.contains("decided by   kv: "), "{}", ended.out);
         let cell = format!("load pass, chunk 1, layer 1, rank 0: {when}");
         assert!(ended.out.contains(&cell), "{}", ended.out);
+        let looks: Vec<&str> = ended.out.lines().filter(|line| line.starts_with("  looked again")).collect();
+        assert!(looks[0].contains(seen), "{looks:?}");
     }
 }
 
@@ -91,6 +107,7 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
       asked        24 questions: a fault that strikes one request in 8 meets one of these with 95 % probability
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
       kv           1034 of 1034 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end. Left out by rule, as the last token of a prompt is computed again: 1 chunks.
+      store pass   0 of 1036 cells that the store pass computed differ from the baseline's, 0 of 1036 of its repeat. Storing did not disturb.
       felt         With chunk 21 of botany/test/1 at zero (2 cells), its letters move by up to 2.4e-7 nats.
       bits         load pass differs from its control in 21 of 23; baseline from its repeat in 0 of 24
       located      Of the 21 chunks of botany/test/1, number 1 is the first that is served wrong (tokens 0 to 15).

@@ -2,8 +2,8 @@
 
 use crate::comparison::scene::{Scene, made_up_kv, say};
 use crate::comparison::{
-    ArmName, Batching, Comparison, Criteria, Evidence, Fidelity, Judgement, Outcome, Rung, Verdict,
-    WrongWhen, compare, conclude, find_wrong_cells,
+    ArmName, Batching, Comparison, Criteria, Evidence, Fidelity, Judgement, Outcome, Pass, Rung, SecondLook,
+    Sight, Verdict, WrongWhen, compare, conclude, find_wrong_cells,
 };
 use crate::dataset::Choice;
 use crate::model::{KvRecord, LayerDigests};
@@ -54,7 +54,7 @@ fn one_wrong_cell_is_harm_and_is_named() {
 fn bytes_that_belong_elsewhere_are_recognised() {
     let cases = [
         (0x0000, "zeros"),
-        (made_up_kv(7, 0, 1, 0), "the KV of chunk 0"),
+        (made_up_kv(7, 0, 1, 0), "the KV of chunk 1"),
         (made_up_kv(7, 1, 0, 0), "the KV of layer layer 0"),
         (made_up_kv(7, 1, 1, 1), "the KV of rank 1"),
         (made_up_kv(3, 1, 1, 0), "the KV of the prompt of subject_03/test/1"),
@@ -156,4 +156,128 @@ fn every_wrong_cell_can_be_named_where_a_comparison_names_the_first_few() {
     let first = judge(&evidence).0.kv.first;
     assert_eq!((named.len(), first.len()), (80, 10));
     assert_eq!(named[..10], first);
+}
+
+#[test]
+fn only_what_is_wrong_in_the_end_keeps_its_second_look() {
+    let mut scene = noisy();
+    scene.edit_kv(7, 1, |chunk| chunk.first = LayerDigests::new(vec![made_up_kv(7, 1, 0, 0), 99]));
+    let question = scene.questions[7].id.clone();
+    let look = |layer: &str| SecondLook {
+        question: question.clone(),
+        pass: Pass::Load,
+        chunk: 1,
+        layer: layer.to_owned(),
+        rank: 0,
+        sight: Sight::Gone { reason: "it is gone".to_owned() },
+    };
+    scene.kv().looks = vec![look("layer 0"), look("layer 1")];
+    assert_eq!(judged(&scene).0.kv.looks, [look("layer 1")]);
+}
+
+/// One sequence at a time, with one cell of the store pass that the baseline computed otherwise.
+fn disturbed() -> Scene {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.with_kv();
+    let other = |records: &mut Vec<KvRecord>| {
+        let KvRecord::Request { chunks, .. } = &mut records[4] else { panic!() };
+        let chunk = chunks.iter_mut().find(|chunk| (chunk.chunk, chunk.rank) == (1, 0)).unwrap();
+        chunk.first = LayerDigests::new(vec![made_up_kv(4, 1, 0, 0), 77]);
+    };
+    other(&mut scene.kv().store);
+    other(&mut scene.kv().load);
+    scene
+}
+
+#[test]
+fn a_store_pass_that_computes_other_kv_than_the_baseline_was_disturbed() {
+    let (comparison, judgement) = judge(&disturbed().evidence());
+    let computed = comparison.kv.as_baseline.unwrap();
+    assert_eq!((computed.outcome, computed.compared, computed.differing), (Outcome::Failed, 40 * 8, 1));
+    assert_eq!(comparison.kv.outcome, Outcome::Passed);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Kv));
+    insta::assert_snapshot!(judgement.reason, @"1 of 320 cells that the store pass computed differ from the baseline's, 0 of 320 of its repeat. The baseline's KV repeats itself bit for bit, so this is no noise. First: subject_00/test/2, chunk 2, layer 1, rank 0. Nothing was served there, so storing disturbs what is computed.");
+}
+
+#[test]
+fn a_disturbed_store_pass_is_told_even_where_nothing_was_served() {
+    let mut scene = disturbed();
+    scene.edit_all(ArmName::Load, |_, observation| observation.cached_tokens = 0);
+    assert_eq!(judge(&scene.evidence()).1.verdict, Verdict::Degraded);
+}
+
+#[test]
+fn other_kv_than_the_baselines_proves_nothing_where_the_baseline_or_its_batches_move() {
+    let together = Evidence { batching: Batching::Together, ..disturbed().evidence() };
+    let mut unsteady = disturbed();
+    let KvRecord::Request { chunks, .. } = &mut unsteady.kv().repeat[9] else { panic!() };
+    chunks[0].first = LayerDigests::new(vec![1, 2]);
+    let mut unseen = disturbed();
+    unseen.kv().repeat.clear();
+    // Every cell other and not one log-probability: another form of the same numbers.
+    let mut in_another_form = Scene::new(40, 4, 0.9);
+    in_another_form.with_kv();
+    for record in &mut in_another_form.kv().baseline {
+        let KvRecord::Request { chunks, .. } = record else { panic!() };
+        for chunk in chunks {
+            chunk.first = LayerDigests::new(vec![1, 2]);
+        }
+    }
+    in_another_form.kv().repeat = in_another_form.kv().baseline.clone();
+    for evidence in [together, unsteady.evidence(), unseen.evidence(), in_another_form.evidence()] {
+        let (comparison, judgement) = judge(&evidence);
+        let computed = comparison.kv.as_baseline.unwrap();
+        assert_eq!(computed.outcome, Outcome::DoesNotApply, "{}", computed.words);
+        assert_ne!(judgement.verdict, Verdict::Degraded, "{}", judgement.reason);
+    }
+}
+
+#[test]
+fn a_store_pass_that_was_served_itself_is_not_held_against_the_baseline() {
+    let mut scene = disturbed();
+    scene.questions[4].expected.store_at_most = 256;
+    scene.edit(ArmName::Store, 4, |observation| observation.cached_tokens = 256);
+    let computed = judge(&scene.evidence()).0.kv.as_baseline.unwrap();
+    assert_eq!((computed.outcome, computed.compared), (Outcome::Passed, 39 * 8));
+}
+
+/// What a lossy form of storage makes of each computed cell, by its declared arithmetic: the served cells of the load pass.
+fn stored_with_loss() -> Scene {
+    let lossy =
+        |digests: &LayerDigests| LayerDigests::new(digests.iter().flatten().map(|digest| !digest).collect());
+    let mut scene = noisy();
+    let kv = scene.kv();
+    for record in kv.store.iter_mut().chain(&mut kv.load) {
+        let KvRecord::Request { chunks, .. } = record else { panic!() };
+        for chunk in chunks {
+            if chunk.served {
+                chunk.first = lossy(&chunk.first);
+            } else {
+                chunk.stored = Some(lossy(&chunk.first));
+            }
+        }
+    }
+    scene
+}
+
+#[test]
+fn what_is_stored_with_a_declared_loss_must_be_what_that_makes_of_it() {
+    let lossy = |scene: &Scene| Evidence { fidelity: Fidelity::Lossy, ..scene.evidence() };
+    let mut scene = stored_with_loss();
+    let (comparison, judgement) = judge(&lossy(&scene));
+    assert_eq!(comparison.kv.outcome, Outcome::Passed, "{}", comparison.kv.words);
+    // What the loss does to the answers is not for this rung to say.
+    assert_eq!(judgement.decided_by, Rung::Answers);
+
+    // Another scale, or no loss at all: other bytes than the declared ones.
+    scene.edit_kv(7, 1, |chunk| chunk.first = LayerDigests::new(vec![98, !made_up_kv(7, 1, 1, 0)]));
+    let (comparison, judgement) = judge(&lossy(&scene));
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Kv));
+    assert_eq!((comparison.kv.wrong_cells(), comparison.kv.first[0].layer.as_str()), (1, "layer 0"));
+    // Another chunk's.
+    let mut scene = stored_with_loss();
+    let other = [0, 1].map(|layer| !made_up_kv(7, 0, layer, 0)).to_vec();
+    scene.edit_kv(7, 1, |chunk| chunk.first = LayerDigests::new(other));
+    let kv = judge(&lossy(&scene)).0.kv;
+    assert_eq!((kv.wrong_cells(), kv.first[0].looks_like.as_deref()), (2, Some("the KV of chunk 1")));
 }

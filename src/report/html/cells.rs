@@ -1,7 +1,7 @@
 //! The map of a request's KV: a row for each chunk, a field for each layer. Main type: [`CellMapView`].
 
 use super::shown::label;
-use crate::comparison::{CellMap, Pass};
+use crate::comparison::CellMap;
 
 pub(super) struct CellMapView {
     pub(super) title: String,
@@ -23,10 +23,6 @@ pub(super) struct CellView {
 
 impl CellMapView {
     pub(super) fn of(map: &CellMap) -> Self {
-        let pass = match map.pass {
-            Pass::Store => "store pass",
-            Pass::Load => "load pass",
-        };
         let cell = |(layer, letter): (usize, char)| CellView {
             class: match letter {
                 'X' | 'R' | 'E' => "wrong",
@@ -41,7 +37,7 @@ impl CellMapView {
             cells: letters.chars().enumerate().map(cell).collect(),
         };
         Self {
-            title: label(&format!("{}, {pass}, rank {}", map.question, map.rank)),
+            title: label(&format!("{}, {}, rank {}", map.question, map.pass.words(), map.rank)),
             layers: map.chunks.first().map_or(1, |letters| letters.chars().count().max(1)),
             rows: map.chunks.iter().enumerate().map(row).collect(),
         }

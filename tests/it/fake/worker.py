@@ -108,6 +108,7 @@ class Engine:
         self.chunk_tokens = start["digest_chunk_tokens"]
         self.ranks = start["arguments"].get("tensor_parallel_size", 1)
         self.prefixes = set()
+        self.kv = {}
         self.hits = 0
         self.seen = set()
         self.server = None
@@ -147,6 +148,7 @@ class Engine:
         if not request["read_cache"]:
             self.prefixes.clear()
         before = None
+        self.kv.clear()
         digested = []
         for index, prompt in enumerate(request["prompts"]):
             tokens, number = prompt["token_ids"], prompt["question"]
@@ -229,8 +231,35 @@ class Engine:
                     first = wrong
                 if served and index == 1 and f"late@{place}" in FAULTS:
                     first, last = wrong, "".join(kv)
-                chunks.append({"rank": rank, "chunk": chunk, "served": served, "first": "".join(first), "last": last})
+                for layer in range(2):
+                    held = last[32 * layer : 32 * layer + 32] if last else first[layer]
+                    self.kv[index, chunk, rank, layer] = (served, held, kv[layer])
+                chunks.append({"rank": rank, "chunk": chunk, "served": served, "first": "".join(first), "last": last, "stored": None})
         return chunks
+
+    def look(self, request):
+        """Write what chunks of the last prompts hold: two heads of three elements a token, random but for a bit."""
+        cells = []
+        for one in request["chunks"]:
+            for layer in one["layers"]:
+                place = (one["question"], one["chunk"], one["rank"], int(layer[-1]))
+                if place not in self.kv:
+                    continue
+                served, held, right = self.kv[place]
+                size = 2 * 6 * self.chunk_tokens
+                content = bytearray(hashlib.shake_256(right.encode()).digest(2 * size))
+                if held != right:
+                    # Token 5, value, head 1, element 2.
+                    content[size + 2 * (5 * 6 + 3 + 2)] ^= 4
+                file = "-".join(map(str, place)) + ("-served" if served else "")
+                with open(os.path.join(request["folder"], file), "wb") as written:
+                    written.write(content)
+                parts = [{"name": name, "heads": 2, "elements": 3} for name in ("key", "value")]
+                cell = {**one, "layer": layer, "served": served, "digest": held, "file": file, "blocks": 1}
+                del cell["layers"]
+                cells.append({**cell, "dtype": "bfloat16", "parts": parts, "problem": None})
+        problem = "the fake engine sees nothing" if "blind@look" in FAULTS else None
+        reply("looked", cells=[] if problem else cells, problem=problem)
 
     def find(self, tokens, read, place):
         """How many tokens a cache serves; what is computed goes into it."""
@@ -341,6 +370,9 @@ def main():
             engine.score(request)
         elif request["type"] == "spoil":
             engine.spoil(request["prompts"][0])
+        elif request["type"] == "look":
+            strike("look")
+            engine.look(request)
         else:
             strike("finish")
             reply("finished")

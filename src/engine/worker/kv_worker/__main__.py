@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from kv_worker.protocol import (
@@ -12,6 +13,7 @@ from kv_worker.protocol import (
     Failed,
     Finish,
     Finished,
+    Look,
     Plant,
     ProtocolError,
     Reply,
@@ -23,8 +25,6 @@ from kv_worker.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kv_worker.engine import Engine
 
 
@@ -35,10 +35,13 @@ def take_stdout() -> TextIO:
     return replies
 
 
-def answer(engine: Engine, request: Score | Spoil | Plant) -> Iterator[Reply]:
-    """Ask the engine and tell what it says."""
+def answer(engine: Engine, request: Score | Look | Plant | Spoil) -> Iterator[Reply]:
+    """Do what an engine is asked for that runs."""
     if isinstance(request, Spoil):
         yield engine.spoil(request)
+        return
+    if isinstance(request, Look):
+        yield engine.look(request)
         return
     if isinstance(request, Plant):
         yield engine.plant(request)

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kv_worker.dumps import Dumper, Wanted
     from kv_worker.faults import Cell, RankFaults
     from kv_worker.recorder import Recorder
 
@@ -21,8 +22,10 @@ class WorkerExtension:
     """Mixed into vLLM's worker; naming it also makes every rank's process import this module."""
 
     model_runner: Any
+    rank: int
     kv_recorder: Recorder
     kv_faults: RankFaults
+    kv_dumper: Dumper
 
     def attention_backend(self) -> str:
         """Name the attention backend of the first layers; `unknown` where the model runner keeps it elsewhere."""
@@ -31,15 +34,20 @@ class WorkerExtension:
         except (AttributeError, IndexError, TypeError):
             return "unknown"
 
-    def start_digests(self, chunk_tokens: int) -> list[str] | str:
-        """Observe the KV of chunks of so many tokens from now on; names the layers, or says why it cannot be done."""
+    def start_digests(self, chunk_tokens: int, stored_as: str | None) -> list[str] | str:
+        """Observe the KV of chunks of so many tokens from now on; names the layers, or says why it cannot be done.
+
+        `stored_as`: see `Start`.
+        """
         from kv_worker.digests import CannotDigestError
+        from kv_worker.dumps import Dumper
         from kv_worker.recorder import Recorder
 
         try:
-            self.kv_recorder = Recorder(self.model_runner, chunk_tokens)
+            self.kv_recorder = Recorder(self.model_runner, chunk_tokens, stored_as)
         except (CannotDigestError, AttributeError, KeyError) as error:
             return f"{error}" if isinstance(error, CannotDigestError) else f"this vLLM lacks a hook ({error!r})"
+        self.kv_dumper = Dumper(self.model_runner, self.kv_recorder, self.rank)
         return self.kv_recorder.layers()
 
     def spoil_chunk(self, chunk: int) -> None:
@@ -50,7 +58,11 @@ class WorkerExtension:
         """Spoil no more; return in how many layers a chunk was."""
         return self.kv_recorder.end_spoiling()
 
-    def collect_digests(self) -> tuple[str | None, list[tuple[str, int, bool, bytes, bytes]]]:
+    def dump_chunks(self, folder: str, wanted: dict[int, list[Wanted]]) -> list[dict[str, Any]]:
+        """Write chunks that were digested last to files: those that are wanted of this rank."""
+        return self.kv_dumper.dump(folder, wanted.get(self.rank, []))
+
+    def collect_digests(self) -> tuple[str | None, list[tuple[str, int, bool, bytes, bytes, bytes]]]:
         """Return this rank's digests since the last time, as `Recorder.collect` does."""
         return self.kv_recorder.collect()
 

@@ -20,9 +20,9 @@ class CannotDigestError(Exception):
 class Layers:
     """Layers of one KV cache group whose chunks have the same size.
 
-    `caches` are integer views with the axis of blocks first: (blocks, …). `positions` are the layers' places among all
-    layers of the rank. A chunk takes `blocks_of_chunk` of the scheduler's blocks, each of them `parts` of the axis.
-    `window` is how many tokens back the layers see, None where they see all.
+    `caches` are integer views with the axis of blocks first and the others as memory orders them: (blocks, …).
+    `positions` are the layers' places among all layers of the rank. A chunk takes `blocks_of_chunk` of the scheduler's
+    blocks, each of them `parts` of the axis. `window` is how many tokens the layers keep, None where they keep all.
     """
 
     group: int
@@ -89,11 +89,11 @@ def _digest_of_zeros(size: int) -> bytes:
 
 def index_blocks(layers: Layers, chunks: list[list[int]]) -> Any:
     """Return the places on the axis of blocks that these chunks take, (chunks, places), where the caches lie."""
+    import numpy
     import torch
 
-    index = torch.tensor(
-        [[block * layers.parts + part for block in blocks for part in range(layers.parts)] for blocks in chunks]
-    )
+    places = numpy.array(chunks, dtype=numpy.int64)[:, :, None] * layers.parts + numpy.arange(layers.parts)
+    index = torch.from_numpy(places.reshape(len(chunks), -1))
     cache = layers.caches[0]
     return index.pin_memory().to(cache.device, non_blocking=True) if cache.is_cuda else index
 
@@ -103,6 +103,11 @@ def gather(cache: Any, index: Any) -> Any:
     import torch
 
     return cache.index_select(0, index.view(-1)).view(len(index), -1).view(torch.int32)
+
+
+def in_memory_order(view: Any) -> Any:
+    """Order all but the first axis as memory does, so that a block's bytes are digested where they lie, run by run."""
+    return view.permute(0, *sorted(range(1, view.dim()), key=lambda axis: -view.stride(axis)))
 
 
 def find_layers(model_runner: Any, chunk_tokens: int) -> tuple[list[str], list[Layers]]:
@@ -137,8 +142,10 @@ def find_layers(model_runner: Any, chunk_tokens: int) -> tuple[list[str], list[L
                 raise CannotDigestError(f"no axis of {name}'s cache {shape} counts {config.num_blocks} blocks")
             parts = cache.shape[axis] // config.num_blocks
             integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[cache.element_size()]
-            view = cache.view(integers).movedim(axis, 0)
+            view = in_memory_order(cache.view(integers).movedim(axis, 0))
             window = getattr(spec, "sliding_window", None) or getattr(spec, "attention_chunk_size", None)
+            # Without the hybrid KV cache manager such a layer keeps every token.
+            window = None if kind == "FullAttentionSpec" else window
             key = (number, view.shape, view.stride(), integers, chunk_tokens // spec.block_size, parts, window)
             buckets.setdefault(key, []).append((name, len(names), view))
             names.append(name)

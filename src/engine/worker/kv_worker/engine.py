@@ -18,12 +18,16 @@ from kv_worker.protocol import (
     ChunkDigests,
     Digested,
     Digests,
+    Look,
+    Looked,
+    PartOfCell,
     Plant,
     Planted,
     Prompt,
     Ready,
     Score,
     Scored,
+    SeenCell,
     Spoil,
     Spoilt,
     Start,
@@ -150,11 +154,17 @@ class Engine:
         problems: list[str] = []
         for rank, (problem, chunks) in enumerate(self._llm.collective_rpc("collect_digests")):
             problems.extend([problem] if problem else [])
-            for request, chunk, served, first, last in chunks:
+            for request, chunk, served, first, last, stored in chunks:
                 question = self._questions[given_id(request)]
-                encoded = [digests.hex() for digests in (first, last)]
                 of_question.setdefault(question, []).append(
-                    ChunkDigests(rank, chunk, served, encoded[0], None if last == first else encoded[1])
+                    ChunkDigests(
+                        rank,
+                        chunk,
+                        served,
+                        first.hex(),
+                        None if last == first else last.hex(),
+                        stored.hex() if stored else None,
+                    )
                 )
         return next(iter(problems), None), [Digested(*entry) for entry in sorted(of_question.items())]
 
@@ -183,6 +193,24 @@ class Engine:
         self._faults.begin(request.fault, self._planted)
         return Planted([], None)
 
+    def look(self, request: Look) -> Looked:
+        """Write chunks of the prompts that were scored last to files, as far as they are still there."""
+        names = {question: name for name, question in self._questions.items()}
+        wanted: dict[int, list[tuple[str, int, list[str]]]] = {}
+        for one in request.chunks:
+            if one.question in names:
+                wanted.setdefault(one.rank, []).append((names[one.question], one.chunk, one.layers))
+        seen: list[SeenCell] = []
+        try:
+            for cells in self._llm.collective_rpc("dump_chunks", args=(request.folder, wanted)):
+                for cell in cells:
+                    parts = [PartOfCell(**part) for part in cell.pop("parts")]
+                    question = self._questions[cell.pop("request")]
+                    seen.append(SeenCell(question=question, parts=parts, **cell))
+        except Exception as error:  # whatever it is, what was judged stands without it
+            return Looked([], f"{error!r}")
+        return Looked(seen, None)
+
     def counters(self) -> dict[str, float]:
         """Read vLLM's cumulative counters of prefix caches, its own and the connector's."""
         values: dict[str, float] = {}
@@ -199,7 +227,9 @@ class Engine:
     def _start_digests(self) -> Digests | None:
         if self._start.digest_chunk_tokens is None:
             return None
-        started = self._llm.collective_rpc("start_digests", args=(self._start.digest_chunk_tokens,))
+        started = self._llm.collective_rpc(
+            "start_digests", args=(self._start.digest_chunk_tokens, self._start.stored_as)
+        )
         problem = next((said for said in started if isinstance(said, str)), None)
         return Digests([] if problem else started, problem)
 

@@ -36,7 +36,8 @@ class Start:
 
     `hit_multiple` is None where vLLM's own prefix caching is off; otherwise it is on, and serves whole
     chunks of so many tokens. `digest_chunk_tokens` is None where the KV itself is not observed; otherwise each whole
-    chunk of so many tokens is digested.
+    chunk of so many tokens is digested. `stored_as` is torch's name of the data type that a lossy form of storage puts
+    each element through, where there is one that is known; what that makes of computed chunks is then digested, too.
     """
 
     protocol: int
@@ -45,6 +46,7 @@ class Start:
     connector: Connector | None
     hit_multiple: int | None
     digest_chunk_tokens: int | None
+    stored_as: str | None
     letters: tuple[int, int, int, int]
     top: int
     max_tokens: int
@@ -105,6 +107,24 @@ class Spoil:
 
     prompts: list[Prompt]
     chunk: int
+
+
+@dataclass(frozen=True)
+class CellsOfChunk:
+    """One chunk of a prompt of the last `Score`, in some layers on one rank."""
+
+    question: int
+    chunk: int
+    rank: int
+    layers: list[str]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Write what these chunks hold into files in this folder."""
+
+    folder: str
+    chunks: list[CellsOfChunk]
 
 
 @dataclass(frozen=True)
@@ -176,7 +196,8 @@ class ChunkDigests:
     """One whole chunk of a prompt on one rank: 16 bytes a layer in the order of `Digests.layers`, in hexadecimal.
 
     `first` was taken where a served chunk was about to be read, or a computed one was complete; `last` before the
-    blocks could be given away, and is None where it is equal to `first`. A digest that was not taken is all zeros.
+    blocks could be given away, and is None where it is equal to `first`. `stored` is of what a lossy form of storage
+    makes of a computed chunk, and None elsewhere. A digest that was not taken is all zeros.
     """
 
     rank: int
@@ -184,6 +205,7 @@ class ChunkDigests:
     served: bool
     first: str
     last: str | None
+    stored: str | None
 
 
 @dataclass(frozen=True)
@@ -239,6 +261,44 @@ class Spoilt:
 
 
 @dataclass(frozen=True)
+class PartOfCell:
+    """Keys, values, or a piece of a latent vector: in a file (tokens, heads, elements)."""
+
+    name: str
+    heads: int
+    elements: int
+
+
+@dataclass(frozen=True)
+class SeenCell:
+    """What one chunk holds in one layer on one rank now, and its digest, which shows whether it is still what was seen.
+
+    `file` has the parts one behind the other. Without parts the layout is not understood, for the reason that `problem`
+    gives, and it has `blocks` pieces of the same size, as they lie.
+    """
+
+    question: int
+    chunk: int
+    layer: str
+    rank: int
+    served: bool
+    digest: str
+    file: str
+    blocks: int
+    dtype: str
+    parts: list[PartOfCell]
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was wanted, as far as it is there, and what kept it from being looked at, if anything did."""
+
+    cells: list[SeenCell]
+    problem: str | None
+
+
+@dataclass(frozen=True)
 class Finished:
     """The engine is shut down."""
 
@@ -252,8 +312,8 @@ class Failed:
     question: int | None = None
 
 
-Request = Start | Score | Plant | Spoil | Finish
-Reply = Ready | Scored | Digested | Counted | Planted | Spoilt | Finished | Failed
+Request = Start | Score | Plant | Look | Spoil | Finish
+Reply = Ready | Scored | Digested | Counted | Planted | Looked | Spoilt | Finished | Failed
 
 
 def parse_request(line: str) -> Request:
@@ -274,6 +334,9 @@ def parse_request(line: str) -> Request:
             return Plant(fault=_parse_fault(**(fields.pop("fault") or {"kind": None})), **fields)
         if kind == "spoil":
             return Spoil(prompts=[Prompt(**prompt) for prompt in fields.pop("prompts")], **fields)
+        if kind == "look":
+            chunks = [CellsOfChunk(**chunk) for chunk in fields.pop("chunks")]
+            return Look(chunks=chunks, **fields)
         if kind == "finish":
             return Finish(**fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -22,13 +22,29 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Chunk:
-    """One chunk of one request; each digest is a place in the results: bucket of layers → (batch, row)."""
+    """One chunk of one request; each digest is a place in the results: bucket of layers → (batch, row).
+
+    `stored` is that of what a lossy form of storage makes of a computed chunk, where it is declared. `blocks` are those
+    that each bucket's digest was taken of.
+    """
 
     request: str
     number: int
     served: bool
     first: dict[int, tuple[int, int]] = field(default_factory=dict)
     last: dict[int, tuple[int, int]] = field(default_factory=dict)
+    stored: dict[int, tuple[int, int]] = field(default_factory=dict)
+    blocks: dict[int, list[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A chunk that was collected: its request's id, its number, whether it was served, its blocks by bucket."""
+
+    request: str
+    number: int
+    served: bool
+    blocks: dict[int, list[int]]
 
 
 @dataclass
@@ -54,15 +70,22 @@ class Wanted:
 class Recorder:
     """Follows the scheduler's output through one rank and takes the digests that are due."""
 
-    def __init__(self, model_runner: Any, chunk_tokens: int) -> None:
-        """Find the layers and hook into the model runner; raises CannotDigestError where that is not possible."""
-        self._chunk_tokens = chunk_tokens
+    def __init__(self, model_runner: Any, chunk_tokens: int, stored_as: str | None) -> None:
+        """Find the layers and hook into the model runner; raises CannotDigestError where that is not possible.
+
+        `stored_as` is torch's name of the data type that elements go through on their way into the cache and back.
+        """
+        self.stored_as = stored_as
+        self._modules = model_runner.vllm_config.compilation_config.static_forward_context
+        self.chunk_tokens = chunk_tokens
         self._names, self.buckets = find_layers(model_runner, chunk_tokens)
         self._on_device = _start_on_device(self.buckets)
         self._requests: dict[str, Request] = {}
         # Of each request that has not ended; one that was preempted has no blocks, and is taken up again.
         self._whole_chunks: dict[str, int] = {}
         self._chunks: list[Chunk] = []
+        # Chunks that were collected last, whose blocks may still hold what they held.
+        self._collected: list[Chunk] = []
         self._batches: list[list[Any]] = [[] for _ in self.buckets]
         # Of the forward pass that comes next: chunks that it reads first, by bucket, and what it completes.
         self._reading: list[list[Wanted]] = [[] for _ in self.buckets]
@@ -80,12 +103,12 @@ class Recorder:
         """Name the layers in the order in which digests are reported."""
         return self._names
 
-    def collect(self) -> tuple[str | None, list[tuple[str, int, bool, bytes, bytes]]]:
+    def collect(self) -> tuple[str | None, list[tuple[str, int, bool, bytes, bytes, bytes]]]:
         """Return what was taken since the last time, of an engine without unfinished requests.
 
         First what kept digests from being taken, if anything did. Each chunk then has the request's id, its number,
-        whether it was served, and its first and last digests, those of all layers one behind the other; one that was
-        not taken is zero.
+        whether it was served, and its first and last digests and those of what is stored of it, those of all layers
+        one behind the other; one that was not taken is zero. Of what is stored there are none without loss.
         """
         import torch
 
@@ -106,11 +129,18 @@ class Recorder:
             return b"".join(digests)
 
         collected = [
-            (chunk.request, chunk.number, chunk.served, joined(chunk.first), joined(chunk.last))
+            (
+                chunk.request,
+                chunk.number,
+                chunk.served,
+                joined(chunk.first),
+                joined(chunk.last),
+                joined(chunk.stored) if chunk.stored else b"",
+            )
             for chunk in self._chunks
             if chunk.first or chunk.last
         ]
-        self._chunks = []
+        self._collected, self._chunks = self._chunks, []
         self._batches = [[] for _ in self.buckets]
         return self._problem, collected
 
@@ -122,6 +152,26 @@ class Recorder:
         """Spoil no more; return in how many layers a chunk was."""
         self._spoilt_chunk = None
         return self._spoilt_layers
+
+    def held(self) -> list[Held]:
+        """Return the chunks that were collected last, for a second look before the next requests come."""
+        return [Held(chunk.request, chunk.number, chunk.served, chunk.blocks) for chunk in self._collected]
+
+    def digest_again(self, bucket: int, place: int, blocks: list[int], *, as_stored: bool) -> bytes:
+        """Digest what these blocks hold now in one layer of a bucket, or what is stored of that."""
+        layers = self.buckets[bucket]
+        index = index_blocks(layers, [blocks])
+        looked = self._look_as_stored(bucket, place, index) if as_stored else _look(layers.caches[place], index)
+        return bytes(self._digest(bucket, [looked]).cpu().numpy().tobytes())
+
+    def through_storage(self, layer: str, rows: Any) -> Any:
+        """Return what becomes of a layer's elements, given as integers, that are stored and loaded again."""
+        import torch
+
+        cache = self._modules[layer].kv_cache
+        dtype = (cache[0] if isinstance(cache, list | tuple) else cache).dtype
+        elements = rows.contiguous().view(dtype)
+        return elements.to(getattr(torch, str(self.stored_as))).to(dtype).view(rows.dtype)
 
     def _hook(self, model_runner: Any) -> None:
         execute = model_runner.execute_model
@@ -154,7 +204,7 @@ class Recorder:
         for request_id in output.finished_req_ids:
             self._whole_chunks.pop(request_id, None)
         for new in output.scheduled_new_reqs:
-            self._whole_chunks[new.req_id] = len(new.prompt_token_ids or ()) // self._chunk_tokens
+            self._whole_chunks[new.req_id] = len(new.prompt_token_ids or ()) // self.chunk_tokens
             self._admit(new.req_id, new.block_ids, new.num_computed_tokens)
         cached = output.scheduled_cached_reqs
         for request_id, new_blocks, computed in zip(
@@ -180,7 +230,7 @@ class Recorder:
         whole_chunks = self._whole_chunks[request_id]
         self._requests[request_id] = Request([list(group) for group in blocks], whole_chunks, computed, 0)
         request = self._requests[request_id]
-        for number in range(min(computed // self._chunk_tokens, whole_chunks)):
+        for number in range(min(computed // self.chunk_tokens, whole_chunks)):
             chunk = Chunk(request_id, number, served=True)
             request.chunks[number] = chunk
             self._chunks.append(chunk)
@@ -194,7 +244,7 @@ class Recorder:
 
     def _take_back(self, request: Request, computed: int) -> None:
         """Forget chunks that the scheduler has computed again, since their load failed and vLLM knows of it."""
-        for number in [number for number in request.chunks if (number + 1) * self._chunk_tokens > computed]:
+        for number in [number for number in request.chunks if (number + 1) * self.chunk_tokens > computed]:
             forgotten = request.chunks.pop(number)
             self._chunks.remove(forgotten)
         request.served = min(request.served, computed)
@@ -203,14 +253,14 @@ class Recorder:
     def _schedule(self, request_id: str, request: Request, tokens: int) -> None:
         before, request.complete = request.complete, request.complete + tokens
         # A chunk of which the last token alone is computed again is neither served nor computed.
-        first = max(before // self._chunk_tokens, -(-request.served // self._chunk_tokens))
-        for number in range(first, min(request.complete // self._chunk_tokens, request.whole_chunks)):
+        first = max(before // self.chunk_tokens, -(-request.served // self.chunk_tokens))
+        for number in range(first, min(request.complete // self.chunk_tokens, request.whole_chunks)):
             chunk = Chunk(request_id, number, served=False)
             request.chunks[number] = chunk
             self._chunks.append(chunk)
             for bucket, layers in enumerate(self.buckets):
                 # Of a window's blocks only those are sure to be there that this very pass has filled.
-                if layers.window is not None and number * self._chunk_tokens < before:
+                if layers.window is not None and number * self.chunk_tokens < before:
                     continue
                 wanted = self._wanted(request, layers, chunk, is_first=True)
                 if wanted is not None:
@@ -277,6 +327,8 @@ class Recorder:
             behind, self._behind[bucket] = self._behind[bucket], []
             self.completed.extend((bucket, one) for one in behind if one.is_first)
             self._take(bucket, behind)
+            if self.stored_as is not None:
+                self._take_as_stored(bucket, [one.chunk for one in behind if one.is_first])
         self._gathered.clear()
         self._indices.clear()
 
@@ -290,19 +342,44 @@ class Recorder:
             else:
                 self._note(bucket, wanted, digests)
 
-    def _keep(self, bucket: int, wanted: list[Wanted], looked: list[Any]) -> None:
-        """Digest what was gathered of each layer, or take the digests that the host has made of it."""
+    def _take_as_stored(self, bucket: int, chunks: list[Chunk]) -> None:
+        if chunks:
+            layers = self.buckets[bucket]
+            index = index_blocks(layers, [chunk.blocks[bucket] for chunk in chunks])
+            looked = [self._look_as_stored(bucket, place, index) for place in range(len(layers.names))]
+            batch = self._add(bucket, self._digest(bucket, looked))
+            for row, chunk in enumerate(chunks):
+                chunk.stored[bucket] = (batch, row)
+
+    def _look_as_stored(self, bucket: int, place: int, index: Any) -> Any:
+        """Take hold of what is stored of chunks of one layer, as `_look` does of what they are."""
         import torch
 
-        digests = torch.stack(looked)
-        self._note(bucket, wanted, self._on_device[bucket].digest_gathered(digests) if self._on_device else digests)
+        layers = self.buckets[bucket]
+        rows = self.through_storage(layers.names[place], gather(layers.caches[place], index))
+        return rows if rows.is_cuda else digest_on_host(rows, torch.arange(len(rows)).view(-1, 1))
+
+    def _keep(self, bucket: int, wanted: list[Wanted], looked: list[Any]) -> None:
+        self._note(bucket, wanted, self._digest(bucket, looked))
+
+    def _digest(self, bucket: int, looked: list[Any]) -> Any:
+        """Digest what was gathered of some layers, or take the digests that the host has made: (layers, chunks, 2)."""
+        import torch
+
+        stacked = torch.stack(looked)
+        return self._on_device[bucket].digest_gathered(stacked) if self._on_device else stacked
 
     def _note(self, bucket: int, wanted: list[Wanted], digests: Any) -> None:
         """Note where each chunk's digests lie, given (layers, chunks, 2) of them."""
-        batch = len(self._batches[bucket])
-        self._batches[bucket].append(digests.transpose(0, 1))
+        batch = self._add(bucket, digests)
         for row, one in enumerate(wanted):
             (one.chunk.first if one.is_first else one.chunk.last)[bucket] = (batch, row)
+            one.chunk.blocks[bucket] = one.blocks
+
+    def _add(self, bucket: int, digests: Any) -> int:
+        """Keep digests, (layers, chunks, 2); the number of the batch that they are."""
+        self._batches[bucket].append(digests.transpose(0, 1))
+        return len(self._batches[bucket]) - 1
 
 
 def _look(cache: Any, index: Any) -> Any:

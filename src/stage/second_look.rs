@@ -1,0 +1,324 @@
+//! The second look at wrong cells of KV: what was served is written down while the blocks still hold it, and the prompts are
+//! computed again behind the last pass. It costs nothing where every cell is right. Output: `second-look.json`; the bytes
+//! themselves lie beside the logs, in `kv`. Main type: [`Looker`].
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+
+use super::known_copies::{KnownCopies, SuspectCell};
+use super::lines::{read_json, write_json};
+use super::{Context, StageError};
+use crate::comparison::{ComputedKv, KnownCell, KvDifference, Pass, SecondLook, Sight, look_closely};
+use crate::dataset::{Prompt, QuestionId};
+use crate::engine::{NumberedChunk, PrefixCache, SeenCell, Worker};
+use crate::event::Events;
+use crate::model::{CellBytes, Element, KvRecord};
+use crate::store::Artifact;
+
+const LOOKS: &str = "second-look.json";
+/// How many wrong cells are looked at, one a chunk.
+const CELLS: usize = 4;
+/// Prompts of a round that are computed again together, as the store pass did; of a larger round only those of wrong cells.
+const TOGETHER: usize = 64;
+/// Bytes of computed cells that wrong rows are looked for in.
+const KNOWN_BYTES: usize = 64 << 20;
+
+/// Looks at the first wrong cells of the passes with a cache.
+pub(super) struct Looker<'a> {
+    events: &'a Events,
+    model: &'a str,
+    folder: Utf8PathBuf,
+    chunk_tokens: u32,
+    copies: RefCell<KnownCopies>,
+    state: RefCell<State>,
+    looks: RefCell<Vec<SecondLook>>,
+}
+
+/// Only the first batch with wrong cells is looked at, whichever engine finds it.
+enum State {
+    Searching,
+    /// They are being written down.
+    Writing,
+    /// They wait for the end of the passes of the engine that found them.
+    Found(Found),
+    Told,
+}
+
+/// Wrong cells of one batch of prompts.
+struct Found {
+    pass: Pass,
+    /// All prompts of their round, in the order of the store pass.
+    round: Vec<Prompt>,
+    /// Each with what it held, where that is still there.
+    cells: Vec<(SuspectCell, Option<CellBytes>)>,
+}
+
+impl<'a> Looker<'a> {
+    pub(super) fn new(context: &'a Context<'a>, chunk_tokens: u32, copies: KnownCopies) -> Self {
+        Self {
+            events: &context.desk.events,
+            model: context.model_name(),
+            folder: context.draft.note_path("kv"),
+            chunk_tokens,
+            copies: RefCell::new(copies),
+            state: RefCell::new(State::Searching),
+            looks: RefCell::default(),
+        }
+    }
+
+    /// Takes in what a batch of prompts showed, before the engine is asked anything else; `round` holds all of their round. The
+    /// first wrong cells of all are written down.
+    pub(super) async fn inspect(
+        &self,
+        worker: &mut Worker,
+        pass: Pass,
+        round: &[Prompt],
+        (prompts, records): (&[Prompt], &[KvRecord]),
+    ) -> Result<(), StageError> {
+        let mut suspects = self.copies.borrow_mut().take_in(prompts, records, worker.digested_layers());
+        if suspects.is_empty() || !matches!(*self.state.borrow(), State::Searching) {
+            return Ok(());
+        }
+        suspects.truncate(CELLS);
+        *self.state.borrow_mut() = State::Writing;
+        let wanted = suspects
+            .iter()
+            .filter_map(|cell| numbered(prompts, &cell.question, cell.chunk, cell.rank, &cell.layer));
+        let seen = self.dump(worker, &wanted.collect::<Vec<_>>()).await?;
+        // Only what is still what was judged; bytes that came too late are not what was read.
+        let served = |suspect: &SuspectCell| {
+            let as_judged = |cell: &&SeenCell| {
+                let is_the_same = cell.digest.iter().flatten().eq([suspect.digest]);
+                is_of(cell, prompts, suspect) && is_the_same && !suspect.copies.contains(&suspect.digest)
+            };
+            seen.iter().find(as_judged).and_then(|cell| self.read(cell))
+        };
+        let with_bytes = |suspect: SuspectCell| {
+            let bytes = served(&suspect);
+            (suspect, bytes)
+        };
+        let cells = suspects.into_iter().map(with_bytes).collect();
+        *self.state.borrow_mut() = State::Found(Found { pass, round: round.to_vec(), cells });
+        Ok(())
+    }
+
+    /// Has what was wrong computed again, behind the last pass, and ends the engine. What keeps it from that is a warning: what was
+    /// judged must not be lost.
+    pub(super) async fn finish(&self, mut worker: Worker) -> Result<(), StageError> {
+        let Some(found) = self.take_found() else { return Ok(worker.finish().await?) };
+        let (looks, outcome) = match self.compute_again(&mut worker, &found).await {
+            Ok(looks) => (looks, worker.finish().await),
+            Err(error) => {
+                let reason = format!("the prompt could not be computed again: failed to {}", error.in_full());
+                self.events.warn(format!("{}: wrong KV was not looked at to the end: {reason}", self.model));
+                let told = found.cells.iter();
+                let looks = told.map(|(cell, bytes)| unpaired(found.pass, cell, bytes.as_ref(), &reason));
+                (looks.collect(), Ok(()))
+            }
+        };
+        *self.looks.borrow_mut() = looks;
+        Ok(outcome?)
+    }
+
+    fn take_found(&self) -> Option<Found> {
+        let mut state = self.state.borrow_mut();
+        match std::mem::replace(&mut *state, State::Told) {
+            State::Found(found) => Some(found),
+            other => {
+                *state = other;
+                None
+            }
+        }
+    }
+
+    /// Writes down what was seen.
+    pub(super) fn write(&self, context: &Context<'_>) -> Result<(), StageError> {
+        write_json(context.draft.path(LOOKS), &*self.looks.borrow())
+    }
+
+    async fn compute_again(&self, worker: &mut Worker, found: &Found) -> Result<Vec<SecondLook>, StageError> {
+        let is_wanted = |prompt: &&Prompt| {
+            let asked = found.cells.iter().any(|(cell, _)| cell.question == prompt.question);
+            found.round.len() <= TOGETHER || asked
+        };
+        let prompts: Vec<Prompt> = found.round.iter().filter(is_wanted).cloned().collect();
+        worker.score(&prompts, PrefixCache::FillOnly, || ()).await?;
+        worker.take_kv_records();
+        let cell_bytes = found.cells.iter().find_map(|(_, bytes)| Some(bytes.as_ref()?.elements() * 4));
+        let most = KNOWN_BYTES / cell_bytes.unwrap_or(KNOWN_BYTES).max(1);
+        let wanted = self.wanted(worker.digested_layers(), &prompts, found, most.max(CELLS));
+        let seen = self.dump(worker, &wanted).await?;
+        let known: Vec<Known> = seen
+            .iter()
+            .filter(|cell| !cell.served)
+            .filter_map(|cell| {
+                let question = &prompts.get(usize::try_from(cell.question).ok()?)?.question;
+                Some(Known { question, cell, bytes: self.read(cell)? })
+            })
+            .collect();
+        let looks = found
+            .cells
+            .iter()
+            .map(|(cell, bytes)| look_at(found.pass, cell, bytes.as_ref(), &known))
+            .collect();
+        for other in known.iter().filter(|known| !found.cells.iter().any(|(cell, _)| known.is_of(cell))) {
+            // They have served; what is left behind is both sides of each wrong cell.
+            let _ = fs::remove_file(self.folder.join(&other.cell.file));
+        }
+        Ok(looks)
+    }
+
+    /// The computed cells to look at, of at most so many: those of the wrong ones, then those that they are likely to be taken for.
+    fn wanted(
+        &self,
+        layers: &[Vec<String>],
+        prompts: &[Prompt],
+        found: &Found,
+        most: usize,
+    ) -> Vec<NumberedChunk> {
+        let mut in_order: Vec<(&QuestionId, u32, u32, &str)> = Vec::new();
+        for (cell, _) in &found.cells {
+            in_order.push((&cell.question, cell.chunk, cell.rank, &cell.layer));
+        }
+        let chunks = |prompt: &Prompt| {
+            0..u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX) / self.chunk_tokens
+        };
+        let ranks = || (0_u32..).zip(layers);
+        for (cell, _) in &found.cells {
+            let own = prompts.iter().filter(|prompt| prompt.question == cell.question);
+            for prompt in own {
+                in_order.extend(
+                    chunks(prompt).map(|chunk| (&cell.question, chunk, cell.rank, cell.layer.as_str())),
+                );
+                for (rank, layers) in ranks() {
+                    in_order.extend(
+                        layers.iter().map(|layer| (&cell.question, cell.chunk, rank, layer.as_str())),
+                    );
+                }
+            }
+            for prompt in prompts {
+                let of_prompt =
+                    chunks(prompt).map(|chunk| (&prompt.question, chunk, cell.rank, cell.layer.as_str()));
+                in_order.extend(of_prompt);
+            }
+        }
+        let mut taken = BTreeSet::new();
+        in_order.retain(|cell| taken.insert(*cell));
+        in_order.truncate(most);
+        let mut by_chunk: BTreeMap<(u32, u32, u32), Vec<String>> = BTreeMap::new();
+        for (question, chunk, rank, layer) in in_order {
+            let Some(one) = numbered(prompts, question, chunk, rank, layer) else { continue };
+            by_chunk.entry((one.question, one.chunk, one.rank)).or_default().extend(one.layers);
+        }
+        let chunk = |((question, chunk, rank), layers)| NumberedChunk { question, chunk, rank, layers };
+        by_chunk.into_iter().map(chunk).collect()
+    }
+
+    async fn dump(&self, worker: &mut Worker, chunks: &[NumberedChunk]) -> Result<Vec<SeenCell>, StageError> {
+        let (seen, problem) = match fs::create_dir_all(&self.folder) {
+            Ok(()) => worker.look(&self.folder, chunks).await?,
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        if let Some(problem) = problem {
+            self.events.warn(format!("{}: wrong KV could not be looked at: {problem}", self.model));
+        }
+        Ok(seen)
+    }
+
+    /// What a file holds; none where it is not what the worker says of it.
+    fn read(&self, cell: &SeenCell) -> Option<CellBytes> {
+        read_cell(&self.folder.join(&cell.file), cell, self.chunk_tokens)
+    }
+}
+
+/// A computed cell of the repetition.
+struct Known<'a> {
+    question: &'a QuestionId,
+    cell: &'a SeenCell,
+    bytes: CellBytes,
+}
+
+impl Known<'_> {
+    fn is_of(&self, suspect: &SuspectCell) -> bool {
+        let SeenCell { chunk, layer, rank, .. } = self.cell;
+        (self.question, chunk, layer, rank)
+            == (&suspect.question, &suspect.chunk, &suspect.layer, &suspect.rank)
+    }
+
+    fn as_cell(&self) -> KnownCell<'_> {
+        let SeenCell { chunk, layer, rank, .. } = self.cell;
+        KnownCell { question: self.question, chunk: *chunk, layer, rank: *rank, bytes: &self.bytes }
+    }
+}
+
+fn look_at(pass: Pass, suspect: &SuspectCell, served: Option<&CellBytes>, known: &[Known<'_>]) -> SecondLook {
+    let computed = known.iter().find(|known| known.is_of(suspect));
+    let (Some(bytes), Some(computed)) = (served, computed) else {
+        return unpaired(pass, suspect, served, "the prompt, asked again, was not computed in full");
+    };
+    let is_copy = computed.cell.digest.iter().flatten().any(|digest| suspect.copies.contains(&digest));
+    let against = if is_copy { ComputedKv::Copy } else { ComputedKv::Repetition };
+    let cells: Vec<KnownCell<'_>> = known.iter().map(Known::as_cell).collect();
+    match look_closely(bytes, computed.as_cell(), against, &cells) {
+        Some(difference) => {
+            let unknown_layout = computed.cell.problem.clone();
+            look(pass, suspect, Sight::Held(KvDifference { unknown_layout, ..difference }))
+        }
+        None => unpaired(pass, suspect, served, "what was computed has another shape"),
+    }
+}
+
+/// What is said of a cell that has nothing to be held against, for this reason, or that is not there itself.
+fn unpaired(pass: Pass, suspect: &SuspectCell, served: Option<&CellBytes>, reason: &str) -> SecondLook {
+    let gone = if suspect.copies.contains(&suspect.digest) {
+        "attention read other bytes, and the right ones have taken their place since"
+    } else {
+        "its blocks held something else before they could be looked at"
+    };
+    let sight = match served {
+        Some(bytes) => Sight::Alone { zeros: bytes.is_zero(), reason: reason.to_owned() },
+        None => Sight::Gone { reason: gone.to_owned() },
+    };
+    look(pass, suspect, sight)
+}
+
+fn look(pass: Pass, suspect: &SuspectCell, sight: Sight) -> SecondLook {
+    let SuspectCell { question, chunk, rank, layer, .. } = suspect;
+    SecondLook { question: question.clone(), pass, chunk: *chunk, layer: layer.clone(), rank: *rank, sight }
+}
+
+/// A chunk of a prompt of the last batch under its number; none where the batch has no such prompt.
+fn numbered(
+    prompts: &[Prompt],
+    question: &QuestionId,
+    chunk: u32,
+    rank: u32,
+    layer: &str,
+) -> Option<NumberedChunk> {
+    let place = prompts.iter().position(|prompt| prompt.question == *question)?;
+    Some(NumberedChunk { question: u32::try_from(place).ok()?, chunk, rank, layers: vec![layer.to_owned()] })
+}
+
+fn is_of(cell: &SeenCell, prompts: &[Prompt], suspect: &SuspectCell) -> bool {
+    let question = usize::try_from(cell.question).ok().and_then(|place| prompts.get(place));
+    question.is_some_and(|prompt| prompt.question == suspect.question)
+        && (cell.chunk, cell.rank, &cell.layer) == (suspect.chunk, suspect.rank, &suspect.layer)
+}
+
+fn read_cell(path: &Utf8Path, cell: &SeenCell, chunk_tokens: u32) -> Option<CellBytes> {
+    let bytes = fs::read(path).ok()?;
+    match Element::named(&cell.dtype) {
+        Some(element) if !cell.parts.is_empty() => {
+            CellBytes::of_tokens(chunk_tokens, cell.parts.clone(), element, bytes)
+        }
+        _ => CellBytes::of_blocks(cell.blocks, chunk_tokens.checked_div(cell.blocks)?, bytes),
+    }
+}
+
+/// What was looked at again of a pass with a cache.
+pub(super) fn read_looks(cached: &Artifact) -> Result<Vec<SecondLook>, StageError> {
+    read_json(&cached.path(LOOKS))
+}
