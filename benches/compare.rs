@@ -30,7 +30,9 @@ fn observe(number: u32, asked: &Asked, cached_tokens: u32, noise: u32) -> Observ
     let steps = vec![Step { chosen: top[0], top }; 2];
     let letters = [0, 1, 2, 3].map(logprob).map(f64::from);
     let prompt_tokens = asked.expected.prompt_tokens;
-    Observation { question: asked.id.clone(), prompt_tokens, cached_tokens, letters, steps }
+    let (preemptions, served_again) = (0, Vec::new());
+    let question = asked.id.clone();
+    Observation { question, prompt_tokens, cached_tokens, preemptions, served_again, letters, steps }
 }
 
 /// `noise` is what the load pass and the control add to the baseline.
@@ -53,6 +55,7 @@ fn evidence(noise: u32) -> Evidence {
         kv: None,
         external_hits: None,
         store_tokens: None,
+        spoilt: None,
         loads_fail: false,
         early_stop: None,
         batching: Batching::OneAtATime,

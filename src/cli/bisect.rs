@@ -22,7 +22,7 @@ use crate::comparison::Verdict;
 use crate::digest::digest_json;
 use crate::engine::environment::{Commit, Environment, LayerKind, first_parents};
 use crate::event::Event;
-use crate::pipeline::{Bench, Inputs, Locating, prepare_inputs, run, run_stage};
+use crate::pipeline::{Bench, Findings, Inputs, Locating, prepare_inputs, run, run_stage};
 use crate::report::{Known, Report};
 use crate::stage::StageError;
 use crate::stage_name::StageName;
@@ -236,7 +236,7 @@ async fn test(
             None => return Err(error.into()),
         },
     }
-    let findings = run(bench, inputs).await;
+    let findings = run(bench, inputs).await.and_then(Findings::of_comparisons);
     bench.desk.fork_servers.end().await; // they have imported this revision
     match findings {
         Ok(findings) => {

@@ -7,7 +7,7 @@ use camino::Utf8Path;
 use crate::assets::{Archive, AssetError, ModelFiles};
 use crate::carrier::{RouteError, find_carrier};
 use crate::dataset::{Dataset, Limits, Split, extract_with_rest};
-use crate::stage::{StageError, check_prompts, require_letters, template};
+use crate::stage::{StageError, admit_length, capacity, check_prompts, require_letters, template};
 use crate::suite::{ModelSettings, Suite};
 
 /// How much of a suite is looked at.
@@ -58,7 +58,7 @@ pub(super) fn inspect(suite: &Suite, cache: &Utf8Path, depth: Depth) -> Inspecte
             Err(error) => {
                 // What is wrong with a prompt is so for a setting of the engine, and there it is told.
                 let setting = match &error {
-                    StageError::Prompt(_) => "engine.max_model_len".to_owned(),
+                    StageError::Prompt(_) | StageError::TooLong { .. } => "engine.max_model_len".to_owned(),
                     StageError::TooLarge { source, .. } => source.setting().to_owned(),
                     _ => format!("models.{index}.source"),
                 };
@@ -92,6 +92,7 @@ fn look_at_model(
     let shape = files.kv_shape()?;
     files.check_weights(suite, settings)?;
     require_letters(&files, &settings.name)?;
+    admit_length(suite, &settings.name, capacity(suite, settings, &files)?)?;
     if let Some(dataset) = dataset {
         check_prompts(suite, settings, &files, dataset)?;
     }

@@ -87,7 +87,7 @@ pub(super) async fn minimise_finding(
 async fn shows(bench: &mut Bench, excerpt: Excerpt, wanted: Verdict, what: &str) -> anyhow::Result<bool> {
     bench.request.excerpt = Some(excerpt);
     let inputs = prepare_inputs(bench).await?;
-    let findings = run(bench, &inputs).await?;
+    let findings = run(bench, &inputs).await?.of_comparisons()?;
     let shows = findings.verdict == wanted;
     let words = format!("minimise: {what}: {}", if shows { "still so" } else { "no longer so" });
     bench.desk.events.emit(Event::BisectStep { words });

@@ -12,7 +12,7 @@ use super::stack::{Replacement, replace};
 use crate::assets::is_name;
 use crate::cache::Bucket;
 use crate::carrier::{find_carrier, learn};
-use crate::engine::environment::{Environment, EnvironmentRequest, Stack};
+use crate::engine::environment::{Environment, EnvironmentRequest, Extension, Stack, try_extension};
 use crate::engine::{ForkServers, RedisAddress, RedisUrlError};
 use crate::event::{Event, Events};
 use crate::fetch::Needs;
@@ -203,7 +203,25 @@ pub(super) async fn bring_environment(
     let device = &bench.request.device;
     let environment = provide_environment(device, cache, events).await?;
     let environment = replace(&environment, replacements, stack(device), cache, events).await??;
+    warn_of_extension(&environment, stack(device), events).await?;
     bench.desk.environment = Some(environment);
+    Ok(())
+}
+
+/// Says, before anything starts, if LMCache's extension for GPUs is not what copies the KV. The verdict is on what does, so the run
+/// goes on. On a CPU an engine that lacks what it copies KV with ends with its error.
+async fn warn_of_extension(environment: &Environment, stack: Stack, events: &Events) -> anyhow::Result<()> {
+    if stack == Stack::Cpu {
+        return Ok(());
+    }
+    let environment = environment.clone();
+    let words = match on_thread(move || try_extension(&environment, stack)).await? {
+        Ok(Extension::Loads) => return Ok(()),
+        Ok(Extension::Absent) => "there is none for CUDA in this build".to_owned(),
+        Ok(Extension::Fails(words)) => words,
+        Err(error) => format!("it could not be tried: {error}"),
+    };
+    events.warn(format!("LMCache's compiled extension: {words}; {}", Extension::HINT));
     Ok(())
 }
 

@@ -206,7 +206,7 @@ async fn run_again(
             .collect()
     });
     let inputs = prepare_inputs(bench).await?;
-    let findings = run(bench, &inputs).await?;
+    let findings = run(bench, &inputs).await?.of_comparisons()?;
     let out = arguments.out.join(format!("{}-{}", finding.model, finding.route));
     fs::create_dir_all(&out)?;
     let (again, _, _) = write_report(bench, findings, &out, false)?;

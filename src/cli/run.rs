@@ -39,7 +39,7 @@ pub(super) async fn run_prepared(
 ) -> anyhow::Result<Report> {
     // Said before hours of work rather than after them.
     fs::create_dir_all(&arguments.out).map_err(OutputError::at(&arguments.out))?;
-    let findings =
+    let mut findings =
         run(bench, inputs).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
     let comparisons: Vec<Artifact> = findings
         .compared
@@ -48,7 +48,13 @@ pub(super) async fn run_prepared(
         .filter(|(stage, _)| *stage == StageName::Compare)
         .map(|(_, artifact)| artifact.clone())
         .collect();
-    let (report, json, summary) = write_report(bench, findings, &arguments.out, store.is_some())?;
+    let failure = findings.failure.take();
+    let logs_end_with_run = store.is_some() && failure.is_none();
+    let (report, json, summary) = write_report(bench, findings, &arguments.out, logs_end_with_run)?;
+    if let Some(error) = failure {
+        store.iter_mut().for_each(TemporaryStore::keep);
+        return Err(error.into());
+    }
     let (depot, run_name) = (bench.depot.as_ref(), arguments.run_name.as_ref());
     hand_in(&report, &comparisons, &arguments.out, depot, run_name, &bench.desk.events).await?;
     let log = log::place().map_or_else(String::new, |path| format!("log: {path}\n"));

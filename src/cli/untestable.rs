@@ -55,6 +55,8 @@ pub(super) fn why_unjudged(error: &StageError) -> Option<String> {
         | StageError::Questions(_)
         | StageError::Store(_)
         | StageError::TooLarge { .. }
+        | StageError::TooLong { .. }
+        | StageError::LessRoom { .. }
         | StageError::Write { .. }
         | StageError::Read { .. }
         | StageError::Line { .. } => false,

@@ -54,7 +54,7 @@ pub(super) fn write_formats(report: &Report, out: &Utf8Path) -> anyhow::Result<(
 }
 
 fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
-    let Findings { compared, not_run, conclusion, planted, foreign, verdict } = outcome;
+    let Findings { compared, not_run, conclusion, planted, foreign, verdict, failure: _ } = outcome;
     let environment = bench.desk.environment.as_ref().context("a run has an environment")?;
     let planted_faults = planted
         .into_iter()
@@ -120,6 +120,7 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         verdict,
         exit_code: match bench.request.shard {
+            _ if findings.is_empty() => ERROR,
             // The verdict is that of all shards together.
             Some(_) if not_run.is_empty() => 0,
             Some(_) => ERROR,

@@ -11,6 +11,7 @@ use super::ladder::{
 };
 use super::last_rung::{judge_harm, judge_harmless_answers};
 use super::provenance_verdict::{judge_disturbed_kv, judge_wrong_kv};
+use super::sensitivity::require_sensitivity;
 use super::verdict::{Judgement, Verdict};
 use super::{Comparison, Service};
 
@@ -47,7 +48,8 @@ pub fn conclude<'a>(comparisons: impl IntoIterator<Item = &'a Comparison>) -> Co
 
 /// What a comparison shows. `adjusted` is the p-value for "neither a loss nor a change beyond the margin", adjusted for all
 /// comparisons that the run planned. The order matters: what is proven wrong comes first, whatever else is missing; then a
-/// cache that was not used as it must be makes all else void; and right KV and bits decide before anything that needs statistics.
+/// cache that was not used as it must be makes all else void; and right KV and bits decide before anything that needs statistics. In the end nothing
+/// passes by answers that were not seen to feel their KV.
 fn judge(comparison: &Comparison, adjusted: f64) -> Judgement {
     let wrong = || {
         judge_wrong_kv(comparison)
@@ -76,7 +78,9 @@ fn judge(comparison: &Comparison, adjusted: f64) -> Judgement {
         _ => decided
             .map(|judgement| Judgement { reason: with_service(comparison, &judgement.reason), ..judgement }),
     };
-    decided.or_else(|| judge_service(comparison)).unwrap_or_else(|| judge_harmless_answers(comparison))
+    let decided =
+        decided.or_else(|| judge_service(comparison)).unwrap_or_else(|| judge_harmless_answers(comparison));
+    require_sensitivity(comparison, decided)
 }
 
 /// A reason, and what was not served as it must be.

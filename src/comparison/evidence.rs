@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Choice, QuestionId};
-use crate::model::Observation;
+use crate::model::{Observation, SpoiltProbe};
 
 use super::arm_name::ArmName;
 use super::difference::{Difference, first_difference};
@@ -244,6 +244,8 @@ pub struct Evidence {
     pub loads_fail: bool,
     /// What was seen of the KV itself, where engines digest it.
     pub kv: Option<KvEvidence>,
+    /// What a request with spoilt KV showed; `None` where planted faults tell whether answers feel their KV.
+    pub spoilt: Option<SpoiltProbe>,
     /// Why the load pass ended before the last question, if it did; the passes with `LMCache` may then lack questions.
     pub early_stop: Option<EarlyStop>,
 }

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
+use crate::model::Observation;
 
 use super::arm_name::Pass;
 use super::criteria::NAMED_OFFENDERS;
@@ -72,6 +73,12 @@ pub struct PassHits {
     pub under_served: u32,
     /// Requests that were served more than predicted.
     pub over_served: u32,
+    /// How often a request lost its blocks for lack of room and was taken up again.
+    #[serde(default)]
+    pub preemptions: u32,
+    /// Sum of what such requests were served again, tokens; `cached_tokens` and the predictions are of the first time.
+    #[serde(default)]
+    pub served_again_tokens: u64,
 }
 
 /// A request that was not served as predicted.
@@ -170,13 +177,16 @@ pub struct ShardCounts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HitTotals {
-    /// Tokens served, as vLLM reports them.
+    /// Tokens served, as vLLM reports them: to each request the first time that it is taken up.
     pub engine_tokens: u64,
+    /// Tokens served again to requests that had been preempted: they are looked up once more.
+    #[serde(default)]
+    pub served_again_tokens: u64,
     /// Tokens found, as the server counts them.
     pub server_tokens: u64,
     /// Tokens looked up, as the server counts them.
     pub server_requested_tokens: u64,
-    /// Prompts that were served whole: vLLM computes the last token again and counts one less than the server may.
+    /// How often a request was served whole: vLLM computes the last token again and counts one less than the server may.
     pub whole_prompts: u64,
     /// Chunks that the server wrote, shards counted.
     pub chunks_written: u64,
@@ -186,7 +196,8 @@ pub struct HitTotals {
 
 impl HitTotals {
     fn agree(&self) -> bool {
-        (self.engine_tokens..=self.engine_tokens + self.whole_prompts).contains(&self.server_tokens)
+        let least = self.engine_tokens + self.served_again_tokens;
+        (least..=least + self.whole_prompts).contains(&self.server_tokens)
     }
 }
 
@@ -212,6 +223,11 @@ impl ServerAgreement {
     }
 }
 
+/// What a request was served, each time that it was taken up.
+fn once_and_again(seen: &Observation) -> impl Iterator<Item = u32> {
+    std::iter::once(seen.cached_tokens).chain(seen.served_again.iter().copied())
+}
+
 /// Holds every request of both passes against its prediction.
 pub(super) fn check_service(
     cases: &[Case<'_>],
@@ -226,10 +242,12 @@ pub(super) fn check_service(
     let mut load_chunks = 0;
     for case in cases {
         let expected = case.asked.expected;
-        load_chunks += u64::from(case.load.observation.cached_tokens / chunk_tokens);
-        let store = (Pass::Store, case.store.observation.cached_tokens, expected.store_at_most);
-        let load = (Pass::Load, case.load.observation.cached_tokens, expected.load);
-        for (pass, cached, predicted) in [store, load] {
+        let seen = &case.load.observation;
+        load_chunks += once_and_again(seen).map(|tokens| u64::from(tokens / chunk_tokens)).sum::<u64>();
+        let store = (Pass::Store, &case.store.observation, expected.store_at_most);
+        let load = (Pass::Load, seen, expected.load);
+        for (pass, seen, predicted) in [store, load] {
+            let cached = seen.cached_tokens;
             let under = pass == Pass::Load && cached < predicted;
             let over = cached > predicted;
             let sum = &mut hits[pass as usize];
@@ -238,7 +256,12 @@ pub(super) fn check_service(
             sum.cached_tokens += u64::from(cached);
             sum.under_served += u32::from(under);
             sum.over_served += u32::from(over);
-            whole_prompts[pass as usize] += u64::from(cached + 1 == expected.prompt_tokens);
+            sum.preemptions += seen.preemptions;
+            sum.served_again_tokens += seen.served_again.iter().copied().map(u64::from).sum::<u64>();
+            // Taken up again, a prompt has grown by what was generated.
+            let whole = seen.served_again.iter().filter(|&&tokens| (tokens + 1).is_multiple_of(chunk_tokens));
+            whole_prompts[pass as usize] +=
+                u64::from(cached + 1 == expected.prompt_tokens) + whole.count() as u64;
             if (under || over) && offenders.len() < NAMED_OFFENDERS {
                 offenders.push(Offender { question: case.asked.id.clone(), pass, predicted, cached });
             }
@@ -247,6 +270,7 @@ pub(super) fn check_service(
     let [store, load] = hits;
     let totals = |pass: Pass, counted: ServerCounters| HitTotals {
         engine_tokens: hits[pass as usize].cached_tokens,
+        served_again_tokens: hits[pass as usize].served_again_tokens,
         server_tokens: counted.hit_tokens,
         server_requested_tokens: counted.requested_tokens,
         whole_prompts: whole_prompts[pass as usize],

@@ -4,7 +4,7 @@ use super::difference::nats;
 use super::early_stop::stopping_bound;
 use super::provenance_verdict::judge_right_kv;
 use super::verdict::{Judgement, Rung, Verdict};
-use super::{Comparison, Fidelity, Offender, Outcome, Service, Tally};
+use super::{Batching, Comparison, Fidelity, Offender, Outcome, Service, Tally};
 
 /// What a service that is not as predicted amounts to by itself.
 pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
@@ -69,8 +69,14 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
         Service::CountersDisagree => {
             let seen = note(exercised.server.as_ref(), |server| {
                 format!(
-                    "load pass: vLLM says {} tokens, the server {} tokens and {} chunks read",
-                    server.load.engine_tokens, server.load.server_tokens, server.load.chunks_read
+                    "load pass: vLLM says {} tokens{}, the server {} tokens and {} chunks read",
+                    server.load.engine_tokens,
+                    match server.load.served_again_tokens {
+                        0 => String::new(),
+                        again => format!(" and {again} again to requests that were preempted"),
+                    },
+                    server.load.server_tokens,
+                    server.load.chunks_read
                 )
             });
             not_exercised(
@@ -210,17 +216,27 @@ fn judge_left_over(comparison: &Comparison) -> Judgement {
         let reason = format!("{moved} Runs without LMCache move as far, so this decides nothing.");
         let next = "Leave out prompts that the control is not served as the load pass is.";
         Judgement::new(Verdict::Inconclusive, rung, reason, next)
-    } else if observed < comparison.questions {
+    } else if !noise_was_seen(comparison) {
         let reason = format!(
             "{moved} What runs without LMCache move by was seen on {observed} pairs of answers only, so this decides nothing."
         );
-        let next = "Give the control room: fewer sequences at a time, or more KV cache for vLLM.";
+        let next = "Ask one sequence at a time, or give the control room: more KV cache for vLLM.";
         Judgement::new(Verdict::Inconclusive, rung, reason, next)
     } else {
         let reason = format!("{moved} All others are bit-exact.");
         let next =
             "Look at prompts that are served whole: the last token's KV, or a count that is off by one.";
         Judgement::new(Verdict::Degraded, rung, reason, next)
+    }
+}
+
+/// Whether enough was seen of what innocent runs move by to hold it against single prompts. One sequence at a time it is the same each
+/// time; together, chance decides which runs move, and there must be more events than it gives.
+fn noise_was_seen(comparison: &Comparison) -> bool {
+    let (ties, shift) = (&comparison.near_ties, &comparison.distribution);
+    match comparison.noise_floor.batching {
+        Batching::OneAtATime => ties.innocent.compared >= comparison.questions,
+        Batching::Together => [ties.outcome, shift.outcome].contains(&Outcome::Failed),
     }
 }
 

@@ -32,6 +32,7 @@ mod provenance_verdict;
 pub(crate) mod scene;
 mod second_look;
 mod second_look_words;
+mod sensitivity;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -71,6 +72,7 @@ pub use provenance::{CellMap, Provenance, WrongCell, WrongWhen, find_wrong_cells
 pub use second_look::{
     ComputedKv, DifferingPart, FirstElement, KvDifference, RowsInstead, SecondLook, Sight, look_closely,
 };
+pub use sensitivity::Sensitivity;
 pub use tally::Tally;
 pub use verdict::{Judgement, Rung, Verdict};
 
@@ -103,6 +105,9 @@ pub struct Comparison {
     pub exercised: Exercised,
     /// What moves without `LMCache`.
     pub noise_floor: NoiseFloor,
+    /// Whether answers move when KV that they are served changes; nobody looked before there was this field.
+    #[serde(default = "Sensitivity::not_observed")]
+    pub sensitivity: Sensitivity,
     /// Rung 1; there was none before KV was digested.
     #[serde(default = "Provenance::not_observed")]
     pub kv: Provenance,
@@ -151,6 +156,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         comparisons,
         questions: difference::count(cases.len()),
         exercised: exercised::check_service(&cases, server, external_hits, evidence.loads_fail),
+        sensitivity: sensitivity::measure_sensitivity(evidence.spoilt.as_ref()),
         kv: provenance::Provenance {
             as_baseline: as_baseline::compare_computed(&cases, evidence.kv.as_ref(), &noise_floor),
             ..provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity)

@@ -2,7 +2,9 @@
 
 use crate::dataset::{Choice, QuestionId, Split};
 use crate::digest::{Digest, digest_json};
-use crate::model::{ChunkDigests, KvRecord, LayerDigests, Observation, Step, TokenLogprob};
+use crate::model::{
+    ChunkDigests, KvRecord, LayerDigests, Observation, SpoiltAnswers, SpoiltProbe, Step, TokenLogprob,
+};
 
 use super::{
     Arm, ArmName, Asked, Batching, Evidence, Expected, Fidelity, KvEvidence, ServerCounters, ServerEvidence,
@@ -63,6 +65,12 @@ impl Scene {
     /// Takes the control away.
     pub(crate) fn without_control(&mut self) -> &mut Self {
         self.has_control = false;
+        self
+    }
+
+    /// Gives it back.
+    pub(crate) fn with_control(&mut self) -> &mut Self {
+        self.has_control = true;
         self
     }
 
@@ -209,6 +217,8 @@ fn answer(asked: &Asked, question: usize, cached_tokens: u32, letter: Choice) ->
         question: asked.id.clone(),
         prompt_tokens: asked.expected.prompt_tokens,
         cached_tokens,
+        preemptions: 0,
+        served_again: Vec::new(),
         letters,
         steps: vec![
             Step { chosen: top[0], top },
@@ -249,9 +259,18 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
         kv: None,
         external_hits: None,
         store_tokens: None,
+        spoilt: arms[ArmName::Load as usize].iter().min_by_key(|one| &one.question).map(spoilt_probe),
         loads_fail: false,
         early_stop: None,
     }
+}
+
+/// A request whose answer feels that a chunk of its KV is at zero.
+pub(crate) fn spoilt_probe(served: &Observation) -> SpoiltProbe {
+    let alone = Observation { cached_tokens: 512, ..served.clone() };
+    let mut spoilt = alone.clone();
+    spoilt.letters[0] -= 3.5;
+    SpoiltProbe::Asked(Box::new(SpoiltAnswers { chunk: 1, cells: 4, again: alone.clone(), alone, spoilt }))
 }
 
 /// Reads the first generated token as a letter.

@@ -25,7 +25,7 @@ pub struct Capacity {
     pub bytes_per_token: u64,
     /// Bytes of LMCache's memory tier.
     pub lmcache_bytes: u64,
-    /// Bytes of vLLM's own KV cache, which holds a round of the control.
+    /// Bytes of vLLM's own KV cache, which holds a round of the control: all of it, or as many blocks as a suite leaves it.
     pub engine_bytes: u64,
     /// What is stored and served of a prompt.
     #[serde(skip_serializing_if = "HitRule::is_default")]
@@ -53,6 +53,12 @@ impl Capacity {
             Some((tier, needed, usable)) => Err(TooLarge { subject: subject.clone(), tier, needed, usable }),
             None => Ok(()),
         }
+    }
+
+    /// Tokens that vLLM's own KV cache has room for.
+    #[must_use]
+    pub fn engine_tokens(&self) -> u64 {
+        self.engine_bytes / self.bytes_per_token.max(1)
     }
 
     /// What chunks in LMCache and tokens in vLLM take: name of the tier, bytes needed, bytes that a round may fill.
@@ -91,6 +97,8 @@ pub struct Round {
     /// Those of them that no earlier round has: at least so many are written where LMCache is not emptied in between, or
     /// finds the others in a second tier.
     pub new_chunks: u64,
+    /// Tokens that these prompts take in vLLM's own blocks, the end of the last chunk included: the control holds all at once.
+    pub tokens: u64,
 }
 
 impl Round {
@@ -98,7 +106,7 @@ impl Round {
     /// not counted.
     #[must_use]
     pub fn divide(prompts: usize, size: usize) -> Vec<Self> {
-        let of = |prompts| Self { prompts, chunks: 0, new_chunks: 0 };
+        let of = |prompts| Self { prompts, chunks: 0, new_chunks: 0, tokens: 0 };
         (0..prompts).step_by(size.max(1)).map(|start| of(size.max(1).min(prompts - start))).collect()
     }
 }
@@ -130,7 +138,12 @@ impl TooLarge {
     /// What to do next.
     #[must_use]
     pub fn hint(&self) -> String {
-        format!("raise `{}` in the suite", self.setting())
+        let blocks = if self.tier.starts_with('L') {
+            ""
+        } else {
+            "; where it names `num_gpu_blocks_override`, raise that, and name `block_size` beside it unless that is 16"
+        };
+        format!("raise `{}` in the suite{blocks}", self.setting())
     }
 
     /// The setting that is too small.
@@ -273,7 +286,8 @@ impl Planner {
     fn close_round(&mut self) {
         let round = std::mem::take(&mut self.round);
         let chunks = round.chunks.len() as u64;
-        self.rounds.push(Round { prompts: round.prompts, chunks, new_chunks: round.new_chunks });
+        let OpenRound { prompts, new_chunks, tokens, .. } = round;
+        self.rounds.push(Round { prompts, chunks, new_chunks, tokens });
     }
 
     fn finish(mut self) -> Plan {

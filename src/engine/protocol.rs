@@ -1,7 +1,7 @@
 //! The worker protocol: JSON lines over the standard streams of one Python process per engine run.
 //!
 //! `start` → `ready`; `score` → one `scored` for each prompt, in any order, then one `digested` for each that has a whole chunk,
-//! where digests were asked for, then `counted`; `plant` → `planted`; `look` → `looked`; `finish` → `finished`.
+//! where digests were asked for, then `counted`; `plant` → `planted`; `look` → `looked`; `spoil` → `spoilt`; `finish` → `finished`.
 //! Instead of any reply `failed` may come; nothing follows it. The Python counterpart is
 //! `src/engine/worker/kv_worker/protocol.py`. Main types: [`Request`], [`Reply`].
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{CellPart, ChunkDigests, DigestedLayers, LayerDigests, Step, TokenLogprob};
 
 /// Both sides refuse another number.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// What the driver asks.
 #[derive(Debug, Clone, Serialize)]
@@ -38,6 +38,13 @@ pub enum Request<'a> {
     Plant {
         /// The fault; `None` ends it.
         fault: Option<&'a TimingFault>,
+    },
+    /// Answer one prompt three times by itself, the third time with a served chunk of its KV set to zero.
+    Spoil {
+        /// The prompt, which the cache serves, three times: where another engine leaves its KV, it was left as often.
+        prompts: Vec<NumberedPrompt<'a>>,
+        /// Which of its chunks, from 0.
+        chunk: u32,
     },
     /// Write what chunks of the prompts of the last `score` hold into files.
     Look {
@@ -238,6 +245,8 @@ pub enum Reply {
         /// Why this engine cannot have the one that was to begin.
         problem: Option<String>,
     },
+    /// A prompt is answered three times.
+    Spoilt(Box<Probed>),
     /// What was looked at.
     Looked {
         /// As far as it is there.
@@ -282,6 +291,22 @@ pub struct Ready {
     pub remarks: Vec<String>,
 }
 
+/// What one prompt showed that was answered three times, the third time with spoilt KV.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probed {
+    /// As it is served.
+    pub alone: Scored,
+    /// Once more.
+    pub again: Scored,
+    /// With the chunk at zero.
+    pub spoilt: Scored,
+    /// How often the chunk was set to zero: once in each layer on each rank.
+    pub cells: u32,
+    /// vLLM's prefix-cache counters, cumulative.
+    pub counters: BTreeMap<String, f64>,
+}
+
 /// What one prompt showed.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -297,6 +322,12 @@ pub struct Scored {
     /// Where its KV was left for another engine, in the connector's words.
     #[serde(default)]
     pub transfer: Option<serde_json::Value>,
+    /// How often it lost its blocks to other requests.
+    #[serde(default)]
+    pub preemptions: u32,
+    /// Tokens that a connector served each time it was taken up again.
+    #[serde(default)]
+    pub served_again: Vec<u32>,
 }
 
 impl Scored {

@@ -13,13 +13,13 @@ use super::error::{EngineError, quote};
 use super::lmcache_server::CONNECTOR;
 use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
 use super::protocol::{
-    ChangedCell, Misreading, NumberedChunk, NumberedPrompt, PROTOCOL, Ready, Reply, Request, SeenCell, Start,
-    TimingFault,
+    ChangedCell, Misreading, NumberedChunk, NumberedPrompt, PROTOCOL, Probed, Ready, Reply, Request, Scored,
+    SeenCell, Start, TimingFault,
 };
 use crate::cache::Bucket;
 use crate::dataset::Prompt;
 use crate::digest::{Digest, digest_bytes, digest_json};
-use crate::model::{ChunkDigests, KvRecord, Observation};
+use crate::model::{ChunkDigests, KvRecord, Observation, SpoiltAnswers, SpoiltProbe};
 
 static PACKAGE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/engine/worker/kv_worker");
 
@@ -231,24 +231,9 @@ impl Worker {
                     scored.question
                 )));
             };
-            let prompt = &prompts[place];
-            let prompt_tokens = u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX);
-            if scored.steps.is_empty() || !scored.logprobs().all(f64::is_finite) {
-                return Err(self.garbled(format!("the answer to {} is empty or not finite", prompt.question)));
-            }
-            transfers[place] = scored.transfer;
-            observations[place] = Some(Observation {
-                question: prompt.question.clone(),
-                prompt_tokens,
-                // Of a prompt that a connector loads whole beside the computing, as LMCache's does on a GPU, vLLM counts the last
-                // token as served, and computes it again like any other engine.
-                cached_tokens: match scored.cached_tokens {
-                    all if all == prompt_tokens => all.saturating_sub(1),
-                    some => some,
-                },
-                letters: scored.letters,
-                steps: scored.steps,
-            });
+            let mut scored = scored;
+            transfers[place] = scored.transfer.take();
+            observations[place] = Some(self.observe(&prompts[place], scored)?);
             answered();
         }
         let missing = observations.iter().position(Option::is_none);
@@ -292,6 +277,65 @@ impl Worker {
     /// Has the engine misread prompts that are served whole from now on, or read them as it does.
     pub fn misread(&mut self, misreading: Option<Misreading>) {
         self.misreading = misreading;
+    }
+
+    /// Answers a prompt that the cache serves three times by itself, the third time with this chunk of it at zero when
+    /// attention reads it; nothing of it stays in the engine. `transfers` say three times where another engine has left its KV,
+    /// where one has. An engine whose KV cannot be reached is not asked.
+    ///
+    /// # Errors
+    /// When the worker dies, goes silent or fails, or an answer is not finite.
+    pub async fn spoil(
+        &mut self,
+        prompt: &Prompt,
+        chunk: u32,
+        transfers: &[serde_json::Value],
+    ) -> Result<SpoiltProbe, EngineError> {
+        if let Some(problem) = &self.digest_problem {
+            return Ok(SpoiltProbe::NotAsked {
+                reason: format!("This engine's KV cannot be reached: {problem}."),
+            });
+        }
+        let one = |place| NumberedPrompt {
+            question: 0,
+            token_ids: &prompt.token_ids,
+            transfer: transfers.get(place),
+        };
+        self.send(&Request::Spoil { prompts: (0..3).map(one).collect(), chunk }).await?;
+        match self.receive_about(std::slice::from_ref(prompt)).await? {
+            Reply::Spoilt(spoilt) => {
+                let Probed { alone, again, spoilt, cells, counters } = *spoilt;
+                // What the next pass is served is counted from here.
+                self.external_hits = [read_external_hits(&counters); 2];
+                let [alone, again, spoilt] =
+                    [alone, again, spoilt].map(|scored| self.observe(prompt, scored));
+                let answers = SpoiltAnswers { chunk, cells, alone: alone?, again: again?, spoilt: spoilt? };
+                Ok(SpoiltProbe::Asked(Box::new(answers)))
+            }
+            other => Err(self.garbled(format!("{other:?} came instead of `spoilt`"))),
+        }
+    }
+
+    /// What an answer shows of its prompt.
+    fn observe(&self, prompt: &Prompt, scored: Scored) -> Result<Observation, EngineError> {
+        if scored.steps.is_empty() || !scored.logprobs().all(f64::is_finite) {
+            return Err(self.garbled(format!("the answer to {} is empty or not finite", prompt.question)));
+        }
+        let prompt_tokens = u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX);
+        Ok(Observation {
+            question: prompt.question.clone(),
+            prompt_tokens,
+            // Of a prompt that a connector loads whole beside the computing, as LMCache's does on a GPU, vLLM counts the last
+            // token as served, and computes it again like any other engine.
+            cached_tokens: match scored.cached_tokens {
+                all if all == prompt_tokens => all.saturating_sub(1),
+                some => some,
+            },
+            preemptions: scored.preemptions,
+            served_again: scored.served_again,
+            letters: scored.letters,
+            steps: scored.steps,
+        })
     }
 
     /// What the last [`score`](Self::score) showed of the KV itself, in the order of the prompts.

@@ -15,6 +15,8 @@ fn observation(row: u32, cached_tokens: u32, logprob: f32) -> Observation {
         question: QuestionId { subject: "anatomy".parse().unwrap(), split: Split::Test, row },
         prompt_tokens: 600,
         cached_tokens,
+        preemptions: 0,
+        served_again: Vec::new(),
         letters: [f64::from(logprob), -3.0, -4.0, -5.0],
         steps: vec![Step { chosen: top[0], top }],
     }
@@ -56,6 +58,7 @@ fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
         kv: None,
         external_hits: None,
         store_tokens: None,
+        spoilt: None,
         loads_fail: false,
         early_stop: None,
     };

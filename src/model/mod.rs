@@ -12,6 +12,7 @@ mod kv_shape;
 mod observation;
 mod question;
 mod route;
+mod spoilt;
 
 pub use dtype::Dtype;
 pub use hit_rule::{Found, HitRule, HitUnit};
@@ -22,3 +23,4 @@ pub use kv_shape::KvShape;
 pub use observation::{Observation, Step, TokenLogprob};
 pub use question::{Choice, NotAChoice, NotASubject, Question, QuestionId, Split, Subject};
 pub use route::Route;
+pub use spoilt::{SpoiltAnswers, SpoiltProbe};

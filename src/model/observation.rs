@@ -40,10 +40,21 @@ pub struct Observation {
     pub question: QuestionId,
     /// Length of the prompt in tokens.
     pub prompt_tokens: u32,
-    /// Prompt tokens whose KV was not computed for this request, as vLLM reports it.
+    /// Prompt tokens whose KV was not computed for this request when it was first taken up, as vLLM reports it.
     pub cached_tokens: u32,
+    /// How often the scheduler took its blocks away for lack of room, so that it had to be taken up again.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub preemptions: u32,
+    /// Tokens that a connector served each time it was taken up again; of those times that it served any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub served_again: Vec<u32>,
     /// Log-probabilities of the letters A to D as the first generated token.
     pub letters: [f64; 4],
     /// The generated tokens in order; never empty.
     pub steps: Vec<Step>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_never(times: &u32) -> bool {
+    *times == 0
 }

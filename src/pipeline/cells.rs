@@ -7,7 +7,7 @@ use super::{Bench, Cell, ForeignReading, Inputs, Planting, RunGraph, graph};
 use crate::carrier::{Here, RouteError, find_carrier, foreign_route, planting_routes};
 use crate::job::{Ended, JobId, Whereabouts};
 use crate::model::Route;
-use crate::stage::{StageError, admit_prompts, capacity, require_letters};
+use crate::stage::{StageError, admit_length, admit_prompts, capacity, require_letters};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 
@@ -22,6 +22,7 @@ pub async fn prepare_inputs(bench: &Bench) -> Result<Inputs, StageError> {
         model.files().kv_shape()?;
         model.files().check_weights(suite, model.settings())?;
         require_letters(model.files(), model.name())?;
+        admit_length(suite, model.name(), capacity(suite, model.settings(), model.files())?)?;
     }
     let run = graph(&bench.request, sources, None)?;
     let wanted: Vec<JobId> = run.graph.jobs().map(|(id, _)| id).collect();
@@ -39,8 +40,8 @@ pub async fn prepare_inputs(bench: &Bench) -> Result<Inputs, StageError> {
 /// Runs the bench's suite; what is in the store already is not run again.
 ///
 /// # Errors
-/// When no comparison could be made: there is no verdict then. What keeps one model or route from its comparison leaves the
-/// others theirs, and is told among the findings.
+/// When no route can run here, or an artifact cannot be read. What keeps one model or route from its comparison leaves the others
+/// theirs, and is told among the findings, also where none is left.
 pub async fn run(bench: &Bench, inputs: &Inputs) -> Result<Findings, StageError> {
     let run = graph(&bench.request, &bench.desk.sources, bench.desk.environment.as_ref())?;
     let admitted = admit(bench, &run)?;

@@ -66,11 +66,25 @@ pub struct Findings {
     pub planted: Vec<Planted>,
     /// Each model with foreign KV, if that was asked for. The verdict does not depend on it.
     pub foreign: Vec<ForeignFound>,
-    /// The verdict on all: the conclusion's, unless planted faults say that it cannot be relied on.
+    /// The verdict on all: the conclusion's, unless planted faults say that it cannot be relied on. There is none where there
+    /// is a [`failure`](Self::failure).
     pub verdict: Verdict,
+    /// Why nothing was compared, where nothing was: the first error.
+    pub failure: Option<StageError>,
 }
 
 impl Findings {
+    /// These, if anything was compared.
+    ///
+    /// # Errors
+    /// When nothing was, with the first error.
+    pub fn of_comparisons(self) -> Result<Self, StageError> {
+        match self.failure {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
+    }
+
     /// What was tried and failed first, if anything.
     #[must_use]
     pub fn first_failure(&self) -> Option<&NotRun> {
@@ -116,14 +130,16 @@ pub(super) async fn gather(
         }
     }
     let Gathered { compared, not_run, .. } = gathered;
-    if compared.is_empty() {
+    let failure = if compared.is_empty() {
         let error = ended.into_error().or_else(|| Some(refused.pop()?.1.into()));
-        return Err(error.expect("a suite has a model and a route, and what has no artifact has an error"));
-    }
+        Some(error.expect("a suite has a model and a route, and what has no artifact has an error"))
+    } else {
+        None
+    };
     let conclusion = conclude(compared.iter().map(|compared| &compared.comparison));
     let doubts = planted.iter().filter_map(|planted| planted.findings.doubt());
     let verdict = doubts.map(|doubt| doubt.verdict).fold(conclusion.overall, Verdict::min);
-    Ok(Findings { compared, not_run, conclusion, planted, foreign, verdict })
+    Ok(Findings { compared, not_run, conclusion, planted, foreign, verdict, failure })
 }
 
 /// Findings that are being gathered.

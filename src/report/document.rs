@@ -32,7 +32,7 @@ pub struct Report {
     pub schema: u32,
     /// Version of kv-correctness.
     pub version: String,
-    /// The worst verdict.
+    /// The worst verdict; *not exercised* where `findings` is empty, since nothing came to an end: there is none then.
     pub verdict: Verdict,
     /// The status that the process ends with.
     pub exit_code: u8,

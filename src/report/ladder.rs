@@ -32,7 +32,7 @@ impl RungState {
     }
 }
 
-/// The rungs from sharp to blunt. The early stop is among them only where it decided.
+/// The rungs from sharp to blunt. The early stop and the KV that was spoilt on purpose are among them only where they decided.
 pub(super) fn rungs(finding: &Finding) -> Vec<(Rung, RungState, String)> {
     let comparison = &finding.comparison;
     let ladder = [
@@ -43,10 +43,12 @@ pub(super) fn rungs(finding: &Finding) -> Vec<(Rung, RungState, String)> {
         Rung::Distribution,
         Rung::Answers,
         Rung::EarlyStop,
+        Rung::Faults,
     ];
+    let beside = |rung: &Rung| matches!(rung, Rung::EarlyStop | Rung::Faults);
     ladder
         .into_iter()
-        .filter(|rung| *rung != Rung::EarlyStop || finding.judgement.decided_by == *rung)
+        .filter(|rung| !beside(rung) || finding.judgement.decided_by == *rung)
         .map(|rung| (rung, state(finding, rung), numbers(comparison, rung)))
         .collect()
 }
@@ -88,8 +90,15 @@ pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
     match rung {
         Rung::Exercised => {
             let (store, load) = (&comparison.exercised.store, &comparison.exercised.load);
+            let preempted = match load.preemptions + store.preemptions {
+                0 => String::new(),
+                times => format!(
+                    "; requests lost their blocks {times} times and were served {} tokens again",
+                    load.served_again_tokens + store.served_again_tokens
+                ),
+            };
             format!(
-                "load pass {} of {} predicted tokens, {} of {} requests off; store pass {} of at most {}",
+                "load pass {} of {} predicted tokens, {} of {} requests off; store pass {} of at most {}{preempted}",
                 load.cached_tokens,
                 load.predicted_tokens,
                 load.under_served + load.over_served,
@@ -143,7 +152,8 @@ pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
                 100.0 * criteria.margin
             )
         }
-        Rung::EarlyStop | Rung::Faults => {
+        Rung::Faults => comparison.sensitivity.words.clone(),
+        Rung::EarlyStop => {
             let stopped = comparison.early_stop.map(|stop| {
                 format!(
                     "stopped after {} questions: {} turned wrong, {} right; evidence {:.2e} of {:.0}",

@@ -68,6 +68,9 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     } else {
         "; what was read of foreign KV proves nothing"
     };
+    if report.findings.is_empty() {
+        return writeln!(text, "no verdict: nothing came to an end (exit code {})", report.exit_code);
+    }
     let alone = report.shard.map_or_else(String::new, |shard| {
         format!(", on the questions of shard {shard} alone: `merge` gives the verdict on all")
     });
@@ -105,6 +108,7 @@ fn write_finding(text: &mut String, finding: &Finding, suite: &Suite) -> fmt::Re
     if let Some(computed) = &comparison.kv.as_baseline {
         line(text, "store pass", &computed.words)?;
     }
+    line(text, "felt", &comparison.sensitivity.words)?;
     line(text, "bits", &numbers(comparison, Rung::BitExact))?;
     if let Some(location) = &finding.location {
         line(text, "located", &location.words())?;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::engine_run::{EngineRun, EngineSetup, EngineSpec, read_blocks};
+use super::engine_run::{EngineRun, EngineSetup, EngineSpec, Holds, read_blocks};
 use super::files::PassName;
 use super::order::slices;
 use super::prompts::count_prompts;
@@ -81,6 +81,7 @@ impl Control {
                 let setup = EngineSetup {
                     hit_multiple: chunk_tokens,
                     whole_hits: capacity.hits.serves_whole_prompts(),
+                    holds: Some(Holds::of(&plan, capacity)),
                     ..EngineSetup::alone("control")
                 };
                 let mut worker = run.start(setup.numbered(number)).await?;

@@ -54,7 +54,7 @@ pub struct Cached {
 }
 
 impl Cached {
-    pub(crate) const SCHEMA: u32 = 6;
+    pub(crate) const SCHEMA: u32 = 7;
 
     /// What it takes time for.
     pub(crate) fn effort(&self, prompts: usize) -> Effort {
@@ -78,7 +78,16 @@ impl Cached {
         let pass = Pass::of(context, PassName::Load, total)?.watched(watch);
         let pass = pass.looked_at(&looker, comparison::Pass::Load);
         let (engine, route) = (&self.engine, self.route);
-        let loading = LoadPass { context, engine, route, plan: &plan, pass, end: Cell::default() };
+        let loading = LoadPass {
+            context,
+            engine,
+            route,
+            plan: &plan,
+            pass,
+            chunk_tokens: capacity.chunk_tokens,
+            end: Cell::default(),
+            spoilt: RefCell::default(),
+        };
         let store = Pass::of(context, PassName::Store, total)?;
         let store = store.looked_at(&looker, comparison::Pass::Store);
         let chunks = plan.rounds.iter().map(|round| round.new_chunks).sum::<u64>();
@@ -145,7 +154,7 @@ struct Both<'a> {
 
 impl Both<'_> {
     /// Both passes in the same engine, each round stored and loaded before the next. Within a round the order is the meaning:
-    /// store, wait until all has arrived, load, count, empty.
+    /// store, wait until all has arrived, load, count, spoil, empty.
     async fn in_each_engine(&self, store: Pass<'_>, loading: LoadPass<'_>) -> Result<Passes, StageError> {
         let rounds = Rounds::of(self.run.prompts(), &self.plan.rounds)?;
         let counters = RefCell::new(PassCounters::default());
@@ -167,6 +176,7 @@ impl Both<'_> {
                     rounds.close();
                     break;
                 }
+                loading.spoil(&mut worker, &round).await?;
                 rounds.is_over(&round);
                 port.clear().await?;
             }
@@ -201,9 +211,14 @@ impl Both<'_> {
         store.finish()?;
         self.looker.finish(worker).await?;
         let first = self.transport.keeps_storing_side().then_some(first);
-        tokio::select! {
+        let loaded = tokio::select! {
             loaded = self.load_all(first.as_deref(), loading, stored) => loaded,
             gone = self.until_gone(first.as_deref()) => Err(gone),
+        };
+        // An engine or a server that failed since what it is served from has gone is told by that cause, whichever was seen first.
+        match loaded {
+            Err(error) => Err(self.require_alive(first.as_deref()).await.err().unwrap_or(error)),
+            passes => passes,
         }
     }
 
@@ -224,6 +239,7 @@ impl Both<'_> {
             if loading.end.get().is_some() {
                 break;
             }
+            loading.spoil(&mut worker, &round).await?;
             rounds.is_over(&round);
             second.clear().await?;
         }
@@ -263,6 +279,11 @@ impl Both<'_> {
             if loading.end.get().is_some() {
                 break;
             }
+            let leave = async |prompts: &[Prompt]| {
+                producer.score_handing(prompts, PrefixCache::Read, Handing::Over, || {}).await?;
+                Ok(producer.take_transfers())
+            };
+            loading.spoil_left(&mut consumer, &round, leave).await?;
             rounds.is_over(&round);
         }
         let hits = store.external_hits();

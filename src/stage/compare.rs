@@ -75,7 +75,7 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 10;
+    pub(crate) const SCHEMA: u32 = 11;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let evidence = self.gather(context)?;
@@ -149,6 +149,7 @@ impl Compare {
             external_hits: (carrier.proof() == Proof::EngineCounters)
                 .then_some([passes.external_hits.store, passes.external_hits.load]),
             store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),
+            spoilt: Some(passes.spoilt),
             loads_fail: carrier.loads_fail(),
             early_stop: passes.early_stop,
         })

@@ -172,6 +172,32 @@ pub(super) struct EngineSetup {
     pub(super) dtype: Option<Dtype>,
     /// torch's name of the data type that a lossy carrier puts elements through, where it is known.
     pub(super) stored_as: Option<&'static str>,
+    /// What its KV cache must hold at a time, if anything must.
+    pub(super) holds: Option<Holds>,
+}
+
+/// What an engine's KV cache must hold at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Holds {
+    /// Tokens of the largest round.
+    pub(super) needed: u64,
+    /// Tokens that the rounds were planned for.
+    pub(super) planned: u64,
+}
+
+impl Holds {
+    /// The largest round of a plan.
+    pub(super) fn of(plan: &Plan, capacity: Capacity) -> Self {
+        let needed = plan.rounds.iter().map(|round| round.tokens).max().unwrap_or(0);
+        Self { needed, planned: capacity.engine_tokens() }
+    }
+
+    /// Fails where the engine says that it has room for less: what does not fit is recomputed, and no control.
+    fn require(self, ready: &Ready) -> Result<(), StageError> {
+        let Self { needed, planned } = self;
+        let (room, block_size) = (ready.kv_cache_tokens, ready.block_size);
+        if needed <= room { Ok(()) } else { Err(StageError::LessRoom { needed, room, block_size, planned }) }
+    }
 }
 
 impl EngineSetup {
@@ -300,6 +326,7 @@ impl<'a> EngineRun<'a> {
             variables: extra_variables,
             dtype,
             stored_as,
+            holds,
         } = setup;
         let letters = load_tokenizer(self.files, model)?
             .letter_tokens()
@@ -336,6 +363,7 @@ impl<'a> EngineRun<'a> {
         }
         let job = self.context.job_name();
         desk.events.emit(Event::EngineReady { job, label, elapsed: started.elapsed() });
+        holds.map_or(Ok(()), |holds| holds.require(&ready))?;
         if number.is_none_or(|number| number == 1) {
             write_json(self.context.draft.path(READY), &ready)?;
         }

@@ -82,6 +82,34 @@ pub enum StageError {
         /// With it.
         seen: u32,
     },
+    /// The suite's longest sequence.
+    #[error(
+        "have room for the longest sequence of {model}: `engine.max_model_len` is {longest} tokens, and vLLM's KV cache holds \
+         {room}"
+    )]
+    TooLong {
+        /// The model.
+        model: String,
+        /// Tokens of the longest sequence.
+        longest: u32,
+        /// Tokens that have room.
+        room: u64,
+    },
+    /// An engine with less room than its rounds were planned for.
+    #[error(
+        "hold a round of the control: it takes {needed} tokens of vLLM's KV cache, which says that it holds {room}, in blocks of \
+         {block_size}, where {planned} were planned for"
+    )]
+    LessRoom {
+        /// Tokens of the largest round.
+        needed: u64,
+        /// Tokens that the engine has room for.
+        room: u64,
+        /// Tokens of a block.
+        block_size: u32,
+        /// Tokens that the plan took it to have room for.
+        planned: u64,
+    },
     /// A route that cannot run on this machine.
     #[error("run this route")]
     Route(#[from] RouteError),
@@ -159,6 +187,14 @@ impl StageError {
             Self::OtherBlocks { .. } => Some(
                 "set `engine.arguments.block_size` in the suite to a size that vLLM takes with and without the connector".to_owned(),
             ),
+            Self::TooLong { room, .. } => Some(format!(
+                "set `engine.max_model_len` to {room} or less, or raise `engine.kv_cache_gib`; where the suite names \
+                 `num_gpu_blocks_override`, raise that, and name `block_size` beside it unless that is 16"
+            )),
+            Self::LessRoom { block_size, .. } => Some(format!(
+                "raise `engine.kv_cache_gib` and leave `lmcache.memory_gib` as it is, which bounds a round, too; where the suite \
+                 names `num_gpu_blocks_override`, raise that, with `block_size = {block_size}` beside it"
+            )),
             Self::Route(error) => Some(error.hint()),
             Self::Evidence(error) => error.hint(),
             Self::Fault(error) => error.hint(),

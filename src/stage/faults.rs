@@ -297,6 +297,7 @@ impl Faults {
             store: read(ArmName::Store, stored)?,
             server: Some(ServerEvidence { store, load: store, sharding: Some(sharding), tier: None }),
             kv: None,
+            spoilt: None,
             early_stop: None,
         })
     }

@@ -1,6 +1,6 @@
 //! The load pass, and what is known of both passes with LMCache. Main types: [`LoadPass`], [`Passes`].
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +9,11 @@ use super::rounds::{DealtRound, Pass};
 use super::{Context, EngineSpec, StageError};
 use crate::comparison::EarlyStop;
 use crate::dataset::Prompt;
-use crate::engine::{Handing, Plan, PrefixCache, ServerCounters, Worker};
-use crate::model::Route;
+use crate::engine::{Expectation, Handing, Plan, PrefixCache, ServerCounters, Worker};
+use crate::model::{Route, SpoiltProbe};
 
 /// What is known of the two passes besides the observations.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Passes {
     /// Questions that were asked in both passes.
@@ -26,6 +26,8 @@ pub(super) struct Passes {
     pub server: Option<PassCounters>,
     /// Tokens that vLLM's own counter of what a connector serves counts.
     pub external_hits: ExternalHits,
+    /// What a request with spoilt KV showed.
+    pub spoilt: SpoiltProbe,
 }
 
 /// Tokens that vLLM counts as served by its connector, over each pass.
@@ -62,8 +64,12 @@ pub(super) struct LoadPass<'a> {
     pub(super) route: Route,
     pub(super) plan: &'a Plan,
     pub(super) pass: Pass<'a>,
+    /// Tokens of a chunk.
+    pub(super) chunk_tokens: u32,
     /// Why it ends before the last question, if it does.
     pub(super) end: Cell<Option<End>>,
+    /// What a request with spoilt KV showed, once it was asked.
+    pub(super) spoilt: RefCell<Option<SpoiltProbe>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -121,6 +127,42 @@ impl LoadPass<'_> {
         Ok(())
     }
 
+    /// Behind the first round, whose counts are taken by now: asks one of its questions again with a chunk of what it is served
+    /// at zero, so that it is seen whether answers feel their KV. It is the last whole chunk, which the narrowest window
+    /// reaches.
+    pub(super) async fn spoil(&self, worker: &mut Worker, round: &DealtRound<'_>) -> Result<(), StageError> {
+        self.spoil_left(worker, round, async |_| Ok(Vec::new())).await
+    }
+
+    /// The same, where `leave` has another engine leave the KV of some prompts, and says where.
+    pub(super) async fn spoil_left(
+        &self,
+        worker: &mut Worker,
+        round: &DealtRound<'_>,
+        mut leave: impl AsyncFnMut(&[Prompt]) -> Result<Vec<serde_json::Value>, StageError>,
+    ) -> Result<(), StageError> {
+        if round.number > 0 || self.end.get().is_some() {
+            return Ok(());
+        }
+        // The first round's prompts are the first of the plan.
+        let mut asked = round.prompts.iter().zip(&self.plan.expectations);
+        let served = |expected: &Expectation| (expected.load / self.chunk_tokens).checked_sub(1);
+        let found = asked.find_map(|(prompt, expected)| Some((prompt, served(expected)?)));
+        let probe = match found {
+            Some((prompt, chunk)) => {
+                let left = leave(&[prompt.clone(), prompt.clone(), prompt.clone()]).await?;
+                worker.spoil(prompt, chunk, &left).await?
+            }
+            None => SpoiltProbe::NotAsked {
+                reason:
+                    "No prompt of the first round is served a whole chunk that it does not compute again."
+                        .to_owned(),
+            },
+        };
+        self.spoilt.replace(Some(probe));
+        Ok(())
+    }
+
     fn end_on_harm(&self) {
         let Some((round, stop)) = self.pass.harm().filter(|_| self.end.get().is_none()) else { return };
         self.end.set(Some(End::Harmed { round, stop }));
@@ -151,6 +193,8 @@ impl LoadPass<'_> {
                 (false, Some(stop), rounds.iter().map(|round| round.prompts).sum())
             }
         };
-        Ok(Passes { asked, ended_unserved, early_stop, server, external_hits })
+        let reason = "The load pass ended before a request was asked with spoilt KV.".to_owned();
+        let spoilt = self.spoilt.into_inner().unwrap_or(SpoiltProbe::NotAsked { reason });
+        Ok(Passes { asked, ended_unserved, early_stop, server, external_hits, spoilt })
     }
 }

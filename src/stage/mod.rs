@@ -45,7 +45,7 @@ mod watch;
 
 pub use arms::{Baseline, Control};
 pub use cached::Cached;
-pub use capacity::capacity;
+pub use capacity::{admit_length, capacity};
 pub use compare::{Compare, Shards, batching, read_comparison, read_evidence};
 pub use cut::{Cut, find_location};
 pub use desk::{Context, Desk, Inputs, Label};

@@ -310,6 +310,8 @@ mod tests {
             question: QuestionId { subject: "law".parse().unwrap(), split: Split::Test, row },
             prompt_tokens: 1,
             cached_tokens: 0,
+            preemptions: 0,
+            served_again: Vec::new(),
             letters: [0.0; 4],
             steps: Vec::new(),
         };

@@ -4,10 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::lab::{Lab, Running};
-
-/// Longer than a guard waits between SIGTERM and SIGKILL.
-const GUARD: Duration = Duration::from_secs(10);
+use crate::lab::{Lab, REAPING, Running};
 
 /// What a process gets between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
@@ -95,7 +92,7 @@ fn a_driver_that_is_killed_outright_leaves_no_process_and_its_finished_stages() 
         lab.wait_for_step(step);
         running.signal(Signal::KILL);
         running.wait();
-        lab.wait_until_no_process_is_left(GUARD);
+        lab.wait_until_no_process_is_left(REAPING);
         let (ended, steps) = lab.steps_of(|| lab.run("", ""));
         assert_eq!(ended.code, 0, "{}", ended.err);
         assert_eq!(starts(steps), left, "{faults}");
@@ -111,7 +108,7 @@ fn a_driver_that_is_killed_at_any_moment_can_be_run_again() {
         std::thread::sleep(Duration::from_millis(milliseconds));
         running.signal(Signal::KILL);
         running.wait();
-        lab.wait_until_no_process_is_left(GUARD);
+        lab.wait_until_no_process_is_left(REAPING);
     }
     let ended = lab.run("", "");
     assert_eq!(ended.code, 0, "{}", ended.err);
@@ -136,7 +133,7 @@ fn processes_that_ignore_sigterm_are_killed_with_an_interrupted_driver() {
     lab.wait_for_step("hang load");
     running.signal(Signal::INT);
     let ended = running.wait();
-    lab.wait_until_no_process_is_left(Duration::from_secs(2));
+    lab.wait_until_no_process_is_left(REAPING);
     assert_eq!(ended.code, 130, "{}", ended.err);
 }
 
@@ -158,7 +155,7 @@ fn processes_that_ignore_sigterm_get_one_grace_period_together() {
     let ended = running.wait();
     // One after another, four processes would take four grace periods.
     assert!(asked.elapsed() < 3 * GRACE, "{:?}", asked.elapsed());
-    lab.wait_until_no_process_is_left(Duration::from_secs(2));
+    lab.wait_until_no_process_is_left(REAPING);
     assert_eq!(ended.code, 130, "{}", ended.err);
 }
 
@@ -166,13 +163,13 @@ fn processes_that_ignore_sigterm_get_one_grace_period_together() {
 fn a_second_interrupt_ends_everything_at_once() {
     let lab = Lab::new();
     let running = start_stuck_engines(&lab);
-    let asked = Instant::now();
     running.signal(Signal::INT);
     running.wait_for_words("interrupted");
+    let asked = Instant::now();
     running.signal(Signal::INT);
     let ended = running.wait();
     assert!(asked.elapsed() < GRACE, "{:?}", asked.elapsed());
-    lab.wait_until_no_process_is_left(Duration::from_secs(2));
+    lab.wait_until_no_process_is_left(REAPING);
     assert_eq!(ended.code, 130, "{}", ended.err);
     assert!(!ended.err.contains("what is finished is kept"), "{}", ended.err);
 }
@@ -184,7 +181,7 @@ fn processes_that_ignore_sigterm_are_killed_after_a_killed_driver() {
     lab.wait_for_step("hang load");
     running.signal(Signal::KILL);
     running.wait();
-    lab.wait_until_no_process_is_left(GUARD);
+    lab.wait_until_no_process_is_left(REAPING);
 }
 
 #[test]
@@ -194,7 +191,7 @@ fn a_process_that_an_engine_leaves_behind_ends_with_a_killed_driver() {
     lab.wait_for_step("hang load");
     running.signal(Signal::KILL);
     running.wait();
-    lab.wait_until_no_process_is_left(GUARD);
+    lab.wait_until_no_process_is_left(REAPING);
 }
 
 #[test]
@@ -219,7 +216,7 @@ fn a_run_that_waits_for_another_names_it_and_gives_up_in_time() {
     let lab = Lab::new();
     let first = lab.start_run("hang@baseline");
     lab.wait_for_step("hang baseline");
-    lab.edit("suite.toml", "other_run_seconds = 30", "other_run_seconds = 1");
+    lab.edit("suite.toml", "other_run_seconds = 300", "other_run_seconds = 1");
     let second = lab.start_run("").wait();
     insta::assert_snapshot!(lab.error(&second), @r"
     error: failed to lock stage baseline ([SHORT]) within [TIME]: held by process [PID] (`[DRIVER] run --suite suite.toml --device cpu --out out`, for 0 min [TIME])
@@ -262,5 +259,5 @@ fn a_driver_that_makes_an_environment_can_be_interrupted() {
     assert_eq!(ended.code, 143, "{}", ended.err);
     // The installer, which has the environment's lock, ends by itself.
     lab.write("cache/environments/released", "");
-    lab.wait_until_no_process_is_left(GUARD);
+    lab.wait_until_no_process_is_left(REAPING);
 }

@@ -16,7 +16,7 @@ fn fail(faults: &str) -> String {
 /// The same, where a process counts as hung after so few seconds as a loaded machine needs for all that does not hang.
 fn fail_soon(faults: &str, setting: &str) -> String {
     let lab = Lab::new();
-    lab.edit("suite.toml", &format!("{setting} = 30"), &format!("{setting} = 4"));
+    lab.edit("suite.toml", &format!("{setting} = 300"), &format!("{setting} = 10"));
     lab.error(&lab.run(faults, ""))
 }
 
@@ -78,7 +78,7 @@ fn a_remark_of_the_engine_is_warned_of_and_stands_in_the_report() {
 #[test]
 fn another_protocol_is_refused() {
     insta::assert_snapshot!(fail("version@start"), @r"
-    error: failed to understand the baseline engine of tiny: it speaks protocol 4, not 3
+    error: failed to understand the baseline engine of tiny: it speaks protocol 5, not 4
 
     hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
     ");
@@ -229,7 +229,7 @@ fn the_log_of_a_failure_is_kept_even_without_a_cache() {
 #[test]
 fn an_engine_that_lingers_after_its_last_word_does_not_hold_the_run_up() {
     let lab = Lab::new();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
+    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
     let ended = lab.run("linger@finish", "-q");
     assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
 }
@@ -237,7 +237,7 @@ fn an_engine_that_lingers_after_its_last_word_does_not_hold_the_run_up() {
 #[test]
 fn an_engine_that_never_says_its_last_word_does_not_hold_the_run_up() {
     let lab = Lab::new();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
+    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
     let ended = lab.run("hang@finish", "-q");
     assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
 }

@@ -91,7 +91,7 @@ fn a_model_without_weights_is_not_asked_under_others() {
 #[test]
 fn without_a_control_that_is_served_misses_prove_nothing_and_the_run_is_no_pass() {
     let lab = Lab::new();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
+    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
     let ended = lab.run("full@server", "--foreign");
     assert_eq!(ended.code, 2, "{}{}", ended.err, ended.out);
     insta::assert_snapshot!(section(&lab, &ended), @r"

@@ -74,6 +74,18 @@ const CASES: &[Case] = &[
         follow: |lab| setting(lab, "max_model_len = 60", "max_model_len = 512"),
     },
     Case {
+        wrong: |lab| setting(lab, "swap_space = 0", "num_gpu_blocks_override = 40"),
+        hint: "raise that, and name `block_size` beside it unless that is 16",
+        follow: |lab| {
+            setting(lab, "num_gpu_blocks_override = 40", "num_gpu_blocks_override = 41\nblock_size = 32");
+        },
+    },
+    Case {
+        wrong: |lab| setting(lab, "max_model_len = 1024", "max_model_len = 10000000"),
+        hint: "set `engine.max_model_len` to 349525 or less",
+        follow: |lab| setting(lab, "max_model_len = 10000000", "max_model_len = 349525"),
+    },
+    Case {
         wrong: |lab| setting(lab, "memory_gib = 1", "memory_gib = 1\noptions = { serde = \"fp8\" }"),
         hint: "leave `serde` out of the suite",
         follow: |lab| setting(lab, "options = { serde = \"fp8\" }", ""),

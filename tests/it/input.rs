@@ -84,6 +84,7 @@ fn settings_that_cannot_go_together_are_refused_by_every_command() {
     let long = edited("max_model_len = 1024", "max_model_len = 60");
     assert!(long.contains("fit question ") && long.contains("raise the model's length"), "{long}");
     let large = with(|lab| {
+        lab.edit("suite.toml", "swap_space = 0", "num_gpu_blocks_override = 1000");
         lab.edit("model/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 80000"#);
     });
     assert!(large.contains("raise `lmcache.memory_gib` in the suite"), "{large}");

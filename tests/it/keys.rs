@@ -405,10 +405,10 @@ fn names_places_and_patience_are_no_ingredients() {
     let unchanged = explain(|lab| {
         lab.edit("suite.toml", "name = \"facts\"", "name = \"other\"");
         lab.edit("suite.toml", "a fake engine", "another text");
-        lab.edit("suite.toml", "start_seconds = 30", "start_seconds = 31");
-        lab.edit("suite.toml", "answer_seconds = 30", "answer_seconds = 31");
-        lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 31");
-        lab.edit("suite.toml", "other_run_seconds = 30", "other_run_seconds = 31");
+        lab.edit("suite.toml", "start_seconds = 300", "start_seconds = 301");
+        lab.edit("suite.toml", "answer_seconds = 300", "answer_seconds = 301");
+        lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 301");
+        lab.edit("suite.toml", "other_run_seconds = 300", "other_run_seconds = 301");
         lab.edit("suite.toml", "facts.tar", "renamed.tar");
         lab.edit("suite.toml", "source = \"model\"", "source = \"moved\"");
         fs::rename(lab.path("facts.tar"), lab.path("renamed.tar")).unwrap();

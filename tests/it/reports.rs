@@ -198,6 +198,12 @@ fn the_doctor_says_what_can_run_here_and_never_shows_a_token() {
         "{}",
         ended.out
     );
+    let mut command = lab.driver("doctor --suite suite.toml --device cpu");
+    command.env("FAKE_FAULTS", "unloadable@extension");
+    let ended = lab.end(command);
+    assert_eq!(ended.code, 2, "{}", ended.out);
+    let wrong = "WRONG    LMCache's compiled extension: it does not load behind torch : ";
+    assert!(ended.out.contains(wrong) && ended.out.contains("later    route mp: "), "{}", ended.out);
     fs::remove_file(lab.path("bin/redis-server")).unwrap();
     let doctor = |variables: &[(&str, &str)]| {
         let mut command = lab.driver("doctor --suite suite.toml --device cpu");

@@ -165,9 +165,9 @@ fn kv_that_does_not_fit_between_the_engines_is_refused_before_the_routes_engines
 fn a_redis_server_that_dies_between_the_passes_is_an_error_in_time() {
     let lab = lab();
     insta::assert_snapshot!(lab.error(&lab.run("die@redis", "--route mp+redis")), @r"
-    error: failed to keep the LMCache server running: it ended (exit status: 1); it said: ConnectionRefusedError: [Errno 111] Connection refused
+    error: failed to keep the Redis server redis://127.0.0.1:[PORT] until the load pass is over: Connection refused (os error 111)
 
-    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server-load.log
+    hint: LMCache may wait for it for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/redis.log
     ");
     assert!(
         lab.path("cache/store-1/entries")
@@ -200,7 +200,7 @@ fn a_redis_server_that_forgets_between_the_passes_is_not_exercised() {
 #[test]
 fn a_tier_that_takes_nothing_is_not_exercised() {
     let lab = lab();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
+    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
     let ended = lab.run("shared@store full@server", "--route mp+fs");
     assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
     assert_eq!(lab.report().findings[0].comparison.exercised.service, Service::UnderServed);
@@ -209,17 +209,17 @@ fn a_tier_that_takes_nothing_is_not_exercised() {
 #[test]
 fn a_slow_tier_is_waited_for_while_it_takes_more() {
     let lab = lab();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
+    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
     let started = std::time::Instant::now();
     let ended = lab.run("slow@server", "--route mp+fs");
     assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
-    assert!(started.elapsed().as_secs() > 4, "it was no slower than the patience");
+    assert!(started.elapsed().as_secs() >= 10, "it was no slower than the patience");
 }
 
 #[test]
 fn a_tier_that_stops_taking_is_an_error_that_says_so() {
     let lab = lab();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
+    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
     insta::assert_snapshot!(lab.error(&lab.run("stuck@server", "--route mp+fs")), @r"
     error: failed to wait until LMCache's second tier (fs) has all that was stored: 10 of 61 objects arrived, and no more within [TIME]
 

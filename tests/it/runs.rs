@@ -40,6 +40,7 @@ fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
       asked        24 questions: a fault that strikes one request in 8 meets one of these with 95 % probability
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
       kv           1036 of 1036 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end.
+      felt         With chunk 21 of botany/test/1 at zero (2 cells), its letters move by up to 2.4e-7 nats.
       bits         load pass differs from its control in 0 of 24; baseline from its repeat in 0 of 24
       accuracy     baseline 83.3 %, with LMCache 83.3 %; difference +0.00 points (90 % interval -10.13 to +10.13), exact McNemar p = 1.000
       unparsable   2 answers of the baseline, 2 with LMCache
@@ -442,4 +443,22 @@ fn the_control_is_asked_in_the_load_passs_slices() {
     };
     assert_eq!(asked("control"), ["8", "32", "8"]);
     assert_eq!((asked("load"), asked("store")), (asked("control"), vec!["8", "40"]));
+}
+
+#[test]
+fn a_run_in_which_nothing_came_to_an_end_leaves_its_report_too() {
+    let lab = Lab::new();
+    let message = lab.error(&lab.run("failed@start", ""));
+    assert!(
+        message.starts_with("error: failed to run the baseline engine of tiny: no weights for start"),
+        "{message}"
+    );
+    let report = lab.report();
+    assert_eq!((report.exit_code, report.findings.len(), report.not_run.len()), (2, 0, 1));
+    assert!(report.not_run[0].next_step.contains("its log is"), "{}", report.not_run[0].next_step);
+    for name in ["report.html", "junit.xml", "summary.md"] {
+        assert!(lab.path("out").join(name).is_file(), "{name}");
+    }
+    let summary = fs::read_to_string(lab.path("out/summary.txt")).unwrap();
+    assert!(summary.ends_with("no verdict: nothing came to an end (exit code 2)\n"), "{summary}");
 }

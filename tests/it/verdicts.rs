@@ -108,6 +108,7 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
       kv           1036 of 1036 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end.
       store pass   0 of 1036 cells that the store pass computed differ from the baseline's, 0 of 1036 of its repeat. Storing did not disturb.
+      felt         With chunk 21 of botany/test/1 at zero (2 cells), its letters move by up to 2.4e-7 nats.
       bits         load pass differs from its control in 22 of 24; baseline from its repeat in 0 of 24
       located      Of the 21 chunks of botany/test/1, number 1 is the first that is served wrong (tokens 0 to 15).
       accuracy     baseline 83.3 %, with LMCache 29.2 %; difference -54.17 points (90 % interval -69.61 to -37.88), exact McNemar p = 2.4e-4
@@ -218,7 +219,7 @@ fn a_cache_that_serves_too_little_is_not_exercised() {
 #[test]
 fn chunks_that_never_arrive_are_not_waited_for_for_ever() {
     let lab = Lab::new();
-    lab.edit("suite.toml", "change_seconds = 30", "change_seconds = 4");
+    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
     let ended = lab.run("drop@server", "");
     assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
 }
@@ -263,4 +264,62 @@ fn every_rank_must_write_and_read_its_shard_of_every_chunk() {
     assert_eq!((code, 2 * written.0), (4, written.1));
     let (code, [_, read]) = on_two_ranks("unread@server");
     assert_eq!((code, 2 * read.0), (4, read.1 + 2));
+}
+
+#[test]
+fn answers_that_do_not_feel_their_kv_are_insensitive_whatever_agrees() {
+    insta::assert_snapshot!(judge("numb@engine", 5), @r"
+    tiny (dense) over mp: INSENSITIVE
+      decided by   planted faults
+      why          This model's answers do not feel the KV that they are served, so wrong KV would pass. With chunk 21 of botany/test/1 at zero (2 cells), no bit of its answer moves.
+      next         Use trained weights, and look at whether vLLM reads what the connector loads.
+    verdict: insensitive (exit code 5)
+    ");
+    // Asked again it moves as far by itself.
+    assert!(judge("restless@engine", 5).contains("and by up to 0.500 without any change"));
+    // It could not be spoilt.
+    assert!(judge("unreachable@engine", 3).contains("was not seen, though: Of botany/test/1 no chunk"));
+}
+
+#[test]
+fn a_request_that_was_preempted_is_expected_to_be_looked_up_again() {
+    let lab = Lab::new();
+    let ended = lab.run("preempt@load", "");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    assert!(ended.out.contains("; requests lost their blocks 2 times and were served "), "{}", ended.out);
+    // Looked up again for a reason that nobody told.
+    let lab = Lab::new();
+    let ended = lab.run("untold@load", "");
+    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
+}
+
+#[test]
+fn rounds_are_planned_for_the_blocks_that_a_suite_leaves_vllm() {
+    let lab = Lab::new();
+    lab.edit("suite.toml", "swap_space = 0", "num_gpu_blocks_override = 128");
+    let ended = lab.run("", "");
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let largest = |lab: &Lab| {
+        let rounds = lab.steps().iter().filter_map(|step| step.strip_prefix("control ")?.parse().ok()).max();
+        rounds.unwrap_or(0_u32)
+    };
+    assert!((1..8).contains(&largest(&lab)), "{:?}", lab.steps());
+    // Whoever names larger blocks has more room.
+    lab.edit(
+        "suite.toml",
+        "num_gpu_blocks_override = 128",
+        "num_gpu_blocks_override = 128\nblock_size = 128",
+    );
+    lab.run("", "");
+    assert_eq!(largest(&lab), 16);
+}
+
+#[test]
+fn an_engine_with_less_room_than_was_planned_for_is_an_error_and_no_control() {
+    let lab = Lab::new();
+    insta::assert_snapshot!(lab.error(&lab.run("narrow@start", "")), @r"
+    error: failed to hold a round of the control: it takes 5776 tokens of vLLM's KV cache, which says that it holds 512, in blocks of 16, where 349525 were planned for
+
+    hint: raise `engine.kv_cache_gib` and leave `lmcache.memory_gib` as it is, which bounds a round, too; where the suite names `num_gpu_blocks_override`, raise that, with `block_size = 16` beside it
+    ");
 }

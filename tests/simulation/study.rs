@@ -174,6 +174,7 @@ impl Study {
             kv: None,
             external_hits: None,
             store_tokens: None,
+            spoilt: None,
             loads_fail: false,
             early_stop: None,
             batching: Batching::OneAtATime,
@@ -339,7 +340,15 @@ fn observe(asked: &Asked, cached_tokens: u32, letter: Choice, logprob: f32) -> O
     let chosen = TokenLogprob { token, logprob };
     let step = Step { chosen, top: vec![chosen] };
     let prompt_tokens = asked.expected.prompt_tokens;
-    Observation { question: asked.id.clone(), prompt_tokens, cached_tokens, letters, steps: vec![step] }
+    Observation {
+        question: asked.id.clone(),
+        prompt_tokens,
+        cached_tokens,
+        preemptions: 0,
+        served_again: Vec::new(),
+        letters,
+        steps: vec![step],
+    }
 }
 
 fn arm(name: ArmName, observations: Vec<Observation>) -> Arm {

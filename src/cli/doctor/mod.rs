@@ -12,7 +12,7 @@ use camino::Utf8PathBuf;
 
 use self::line::Line;
 use self::machine::describe_machine;
-use self::suites::{Place, Readiness, examine_suite};
+use self::suites::{Place, Readiness, examine_suite, extension_problem};
 use super::arguments::DeviceChoice;
 use super::inspect::Depth;
 use super::output::print;
@@ -29,7 +29,14 @@ pub(super) fn examine(
     let device = choose_device(choice)?;
     let request = EnvironmentRequest::from_variables(stack(&device), cache_folder(cache)?);
     let redis = redis_address(std::env::var("KV_CORRECTNESS_REDIS_URL").ok().as_deref())?;
-    let place = Place { device: &device, choice, request: &request, redis: redis.as_ref() };
+    let extension = extension_problem(&request);
+    let place = Place {
+        device: &device,
+        choice,
+        request: &request,
+        redis: redis.as_ref(),
+        extension: extension.as_deref(),
+    };
     let mut text = String::new();
     for (title, lines) in describe_machine(&device, &request) {
         writeln!(text, "{title}")?;

@@ -5,7 +5,7 @@ use crate::carrier::{Here, RouteError, find_carrier, routes};
 use crate::cli::arguments::DeviceChoice;
 use crate::cli::inspect::{Depth, Problem, inspect};
 use crate::engine::RedisAddress;
-use crate::engine::environment::{EnvironmentError, EnvironmentRequest};
+use crate::engine::environment::{EnvironmentError, EnvironmentRequest, Extension, Stack, try_extension};
 use crate::fetch::Needs;
 use crate::machine::Device;
 use crate::model::Route;
@@ -38,6 +38,8 @@ pub(super) struct Place<'a> {
     pub(super) request: &'a EnvironmentRequest,
     /// A Redis server that a run would use.
     pub(super) redis: Option<&'a RedisAddress>,
+    /// Why an engine would not copy KV by LMCache's compiled extension, if it would not.
+    pub(super) extension: Option<&'a str>,
 }
 
 /// Examines a suite over every route there is; those that the suite names are marked.
@@ -62,6 +64,11 @@ pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>, depth: 
         let hint = problem.hint().unwrap_or_else(|| "see above".to_owned());
         lines.push(format!("MISSING  Python environment: {problem}"));
         lines.push(format!("mend     {hint}"));
+        readiness = readiness.min(Readiness::AfterCommands);
+    }
+    if let Some(words) = place.extension {
+        lines.push(format!("WRONG    LMCache's compiled extension: {words}"));
+        lines.push(format!("mend     {}", Extension::HINT));
         readiness = readiness.min(Readiness::AfterCommands);
     }
     for Problem { setting, error } in problems(suite, place, depth) {
@@ -113,6 +120,20 @@ fn environment_problem(request: &EnvironmentRequest) -> Option<EnvironmentError>
         Ok(Some(_)) => None,
         Ok(None) => request.find_python().err(),
         Err(error) => Some(error),
+    }
+}
+
+/// Why an engine here would not copy KV by LMCache's compiled extension; none where there is no environment yet.
+pub(super) fn extension_problem(request: &EnvironmentRequest) -> Option<String> {
+    let environment = request.find().ok().flatten()?;
+    match try_extension(&environment, request.stack) {
+        Ok(Extension::Loads) => None,
+        // Releases differ in what they have for a CPU.
+        Ok(Extension::Absent) => {
+            (request.stack == Stack::Cuda).then(|| "there is none for CUDA in this build".to_owned())
+        }
+        Ok(Extension::Fails(words)) => Some(words),
+        Err(error) => Some(format!("it could not be tried: {error}")),
     }
 }
 

@@ -3,6 +3,7 @@
 mod bits;
 mod kv;
 mod second_look;
+mod sensitivity;
 mod service;
 mod statistics;
 

@@ -207,6 +207,53 @@ fn a_store_pass_that_was_to_generate_fewer_tokens_is_held_against_as_many_of_the
 }
 
 #[test]
+fn a_request_that_was_preempted_is_looked_up_again() {
+    // As on a GPU: vLLM counts what was served first, the server what it served in all.
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit(ArmName::Load, 7, |observation| {
+        observation.preemptions = 2;
+        observation.served_again = vec![512, 256];
+    });
+    let mut evidence = scene.evidence();
+    let rule = Sharding {
+        chunk_tokens: 256,
+        stored_chunks: 0,
+        written_shards: 1,
+        read_shards: 1,
+        bound: Bound::Exactly,
+    };
+    let server = evidence.server.as_mut().unwrap();
+    server.sharding = Some(rule);
+    assert_eq!(judged(&evidence).1.verdict, Verdict::NotExercised);
+    let server = evidence.server.as_mut().unwrap();
+    server.load.hit_tokens += 768;
+    server.load.chunks_read += 3;
+    let (comparison, judgement) = judged(&evidence);
+    assert_eq!(judgement.verdict, Verdict::Equivalent, "{}", judgement.reason);
+    let load = comparison.exercised.load;
+    assert_eq!((load.cached_tokens, load.preemptions, load.served_again_tokens), (20480, 2, 768));
+    // One lookup more than there were requests to look up.
+    evidence.server.as_mut().unwrap().load.hit_tokens += 256;
+    let (_, judgement) = judged(&evidence);
+    assert_eq!(judgement.verdict, Verdict::NotExercised);
+    assert!(judgement.reason.contains("20480 tokens and 768 again"), "{}", judgement.reason);
+}
+
+#[test]
+fn a_preempted_prompt_that_is_served_whole_computes_its_last_token_again() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit(ArmName::Store, 7, |observation| {
+        observation.preemptions = 1;
+        observation.served_again = vec![511];
+    });
+    for counted in [511, 512] {
+        let mut evidence = scene.evidence();
+        evidence.server.as_mut().unwrap().store.hit_tokens += counted;
+        assert_eq!(judged(&evidence).1.verdict, Verdict::Equivalent);
+    }
+}
+
+#[test]
 fn where_loads_were_made_to_fail_some_must_have_failed_and_what_was_served_decides() {
     let evidence = |served_less: bool| {
         let mut scene = Scene::new(40, 4, 0.9);

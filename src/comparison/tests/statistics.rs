@@ -186,6 +186,48 @@ fn a_rung_whose_noise_was_hardly_observed_does_not_convict() {
 }
 
 #[test]
+fn answers_bring_their_own_noise_and_convict_by_how_many_flips_go_one_way() {
+    // Of 6000 questions the control was served as planned for two; the load pass is held against the baseline.
+    let pressed = |harms: usize, gains: usize| {
+        let mut scene = with_flips(harms, gains);
+        noisy(scene.with_control()).edit_all(ArmName::Control, |number, observation| {
+            if number >= 2 {
+                observation.cached_tokens = 0;
+            }
+        });
+        let comparison = compare(&scene.evidence(), &answers_alone()).unwrap();
+        assert_eq!(comparison.near_ties.innocent.compared, 4);
+        conclude([&comparison]).judgements.remove(0)
+    };
+    // As many harms as gains, few harms alone, and both by chance: what noise does.
+    for (harms, gains) in [(20, 20), (3, 0), (9, 5)] {
+        let judgement = pressed(harms, gains);
+        assert_ne!(judgement.verdict, Verdict::Degraded, "{}", judgement.reason);
+    }
+    assert_eq!(pressed(20, 6).verdict, Verdict::Degraded);
+}
+
+#[test]
+fn the_more_was_seen_of_the_noise_the_fewer_partings_it_takes_to_convict() {
+    let parted = |observed: usize, partings: usize| {
+        let mut scene = Scene::new(320, 8, 0.9);
+        scene.edit_all(ArmName::Control, |number, observation| {
+            if number >= observed {
+                observation.cached_tokens = 0;
+            }
+        });
+        for question in 0..partings {
+            scene.edit(ArmName::Load, 319 - question, part_beyond_the_gap);
+        }
+        let evidence = Evidence { batching: Batching::Together, ..scene.evidence() };
+        judged(&evidence).1.verdict == Verdict::Degraded
+    };
+    let needed = |observed| (1..=320).find(|partings| parted(observed, *partings));
+    // Of 320: five if all of the noise was seen, more if half of it was, and most of them if nearly nothing was.
+    assert_eq!([320, 160, 40, 2].map(needed), [Some(5), Some(8), Some(24), Some(239)]);
+}
+
+#[test]
 fn letters_that_move_too_far_are_degraded_without_any_control() {
     let mut scene = Scene::new(40, 4, 0.9);
     scene.without_control().edit_all(ArmName::Load, |_, observation| observation.letters.rotate_left(1));

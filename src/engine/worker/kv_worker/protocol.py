@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class ProtocolError(Exception):
@@ -103,6 +103,17 @@ class Plant:
 
 
 @dataclass(frozen=True)
+class Spoil:
+    """Answer a prompt, which the cache serves, three times by itself; the third time this chunk of it is at zero.
+
+    `prompts` holds it three times: where another engine leaves its KV, it was left as often.
+    """
+
+    prompts: list[Prompt]
+    chunk: int
+
+
+@dataclass(frozen=True)
 class CellsOfChunk:
     """One chunk of a prompt of the last `Score`, in some layers on one rank."""
 
@@ -169,13 +180,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Scored:
-    """What one prompt showed; `transfer` says where its KV was left, if it was left to another engine."""
+    """What one prompt showed; `transfer` says where its KV was left, if it was left to another engine.
+
+    `preemptions` is how often it lost its blocks; `served_again` are the tokens that a connector served each time it
+    was taken up again.
+    """
 
     question: int
     cached_tokens: int
     letters: list[float]
     steps: list[Step]
     transfer: dict[str, Any] | None
+    preemptions: int = 0
+    served_again: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -238,6 +255,17 @@ class Planted:
 
 
 @dataclass(frozen=True)
+class Spoilt:
+    """What a `Spoil` showed; `cells` counts how often the chunk was set to zero: once in each layer on each rank."""
+
+    alone: Scored
+    again: Scored
+    spoilt: Scored
+    cells: int
+    counters: dict[str, float]
+
+
+@dataclass(frozen=True)
 class PartOfCell:
     """Keys, values, or a piece of a latent vector: in a file (tokens, heads, elements)."""
 
@@ -289,8 +317,8 @@ class Failed:
     question: int | None = None
 
 
-Request = Start | Score | Plant | Look | Finish
-Reply = Ready | Scored | Digested | Counted | Planted | Looked | Finished | Failed
+Request = Start | Score | Plant | Look | Spoil | Finish
+Reply = Ready | Scored | Digested | Counted | Planted | Looked | Spoilt | Finished | Failed
 
 
 def parse_request(line: str) -> Request:
@@ -309,6 +337,8 @@ def parse_request(line: str) -> Request:
             return Score(prompts=prompts, **fields)
         if kind == "plant":
             return Plant(fault=_parse_fault(**(fields.pop("fault") or {"kind": None})), **fields)
+        if kind == "spoil":
+            return Spoil(prompts=[Prompt(**prompt) for prompt in fields.pop("prompts")], **fields)
         if kind == "look":
             chunks = [CellsOfChunk(**chunk) for chunk in fields.pop("chunks")]
             return Look(chunks=chunks, **fields)

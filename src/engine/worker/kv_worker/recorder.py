@@ -100,6 +100,8 @@ class Recorder:
         # Of the forward pass that came last: the chunks that it completed, with the numbers of their buckets.
         self.completed: list[tuple[int, Wanted]] = []
         self._problem: str | None = None
+        self._spoilt_chunk: int | None = None
+        self._spoilt_layers = 0
         self._hook(model_runner)
 
     def layers(self) -> list[str]:
@@ -146,6 +148,15 @@ class Recorder:
         self._collected, self._chunks = self._chunks, []
         self._batches = [[] for _ in self.buckets]
         return self._problem, collected
+
+    def spoil(self, chunk: int) -> None:
+        """Set this chunk of every request that is served it to zero, from now on, before attention reads it."""
+        self._spoilt_chunk, self._spoilt_layers = chunk, 0
+
+    def end_spoiling(self) -> int:
+        """Spoil no more; return in how many layers a chunk was."""
+        self._spoilt_chunk = None
+        return self._spoilt_layers
 
     def held(self) -> list[Held]:
         """Return the chunks that were collected last, for a second look before the next requests come."""
@@ -295,6 +306,17 @@ class Recorder:
                     if bucket not in self._indices:
                         self._indices[bucket] = index_blocks(layers, [one.blocks for one in self._reading[bucket]])
                     self._gathered[bucket, place] = _look(layers.caches[place], self._indices[bucket])
+                    self._spoil(bucket, place)
+
+    def _spoil(self, bucket: int, place: int) -> None:
+        """Set the chunk to be spoilt to zero in one layer, if this forward pass reads it."""
+        if self._spoilt_chunk is None:
+            return
+        read = zip(self._reading[bucket], self._indices[bucket], strict=True)
+        rows = [index for wanted, index in read if wanted.chunk.number == self._spoilt_chunk]
+        for row in rows:
+            self.buckets[bucket].caches[place].index_fill_(0, row, 0)
+        self._spoilt_layers += len(rows)
 
     def _read_ahead(self, reading: list[list[Wanted]]) -> None:
         for bucket, wanted in enumerate(reading):
