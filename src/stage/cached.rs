@@ -155,6 +155,7 @@ impl Both<'_> {
                     rounds.close();
                     break;
                 }
+                self.looker.load_again(&mut worker).await?;
                 rounds.is_over(&round);
                 port.clear().await?;
             }
@@ -212,6 +213,7 @@ impl Both<'_> {
             if loading.end.get().is_some() {
                 break;
             }
+            self.looker.load_again(&mut worker).await?;
             rounds.is_over(&round);
             second.clear().await?;
         }
