@@ -176,6 +176,7 @@ impl Both<'_> {
                     rounds.close();
                     break;
                 }
+                self.looker.load_again(&mut worker).await?;
                 loading.spoil(&mut worker, &round).await?;
                 rounds.is_over(&round);
                 port.clear().await?;
@@ -239,6 +240,7 @@ impl Both<'_> {
             if loading.end.get().is_some() {
                 break;
             }
+            self.looker.load_again(&mut worker).await?;
             loading.spoil(&mut worker, &round).await?;
             rounds.is_over(&round);
             second.clear().await?;

@@ -27,6 +27,8 @@ pub(super) struct SuspectCell {
     pub(super) rank: u32,
     /// By its name.
     pub(super) layer: String,
+    /// Whether a cache served it.
+    pub(super) served: bool,
     /// What it held when its request ended.
     pub(super) digest: u128,
     /// What it should have held.
@@ -67,7 +69,8 @@ impl KnownCopies {
                 let (place, digest, copies) = self.first_wrong(chunk, identity)?;
                 let layer = layers.get(usize::try_from(chunk.rank).ok()?)?.get(place)?.clone();
                 let (question, rank) = (question.clone(), chunk.rank);
-                Some(SuspectCell { question, chunk: chunk.chunk, rank, layer, digest, copies })
+                let served = chunk.served;
+                Some(SuspectCell { question, chunk: chunk.chunk, rank, layer, served, digest, copies })
             })
             .collect()
     }

@@ -3,7 +3,7 @@
 //! themselves lie beside the logs, in `kv`. Main type: [`Looker`].
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
@@ -15,14 +15,16 @@ use crate::comparison::{ComputedKv, KnownCell, KvDifference, Pass, SecondLook, S
 use crate::dataset::{Prompt, QuestionId};
 use crate::engine::{NumberedChunk, PrefixCache, SeenCell, Worker};
 use crate::event::Events;
-use crate::model::{CellBytes, Element, KvRecord};
+use crate::model::{CellBytes, ChunkDigests, Element, KvRecord};
 use crate::store::Artifact;
 
 const LOOKS: &str = "second-look.json";
 /// How many wrong cells are looked at, one a chunk.
 const CELLS: usize = 4;
-/// Prompts of a round that are computed again together, as the store pass did; of a larger round only those of wrong cells.
+/// Prompts of a round, at most, that are computed again together where one alone gives no copy of what the store pass computed.
 const TOGETHER: usize = 64;
+/// Other prompts of the round that wrong rows are looked for in.
+const OTHERS: usize = 16;
 /// Bytes of computed cells that wrong rows are looked for in.
 const KNOWN_BYTES: usize = 64 << 20;
 
@@ -88,20 +90,51 @@ impl<'a> Looker<'a> {
             .iter()
             .filter_map(|cell| numbered(prompts, &cell.question, cell.chunk, cell.rank, &cell.layer));
         let seen = self.dump(worker, &wanted.collect::<Vec<_>>()).await?;
-        // Only what is still what was judged; bytes that came too late are not what was read.
-        let served = |suspect: &SuspectCell| {
-            let as_judged = |cell: &&SeenCell| {
-                let is_the_same = cell.digest.iter().flatten().eq([suspect.digest]);
-                is_of(cell, prompts, suspect) && is_the_same && !suspect.copies.contains(&suspect.digest)
-            };
-            seen.iter().find(as_judged).and_then(|cell| self.read(cell))
-        };
         let with_bytes = |suspect: SuspectCell| {
-            let bytes = served(&suspect);
+            let bytes = self.as_judged(&suspect, prompts, &seen);
             (suspect, bytes)
         };
         let cells = suspects.into_iter().map(with_bytes).collect();
         *self.state.borrow_mut() = State::Found(Found { pass, round: round.to_vec(), cells });
+        Ok(())
+    }
+
+    /// The bytes of a cell among what was seen: only if they are still what was judged, and not ones that came too late.
+    fn as_judged(&self, suspect: &SuspectCell, prompts: &[Prompt], seen: &[SeenCell]) -> Option<CellBytes> {
+        let is_it = |cell: &&SeenCell| {
+            is_of(cell, prompts, suspect)
+                && cell.served == suspect.served
+                && cell.digest.iter().flatten().eq([suspect.digest])
+        };
+        let came_late = suspect.copies.contains(&suspect.digest);
+        seen.iter().find(is_it).filter(|_| !came_late).and_then(|cell| self.read(cell))
+    }
+
+    /// Loads prompts once more whose wrong cells had lost their blocks before they could be looked at, while what served them is
+    /// still there and all counters of the round have been read. Bytes with the digest that was judged are those bytes.
+    pub(super) async fn load_again(&self, worker: &mut Worker) -> Result<(), StageError> {
+        let again: Vec<Prompt> = match &*self.state.borrow() {
+            State::Found(found) => found.unseen().filter_map(|cell| found.prompt(&cell.question)).collect(),
+            State::Searching | State::Writing | State::Told => Vec::new(),
+        };
+        for prompt in again {
+            let prompts = [prompt];
+            worker.score(&prompts, PrefixCache::Read, || ()).await?;
+            worker.take_kv_records();
+            let wanted: Vec<NumberedChunk> = match &*self.state.borrow() {
+                State::Found(found) => found
+                    .unseen()
+                    .filter_map(|cell| numbered(&prompts, &cell.question, cell.chunk, cell.rank, &cell.layer))
+                    .collect(),
+                State::Searching | State::Writing | State::Told => Vec::new(),
+            };
+            let seen = self.dump(worker, &wanted).await?;
+            if let State::Found(found) = &mut *self.state.borrow_mut() {
+                for (suspect, bytes) in found.cells.iter_mut().filter(|(_, bytes)| bytes.is_none()) {
+                    *bytes = self.as_judged(suspect, &prompts, &seen);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -140,30 +173,31 @@ impl<'a> Looker<'a> {
     }
 
     async fn compute_again(&self, worker: &mut Worker, found: &Found) -> Result<Vec<SecondLook>, StageError> {
-        let is_wanted = |prompt: &&Prompt| {
-            let asked = found.cells.iter().any(|(cell, _)| cell.question == prompt.question);
-            found.round.len() <= TOGETHER || asked
-        };
-        let prompts: Vec<Prompt> = found.round.iter().filter(is_wanted).cloned().collect();
-        worker.score(&prompts, PrefixCache::FillOnly, || ()).await?;
-        worker.take_kv_records();
         let cell_bytes = found.cells.iter().find_map(|(_, bytes)| Some(bytes.as_ref()?.elements() * 4));
-        let most = KNOWN_BYTES / cell_bytes.unwrap_or(KNOWN_BYTES).max(1);
-        let wanted = self.wanted(worker.digested_layers(), &prompts, found, most.max(CELLS));
-        let seen = self.dump(worker, &wanted).await?;
-        let known: Vec<Known> = seen
-            .iter()
-            .filter(|cell| !cell.served)
-            .filter_map(|cell| {
-                let question = &prompts.get(usize::try_from(cell.question).ok()?)?.question;
-                Some(Known { question, cell, bytes: self.read(cell)? })
-            })
-            .collect();
-        let looks = found
-            .cells
-            .iter()
-            .map(|(cell, bytes)| look_at(found.pass, cell, bytes.as_ref(), &known))
-            .collect();
+        let mut left = (KNOWN_BYTES / cell_bytes.unwrap_or(KNOWN_BYTES).max(1)).max(CELLS);
+        let is_wrong =
+            |prompt: &&Prompt| found.cells.iter().any(|(cell, _)| cell.question == prompt.question);
+        let others = found.round.iter().filter(|prompt| !is_wrong(prompt)).take(OTHERS);
+        let mut known: Vec<Known> = Vec::new();
+        // One prompt after the other: the blocks of one that has ended may be given to the next at once.
+        for prompt in found.round.iter().filter(is_wrong).chain(others) {
+            let mut wanted = self.wanted(worker.digested_layers(), prompt, found);
+            wanted.truncate(left);
+            left -= wanted.len();
+            known.extend(self.compute(worker, std::slice::from_ref(prompt), &wanted).await?);
+        }
+        let is_copied = |(cell, _): &(SuspectCell, Option<CellBytes>)| {
+            known.iter().any(|known| known.is_of(cell) && known.is_copy_for(cell))
+        };
+        if (2..=TOGETHER).contains(&found.round.len()) && !found.cells.iter().all(is_copied) {
+            let cells = found.cells.iter();
+            let wanted = cells.filter_map(|(cell, _)| {
+                numbered(&found.round, &cell.question, cell.chunk, cell.rank, &cell.layer)
+            });
+            known.extend(self.compute(worker, &found.round, &wanted.collect::<Vec<_>>()).await?);
+        }
+        let cells = found.cells.iter();
+        let looks = cells.map(|(cell, bytes)| look_at(found.pass, cell, bytes.as_ref(), &known)).collect();
         for other in known.iter().filter(|known| !found.cells.iter().any(|(cell, _)| known.is_of(cell))) {
             // They have served; what is left behind is both sides of each wrong cell.
             let _ = fs::remove_file(self.folder.join(&other.cell.file));
@@ -171,50 +205,50 @@ impl<'a> Looker<'a> {
         Ok(looks)
     }
 
-    /// The computed cells to look at, of at most so many: those of the wrong ones, then those that they are likely to be taken for.
-    fn wanted(
+    /// Computes prompts without any cache, and looks at cells of them: at those that still hold what was computed.
+    async fn compute(
         &self,
-        layers: &[Vec<String>],
+        worker: &mut Worker,
         prompts: &[Prompt],
-        found: &Found,
-        most: usize,
-    ) -> Vec<NumberedChunk> {
-        let mut in_order: Vec<(&QuestionId, u32, u32, &str)> = Vec::new();
+        wanted: &[NumberedChunk],
+    ) -> Result<Vec<Known>, StageError> {
+        worker.score(prompts, PrefixCache::FillOnly, || ()).await?;
+        let records = worker.take_kv_records();
+        let seen = self.dump(worker, wanted).await?;
+        let layers = worker.digested_layers();
+        let known = seen.into_iter().filter_map(|cell| {
+            let question = prompts.get(usize::try_from(cell.question).ok()?)?.question.clone();
+            let is_still_there = computed_digest(&records, layers, &question, &cell)
+                .is_some_and(|digest| cell.digest.iter().flatten().eq([digest]));
+            let bytes = self.read(&cell).filter(|_| is_still_there && !cell.served)?;
+            Some(Known { question, cell, bytes })
+        });
+        Ok(known.collect())
+    }
+
+    /// The cells of one prompt to look at, one an entry: those that are wrong, then those that they are likely to be taken for.
+    fn wanted(&self, layers: &[Vec<String>], prompt: &Prompt, found: &Found) -> Vec<NumberedChunk> {
+        let chunks = u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX) / self.chunk_tokens;
+        let mut in_order: Vec<(u32, u32, &str)> = Vec::new();
+        let own = found.cells.iter().map(|(cell, _)| cell).filter(|cell| cell.question == prompt.question);
+        in_order.extend(own.clone().map(|cell| (cell.chunk, cell.rank, cell.layer.as_str())));
         for (cell, _) in &found.cells {
-            in_order.push((&cell.question, cell.chunk, cell.rank, &cell.layer));
+            in_order.extend((0..chunks).map(|chunk| (chunk, cell.rank, cell.layer.as_str())));
         }
-        let chunks = |prompt: &Prompt| {
-            0..u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX) / self.chunk_tokens
-        };
-        let ranks = || (0_u32..).zip(layers);
-        for (cell, _) in &found.cells {
-            let own = prompts.iter().filter(|prompt| prompt.question == cell.question);
-            for prompt in own {
-                in_order.extend(
-                    chunks(prompt).map(|chunk| (&cell.question, chunk, cell.rank, cell.layer.as_str())),
-                );
-                for (rank, layers) in ranks() {
-                    in_order.extend(
-                        layers.iter().map(|layer| (&cell.question, cell.chunk, rank, layer.as_str())),
-                    );
-                }
-            }
-            for prompt in prompts {
-                let of_prompt =
-                    chunks(prompt).map(|chunk| (&prompt.question, chunk, cell.rank, cell.layer.as_str()));
-                in_order.extend(of_prompt);
+        for cell in own {
+            for (rank, layers) in (0_u32..).zip(layers) {
+                in_order.extend(layers.iter().map(|layer| (cell.chunk, rank, layer.as_str())));
             }
         }
         let mut taken = BTreeSet::new();
         in_order.retain(|cell| taken.insert(*cell));
-        in_order.truncate(most);
-        let mut by_chunk: BTreeMap<(u32, u32, u32), Vec<String>> = BTreeMap::new();
-        for (question, chunk, rank, layer) in in_order {
-            let Some(one) = numbered(prompts, question, chunk, rank, layer) else { continue };
-            by_chunk.entry((one.question, one.chunk, one.rank)).or_default().extend(one.layers);
-        }
-        let chunk = |((question, chunk, rank), layers)| NumberedChunk { question, chunk, rank, layers };
-        by_chunk.into_iter().map(chunk).collect()
+        let one = |(chunk, rank, layer): (u32, u32, &str)| NumberedChunk {
+            question: 0,
+            chunk,
+            rank,
+            layers: vec![layer.to_owned()],
+        };
+        in_order.into_iter().map(one).collect()
     }
 
     async fn dump(&self, worker: &mut Worker, chunks: &[NumberedChunk]) -> Result<Vec<SeenCell>, StageError> {
@@ -234,33 +268,50 @@ impl<'a> Looker<'a> {
     }
 }
 
-/// A computed cell of the repetition.
-struct Known<'a> {
-    question: &'a QuestionId,
-    cell: &'a SeenCell,
+impl Found {
+    /// Wrong cells that a cache served, were not seen, and are still to be had.
+    fn unseen(&self) -> impl Iterator<Item = &SuspectCell> {
+        let unseen = self.cells.iter().filter(|(_, bytes)| bytes.is_none()).map(|(cell, _)| cell);
+        unseen.filter(|cell| cell.served && !cell.copies.contains(&cell.digest))
+    }
+
+    fn prompt(&self, question: &QuestionId) -> Option<Prompt> {
+        self.round.iter().find(|prompt| prompt.question == *question).cloned()
+    }
+}
+
+/// A computed cell of a repetition.
+struct Known {
+    question: QuestionId,
+    cell: SeenCell,
     bytes: CellBytes,
 }
 
-impl Known<'_> {
+impl Known {
+    fn is_copy_for(&self, suspect: &SuspectCell) -> bool {
+        self.cell.digest.iter().flatten().any(|digest| suspect.copies.contains(&digest))
+    }
+
     fn is_of(&self, suspect: &SuspectCell) -> bool {
-        let SeenCell { chunk, layer, rank, .. } = self.cell;
-        (self.question, chunk, layer, rank)
+        let SeenCell { chunk, layer, rank, .. } = &self.cell;
+        (&self.question, chunk, layer, rank)
             == (&suspect.question, &suspect.chunk, &suspect.layer, &suspect.rank)
     }
 
     fn as_cell(&self) -> KnownCell<'_> {
-        let SeenCell { chunk, layer, rank, .. } = self.cell;
-        KnownCell { question: self.question, chunk: *chunk, layer, rank: *rank, bytes: &self.bytes }
+        let SeenCell { chunk, layer, rank, .. } = &self.cell;
+        KnownCell { question: &self.question, chunk: *chunk, layer, rank: *rank, bytes: &self.bytes }
     }
 }
 
-fn look_at(pass: Pass, suspect: &SuspectCell, served: Option<&CellBytes>, known: &[Known<'_>]) -> SecondLook {
-    let computed = known.iter().find(|known| known.is_of(suspect));
+fn look_at(pass: Pass, suspect: &SuspectCell, served: Option<&CellBytes>, known: &[Known]) -> SecondLook {
+    // A copy if there is one.
+    let computed =
+        known.iter().filter(|known| known.is_of(suspect)).max_by_key(|known| known.is_copy_for(suspect));
     let (Some(bytes), Some(computed)) = (served, computed) else {
         return unpaired(pass, suspect, served, "the prompt, asked again, was not computed in full");
     };
-    let is_copy = computed.cell.digest.iter().flatten().any(|digest| suspect.copies.contains(&digest));
-    let against = if is_copy { ComputedKv::Copy } else { ComputedKv::Repetition };
+    let against = if computed.is_copy_for(suspect) { ComputedKv::Copy } else { ComputedKv::Repetition };
     let cells: Vec<KnownCell<'_>> = known.iter().map(Known::as_cell).collect();
     match look_closely(bytes, computed.as_cell(), against, &cells) {
         Some(difference) => {
@@ -288,6 +339,25 @@ fn unpaired(pass: Pass, suspect: &SuspectCell, served: Option<&CellBytes>, reaso
 fn look(pass: Pass, suspect: &SuspectCell, sight: Sight) -> SecondLook {
     let SuspectCell { question, chunk, rank, layer, .. } = suspect;
     SecondLook { question: question.clone(), pass, chunk: *chunk, layer: layer.clone(), rank: *rank, sight }
+}
+
+/// The digest of what was computed, or of what a lossy form of storage makes of it, as it was recorded.
+fn computed_digest(
+    records: &[KvRecord],
+    layers: &[Vec<String>],
+    question: &QuestionId,
+    cell: &SeenCell,
+) -> Option<u128> {
+    let place = layers.get(usize::try_from(cell.rank).ok()?)?.iter().position(|name| *name == cell.layer)?;
+    records.iter().find_map(|record| match record {
+        KvRecord::Request { question: asked, chunks } if asked == question => {
+            let of_cell =
+                |chunk: &&ChunkDigests| !chunk.served && (chunk.chunk, chunk.rank) == (cell.chunk, cell.rank);
+            let chunk = chunks.iter().find(of_cell)?;
+            chunk.stored.as_ref().or(chunk.last.as_ref()).unwrap_or(&chunk.first).of_layer(place)
+        }
+        KvRecord::Request { .. } | KvRecord::NotObserved { .. } => None,
+    })
 }
 
 /// A chunk of a prompt of the last batch under its number; none where the batch has no such prompt.
