@@ -36,7 +36,7 @@ pub enum Access {
 /// How long a depot is waited for.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// One request, of at most 8 MiB.
+    /// One request, of at most 4 MiB.
     pub request: Duration,
     /// Further tries of a request that failed; the pause before them doubles from a fifth of a second.
     pub retries: usize,

@@ -2,6 +2,7 @@
 //!
 //! No request and no answer is larger than a part and a little, so both are held whole, and a request has one time limit.
 
+use std::io::Read;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -46,7 +47,11 @@ impl Connector {
 
     fn ask(&self, request: ureq::http::Request<Vec<u8>>) -> Result<HttpResponse, HttpError> {
         let (parts, mut body) = self.0.run(request).map_err(fault)?.into_parts();
-        let bytes = body.with_config().limit(LONGEST_ANSWER).read_to_vec().map_err(fault)?;
+        // In one piece: a buffer that grows takes twice what it holds.
+        let size = body.content_length().unwrap_or_default().min(LONGEST_ANSWER);
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+        let mut reader = body.with_config().limit(LONGEST_ANSWER).reader();
+        reader.read_to_end(&mut bytes).map_err(|error| fault(error.into()))?;
         Ok(HttpResponse::from_parts(parts, bytes.into()))
     }
 }

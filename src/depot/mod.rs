@@ -7,7 +7,7 @@
 //! ```text
 //! kv-correctness-depot-1/
 //!   artifacts/<stage>/<key digest>.json   a seal: the key, and of each file its size, SHA-256 and parts; put last, if absent
-//!   parts/<2 digits>/<sha256>             at most 8 MiB of a file, named by its content
+//!   parts/<2 digits>/<sha256>             at most 4 MiB of a file, named by its content
 //!   reports/<run>/<name>.json             reports of runs that are parts of a whole, each with its digest
 //! ```
 //! An artifact is there once its seal is. Whatever breaks off before leaves parts that the next try finds, or that `gc` takes. Two

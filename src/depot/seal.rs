@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::store::{OutputFile, StageKey, output_digest};
 
-/// The most that one object holds of a file. Three of them are in memory at a time.
-pub(super) const PART_BYTES: usize = 8 << 20;
+/// The most that one object holds of a file. Two of them are in memory at a time.
+pub(super) const PART_BYTES: usize = 4 << 20;
 const SCHEMA: u32 = 1;
 
 /// `artifacts/<stage>/<key digest>.json`: an artifact's key and files.

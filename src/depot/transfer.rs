@@ -16,8 +16,8 @@ use super::seal::{PART_BYTES, Seal, SealedFile};
 use crate::digest::{Digest, DigestWriter, digest_bytes};
 use crate::stage_name::StageName;
 
-/// Parts under way at a time: enough to hide a round trip, and 24 MiB.
-const PARTS_AT_A_TIME: usize = 3;
+/// Parts under way at a time: one comes while another is digested and written.
+const PARTS_AT_A_TIME: usize = 2;
 /// Looks at a part that does not agree with its name: the way, too, may have changed it.
 const LOOKS: u32 = 2;
 /// Tries to put a seal whose fate is not known.
