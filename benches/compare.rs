@@ -53,6 +53,7 @@ fn evidence(noise: u32) -> Evidence {
         kv: None,
         external_hits: None,
         store_tokens: None,
+        loads_fail: false,
         early_stop: None,
         batching: Batching::OneAtATime,
         fidelity: Fidelity::Exact,

@@ -46,6 +46,19 @@ in
     inherit (cuda) lmcache;
     lmcache-cpu = cpu.lmcache;
     inherit dataset;
+    image = import ./image.nix {
+      inherit
+        pkgs
+        driver
+        runtime
+        cudaHome
+        ;
+      environments = cuda;
+    };
+    image-cpu = import ./image.nix {
+      inherit pkgs driver runtime;
+      environments = cpu;
+    };
   };
 
   apps.${system} = import ./apps.nix {

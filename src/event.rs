@@ -169,6 +169,13 @@ pub enum Event {
         /// What it is of: a model, a route; empty for a stage that runs once.
         label: String,
     },
+    /// A stage need not run: its artifact came from the depot.
+    StageBrought {
+        /// The stage.
+        stage: StageName,
+        /// What it is of.
+        label: String,
+    },
     /// A stage begins.
     StageStarted {
         /// The stage.

@@ -9,6 +9,7 @@ mod bench;
 mod cells;
 mod findings;
 mod locate;
+mod merge;
 mod outlook;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use crate::stage::{Extract, Label, Sources, StageError};
 pub use self::bench::{Bench, EarlyStopping, ForeignReading, Inputs, Locating, Planting, Request};
 pub use self::cells::{Wanted, look_up, prepare_inputs, run, run_stage};
 pub use self::findings::{Compared, Findings, ForeignFound, Planted};
+pub use self::merge::{MergeError, Part, merge};
 pub use self::outlook::foretell;
 
 /// A run's jobs, and where each is.
@@ -99,7 +101,7 @@ pub fn graph(
             });
             [questions, prompts, baseline, control]
         };
-        for &route in &suite.routes {
+        for route in request.routes().filter(|&route| request.takes(name, route)) {
             let label = Label::on_route(name, route);
             let hits = find_carrier(route)?.hits();
             let undamaged = undamaged(graph, hits);

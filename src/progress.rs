@@ -248,6 +248,9 @@ fn describe(event: &Event) -> Option<(Verbosity, String)> {
         Event::StageReused { stage, label } => {
             (Verbosity::Normal, format!("{stage:<9}{}: re-used", of(label)))
         }
+        Event::StageBrought { stage, label } => {
+            (Verbosity::Normal, format!("{stage:<9}{}: re-used from the depot", of(label)))
+        }
         Event::StageStarted { stage, label } => {
             (Verbosity::Verbose, format!("{stage:<9}{}: started", of(label)))
         }

@@ -18,5 +18,8 @@ class TurnedBitConnector(ExampleConnector):
         for request in self._get_connector_metadata().requests:
             if not request.is_store and len(request.slot_mapping) > TOKEN:
                 slot = int(request.slot_mapping[TOKEN])
-                numbers = layers[LAYER].kv_cache[slot // self._block_size, 0, slot % self._block_size]
+                cache = layers[LAYER].kv_cache
+                block, place = slot // self._block_size, slot % self._block_size
+                # Latent attention has one number for all heads, and no axis of them.
+                numbers = cache[block, place] if cache.dim() == 3 else cache[block, 0, place]
                 numbers.view(torch.int16)[0] ^= 1

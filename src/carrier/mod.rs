@@ -113,6 +113,11 @@ pub trait Carrier: std::fmt::Debug + Sync {
         true
     }
 
+    /// Whether loads are made to fail: some of what was stored is not served, and must be computed.
+    fn loads_fail(&self) -> bool {
+        false
+    }
+
     /// What it is made of, where that is not this program: a description, and the files that it names.
     fn content(&self) -> Option<Digest> {
         None

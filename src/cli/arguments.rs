@@ -1,14 +1,15 @@
 //! What can be asked for on the command line, as clap reads it.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use camino::Utf8PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::fleet_arguments::{DepotArguments, DepotCommand, MergeArguments, RunName};
 use super::stack::StackArguments;
 use crate::carrier::routes;
-use crate::dataset::SubjectSelection;
+use crate::dataset::{Shard, SubjectSelection};
 use crate::model::Route;
 use crate::stage_name::StageName;
 
@@ -36,6 +37,21 @@ Examples:
 
 Writes report.json, report.html, junit.xml, summary.md, summary.txt and log.jsonl to --out.
 Exit codes: 0 equivalent, 1 degraded, 2 error (no verdict), 3 inconclusive, 4 not exercised, 5 insensitive";
+
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  kv-correctness plan --shards 8                     what there is to do, with keys, as JSON
+  kv-correctness plan --shards 8 --format buildkite | buildkite-agent pipeline upload
+  kv-correctness plan --format kubernetes --image registry/kv:1 --run-name nightly-7 | kubectl apply -f -
+
+Starts nothing. Units pass artifacts and reports on through the depot: KV_CORRECTNESS_DEPOT must reach each.";
+const MERGE_EXAMPLES: &str = "\
+Examples:
+  kv-correctness run --shard 1/2 --out one           the same with 2/2 elsewhere, and then
+  kv-correctness merge one two                       the report of the whole, and its exit code
+  kv-correctness merge --depot s3://bucket/prefix --run-name nightly-7
+
+Parts must be of one suite, on machines and in environments of one kind; the field that differs is named.";
 
 const REPORT_EXAMPLES: &str = "\
 Examples:
@@ -88,6 +104,18 @@ pub(super) enum Command {
     /// Write the report of a finished run in another format
     #[command(after_help = REPORT_EXAMPLES)]
     Report(ReportArguments),
+    /// Print a run as units that Buildkite, GitHub Actions, Kubernetes or Nix start: a model on a route for a part of the questions each,
+    /// what they share before them, and the merge behind them
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan(Box<PlanArguments>),
+    /// Fold the parts of a run, shards and cells, into one report with the statistics of the whole
+    #[command(after_help = MERGE_EXAMPLES)]
+    Merge {
+        #[command(flatten)]
+        arguments: MergeArguments,
+        #[command(flatten)]
+        publish: PublishArguments,
+    },
     /// Run a suite up to one stage, and put that stage's artifacts under --out
     Stage {
         /// The stage
@@ -141,6 +169,9 @@ pub(super) enum Command {
         #[arg(long, env = "KV_CORRECTNESS_CACHE")]
         cache: Option<Utf8PathBuf>,
     },
+    /// List and clean a depot, which many machines share
+    #[command(subcommand)]
+    Depot(DepotCommand),
     /// List what is kept between runs, with sizes and when it last served
     Ls {
         /// Folder of everything that is kept between runs
@@ -231,6 +262,18 @@ pub(super) struct RunArguments {
     /// Folder of everything that is kept between runs
     #[arg(long, env = "KV_CORRECTNESS_CACHE")]
     pub(super) cache: Option<Utf8PathBuf>,
+    #[command(flatten)]
+    pub(super) depot: DepotArguments,
+    /// Ask one of several parts of the questions, as in 3/8: whole subjects, dealt so that parts are about as large. `merge` gives
+    /// the verdict on all; a part ends with 0 once its evidence is there
+    #[arg(long, value_name = "K/N", conflicts_with_all = ["faults", "foreign", "as_bisect_step"])]
+    pub(super) shard: Option<Shard>,
+    /// Only these models on these routes of the suite; the chance of a false alarm stays divided among all of the suite's
+    #[arg(long, value_name = "MODEL/ROUTE", value_delimiter = ',')]
+    pub(super) cell: Vec<CellChoice>,
+    /// Put the report of a part into the depot under this name, where `merge` finds it
+    #[arg(long, value_name = "NAME", env = "KV_CORRECTNESS_RUN")]
+    pub(super) run_name: Option<RunName>,
     /// Folder for the report, or the stage's artifacts
     #[arg(long, default_value = "kv-correctness-out")]
     pub(super) out: Utf8PathBuf,
@@ -240,7 +283,7 @@ pub(super) struct RunArguments {
     /// Ask every question, even when harm is beyond doubt
     #[arg(long)]
     pub(super) no_early_stop: bool,
-    /// Keep no stage between runs: everything runs in a store of its own that is removed afterwards
+    /// Keep no stage between runs: everything runs in a store of its own that is removed afterwards, and no depot is used
     #[arg(long)]
     pub(super) no_cache: bool,
     /// Engines that may run beside each other. Left out: as many as fit on the GPU, one on a CPU
@@ -324,6 +367,41 @@ pub(super) struct ReproduceArguments {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct PlanArguments {
+    /// For which executor
+    #[arg(long, value_enum, default_value = "json")]
+    pub(super) format: PlanFormat,
+    /// Ask the questions in so many parts
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(super) shards: NonZeroU32,
+    /// For buildkite: the queue of the agents that run models
+    #[arg(long, value_name = "NAME", default_value = "gpu")]
+    pub(super) queue: String,
+    /// For kubernetes: the image with this program and one stack's environment
+    #[arg(long, value_name = "NAME", default_value = "kv-correctness:latest")]
+    pub(super) image: String,
+    /// For kubernetes: the secret whose entries are the depot's address and credentials, as variables
+    #[arg(long, value_name = "NAME", default_value = "kv-correctness-depot")]
+    pub(super) secret: String,
+    #[command(flatten)]
+    pub(super) run: RunArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum PlanFormat {
+    /// The units as data, with the keys that are known here
+    Json,
+    /// A pipeline for `buildkite-agent pipeline upload`
+    Buildkite,
+    /// Matrices for jobs of GitHub Actions, on one line
+    Github,
+    /// Indexed Jobs for `kubectl apply`, in JSON
+    Kubernetes,
+    /// A function that gives derivations, for remote builders
+    Nix,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct PublishArguments {
     /// Add the summary to GitHub's step summary; auto: if `GITHUB_STEP_SUMMARY` is set
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", default_missing_value = "on", num_args = 0..=1, require_equals = true)]
@@ -393,6 +471,54 @@ pub(super) struct FetchArguments {
     /// Folder of everything that is kept between runs
     #[arg(long, env = "KV_CORRECTNESS_CACHE")]
     pub(super) cache: Option<Utf8PathBuf>,
+}
+
+impl RunArguments {
+    /// The words by which all units of a plan are told what to run; models, routes and parts come with each.
+    pub(super) fn shared_words(&self) -> Vec<String> {
+        let device =
+            self.device.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        let mut words = vec!["--suite".to_owned(), self.suite.clone(), "--device".to_owned(), device];
+        let mut add = |name: &str, value: Option<String>| {
+            words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
+        };
+        let routes: Vec<&str> =
+            self.route.iter().flat_map(|choice| choice.routes()).map(Route::name).collect();
+        add("--route", Some(routes.join(",")).filter(|routes| !routes.is_empty()));
+        for connector in &self.connector {
+            add("--connector", Some(connector.to_string()));
+        }
+        add("--subjects", self.subjects.map(String::from));
+        add("--data", self.data.as_ref().map(ToString::to_string));
+        add("--lmcache-src", self.stack.lmcache_src.as_ref().map(ToString::to_string));
+        add("--lmcache-rev", self.stack.lmcache_rev.clone());
+        add("--lmcache-version", self.stack.lmcache_version.clone());
+        add("--vllm-version", self.stack.vllm_version.clone());
+        if self.no_early_stop {
+            words.push("--no-early-stop".to_owned());
+        }
+        words
+    }
+}
+
+/// A model on a route, by their names; whether a suite has them is seen when it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CellChoice {
+    pub(super) model: String,
+    pub(super) route: String,
+}
+
+impl std::str::FromStr for CellChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.rsplit_once('/') {
+            Some((model, route)) if !model.is_empty() && !route.is_empty() => {
+                Ok(Self { model: model.to_owned(), route: route.to_owned() })
+            }
+            _ => Err("a model's name and a route's, as in canary-dense/mp".to_owned()),
+        }
+    }
 }
 
 /// One route, or all of them.

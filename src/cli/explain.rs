@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use super::arguments::RunArguments;
+use super::depot::explain_by_others;
 use super::output::print;
 use super::prepare::{bring_environment, cache_folder, find_environment, prepare};
 use crate::event::Events;
+use crate::job::Whereabouts;
 use crate::pipeline::{Wanted, look_up};
 use crate::stage_name::StageName;
 use crate::store::{Durability, Store, explain};
@@ -28,7 +30,7 @@ pub(super) async fn explain_stages(
     if is_made {
         bring_environment(&mut bench, arguments.stack.replacements()).await?;
     }
-    for Wanted { label, key, is_there } in look_up(&bench)? {
+    for Wanted { label, key, whereabouts } in look_up(&bench).await? {
         if !stages.contains(&key.stage()) {
             continue;
         }
@@ -36,21 +38,38 @@ pub(super) async fn explain_stages(
         let name = format!("{} {label}", key.stage());
         let name = name.trim_end();
         match previous {
-            None => print(&format!("{name}: has never run here\n"))?,
+            None => {
+                let fate = match whereabouts {
+                    Whereabouts::Store => "re-used",
+                    Whereabouts::Depot => "has never run here, re-used from the depot",
+                    Whereabouts::Nowhere => "has never run here",
+                };
+                print(&format!("{name}: {fate}\n"))?;
+            }
             Some((_, _, previous)) if previous.digest() == key.digest() => {
-                let fate = if is_there {
-                    "unchanged, re-used"
-                } else {
-                    "unchanged, but runs again, since its artifact is not kept any more"
+                let fate = match whereabouts {
+                    Whereabouts::Store => "unchanged, re-used",
+                    Whereabouts::Depot => "unchanged, re-used from the depot",
+                    Whereabouts::Nowhere => {
+                        "unchanged, but runs again, since its artifact is not kept any more"
+                    }
                 };
                 print(&format!("{name}: {fate}\n"))?;
             }
             Some((_, _, previous)) => {
-                print(&format!("{name}: runs again, since\n"))?;
+                let fate = match whereabouts {
+                    Whereabouts::Nowhere => "runs again",
+                    Whereabouts::Store => "is another one than last, and re-used",
+                    Whereabouts::Depot => "is another one than last, and re-used from the depot",
+                };
+                print(&format!("{name}: {fate}, since\n"))?;
                 for change in explain(previous, &key) {
                     print(&format!("  {change}\n"))?;
                 }
             }
+        }
+        if let Some(depot) = bench.depot.as_ref().filter(|_| whereabouts == Whereabouts::Nowhere) {
+            print(&explain_by_others(depot, &key).await?)?;
         }
     }
     if !is_made {

@@ -7,8 +7,10 @@ use super::output::OutputError;
 use super::report::ReadReportError;
 use crate::assets::AssetError;
 use crate::bisect::LogError;
+use crate::depot::DepotError;
 use crate::engine::environment::{BuildError, EnvironmentError};
 use crate::fetch::FetchError;
+use crate::pipeline::MergeError;
 use crate::progress::printable;
 use crate::report::JsonlError;
 use crate::stage::StageError;
@@ -20,7 +22,7 @@ use crate::thread::NoThread;
 type HintOf = fn(&(dyn Error + 'static)) -> Option<String>;
 
 /// Every type of error that knows what to do next.
-const HINTS: [HintOf; 12] = [
+const HINTS: [HintOf; 14] = [
     |cause| cause.downcast_ref().and_then(StageError::hint),
     |cause| cause.downcast_ref().and_then(AssetError::hint),
     |cause| cause.downcast_ref().and_then(SuiteError::hint),
@@ -29,6 +31,8 @@ const HINTS: [HintOf; 12] = [
     |cause| cause.downcast_ref().and_then(BuildError::hint),
     |cause| cause.downcast_ref().and_then(EnvironmentError::hint),
     |cause| cause.downcast_ref().and_then(JsonlError::hint),
+    |cause| cause.downcast_ref().map(DepotError::hint),
+    |cause| cause.downcast_ref().map(MergeError::hint),
     |cause| cause.downcast_ref().map(NoThread::hint),
     |cause| cause.downcast_ref().map(OutputError::hint),
     |cause| cause.downcast_ref().map(LogError::hint),

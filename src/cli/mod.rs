@@ -4,14 +4,18 @@
 
 mod arguments;
 mod bisect;
+mod depot;
 mod doctor;
 mod explain;
 mod fetch;
+mod fleet_arguments;
 mod hint;
 mod inspect;
 mod log;
+mod merge;
 mod minimise;
 mod output;
+mod plan;
 mod prepare;
 mod publish;
 mod report;
@@ -33,11 +37,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::arguments::{Cli, Command, DeviceChoice, SuiteCommand};
 use self::bisect::{bisect, run_step};
+use self::depot::tend_depot;
 use self::doctor::examine;
 use self::explain::explain_stages;
 use self::fetch::fetch_assets;
 use self::hint::report_error;
+use self::merge::merge_parts;
 use self::output::print;
+use self::plan::print_plan;
 use self::prepare::{cache_folder, choose_device, stack};
 use self::report::write_report;
 use self::reproduce::reproduce;
@@ -81,6 +88,7 @@ fn out_folder(command: &Command) -> Option<&Utf8Path> {
         Command::Run { arguments, .. } | Command::Stage { arguments, .. } => Some(&arguments.out),
         Command::Bisect(arguments) => Some(&arguments.run.out),
         Command::Reproduce(arguments) => Some(&arguments.out),
+        Command::Merge { arguments, .. } => Some(&arguments.out),
         _ => None,
     }
 }
@@ -91,7 +99,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run { arguments, publish } => until_interrupted(run_suite(&arguments, &publish)),
         Command::Bisect(arguments) => until_interrupted(bisect(&arguments)),
         Command::Reproduce(arguments) => until_interrupted(reproduce(&arguments)),
+        Command::Plan(arguments) => until_interrupted(print_plan(&arguments)),
         Command::Report(arguments) => write_report(&arguments),
+        Command::Merge { arguments, publish } => until_interrupted(merge_parts(&arguments, &publish)),
         Command::Stage { name, arguments } => until_interrupted(export_stage(name, &arguments)),
         Command::Explain { stage, arguments } => until_interrupted(explain_stages(stage, &arguments)),
         Command::Suite(SuiteCommand::Show { name }) => show_suite(&name),
@@ -107,6 +117,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             until_interrupted(async { on_thread(move || make_environment(device, cache)).await? })
         }
         Command::Doctor { suite, device, cache } => examine(suite.as_deref(), device, cache),
+        Command::Depot(command) => until_interrupted(tend_depot(command)),
         Command::Ls { cache } => list_store(cache),
         Command::Gc { unused_days, dry_run, cache } => clean_store(unused_days, dry_run, cache),
         Command::Schema => {

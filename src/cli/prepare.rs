@@ -7,7 +7,7 @@ use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
-use super::arguments::{DeviceChoice, RunArguments};
+use super::arguments::{CellChoice, DeviceChoice, RunArguments};
 use super::stack::{Replacement, replace};
 use crate::assets::is_name;
 use crate::cache::Bucket;
@@ -17,6 +17,7 @@ use crate::engine::{ForkServers, RedisAddress, RedisUrlError};
 use crate::event::{Event, Events};
 use crate::fetch::Needs;
 use crate::machine::{Device, DeviceKind};
+use crate::model::Route;
 use crate::pipeline::{Bench, EarlyStopping, ForeignReading, Locating, Planting, Request};
 use crate::progress::{Progress, Verbosity};
 use crate::stage::{Desk, Sources, StageError};
@@ -50,9 +51,11 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
     let suite = changed_suite(arguments)?;
     let cache = cache_folder(arguments.cache.clone())?;
     let device = choose_device(arguments.device);
+    let cells = cells(&suite, &arguments.cell)?;
+    let here = part_of(&suite, cells.as_ref());
     let needs = match &device {
-        Ok(device) => Needs::of(&suite, &cache, device),
-        Err(_) => Needs::without_gpus(&suite, &cache),
+        Ok(device) => Needs::of(&here, &cache, device),
+        Err(_) => Needs::without_gpus(&here, &cache),
     };
     if needs.names_pins() || device.is_err() {
         events.emit(Event::SuiteNeeds { lines: needs.lines() });
@@ -60,7 +63,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
     let device = device?;
     let engines_at_a_time = arguments.engines.map_or_else(|| needs.engines_at_a_time(), NonZeroUsize::get);
     needs.require(&arguments.suite)?;
-    let sources = Sources::find(&suite, &cache)?;
+    let sources = Sources::find(&here, &cache)?;
     let (store_folder, durability, temporary) = if arguments.no_cache {
         fs::create_dir_all(&cache)?;
         let folder = tempfile::Builder::new().prefix(Bucket::TemporaryStore.name()).tempdir_in(&cache)?;
@@ -76,6 +79,8 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
         suite,
         device,
         excerpt: None,
+        shard: arguments.shard,
+        cells,
         early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
         planting: if arguments.faults { Planting::Asked } else { Planting::NotAsked },
         foreign: if arguments.foreign { ForeignReading::Asked } else { ForeignReading::NotAsked },
@@ -84,7 +89,35 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
     };
     let redis = redis_address(arguments.redis_url.as_deref())?;
     let desk = set_desk(&request, events, cache, sources, redis)?;
-    Ok((Bench { request, store, desk, force: arguments.force }, temporary))
+    let depot = if arguments.no_cache { None } else { arguments.depot.open(&desk.events)? };
+    Ok((Bench { request, store, depot, desk, force: arguments.force }, temporary))
+}
+
+/// The models on routes that were chosen of a suite's, all of which it has; none where none were.
+fn cells(suite: &Suite, chosen: &[CellChoice]) -> anyhow::Result<Option<BTreeSet<(String, Route)>>> {
+    let mut cells = BTreeSet::new();
+    for CellChoice { model, route } in chosen {
+        let known = suite.models.iter().any(|known| known.name == *model);
+        match suite.routes.iter().find(|known| known.name() == route) {
+            Some(&route) if known => cells.insert((model.clone(), route)),
+            _ => anyhow::bail!(
+                "find {model} over {route} in suite {}: it has no such cell\n\nhint: `kv-correctness plan` lists them; `--route` \
+                 gives the suite other routes, in all parts alike",
+                suite.name
+            ),
+        };
+    }
+    Ok(Some(cells).filter(|cells| !cells.is_empty()))
+}
+
+/// The suite with the models and routes alone that this run takes: what must be here for it.
+fn part_of(suite: &Suite, cells: Option<&BTreeSet<(String, Route)>>) -> Suite {
+    let mut part = suite.clone();
+    if let Some(cells) = cells {
+        part.models.retain(|model| cells.iter().any(|(name, _)| *name == model.name));
+        part.routes.retain(|route| cells.iter().any(|(_, taken)| taken == route));
+    }
+    part
 }
 
 /// Loads a suite, all of whose routes have a carrier.
@@ -112,7 +145,7 @@ pub(super) fn learn_connectors(suite: &Suite) -> anyhow::Result<()> {
 }
 
 /// The suite that the arguments name, as they change it.
-fn changed_suite(arguments: &RunArguments) -> anyhow::Result<Suite> {
+pub(super) fn changed_suite(arguments: &RunArguments) -> anyhow::Result<Suite> {
     let mut suite = load_suite(&arguments.suite)?;
     if let Some(data) = &arguments.data {
         suite.dataset = data.to_string();

@@ -65,14 +65,19 @@ pub(super) fn to_json(report: &Report) -> String {
 
 pub(super) fn read_report(path: &Utf8Path) -> Result<Report, ReadReportError> {
     let path = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
-    let text = fs::read_to_string(&path)?;
+    parse_report(&path, &fs::read_to_string(&path)?)
+}
+
+/// Understands a report that comes from `path`.
+pub(super) fn parse_report(path: &Utf8Path, text: &str) -> Result<Report, ReadReportError> {
+    let path = path.to_owned();
     let malformed =
         |error: serde_json::Error| ReadReportError::Malformed { path: path.clone(), why: error.to_string() };
-    let value: serde_json::Value = serde_json::from_str(&text).map_err(malformed)?;
+    let value: serde_json::Value = serde_json::from_str(text).map_err(malformed)?;
     match value.get("schema").and_then(serde_json::Value::as_u64) {
         Some(found) if !(u64::from(OLDEST_SCHEMA)..=u64::from(SCHEMA)).contains(&found) => {
             Err(ReadReportError::OtherSchema { path, found })
         }
-        _ => serde_json::from_str(&text).map_err(malformed),
+        _ => serde_json::from_str(text).map_err(malformed),
     }
 }

@@ -120,6 +120,8 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
         suite,
         device,
         excerpt: None,
+        shard: None,
+        cells: None,
         early_stopping: EarlyStopping::Allowed,
         planting: Planting::NotAsked,
         foreign: ForeignReading::NotAsked,
@@ -128,7 +130,7 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
     };
     let mut desk = set_desk(&request, events, cache, sources, None)?;
     desk.environment = Some(environment);
-    Ok(Ok(Bench { request, store, desk, force: None }))
+    Ok(Ok(Bench { request, store, depot: None, desk, force: None }))
 }
 
 /// What to put on top of the environment here to have the report's; or why that cannot be had.

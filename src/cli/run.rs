@@ -6,6 +6,7 @@ use fs_err as fs;
 
 use super::arguments::{PublishArguments, RunArguments};
 use super::log;
+use super::merge::hand_in;
 use super::output::{OutputError, export_folder, print};
 use super::prepare::{TemporaryStore, bring_environment, prepare};
 use super::publish::Publishing;
@@ -13,6 +14,7 @@ use super::write_report::write_report;
 use crate::pipeline::{Bench, Inputs, foretell, prepare_inputs, run, run_stage};
 use crate::report::Report;
 use crate::stage_name::StageName;
+use crate::store::Artifact;
 
 pub(super) async fn run_suite(
     arguments: &RunArguments,
@@ -39,7 +41,16 @@ pub(super) async fn run_prepared(
     fs::create_dir_all(&arguments.out).map_err(OutputError::at(&arguments.out))?;
     let findings =
         run(bench, inputs).await.inspect_err(|_| store.iter_mut().for_each(TemporaryStore::keep))?;
+    let comparisons: Vec<Artifact> = findings
+        .compared
+        .iter()
+        .flat_map(|compared| &compared.artifacts)
+        .filter(|(stage, _)| *stage == StageName::Compare)
+        .map(|(_, artifact)| artifact.clone())
+        .collect();
     let (report, json, summary) = write_report(bench, findings, &arguments.out, store.is_some())?;
+    let (depot, run_name) = (bench.depot.as_ref(), arguments.run_name.as_ref());
+    hand_in(&report, &comparisons, &arguments.out, depot, run_name, &bench.desk.events).await?;
     let log = log::place().map_or_else(String::new, |path| format!("log: {path}\n"));
     print(&if arguments.json { json } else { summary + &log })?;
     Ok(report)

@@ -117,7 +117,7 @@ fn describe(entry: &Entry, labels: &BTreeMap<Digest, String>) -> String {
 }
 
 /// How long ago, in the largest unit that fits.
-fn age(then: SystemTime) -> String {
+pub(super) fn age(then: SystemTime) -> String {
     let seconds = then.elapsed().unwrap_or_default().as_secs();
     let (number, unit) = match seconds {
         0..60 => return "just now".to_owned(),

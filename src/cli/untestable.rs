@@ -51,6 +51,7 @@ pub(super) fn why_unjudged(error: &StageError) -> Option<String> {
         | StageError::Tokenizer { .. }
         | StageError::Template(_)
         | StageError::NoSuchQuestion(_)
+        | StageError::EmptyShard { .. }
         | StageError::Questions(_)
         | StageError::Store(_)
         | StageError::TooLarge { .. }

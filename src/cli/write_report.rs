@@ -6,7 +6,7 @@ use camino::Utf8Path;
 use super::output::write_whole;
 use super::report::to_json;
 use crate::carrier::{Carrier, PlantingGround, find_carrier};
-use crate::exit_code::exit_code_of_run;
+use crate::exit_code::{ERROR, exit_code_of_run};
 use crate::pipeline::{Bench, Findings};
 use crate::report::{
     Finding, ForeignKv, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults, to_html,
@@ -26,13 +26,19 @@ pub(super) fn write_report(
     if logs_end_with_run {
         report.findings.iter_mut().for_each(|finding| finding.logs.clear());
     }
-    let (json, summary) = (to_json(&report), summarise(&report));
+    let (json, summary) = write_formats(&report, out)?;
+    Ok((report, json, summary))
+}
+
+/// Writes a report in every format; its text as JSON and for people.
+pub(super) fn write_formats(report: &Report, out: &Utf8Path) -> anyhow::Result<(String, String)> {
+    let (json, summary) = (to_json(report), summarise(report));
     for (name, text) in [
         ("report.json", &json),
         ("summary.txt", &summary),
-        ("summary.md", &to_markdown(&report, PAGE_LIMIT)),
-        ("report.html", &to_html(&report)),
-        ("junit.xml", &to_junit(&report)),
+        ("summary.md", &to_markdown(report, PAGE_LIMIT)),
+        ("report.html", &to_html(report)),
+        ("junit.xml", &to_junit(report)),
     ] {
         write_whole(&out.join(name), text)?;
     }
@@ -44,7 +50,7 @@ pub(super) fn write_report(
         let path = out.join(name);
         write_whole(&path, &tabulate_faults(&planted.findings))?;
     }
-    Ok((report, json, summary))
+    Ok((json, summary))
 }
 
 fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
@@ -94,6 +100,11 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
             judgement,
             flipped_questions,
             engine: read_ready(cached)?,
+            keys: compared
+                .artifacts
+                .iter()
+                .filter_map(|(stage, found)| Some((*stage, found.key()?)))
+                .collect(),
             logs: engines.into_iter().filter_map(artifact).map(|arm| arm.note_path("")).collect(),
             artifacts: compared
                 .artifacts
@@ -108,7 +119,14 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         verdict,
-        exit_code: exit_code_of_run(verdict, not_run.len() + void),
+        exit_code: match bench.request.shard {
+            // The verdict is that of all shards together.
+            Some(_) if not_run.is_empty() => 0,
+            Some(_) => ERROR,
+            None => exit_code_of_run(verdict, not_run.len() + void),
+        },
+        shard: bench.request.shard,
+        merged_from: Vec::new(),
         suite: bench.request.suite.clone(),
         device: bench.request.device.clone(),
         environment: environment.identity().clone(),

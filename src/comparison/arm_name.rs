@@ -1,7 +1,10 @@
 //! The engine runs that a comparison holds against each other. Main type: [`ArmName`].
 
+use serde::{Deserialize, Serialize};
+
 /// The engine runs of a comparison.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ArmName {
     /// vLLM alone.
     Baseline,

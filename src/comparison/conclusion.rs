@@ -59,12 +59,12 @@ fn judge(comparison: &Comparison, adjusted: f64) -> Judgement {
     let harmful = || judge_harm(comparison, adjusted);
     let decided = match comparison.exercised.service {
         Service::OverServed => None,
-        Service::AsPredicted => {
+        Service::AsPredicted | Service::LoadsFailed => {
             let right = || judge_with_right_kv(comparison);
             wrong().or_else(right).or_else(|| judge_bit_success(comparison)).or_else(far).or_else(harmful)
         }
         // The answers are those of plain vLLM: only storing can have disturbed, or the store pass been served wrong KV.
-        Service::NothingServed => judge_wrong_kv(comparison)
+        Service::NothingServed | Service::NothingFailed => judge_wrong_kv(comparison)
             .or_else(|| judge_disturbed_kv(comparison))
             .or_else(|| judge_bit_failure(comparison)),
         Service::UnderServed | Service::CountersDisagree | Service::WrongTier => {

@@ -14,7 +14,8 @@ use super::evidence_error::EvidenceError;
 use super::kv_evidence::KvEvidence;
 
 /// A question, its published answer, and what the caches must serve for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Asked {
     /// Which question.
     pub id: QuestionId,
@@ -25,7 +26,8 @@ pub struct Asked {
 }
 
 /// Token counts that follow from a prompt's token ids, the chunk size and the stack's rules, before anything runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Expected {
     /// Length of the prompt.
     pub prompt_tokens: u32,
@@ -38,7 +40,8 @@ pub struct Expected {
 }
 
 /// One request's observation and the letter that its generated text was read as.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Answered {
     /// What the engine showed.
     pub observation: Observation,
@@ -47,7 +50,8 @@ pub struct Answered {
 }
 
 /// All observations of one engine run, one a question, in the order of the questions.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Arm {
     name: ArmName,
     answered: Vec<Answered>,
@@ -63,10 +67,14 @@ impl Arm {
         observations: Vec<Observation>,
         read_answer: impl Fn(&Observation) -> Option<Choice>,
     ) -> Result<Self, EvidenceError> {
-        let mut answered: Vec<Answered> = observations
+        let answered: Vec<Answered> = observations
             .into_iter()
             .map(|observation| Answered { answer: read_answer(&observation), observation })
             .collect();
+        Self::sorted(name, answered)
+    }
+
+    fn sorted(name: ArmName, mut answered: Vec<Answered>) -> Result<Self, EvidenceError> {
         answered.sort_by(|one, other| one.observation.question.cmp(&other.observation.question));
         for pair in answered.windows(2) {
             if pair[0].observation.question == pair[1].observation.question {
@@ -84,6 +92,19 @@ impl Arm {
         Ok(Self { name, answered })
     }
 
+    /// This arm with the observations of the same arm of another part of the run.
+    pub(super) fn joined(mut self, other: Self) -> Result<Self, EvidenceError> {
+        self.answered.extend(other.answered);
+        Self::sorted(self.name, self.answered)
+    }
+
+    /// Only what was observed of some questions.
+    #[cfg(test)]
+    pub(super) fn of_questions(&self, is_wanted: impl Fn(&QuestionId) -> bool) -> Self {
+        let wanted = |answered: &&Answered| is_wanted(&answered.observation.question);
+        Self { name: self.name, answered: self.answered.iter().filter(wanted).cloned().collect() }
+    }
+
     /// One for each question, in the order of the questions.
     #[must_use]
     pub fn answered(&self) -> &[Answered] {
@@ -98,7 +119,8 @@ fn is_finite(observation: &Observation) -> bool {
 }
 
 /// The `LMCache` server's own counters over one pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServerCounters {
     /// Tokens that were looked up.
     pub requested_tokens: u64,
@@ -115,7 +137,8 @@ pub struct ServerCounters {
 }
 
 /// What the `LMCache` server counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServerEvidence {
     /// Over the store pass.
     pub store: ServerCounters,
@@ -128,21 +151,23 @@ pub struct ServerEvidence {
 }
 
 /// The tier that a route's load pass must be served from, and how much of it at least.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ServingTier {
     /// The memory of the server that stored it, and no other.
     Memory,
     /// The tier of this name behind another server's memory, which was empty.
     Second {
         /// LMCache's name for it: `fs`, `resp` or `p2p`.
-        name: &'static str,
+        name: String,
         /// Tokens of the distinct chunks that the questions have: each has to come from there once.
         at_least: u64,
     },
 }
 
 /// In how many shards a chunk is stored and read, by the rules of the stack and the engine's ranks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Sharding {
     /// Tokens of one chunk.
     pub chunk_tokens: u32,
@@ -188,7 +213,8 @@ pub enum Fidelity {
 }
 
 /// Everything that was seen of one model on one route.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Evidence {
     /// Comparisons that the run plans, this one among them: models times routes, whichever of them can run in the end.
     pub comparisons: u32,
@@ -214,6 +240,8 @@ pub struct Evidence {
     pub external_hits: Option<[u64; 2]>,
     /// Tokens that the store pass generates, where these are fewer than the others'.
     pub store_tokens: Option<usize>,
+    /// Whether loads were made to fail, so that some of what was stored must not be served.
+    pub loads_fail: bool,
     /// What was seen of the KV itself, where engines digest it.
     pub kv: Option<KvEvidence>,
     /// Why the load pass ended before the last question, if it did; the passes with `LMCache` may then lack questions.

@@ -43,6 +43,18 @@ pub enum Service {
     CountersDisagree,
     /// It was served from another tier than the route's.
     WrongTier,
+    /// Loads failed, as they were made to: less was served than was stored, and the rest was computed.
+    LoadsFailed,
+    /// Loads were made to fail, and none did.
+    NothingFailed,
+}
+
+impl Service {
+    /// Whether the cache was used as the route wants it.
+    #[must_use]
+    pub fn is_as_it_must_be(self) -> bool {
+        matches!(self, Self::AsPredicted | Self::LoadsFailed)
+    }
 }
 
 /// One of the two passes with `LMCache`.
@@ -137,11 +149,11 @@ pub struct TierAgreement {
 impl TierAgreement {
     fn new(tier: ServingTier, load: ServerCounters) -> Self {
         let (name, second_tier_at_least) = match tier {
-            ServingTier::Memory => ("memory", None),
+            ServingTier::Memory => ("memory".to_owned(), None),
             ServingTier::Second { name, at_least } => (name, Some(at_least)),
         };
         Self {
-            name: name.to_owned(),
+            name,
             second_tier_at_least,
             second_tier_tokens: load.second_tier_tokens,
             second_tier_loads: load.second_tier_loads,
@@ -225,6 +237,7 @@ pub(super) fn check_service(
     cases: &[Case<'_>],
     server: Option<&ServerEvidence>,
     external_hits: Option<[u64; 2]>,
+    loads_fail: bool,
 ) -> Exercised {
     let mut offenders = Vec::new();
     let mut hits = [PassHits::default(); 2];
@@ -263,7 +276,7 @@ pub(super) fn check_service(
     let server = server.map(|server| ServerAgreement {
         store: totals(Pass::Store, server.store),
         load: totals(Pass::Load, server.load),
-        tier: server.tier.map(|tier| TierAgreement::new(tier, server.load)),
+        tier: server.tier.clone().map(|tier| TierAgreement::new(tier, server.load)),
         shards: server.sharding.map(|rule| ShardCounts {
             written_shards: rule.written_shards,
             read_shards: rule.read_shards,
@@ -276,6 +289,15 @@ pub(super) fn check_service(
         Service::NothingServed
     } else if store.over_served + load.over_served > 0 {
         Service::OverServed
+    } else if loads_fail {
+        let tier = server.as_ref().and_then(|server| server.tier.as_ref());
+        if load.under_served == 0 {
+            Service::NothingFailed
+        } else if tier.is_some_and(|tier| tier.second_tier_loads == 0) {
+            Service::WrongTier
+        } else {
+            Service::LoadsFailed
+        }
     } else if load.under_served > 0 {
         Service::UnderServed
     } else if external_hits.is_some_and(|counted| !agree_with_requests(counted, [store, load], whole_prompts))

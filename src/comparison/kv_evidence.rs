@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::dataset::QuestionId;
 use crate::digest::Digest;
 use crate::model::KvRecord;
@@ -9,7 +11,8 @@ use crate::model::KvRecord;
 use super::second_look::SecondLook;
 
 /// What was seen of the KV itself in the passes with a cache.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct KvEvidence {
     /// Tokens of one chunk.
     pub chunk_tokens: u32,
@@ -20,6 +23,7 @@ pub struct KvEvidence {
     /// Whether whole chunks are loaded, also where a prompt's last token is computed again.
     pub loads_whole_chunks: bool,
     /// For each whole chunk of each prompt a digest of its tokens and all before them.
+    #[serde(with = "pairs")]
     pub prefixes: BTreeMap<QuestionId, Vec<Digest>>,
     /// Of the store pass.
     pub store: Vec<KvRecord>,
@@ -31,4 +35,27 @@ pub struct KvEvidence {
     pub repeat: Vec<KvRecord>,
     /// What was looked at again.
     pub looks: Vec<SecondLook>,
+}
+
+/// A map as a list of pairs, since keys of JSON are texts.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::dataset::QuestionId;
+    use crate::digest::Digest;
+
+    pub(super) fn serialize<S: Serializer>(
+        map: &BTreeMap<QuestionId, Vec<Digest>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<QuestionId, Vec<Digest>>, D::Error> {
+        Ok(Vec::<(QuestionId, Vec<Digest>)>::deserialize(deserializer)?.into_iter().collect())
+    }
 }

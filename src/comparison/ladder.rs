@@ -16,7 +16,11 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
     let not_exercised =
         |reason, next| Some(Judgement::new(Verdict::NotExercised, Rung::Exercised, reason, next));
     match exercised.service {
-        Service::AsPredicted => None,
+        Service::AsPredicted | Service::LoadsFailed => None,
+        Service::NothingFailed => not_exercised(
+            "Loads were to fail, and all that was stored was served.".to_owned(),
+            "Make more loads fail: the description's `tier.adapter` says how many.",
+        ),
         Service::NothingServed if load.predicted_tokens == 0 => not_exercised(
             "No prompt is as long as one chunk, so there was nothing for LMCache to serve.".to_owned(),
             "Choose longer prompts or a smaller chunk size.",

@@ -17,6 +17,7 @@ mod early_stop;
 mod evidence;
 mod evidence_error;
 mod exercised;
+mod join;
 mod kv_evidence;
 mod ladder;
 mod last_rung;
@@ -59,6 +60,7 @@ pub use evidence_error::EvidenceError;
 pub use exercised::{
     Exercised, HitTotals, Offender, Pass, PassHits, ServerAgreement, Service, ShardCounts, TierAgreement,
 };
+pub use join::{JoinError, join_evidence};
 pub use kv_evidence::KvEvidence;
 pub use likeness::KnownCell;
 pub use location::{Location, Place};
@@ -148,7 +150,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         criteria: *criteria,
         comparisons,
         questions: difference::count(cases.len()),
-        exercised: exercised::check_service(&cases, server, external_hits),
+        exercised: exercised::check_service(&cases, server, external_hits, evidence.loads_fail),
         kv: provenance::Provenance {
             as_baseline: as_baseline::compare_computed(&cases, evidence.kv.as_ref(), &noise_floor),
             ..provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity)

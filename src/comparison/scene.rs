@@ -249,6 +249,7 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
         kv: None,
         external_hits: None,
         store_tokens: None,
+        loads_fail: false,
         early_stop: None,
     }
 }

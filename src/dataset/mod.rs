@@ -22,6 +22,7 @@ mod read_ahead;
 mod records;
 #[cfg(test)]
 mod refusal_tests;
+mod shard;
 mod template;
 #[cfg(test)]
 mod testing;
@@ -38,5 +39,6 @@ pub use place::LeftOut;
 pub(crate) use place::is_like_table;
 pub use prompt::{Prompt, PromptError, PromptLimits, Prompter};
 pub use questions_file::{LineProblem, ReadQuestionsError, read_questions, write_questions};
+pub use shard::{NotAShard, Shard};
 pub use template::PromptTemplate;
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -112,7 +112,15 @@ impl<'a> Prompter<'a> {
         dataset: &'a Dataset,
         selection: Selection,
     ) -> impl Iterator<Item = Result<Prompt, PromptError>> + 'a {
-        dataset.select(selection).flat_map(move |(subject, questions, asked)| {
+        self.prompts_of(dataset.select(selection))
+    }
+
+    /// The same for these subjects.
+    pub fn prompts_of(
+        self,
+        subjects: impl Iterator<Item = (&'a Subject, &'a SubjectQuestions, &'a [Question])> + 'a,
+    ) -> impl Iterator<Item = Result<Prompt, PromptError>> + 'a {
+        subjects.flat_map(move |(subject, questions, asked)| {
             let shared = self.shared_start(subject, questions);
             asked.chunks(BATCH).flat_map(move |batch| self.batch(shared.as_ref(), batch))
         })

@@ -77,6 +77,13 @@ pub enum SecondTier {
         /// This server's name among its peers.
         name: String,
     },
+    /// Whatever a description says.
+    Described {
+        /// LMCache's name for it.
+        name: &'static str,
+        /// What LMCache is told of it.
+        adapter: serde_json::Value,
+    },
 }
 
 impl SecondTier {
@@ -87,6 +94,7 @@ impl SecondTier {
             Self::Disk(_) => "fs",
             Self::Redis { .. } => "resp",
             Self::Peers { .. } => "p2p",
+            Self::Described { name, .. } => name,
         }
     }
 
@@ -103,6 +111,7 @@ impl SecondTier {
             Self::Redis { host, port } => {
                 adapter(serde_json::json!({ "type": "resp", "host": host, "port": port, "num_workers": 2 }))
             }
+            Self::Described { adapter: described, .. } => adapter(described.clone()),
             Self::Peers { coordinator, name } => [
                 ("--coordinator-url", coordinator.clone()),
                 ("--coordinator-advertise-ip", "127.0.0.1".to_owned()),

@@ -56,6 +56,7 @@ fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
         kv: None,
         external_hits: None,
         store_tokens: None,
+        loads_fail: false,
         early_stop: None,
     };
     compare(&evidence, &Criteria::default()).unwrap()

@@ -5,13 +5,14 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use ureq::http::{HeaderMap, StatusCode, Uri, header};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use super::FetchError;
 use super::pins::HUB;
+use crate::certificates::read_certificates;
 
 const REDIRECTS: usize = 10;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
@@ -113,7 +114,8 @@ impl Client {
         if hub.host().is_none() || !matches!(hub.scheme_str(), Some("http" | "https")) {
             return Err(wrong(format!("{endpoint:?} does not begin with https://")));
         }
-        let roots = certificates.map(read_certificates).transpose()?;
+        let untrusted = |problem| FetchError::Setting { variable: "SSL_CERT_FILE", problem };
+        let roots = certificates.map(read_certificates).transpose().map_err(untrusted)?;
         let tls = TlsConfig::builder().root_certs(roots.unwrap_or(RootCerts::WebPki)).build();
         let agent = Agent::config_builder()
             .http_status_as_error(false)
@@ -265,19 +267,4 @@ pub(super) fn judge_io(address: &str, error: &io::Error) -> Trouble {
         Some(inner) => judge_failure(address, inner),
         None => Trouble::passing(error.to_string()),
     }
-}
-
-fn read_certificates(path: &Utf8Path) -> Result<RootCerts, FetchError> {
-    let wrong = |problem: String| FetchError::Setting { variable: "SSL_CERT_FILE", problem };
-    let text = fs_err::read(path).map_err(|error| wrong(error.to_string()))?;
-    let certificates: Vec<Certificate<'static>> = parse_pem(&text)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
-        return Err(wrong(format!("{} holds no certificate", Utf8PathBuf::from(path))));
-    }
-    Ok(RootCerts::new_with_certs(&certificates))
 }

@@ -7,10 +7,12 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::{Graph, Job, JobId};
+use crate::depot::{Depot, Found};
+use crate::digest::Digest;
 use crate::event::Event;
 use crate::stage::{Context, Desk, Inputs, StageError};
 use crate::stage_name::StageName;
-use crate::store::{Artifact, Claim, Reuse, StageKey, Store, StoreError};
+use crate::store::{Artifact, Claim, Draft, Reuse, StageKey, Store, StoreError};
 use crate::thread::on_thread;
 
 /// What finds or makes artifacts.
@@ -18,6 +20,8 @@ use crate::thread::on_thread;
 pub struct Executor<'a> {
     /// Finished artifacts.
     pub store: &'a Store,
+    /// Those that many machines share, if there are such.
+    pub depot: Option<&'a Depot>,
     /// What jobs work with.
     pub desk: &'a Desk,
     /// The stage that runs even if its artifact is there.
@@ -29,6 +33,17 @@ pub struct Executor<'a> {
 /// Jobs that have ended, each with its artifact or with what kept it from one.
 #[derive(Debug, Default)]
 pub struct Ended(BTreeMap<JobId, Result<Artifact, Failure>>);
+
+/// Where an artifact is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// In the store.
+    Store,
+    /// In the depot alone.
+    Depot,
+    /// Not made, as far as is known.
+    Nowhere,
+}
 
 /// Why a job has no artifact.
 #[derive(Debug)]
@@ -150,20 +165,37 @@ impl Executor<'_> {
         self.desk.events.emit(Event::StageAbandoned { stage, label });
     }
 
-    /// The keys of these jobs, as far as what they are made from is in the store, and the artifacts that are there. Makes nothing.
+    /// The keys of these jobs, as far as what they are made from is in the store or the depot, and where each one's artifact is.
+    /// Makes and brings nothing.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn look_up(&self, graph: &Graph) -> Result<Vec<(JobId, StageKey, Option<Artifact>)>, StoreError> {
-        let (mut known, mut found) = (Ended::default(), Vec::new());
+    pub async fn look_up(&self, graph: &Graph) -> Result<Vec<(JobId, StageKey, Whereabouts)>, StoreError> {
+        let (mut known, mut found) = (BTreeMap::<JobId, Digest>::new(), Vec::new());
         for (id, job) in graph.jobs() {
-            let Some(inputs) = known.inputs(graph, id) else { continue };
-            let key = job.work.key(&inputs);
-            let artifact = self.store.find(&key)?;
-            if let Some(artifact) = &artifact {
-                known.note(id, Ok(artifact.clone()));
-            }
-            found.push((id, key, artifact));
+            let digest_of = |&input: &JobId| Some((graph.job(input).work.stage(), *known.get(&input)?));
+            let Some(inputs) = job.inputs.iter().map(digest_of).collect::<Option<BTreeMap<_, _>>>() else {
+                continue;
+            };
+            let key = job.work.key_of(inputs);
+            let whereabouts = match (self.store.find(&key)?, self.depot) {
+                (Some(artifact), _) => {
+                    known.insert(id, artifact.output_digest());
+                    Whereabouts::Store
+                }
+                (None, None) => Whereabouts::Nowhere,
+                (None, Some(depot)) => {
+                    let (depot, key) = (depot.clone(), key.clone());
+                    let seal = on_thread(move || depot.look_up(key.stage(), key.digest()))
+                        .await
+                        .map_err(StoreError::NoThread)?;
+                    seal.map_or(Whereabouts::Nowhere, |seal| {
+                        known.insert(id, seal.output_digest());
+                        Whereabouts::Depot
+                    })
+                }
+            };
+            found.push((id, key, whereabouts));
         }
         Ok(found)
     }
@@ -187,12 +219,18 @@ impl Executor<'_> {
         let (key, label) = (job.work.key(&inputs), job.label.to_string());
         let stage = key.stage();
         let reuse = if self.force == Some(stage) { Reuse::Refused } else { Reuse::Allowed };
-        match self.claim(key, label.clone(), reuse).await? {
+        let artifact = match self.claim(key.clone(), label.clone(), reuse).await? {
             Claim::Done(artifact) => {
-                self.desk.events.emit(Event::StageReused { stage, label });
-                Ok(artifact)
+                self.desk.events.emit(Event::StageReused { stage, label: label.clone() });
+                artifact
             }
             Claim::Todo(draft) => {
+                let (draft, found) = self.bring(key.clone(), draft, reuse).await?;
+                if found == Found::Brought {
+                    let artifact = draft.seal()?;
+                    self.desk.events.emit(Event::StageBrought { stage, label });
+                    return Ok(artifact);
+                }
                 let started = Instant::now();
                 self.desk.events.emit(Event::StageStarted { stage, label: label.clone() });
                 let context = Context {
@@ -205,10 +243,31 @@ impl Executor<'_> {
                 };
                 job.work.fill(&context).await?;
                 let artifact = draft.seal()?;
-                self.desk.events.emit(Event::StageFinished { stage, label, elapsed: started.elapsed() });
-                Ok(artifact)
+                let elapsed = started.elapsed();
+                self.desk.events.emit(Event::StageFinished { stage, label: label.clone(), elapsed });
+                artifact
             }
-        }
+        };
+        self.offer(key, label, artifact.clone()).await?;
+        Ok(artifact)
+    }
+
+    /// Looks for the artifact in the depot and brings it into the draft.
+    async fn bring(&self, key: StageKey, draft: Draft, reuse: Reuse) -> Result<(Draft, Found), StoreError> {
+        let Some(depot) = self.depot.cloned().filter(|_| reuse == Reuse::Allowed) else {
+            return Ok((draft, Found::Nothing));
+        };
+        let bring = move || {
+            let found = depot.bring(&key, &draft);
+            (draft, found)
+        };
+        on_thread(bring).await.map_err(StoreError::NoThread)
+    }
+
+    /// Whatever a run made or found here is in the depot afterwards, so that what once did not get there comes to it.
+    async fn offer(&self, key: StageKey, label: String, artifact: Artifact) -> Result<(), StoreError> {
+        let Some(depot) = self.depot.cloned() else { return Ok(()) };
+        on_thread(move || depot.offer(&key, &label, &artifact)).await.map_err(StoreError::NoThread)
     }
 
     /// Looks for the artifact on a thread of its own, since it may wait for another run, and that can be interrupted.

@@ -8,6 +8,6 @@ mod executor;
 mod graph;
 mod work;
 
-pub use executor::{Ended, Executor, Failure};
+pub use executor::{Ended, Executor, Failure, Whereabouts};
 pub use graph::{Graph, Job, JobId};
 pub use work::Work;

@@ -87,6 +87,12 @@ impl Work {
     /// The key of its artifact, made from these inputs.
     #[must_use]
     pub fn key(&self, inputs: &Inputs) -> StageKey {
+        self.key_of(inputs.digests())
+    }
+
+    /// The same from the output digests of the inputs, by the stages that made them.
+    #[must_use]
+    pub fn key_of(&self, inputs: BTreeMap<StageName, Digest>) -> StageKey {
         let stage = self.stage();
         match self {
             Self::Extract(work) => key(Extract::SCHEMA, stage, inputs, work),
@@ -120,6 +126,11 @@ impl Work {
     }
 }
 
-fn key(schema: u32, stage: StageName, inputs: &Inputs, parameters: &impl Serialize) -> StageKey {
-    StageKey::new(schema, stage, &Fields { inputs: inputs.digests(), parameters })
+fn key(
+    schema: u32,
+    stage: StageName,
+    inputs: BTreeMap<StageName, Digest>,
+    parameters: &impl Serialize,
+) -> StageKey {
+    StageKey::new(schema, stage, &Fields { inputs, parameters })
 }

@@ -24,6 +24,7 @@ pub(super) fn prompts(request: &Request, tokenizer: Digest) -> Work {
         limits: prompt_limits(suite),
         tokenizer,
         excerpt: request.excerpt.clone(),
+        shard: request.shard,
     })
 }
 
@@ -82,7 +83,7 @@ impl<'a> ArmsOf<'a> {
             capacity: self.capacity_on(carrier),
             carrier: carrier.content(),
             added_packages: carrier.added_packages(&engine.environment),
-            early_stop_among: self.request.stops_early().then(|| self.request.suite.comparisons()),
+            early_stop_among: self.request.stops_early().then(|| self.request.early_stop_among()),
         })))
     }
 
@@ -105,6 +106,7 @@ impl<'a> ArmsOf<'a> {
             tokenizer,
             criteria: suite.criteria,
             comparisons: suite.comparisons(),
+            shard: self.request.shard,
         })))
     }
 

@@ -1,7 +1,12 @@
 //! What a run is asked for, and what it has to do it with. Main types: [`Request`], [`Bench`].
 
+use std::collections::BTreeSet;
+
+use crate::dataset::Shard;
+use crate::depot::Depot;
 use crate::job::{Ended, Executor, JobId};
 use crate::machine::Device;
+use crate::model::Route;
 use crate::stage::{Desk, Excerpt};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Store};
@@ -16,6 +21,11 @@ pub struct Request {
     pub device: Device,
     /// The questions to ask, if not all of the suite's.
     pub excerpt: Option<Excerpt>,
+    /// The part of the questions that this run asks, if others ask the rest.
+    pub shard: Option<Shard>,
+    /// The models and routes that this run takes of the suite's, if others take the rest: the chance of a false alarm stays
+    /// divided among all.
+    pub cells: Option<BTreeSet<(String, Route)>>,
     /// Whether load passes may end before their last question.
     pub early_stopping: EarlyStopping,
     /// Whether faults are planted once the comparison is done.
@@ -65,6 +75,23 @@ pub enum Locating {
 }
 
 impl Request {
+    /// Whether this run takes a model on a route.
+    pub(super) fn takes(&self, model: &str, route: Route) -> bool {
+        let taken = |(wanted, on): &(String, Route)| wanted == model && *on == route;
+        self.cells.as_ref().is_none_or(|cells| cells.iter().any(taken))
+    }
+
+    /// The suite's routes that this run takes, in its order.
+    pub(super) fn routes(&self) -> impl Iterator<Item = Route> + '_ {
+        let taken = |route: &Route| self.suite.models.iter().any(|model| self.takes(&model.name, *route));
+        self.suite.routes.iter().copied().filter(taken)
+    }
+
+    /// Among how many load passes the budget for early stops is divided: each part of the questions has its share.
+    pub(super) fn early_stop_among(&self) -> u32 {
+        self.suite.comparisons().saturating_mul(self.shard.map_or(1, Shard::of))
+    }
+
     pub(super) fn stops_early(&self) -> bool {
         self.early_stopping == EarlyStopping::Allowed
     }
@@ -107,6 +134,8 @@ pub struct Bench {
     pub request: Request,
     /// Finished artifacts.
     pub store: Store,
+    /// Those that many machines share, if there are such.
+    pub depot: Option<Depot>,
     /// What jobs work with.
     pub desk: Desk,
     /// The stage that runs even if its artifact is there.
@@ -118,6 +147,7 @@ impl Bench {
     #[must_use]
     pub fn executor(&self) -> Executor<'_> {
         let engines = self.request.engines_at_a_time;
-        Executor { store: &self.store, desk: &self.desk, force: self.force, engines }
+        let depot = self.depot.as_ref();
+        Executor { store: &self.store, depot, desk: &self.desk, force: self.force, engines }
     }
 }

@@ -5,7 +5,7 @@ use super::findings::{Findings, gather};
 use super::outlook::{promise, tell_work};
 use super::{Bench, Cell, ForeignReading, Inputs, Planting, RunGraph, graph};
 use crate::carrier::{Here, RouteError, find_carrier, foreign_route, planting_routes};
-use crate::job::{Ended, JobId};
+use crate::job::{Ended, JobId, Whereabouts};
 use crate::model::Route;
 use crate::stage::{StageError, admit_prompts, capacity, require_letters};
 use crate::stage_name::StageName;
@@ -87,8 +87,9 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
         }
     }
     let refusal = |&route: &Route| Some((route, admit_route(bench, route).err()?));
-    let mut refused: Vec<(Route, RouteError)> = request.suite.routes.iter().filter_map(refusal).collect();
-    if refused.len() == request.suite.routes.len()
+    let routes: Vec<Route> = request.routes().collect();
+    let mut refused: Vec<(Route, RouteError)> = routes.iter().filter_map(refusal).collect();
+    if refused.len() == routes.len()
         && let Some((_, last)) = refused.pop()
     {
         return Err(last.into());
@@ -153,8 +154,8 @@ pub struct Wanted {
     pub label: String,
     /// Its key.
     pub key: StageKey,
-    /// Whether it is in the store.
-    pub is_there: bool,
+    /// Where its artifact is.
+    pub whereabouts: Whereabouts,
 }
 
 /// What a run would look for, in the order of looking. Runs nothing: what comes after something that is not there has no key
@@ -162,13 +163,13 @@ pub struct Wanted {
 ///
 /// # Errors
 /// When an input or an artifact cannot be read.
-pub fn look_up(bench: &Bench) -> Result<Vec<Wanted>, StageError> {
+pub async fn look_up(bench: &Bench) -> Result<Vec<Wanted>, StageError> {
     let run = graph(&bench.request, &bench.desk.sources, bench.desk.environment.as_ref())?;
     let mut wanted: Vec<Wanted> = Vec::new();
-    for (id, key, found) in bench.executor().look_up(&run.graph)? {
+    for (id, key, whereabouts) in bench.executor().look_up(&run.graph).await? {
         if !wanted.iter().any(|known| known.key.digest() == key.digest()) {
             let label = run.graph.job(id).label.to_string();
-            wanted.push(Wanted { label, key, is_there: found.is_some() });
+            wanted.push(Wanted { label, key, whereabouts });
         }
     }
     Ok(wanted)

@@ -3,7 +3,7 @@
 
 use super::outlook::tell_work;
 use super::{Bench, Cell, Locating, ModelJobs, RunGraph};
-use crate::comparison::{Comparison, Location, Outcome, Service};
+use crate::comparison::{Comparison, Location, Outcome};
 use crate::dataset::QuestionId;
 use crate::job::{Ended, Graph, Job, JobId, Work};
 use crate::stage::{Cut, Label, StageError, find_location};
@@ -21,7 +21,7 @@ pub(super) async fn locate(
     comparison: &Comparison,
 ) -> Option<Location> {
     if bench.request.locating == Locating::NotAsked
-        || comparison.exercised.service != Service::AsPredicted
+        || !comparison.exercised.service.is_as_it_must_be()
         || comparison.bit_exact.outcome != Outcome::Failed
     {
         return None;

@@ -32,6 +32,8 @@ fn request(suite: Suite) -> Request {
         suite,
         device: Device::Cpu { name: "one".to_owned(), features: BTreeSet::new(), threads: 2 },
         excerpt: None,
+        shard: None,
+        cells: None,
         early_stopping: EarlyStopping::Allowed,
         planting: Planting::Asked,
         foreign: ForeignReading::Asked,

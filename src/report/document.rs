@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::comparison::{Comparison, Judgement, Location, Verdict};
-use crate::dataset::Question;
+use crate::dataset::{Question, Shard};
 use crate::digest::Digest;
 use crate::engine::Ready;
 use crate::engine::environment::EnvironmentIdentity;
@@ -42,6 +42,12 @@ pub struct Report {
     pub device: Device,
     /// What vLLM and LMCache were.
     pub environment: EnvironmentIdentity,
+    /// The part of the questions that was asked, where others asked the rest: a verdict on these alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
+    /// Digests of the reports that it was merged from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merged_from: Vec<Digest>,
     /// Each model on each route.
     pub findings: Vec<Finding>,
     /// What was asked for of a model on a route and was not done.
@@ -140,6 +146,9 @@ pub struct Finding {
     pub engine: Ready,
     /// Output digests of the stages.
     pub artifacts: BTreeMap<StageName, Digest>,
+    /// Digests of the keys by which a store or a depot finds them; none of what was merged.
+    #[serde(default)]
+    pub keys: BTreeMap<StageName, Digest>,
     /// Where vLLM's and LMCache's output is, on the machine that ran them.
     #[schemars(with = "Vec<String>")]
     pub logs: Vec<Utf8PathBuf>,

@@ -254,6 +254,7 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
                     },
                 },
                 judgement,
+                keys: BTreeMap::new(),
                 artifacts: BTreeMap::from([(StageName::Baseline, digest_bytes(b"baseline"))]),
                 logs: vec!["/cache/store-1/entries/baseline/0/notes/".into()],
             }
@@ -292,6 +293,8 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
                 .collect(),
         },
         findings,
+        shard: None,
+        merged_from: Vec::new(),
         not_run: Vec::new(),
         planted_faults: Vec::new(),
         foreign_kv: Vec::new(),

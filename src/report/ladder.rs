@@ -2,7 +2,7 @@
 
 use super::Finding;
 use super::words::{nats, percent, points};
-use crate::comparison::{Comparison, Outcome, Rung, Service, Verdict};
+use crate::comparison::{Comparison, Outcome, Rung, Verdict};
 
 /// What a rung amounts to in a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ fn state(finding: &Finding, rung: Rung) -> RungState {
         Outcome::Failed => RungState::Failed,
         Outcome::DoesNotApply => RungState::DoesNotApply,
     };
-    let as_predicted = comparison.exercised.service == Service::AsPredicted;
+    let as_predicted = comparison.exercised.service.is_as_it_must_be();
     match rung {
         Rung::Exercised if as_predicted => RungState::Passed,
         Rung::Exercised => RungState::Failed,

@@ -68,7 +68,10 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     } else {
         "; what was read of foreign KV proves nothing"
     };
-    writeln!(text, "verdict: {}{missing}{void} (exit code {})", report.verdict, report.exit_code)
+    let alone = report.shard.map_or_else(String::new, |shard| {
+        format!(", on the questions of shard {shard} alone: `merge` gives the verdict on all")
+    });
+    writeln!(text, "verdict: {}{alone}{missing}{void} (exit code {})", report.verdict, report.exit_code)
 }
 
 fn write_finding(text: &mut String, finding: &Finding, suite: &Suite) -> fmt::Result {

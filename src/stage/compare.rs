@@ -16,6 +16,7 @@ use crate::comparison::{
     self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, Evidence, Expected, KvEvidence,
     ServerEvidence, ServingTier, Sharding,
 };
+use crate::dataset::Shard;
 use crate::digest::Digest;
 use crate::engine::{Capacity, Expectation, Plan, ServerCounters};
 use crate::model::{HitUnit, KvShape, Observation, Route};
@@ -24,6 +25,8 @@ use crate::stage_name::StageName;
 use crate::store::Artifact;
 
 const COMPARISON: &str = "comparison.json";
+/// All that a comparison was made of, where `merge` makes it anew with that of the other shards.
+const EVIDENCE: &str = "evidence.json";
 
 /// What the arms of one model on one route have in common. Inputs: questions, prompts, baseline, control, cached.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -44,6 +47,9 @@ pub struct Compare {
     pub criteria: Criteria,
     /// One of how many comparisons of the run it is.
     pub comparisons: u32,
+    /// The part of the questions, if others ask the rest; the evidence is kept then, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
 }
 
 /// In how many shards a chunk is written, and how many are read to serve it.
@@ -72,7 +78,11 @@ impl Compare {
     pub(crate) const SCHEMA: u32 = 10;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
-        let comparison = comparison::compare(&self.gather(context)?, &self.criteria)?;
+        let evidence = self.gather(context)?;
+        let comparison = comparison::compare(&evidence, &self.criteria)?;
+        if self.shard.is_some() {
+            write_json(context.draft.path(EVIDENCE), &evidence)?;
+        }
         write_json(context.draft.path(COMPARISON), &comparison)
     }
 
@@ -139,6 +149,7 @@ impl Compare {
             external_hits: (carrier.proof() == Proof::EngineCounters)
                 .then_some([passes.external_hits.store, passes.external_hits.load]),
             store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),
+            loads_fail: carrier.loads_fail(),
             early_stop: passes.early_stop,
         })
     }
@@ -186,7 +197,7 @@ impl Compare {
             Proof::SecondTier(name) => {
                 let chunks = plan.distinct_chunks(asked);
                 let at_least = chunks * u64::from(chunk_tokens);
-                (ServingTier::Second { name, at_least }, sharding(chunks, Bound::AtLeast))
+                (ServingTier::Second { name: name.to_owned(), at_least }, sharding(chunks, Bound::AtLeast))
             }
         }
     }
@@ -198,6 +209,14 @@ impl Compare {
 /// When the artifact cannot be read.
 pub fn read_comparison(compared: &Artifact) -> Result<Comparison, StageError> {
     read_json(&compared.path(COMPARISON))
+}
+
+/// Reads what the compare stage of a shard was made of.
+///
+/// # Errors
+/// When the artifact cannot be read.
+pub fn read_evidence(compared: &Artifact) -> Result<Evidence, StageError> {
+    read_json(&compared.path(EVIDENCE))
 }
 
 /// Chunks of the rounds that so many questions were asked in, one round after the other.

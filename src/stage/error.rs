@@ -7,7 +7,7 @@ use camino::Utf8PathBuf;
 use crate::assets::AssetError;
 use crate::carrier::{CarrierError, RouteError};
 use crate::comparison::EvidenceError;
-use crate::dataset::{ExtractError, PromptError, QuestionId, ReadQuestionsError, TokenizerError};
+use crate::dataset::{ExtractError, PromptError, QuestionId, ReadQuestionsError, Shard, TokenizerError};
 use crate::engine::environment::EnvironmentError;
 use crate::engine::{EngineError, TooLarge};
 use crate::fault::FaultError;
@@ -44,6 +44,14 @@ pub enum StageError {
     /// A question of an excerpt.
     #[error("find question {0} in the suite's dataset")]
     NoSuchQuestion(QuestionId),
+    /// More parts than subjects.
+    #[error("ask shard {shard}: there are {subjects} subjects, and each is asked as a whole")]
+    EmptyShard {
+        /// The part.
+        shard: Shard,
+        /// Subjects of the suite.
+        subjects: usize,
+    },
     /// Questions of an artifact.
     #[error(transparent)]
     Questions(#[from] ReadQuestionsError),
@@ -142,6 +150,7 @@ impl StageError {
             Self::NoSuchQuestion(_) => {
                 Some("name the archive that the report was made with: `--data FILE`".to_owned())
             }
+            Self::EmptyShard { subjects, .. } => Some(format!("make at most {subjects} shards of it")),
             Self::Questions(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Environment(error) => error.hint(),

@@ -284,6 +284,7 @@ impl Faults {
         Ok(Evidence {
             external_hits: None,
             store_tokens: None,
+            loads_fail: false,
             // Each planting is judged by itself.
             comparisons: 1,
             questions,

@@ -203,7 +203,8 @@ impl Laboratory<'_> {
             }
         };
         let load = Arm::new(ArmName::Load, loaded, |observation| read_answer(&self.tokenizer, observation))?;
-        let server = self.evidence.server.map(|server| ServerEvidence { load: counters(counted), ..server });
+        let server =
+            self.evidence.server.clone().map(|server| ServerEvidence { load: counters(counted), ..server });
         let kv = self.evidence.kv.clone().map(|kv| {
             let store = kv.store.into_iter().chain(computed).collect();
             KvEvidence { store, load: load_records, ..kv }

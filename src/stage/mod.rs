@@ -12,7 +12,7 @@
 //! | baseline | model | `baseline.jsonl`, `engine.json` |
 //! | control | model | `repeat.jsonl`, `control.jsonl`, `engine.json` |
 //! | cached | model and route | `store.jsonl`, `load.jsonl`, `passes.json`, `second-look.json`, `engine.json` |
-//! | compare | model and route | `comparison.json` |
+//! | compare | model and route | `comparison.json`; of a shard also `evidence.json` |
 //! | faults | model and route | `faults.json`, `engine.json` |
 //! | foreign | model | `foreign.json`, `engine.json` |
 
@@ -46,7 +46,7 @@ mod watch;
 pub use arms::{Baseline, Control};
 pub use cached::Cached;
 pub use capacity::capacity;
-pub use compare::{Compare, Shards, batching, read_comparison};
+pub use compare::{Compare, Shards, batching, read_comparison, read_evidence};
 pub use cut::{Cut, find_location};
 pub use desk::{Context, Desk, Inputs, Label};
 pub use engine_run::{EngineSpec, read_ready};

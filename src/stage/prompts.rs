@@ -11,8 +11,8 @@ use super::sources::TOKENIZER;
 use super::{Context, StageError, read_dataset};
 use crate::assets::ModelFiles;
 use crate::dataset::{
-    Dataset, Prompt, PromptLimits, PromptTemplate, Prompter, QuestionId, Selection, Subject,
-    SubjectSelection, Tokenizer,
+    Dataset, Prompt, PromptLimits, PromptTemplate, Prompter, Question, QuestionId, Selection, Shard, Subject,
+    SubjectQuestions, SubjectSelection, Tokenizer,
 };
 use crate::digest::Digest;
 use crate::engine::Capacity;
@@ -57,6 +57,9 @@ pub struct Prompts {
     pub tokenizer: Digest,
     /// The questions to ask, if not all of the selected ones.
     pub excerpt: Option<Excerpt>,
+    /// The part of the subjects, if others ask the rest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
 }
 
 impl Prompts {
@@ -68,14 +71,33 @@ impl Prompts {
         let tokenizer = load_tokenizer(files, context.model_name())?;
         let dataset = read_dataset(context.inputs.of(StageName::Extract))?;
         let prompter = Prompter { template: &template, tokenizer: &tokenizer, limits: self.limits };
-        let selection = Selection { subjects: self.subjects, questions: self.questions };
-        let prompts = prompter.prompts(&dataset, selection).map(|prompt| Ok(prompt?));
+        let prompts = prompter.prompts_of(self.chosen(&dataset)?.into_iter()).map(|prompt| Ok(prompt?));
         match &self.excerpt {
             Some(excerpt) => write_prompts(context.draft, select(prompts, excerpt)?.into_iter().map(Ok)),
             None => write_prompts(context.draft, prompts),
         }
     }
 }
+
+impl Prompts {
+    /// The subjects that are asked, by name, each with those of its questions that are.
+    fn chosen<'a>(&self, dataset: &'a Dataset) -> Result<Vec<Chosen<'a>>, StageError> {
+        let selection = Selection { subjects: self.subjects, questions: self.questions };
+        let mut chosen: Vec<Chosen<'a>> = dataset.select(selection).collect();
+        if let Some(shard) = self.shard {
+            let all = chosen.len();
+            let part = shard.subjects(chosen.iter().map(|(subject, _, asked)| (*subject, asked.len())));
+            chosen.retain(|(subject, _, _)| part.contains(subject));
+            if chosen.is_empty() {
+                return Err(StageError::EmptyShard { shard, subjects: all });
+            }
+        }
+        Ok(chosen)
+    }
+}
+
+/// A subject with all of its questions, and with those that are asked.
+type Chosen<'a> = (&'a Subject, &'a SubjectQuestions, &'a [Question]);
 
 /// How long a suite's examples and prompts may be, in tokens.
 pub(crate) fn prompt_limits(suite: &Suite) -> PromptLimits {

@@ -8,7 +8,7 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::StageKey;
-use crate::digest::{Digest, digest_file, digest_json};
+use crate::digest::{Digest, digest_file, digest_json, list_tree};
 
 pub(super) const KEY: &str = "key.json";
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -22,15 +22,23 @@ const MANIFEST_SCHEMA: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub(super) struct Manifest {
     schema: u32,
-    files: BTreeMap<Utf8PathBuf, ManifestFile>,
+    files: BTreeMap<Utf8PathBuf, OutputFile>,
 }
 
-/// Size in bytes and digest of one output file.
+/// An output file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ManifestFile {
-    size: u64,
-    sha256: Digest,
+pub struct OutputFile {
+    /// Bytes.
+    pub size: u64,
+    /// Digest of its content.
+    pub sha256: Digest,
+}
+
+/// Digest of the outputs' names, sizes and contents: what the keys of later stages hold.
+#[must_use]
+pub fn output_digest(files: &BTreeMap<Utf8PathBuf, OutputFile>) -> Digest {
+    digest_json(files)
 }
 
 impl Manifest {
@@ -38,7 +46,7 @@ impl Manifest {
     pub(super) fn of(output: &Utf8Path, names: impl IntoIterator<Item = Utf8PathBuf>) -> io::Result<Self> {
         let describe = |name: Utf8PathBuf| {
             let (sha256, size) = digest_file(&output.join(&name))?;
-            Ok((name, ManifestFile { size, sha256 }))
+            Ok((name, OutputFile { size, sha256 }))
         };
         let files = names.into_iter().map(describe).collect::<io::Result<_>>()?;
         Ok(Self { schema: MANIFEST_SCHEMA, files })
@@ -46,7 +54,7 @@ impl Manifest {
 
     /// Names, sizes and contents of the outputs; nothing of where, when or by whom.
     fn output_digest(&self) -> Digest {
-        digest_json(&self.files)
+        output_digest(&self.files)
     }
 }
 
@@ -98,10 +106,60 @@ impl Artifact {
         self.folder.join(NOTES).join(name)
     }
 
+    /// What is in it, by name.
+    ///
+    /// # Errors
+    /// When its manifest cannot be read.
+    pub fn files(&self) -> io::Result<BTreeMap<Utf8PathBuf, OutputFile>> {
+        let manifest: Manifest = serde_json::from_slice(&fs::read(self.folder.join(MANIFEST))?)?;
+        Ok(manifest.files)
+    }
+
     /// The artifact's folder.
     #[must_use]
     pub fn folder(&self) -> &Utf8Path {
         &self.folder
+    }
+
+    /// Digest of the key that it was found by: its folder's name.
+    #[must_use]
+    pub fn key(&self) -> Option<Digest> {
+        self.folder.file_name()?.parse().ok()
+    }
+
+    /// Copies it into a folder of its own below another one, named by its key, without logs.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn export(&self, below: &Utf8Path) -> io::Result<()> {
+        let name = self.folder.file_name().unwrap_or_default();
+        let place = below.join(name);
+        let output = self.folder.join(OUTPUT);
+        for (name, kind) in list_tree(&output)? {
+            let copy = place.join(OUTPUT).join(&name);
+            fs::create_dir_all(copy.parent().unwrap_or(&place))?;
+            if kind.is_file() {
+                fs::copy(output.join(&name), copy)?;
+            }
+        }
+        for file in [KEY, MANIFEST] {
+            fs::copy(self.folder.join(file), place.join(file))?;
+        }
+        Ok(())
+    }
+
+    /// Reads and verifies what was exported with this key; the error says what is damaged.
+    ///
+    /// # Errors
+    /// When it is not whole.
+    pub fn open_exported(folder: &Utf8Path, key: Digest) -> Result<Self, String> {
+        let text = fs::read(folder.join(KEY)).map_err(|error| error.to_string())?;
+        let known: StageKey =
+            serde_json::from_slice(&text).map_err(|error| format!("{KEY} is malformed: {error}"))?;
+        if known.digest() != key {
+            return Err(format!("{KEY} is not the key that names the folder"));
+        }
+        Self::verify(folder, &known)
     }
 
     /// Digest of the outputs' names and contents: what the keys of later stages hold.

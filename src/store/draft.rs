@@ -47,6 +47,16 @@ impl Draft {
         self.folder.join(NOTES).join(name)
     }
 
+    /// Removes all outputs that were written so far.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn empty(&self) -> io::Result<()> {
+        let output = self.folder.join(OUTPUT);
+        fs::remove_dir_all(&output)?;
+        fs::create_dir_all(output)
+    }
+
     /// Makes the draft the artifact of its key, replacing one that is there, and releases the lock.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ mod garbage;
 mod key;
 mod open;
 
-pub use artifact::Artifact;
+pub use artifact::{Artifact, OutputFile, output_digest};
 pub use claim::{Claim, Reuse};
 pub use draft::Draft;
 pub use error::StoreError;

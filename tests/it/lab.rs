@@ -21,7 +21,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const SUITE: &str = include_str!("suite.toml");
 
 /// The path of Python itself: a shim would cost each fake process more than all that it does.
-static PYTHON: LazyLock<String> = LazyLock::new(|| {
+pub(crate) static PYTHON: LazyLock<String> = LazyLock::new(|| {
     let output = Command::new("python3").args(["-ISc", "import sys; print(sys.executable)"]).output();
     let output = output.expect("these tests need a `python3` on PATH for their fake engine");
     assert!(output.status.success(), "`python3` does not run: {}", String::from_utf8_lossy(&output.stderr));
@@ -140,6 +140,7 @@ impl Lab {
                 "LD_",
                 "NCCL_",
                 "CUDA_",
+                "AWS_",
             ]
             .iter()
             .any(|prefix| name.starts_with(prefix))
@@ -246,11 +247,14 @@ impl Lab {
         });
     }
 
-    /// The report of the last run, less the places of logs, which are no result.
+    /// The report of the last run, less the places of logs and artifacts, which are no result.
     pub(crate) fn report(&self) -> Report {
         let text = fs::read_to_string(self.path("out/report.json")).unwrap();
         let mut report: Report = serde_json::from_str(&text).unwrap();
-        report.findings.iter_mut().for_each(|finding| finding.logs.clear());
+        for finding in &mut report.findings {
+            finding.logs.clear();
+            finding.keys.clear();
+        }
         report
     }
 
@@ -287,6 +291,10 @@ impl Lab {
 }
 
 impl Running {
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

@@ -13,6 +13,7 @@ use study::{BothEndings, Endings, Flips, Study};
 const RESTLESS: Study = Study {
     sizes: &[3, 8, 13, 18, 23, 27, 32, 37, 42, 47],
     comparisons: 1,
+    shards: 1,
     accuracy: 0.5,
     flip_rate: 0.4,
     loss: 0.0,
@@ -79,6 +80,25 @@ fn nor_where_ten_comparisons_can_each_be() {
             assert_hardly_ever_degraded(Study { flip_rate, flips, ..FEW }.run());
         }
     }
+}
+
+#[test]
+fn nor_where_eight_parts_are_asked_apart_and_judged_together() {
+    for flips in [Flips::Independent, Flips::BySubject] {
+        assert_hardly_ever_degraded(Study { shards: 8, flips, ..RESTLESS }.run());
+    }
+}
+
+#[test]
+fn parts_find_the_planned_loss_as_the_whole_does_and_a_broken_connector_in_each_part() {
+    let study = Study { shards: 8, ..RESTLESS };
+    let endings = Study { loss: plan(study).detectable_loss.unwrap(), ..study }.run();
+    for endings in [endings.without_stop, endings.with_stop] {
+        assert_at_least(0.9, endings.found, endings);
+    }
+    let broken = Study { sizes: &[50; 57], accuracy: 0.68, flip_rate: 0.5, loss: 0.35, runs: 40, ..study };
+    let endings = broken.run().with_stop;
+    assert_eq!((endings.stopped, endings.degraded), (40, 40), "{endings:?}");
 }
 
 #[test]

@@ -3,14 +3,14 @@
 //! Shared by the test (few runs) and the bench (many). Only answers can decide here: bits differ everywhere, there is
 //! no control, and the tolerances of the rungs between are out of reach. Main type: [`Study`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 
 use kv_correctness::comparison::{
     Arm, ArmName, Asked, Batching, Comparison, Criteria, EarlyStop, Evidence, Expected, Fidelity,
     HarmMonitor, Tolerance, Verdict, compare, conclude, pair_predictions, shuffle_questions,
 };
-use kv_correctness::dataset::{Choice, Prompt, QuestionId, Split, Subject};
+use kv_correctness::dataset::{Choice, Prompt, QuestionId, Shard, Split, Subject};
 use kv_correctness::engine::{Capacity, Plan, Round};
 use kv_correctness::model::{HitRule, Observation, Step, TokenLogprob};
 
@@ -21,6 +21,8 @@ pub(crate) struct Study {
     pub(crate) sizes: &'static [u32],
     /// Comparisons in a run, all of one baseline. The first has the loss, the others have none.
     pub(crate) comparisons: u32,
+    /// Parts that the questions are asked in, each with its share of the budget for early stops, and judged together.
+    pub(crate) shards: u32,
     /// Share of right answers of the baseline.
     pub(crate) accuracy: f64,
     /// Share of questions that flip between right and wrong, either way.
@@ -108,8 +110,8 @@ struct Ground {
     evidence: Evidence,
     /// Whether the baseline is right, in the order of the questions.
     right: Vec<bool>,
-    /// Numbers of the questions in the order in which the pipeline asks them.
-    order: Vec<usize>,
+    /// Of each part, numbers of the questions in the order in which the pipeline asks them.
+    orders: Vec<Vec<usize>>,
 }
 
 /// Questions of a round, about; the first is a short probe.
@@ -160,7 +162,7 @@ impl Study {
         let baseline: Vec<Observation> =
             asked.iter().zip(letters).map(|(asked, letter)| observe(asked, 0, letter, -0.5)).collect();
         let arm = |name| arm(name, baseline.clone());
-        let order = order_of_asking(&asked, self.seed);
+        let orders = self.orders_of_asking(&asked);
         let evidence = Evidence {
             comparisons: self.comparisons,
             baseline: arm(ArmName::Baseline),
@@ -172,12 +174,13 @@ impl Study {
             kv: None,
             external_hits: None,
             store_tokens: None,
+            loads_fail: false,
             early_stop: None,
             batching: Batching::OneAtATime,
             fidelity: Fidelity::Exact,
             questions: asked,
         };
-        Ground { evidence, right, order }
+        Ground { evidence, right, orders }
     }
 
     fn judge_one_run(&self, random: &mut fastrand::Rng, ground: &mut Ground, endings: &mut BothEndings) {
@@ -187,13 +190,13 @@ impl Study {
             let loss = if number == 0 { self.loss } else { 0.0 };
             let (load, stop) = self.load(random, ground, loss);
             let evidence = &mut ground.evidence;
-            let mut judged = |load: &[Observation], stop: Option<(EarlyStop, usize)>| {
+            let mut judged = |load: &[Observation], stop: Option<EarlyStop>| {
                 evidence.load = arm(ArmName::Load, load.to_vec());
-                evidence.early_stop = stop.map(|(stop, _)| stop);
+                evidence.early_stop = stop;
                 compare(evidence, &self.criteria()).expect("the evidence belongs together")
             };
             whole.push(judged(&load, None));
-            stopped.push(stop.map(|(_, asked)| judged(&load[..asked], stop)));
+            stopped.push(stop.map(|(stop, asked)| judged(&asked, Some(stop))));
         }
         endings.without_stop.count(&whole);
         let stopped: Vec<Comparison> =
@@ -201,30 +204,54 @@ impl Study {
         endings.with_stop.count(&stopped);
     }
 
-    /// One load pass, in the order of asking, and where a watch over it would end it: after so many questions.
+    /// The questions of each part, in the order of asking.
+    fn orders_of_asking(&self, asked: &[Asked]) -> Vec<Vec<usize>> {
+        let mut sizes: BTreeMap<&Subject, usize> = BTreeMap::new();
+        for asked in asked {
+            *sizes.entry(&asked.id.subject).or_default() += 1;
+        }
+        let part = |number: u32| {
+            let shard: Shard = format!("{number}/{}", self.shards).parse().expect("a part");
+            let subjects = shard.subjects(sizes.iter().map(|(subject, size)| (*subject, *size)));
+            let numbers: Vec<usize> =
+                (0..asked.len()).filter(|&at| subjects.contains(&asked[at].id.subject)).collect();
+            let of_part: Vec<Asked> = numbers.iter().map(|&at| asked[at].clone()).collect();
+            order_of_asking(&of_part, self.seed).into_iter().map(|at| numbers[at]).collect()
+        };
+        (1..=self.shards).map(part).collect()
+    }
+
+    /// The load passes of all parts, and if a watch over one of them would end it, the first such end and what was asked until then.
     fn load(
         &self,
         random: &mut fastrand::Rng,
         ground: &Ground,
         loss: f64,
-    ) -> (Vec<Observation>, Option<(EarlyStop, usize)>) {
-        let Ground { evidence, right, order } = ground;
+    ) -> (Vec<Observation>, Option<(EarlyStop, Vec<Observation>)>) {
+        let Ground { evidence, right, orders } = ground;
         let loaded = self.flip(random, right, &evidence.questions, loss);
-        let mut monitor = HarmMonitor::new(self.comparisons);
-        let mut load = Vec::new();
-        let mut stop = None;
-        for &number in order {
-            let asked = &evidence.questions[number];
-            let (before, after) = (letter(asked.answer, right[number]), letter(asked.answer, loaded[number]));
-            load.push(observe(asked, asked.expected.load, after, -0.6));
-            if stop.is_none() {
-                let outcome = pair_predictions(asked.answer, Some(before), Some(after));
-                stop = monitor.observe(&asked.id.subject, outcome).map(|stop| (stop, load.len()));
+        let (mut all, mut until_stop, mut first_stop) = (Vec::new(), Vec::new(), None);
+        for order in orders {
+            let mut monitor = HarmMonitor::new(self.comparisons * self.shards);
+            let mut load = Vec::new();
+            let mut stop = None;
+            for &number in order {
+                let asked = &evidence.questions[number];
+                let (before, after) =
+                    (letter(asked.answer, right[number]), letter(asked.answer, loaded[number]));
+                load.push(observe(asked, asked.expected.load, after, -0.6));
+                if stop.is_none() {
+                    let outcome = pair_predictions(asked.answer, Some(before), Some(after));
+                    stop = monitor.observe(&asked.id.subject, outcome).map(|stop| (stop, load.len()));
+                }
             }
+            // What was asked together is asked to its end.
+            let asked = stop.map_or(load.len(), |(_, asked)| asked.next_multiple_of(SLICE).min(load.len()));
+            until_stop.extend_from_slice(&load[..asked]);
+            first_stop = first_stop.or(stop.map(|(stop, _)| stop));
+            all.append(&mut load);
         }
-        // What was asked together is asked to its end.
-        let stop = stop.map(|(stop, asked)| (stop, asked.next_multiple_of(SLICE).min(load.len())));
-        (load, stop)
+        (all, first_stop.map(|stop| (stop, until_stop)))
     }
 
     /// Which answers are right after loading: each flips with its chance, so that on average harms and gains make up the

@@ -3,6 +3,7 @@
 use super::description::Description;
 use super::file::Described;
 use super::transport::Open;
+use crate::carrier::lmcache::{Translation, refused_by_server, require_lmcache, require_server};
 use crate::carrier::{Carrier, Doing, Here, Proof, RouteError, Surroundings, Topology, Transport};
 use crate::digest::{Digest, digest_bytes, digest_json};
 use crate::engine::environment::EnvironmentIdentity;
@@ -22,7 +23,7 @@ impl Carrier for Described {
     }
 
     fn proof(&self) -> Proof {
-        Proof::EngineCounters
+        self.tier.map_or(Proof::EngineCounters, Proof::SecondTier)
     }
 
     fn hits(&self) -> HitRule {
@@ -30,7 +31,11 @@ impl Carrier for Described {
     }
 
     fn needs_lmcache(&self) -> bool {
-        self.description.needs_lmcache
+        self.description.needs_lmcache || self.tier.is_some()
+    }
+
+    fn loads_fail(&self) -> bool {
+        self.description.loads_fail
     }
 
     /// The description, less what is for people, and the text of the code.
@@ -40,6 +45,9 @@ impl Carrier for Described {
     }
 
     fn refused_option(&self, options: StoringOptions) -> Option<NotOffered> {
+        if self.tier.is_some() {
+            return refused_by_server(options, Translation::NotOffered);
+        }
         options.first_set().map(|option| NotOffered { option, reason: NOT_LMCACHE })
     }
 
@@ -47,8 +55,10 @@ impl Carrier for Described {
         if let Some(reason) = self.description.refused.get(&here.device) {
             return Err(RouteError::Device { device: here.device, reason: reason.clone() });
         }
-        if self.description.needs_lmcache {
-            crate::carrier::lmcache::require_lmcache(here)?;
+        if self.tier.is_some() {
+            require_server(here)?;
+        } else if self.description.needs_lmcache {
+            require_lmcache(here)?;
         }
         let lacks = here.environment.is_some_and(|environment| self.lacks_packages(environment.identity()));
         if let Some(packages) = self.description.packages.as_ref().filter(|_| lacks && self.lock.is_none()) {

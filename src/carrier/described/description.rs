@@ -34,8 +34,12 @@ pub(super) struct Description {
     /// What it needs besides the environment.
     #[serde(default)]
     pub packages: Option<Packages>,
-    /// The connector, on both sides.
-    pub connector: ConnectorText,
+    /// The connector, on both sides; LMCache's, where there is a tier.
+    #[serde(default)]
+    pub connector: Option<ConnectorText>,
+    /// What lies between two LMCache servers, in place of a connector.
+    #[serde(default)]
+    pub tier: Option<TierText>,
     /// What differs on the side that stores.
     #[serde(default)]
     pub store: SideText,
@@ -43,7 +47,11 @@ pub(super) struct Description {
     #[serde(default)]
     pub load: SideText,
     /// What is stored and served of a prompt.
+    #[serde(default)]
     pub hits: HitRule,
+    /// Whether loads are made to fail: what is not loaded must be computed.
+    #[serde(default)]
+    pub loads_fail: bool,
     /// What is started before the engines and ends after them, in this order.
     #[serde(default)]
     pub processes: Vec<ProcessText>,
@@ -60,8 +68,18 @@ pub(super) struct Packages {
     pub lock: Option<String>,
 }
 
-/// A connector as vLLM's `KVTransferConfig` names it.
+/// A tier behind the memory of LMCache's servers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TierText {
+    /// LMCache's name of it in the servers' counters.
+    pub name: String,
+    /// What `--l2-adapter` is given.
+    pub adapter: BTreeMap<String, Value>,
+}
+
+/// A connector as vLLM's `KVTransferConfig` names it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ConnectorText {
     /// Its class.
@@ -134,21 +152,22 @@ impl Description {
                 format!("{:?} is no name of letters, digits and `+-._`, or is `all`", self.name),
             );
         }
-        let connector = &self.connector;
-        if connector.class.trim().is_empty() {
-            return flaw("connector.class", "the connector's class is empty".to_owned());
-        }
-        if connector.module.is_some() && connector.file.is_some() {
-            return flaw(
-                "connector.file",
-                "`connector.module` and `connector.file` name two places of one class".to_owned(),
-            );
-        }
-        if let Some(file) = connector.file.as_deref().filter(|file| module_of(file).is_none()) {
-            return flaw(
-                "connector.file",
-                format!("{file:?} is no name of a Python file that can be imported"),
-            );
+        match (&self.connector, &self.tier) {
+            (Some(connector), None) => {
+                if let Some(flaw) = connector.first_flaw() {
+                    return Some(flaw);
+                }
+            }
+            (None, Some(_)) if self.topology != Topology::AnotherEngine => {
+                return flaw("topology", "a tier lies between two engines: `another-engine`".to_owned());
+            }
+            (None, Some(tier)) if tier.name.trim().is_empty() => {
+                return flaw("tier.name", "the tier's name is empty".to_owned());
+            }
+            (None, Some(_)) => {}
+            (None, None) | (Some(_), Some(_)) => {
+                return flaw("name", "it needs either a `connector` or a `tier` of LMCache's".to_owned());
+            }
         }
         if self.hits.asked_less < self.hits.stored_less {
             let problem =
@@ -179,7 +198,13 @@ impl Description {
     /// All strings that may hold places, with where they stand.
     pub(super) fn texts(&self) -> Vec<(String, String)> {
         let mut texts = Vec::new();
-        let connector = &self.connector;
+        let (none, empty) = (ConnectorText::default(), BTreeMap::new());
+        let connector = self.connector.as_ref().unwrap_or(&none);
+        let adapter = self.tier.as_ref().map_or(&empty, |tier| &tier.adapter);
+        for (name, value) in adapter {
+            let path = format!("tier.adapter.{name}");
+            strings_in(value, &mut |text| texts.push((path.clone(), text.to_owned())));
+        }
         let sides = [
             ("connector", &connector.extra, &connector.settings, &connector.variables),
             ("store", &self.store.extra, &self.store.settings, &self.store.variables),
@@ -207,6 +232,29 @@ impl Description {
     /// All places that its texts hold.
     pub(super) fn places(&self) -> BTreeSet<String> {
         self.texts().iter().flat_map(|(_, text)| places_in(text)).map(str::to_owned).collect()
+    }
+}
+
+impl ConnectorText {
+    fn first_flaw(&self) -> Option<Flaw> {
+        let connector = self;
+        let flaw = |path: &str, problem: String| Some(Flaw { path: path.to_owned(), problem });
+        if connector.class.trim().is_empty() {
+            return flaw("connector.class", "the connector's class is empty".to_owned());
+        }
+        if connector.module.is_some() && connector.file.is_some() {
+            return flaw(
+                "connector.file",
+                "`connector.module` and `connector.file` name two places of one class".to_owned(),
+            );
+        }
+        if let Some(file) = connector.file.as_deref().filter(|file| module_of(file).is_none()) {
+            return flaw(
+                "connector.file",
+                format!("{file:?} is no name of a Python file that can be imported"),
+            );
+        }
+        None
     }
 }
 

@@ -12,7 +12,10 @@ use crate::suite::place_of;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/connectors");
 /// The locks that embedded descriptions name.
-const LOCKS: [(&str, &str); 1] = [("p2p.txt", include_str!("../../../nix/stacks/p2p.txt"))];
+const LOCKS: [(&str, &str); 2] = [
+    ("p2p.txt", include_str!("../../../nix/stacks/p2p.txt")),
+    ("valkey.txt", include_str!("../../../nix/stacks/valkey.txt")),
+];
 
 /// A connector that a file describes, with the files that it names.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub(in crate::carrier) struct Described {
     pub(super) code: Option<String>,
     /// The requirements of its packages, if they can be installed.
     pub(super) lock: Option<String>,
+    /// LMCache's name of the tier, kept for as long as the program runs.
+    pub(super) tier: Option<&'static str>,
 }
 
 /// Those that this program brings.
@@ -63,10 +68,12 @@ impl Described {
             let place = place_of(text, &path).map_or_else(String::new, |place| format!("{place}: "));
             return Err(malformed(format!("{place}{problem}")));
         }
-        let code = description.connector.file.as_deref().map(&read).transpose()?;
+        let file = description.connector.as_ref().and_then(|connector| connector.file.as_deref());
+        let code = file.map(&read).transpose()?;
         let lock = description.packages.as_ref().and_then(|packages| packages.lock.as_deref());
         let lock = lock.map(&read).transpose()?;
-        Ok(Self { description, code, lock })
+        let tier = description.tier.as_ref().map(|tier| &*Box::leak(tier.name.clone().into_boxed_str()));
+        Ok(Self { description, code, lock, tier })
     }
 
     pub(super) fn lacks_packages(&self, environment: &EnvironmentIdentity) -> bool {
@@ -82,8 +89,9 @@ pub(super) fn place_code(
     described: &Described,
     notes: &Utf8Path,
 ) -> std::io::Result<BTreeMap<&'static str, String>> {
-    let connector = &described.description.connector;
-    let (Some(file), Some(code)) = (&connector.file, &described.code) else { return Ok(BTreeMap::new()) };
+    let connector = described.description.connector.as_ref();
+    let file = connector.and_then(|connector| connector.file.as_ref());
+    let (Some(file), Some(code)) = (file, &described.code) else { return Ok(BTreeMap::new()) };
     let module = module_of(file).expect("a description names a file that can be imported");
     let folder = notes.join("connector");
     fs_err::create_dir_all(&folder)?;

@@ -21,7 +21,9 @@ fn refused(before: &str, after: &str) -> String {
 fn every_embedded_description_is_right_and_has_a_name_of_its_own() {
     let mut names: Vec<String> = embedded().map(|described| described.name().to_owned()).collect();
     names.sort();
-    assert_eq!(names, ["example", "multi", "nixl", "offload", "simple-offload"]);
+    let expected =
+        ["example", "mp+failing", "mp+fs-native", "mp+valkey", "multi", "nixl", "offload", "simple-offload"];
+    assert_eq!(names, expected);
 }
 
 #[test]

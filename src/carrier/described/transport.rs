@@ -5,15 +5,17 @@ use std::time::Duration;
 use super::description::{Description, SideText, ports_in};
 use super::file::{Described, place_code};
 use super::places::Places;
+use crate::carrier::lmcache::{ServerPort, launch_side};
 use crate::carrier::surroundings::{install_packages, require_memory, utf8};
 use crate::carrier::{CarrierError, Doing, Port, Side, Surroundings, Transport, make_folder};
-use crate::engine::{Companion, CompanionSettings, Connector, ServerCounters, distinct_ports};
+use crate::engine::{Companion, CompanionSettings, Connector, SecondTier, ServerCounters, distinct_ports};
 
 const GIB: u64 = 1 << 30;
 
 /// A described connector that is ready for engines.
 pub(super) struct Open<'s> {
     described: &'s Described,
+    surroundings: &'s Surroundings<'s>,
     places: Places,
     /// Folders that Python looks into for the connector.
     python_path: Vec<String>,
@@ -25,7 +27,7 @@ pub(super) struct Open<'s> {
 impl<'s> Open<'s> {
     pub(super) async fn begin(
         described: &'s Described,
-        surroundings: &Surroundings<'_>,
+        surroundings: &'s Surroundings<'s>,
         bytes: u64,
     ) -> Result<Self, CarrierError> {
         let description = &described.description;
@@ -54,9 +56,25 @@ impl<'s> Open<'s> {
         {
             python_path.push(install_packages(surroundings, &description.name, lock).await?.into_string());
         }
-        let module = code.remove("module").or_else(|| description.connector.module.clone());
+        let module = code.remove("module").or_else(|| description.connector.as_ref()?.module.clone());
         let companions = start_companions(description, &places, surroundings).await?;
-        Ok(Self { described, places, python_path, module, companions, _folder: folder })
+        Ok(Self { described, surroundings, places, python_path, module, companions, _folder: folder })
+    }
+}
+
+impl<'s> Open<'s> {
+    /// Starts the LMCache server of one side, with the described tier behind its memory.
+    async fn open_server(&self, side: Side, places: &Places) -> Result<ServerPort<'s>, CarrierError> {
+        let tier = self.described.description.tier.as_ref().zip(self.described.tier);
+        let (tier, name) = tier.expect("what has no connector has a tier");
+        let adapter = places.fill_all(&tier.adapter).into_iter().collect();
+        let tier = SecondTier::Described { name, adapter };
+        launch_side(self.surroundings, side, tier, None, |settings| {
+            if !self.python_path.is_empty() {
+                settings.variables.push(("PYTHONPATH".to_owned(), self.python_path.join(":")));
+            }
+        })
+        .await
     }
 }
 
@@ -99,7 +117,10 @@ impl Transport for Open<'_> {
                 Side::Store => &description.store,
                 Side::Load => &description.load,
             };
-            let (places, common) = (self.places.with("side", side.name()), &description.connector);
+            let places = self.places.with("side", side.name());
+            let Some(common) = &description.connector else {
+                return Ok(Box::new(self.open_server(side, &places).await?) as Box<dyn Port>);
+            };
             let filled = |one: &_, other: &_| {
                 let mut values = places.fill_all(one);
                 values.extend(places.fill_all(other));

@@ -163,11 +163,11 @@ fn hits_from_another_tier_than_the_routes_are_not_exercised() {
     assert_eq!(judge(ServingTier::Memory, 0, 0), right);
     assert_eq!(judge(ServingTier::Memory, 256, 1), wrong);
     assert_eq!(judge(ServingTier::Memory, 0, 1), wrong);
-    let disk = ServingTier::Second { name: "fs", at_least: 1024 };
-    assert_eq!(judge(disk, 1024, 4), right);
-    assert_eq!(judge(disk, 20480, 40), right);
-    assert_eq!(judge(disk, 768, 4), wrong, "not every chunk came from there");
-    assert_eq!(judge(disk, 1024, 0), wrong, "what came from there has another name");
+    let disk = ServingTier::Second { name: "fs".to_owned(), at_least: 1024 };
+    assert_eq!(judge(disk.clone(), 1024, 4), right);
+    assert_eq!(judge(disk.clone(), 20480, 40), right);
+    assert_eq!(judge(disk.clone(), 768, 4), wrong, "not every chunk came from there");
+    assert_eq!(judge(disk.clone(), 1024, 0), wrong, "what came from there has another name");
 }
 
 #[test]
@@ -204,4 +204,33 @@ fn a_store_pass_that_was_to_generate_fewer_tokens_is_held_against_as_many_of_the
     scene.edit(ArmName::Store, 3, |observation| nudge(observation, 1e-6));
     let evidence = Evidence { store_tokens: Some(1), ..scene.evidence() };
     assert_eq!(judged(&evidence).1.verdict, Verdict::Degraded);
+}
+
+#[test]
+fn where_loads_were_made_to_fail_some_must_have_failed_and_what_was_served_decides() {
+    let evidence = |served_less: bool| {
+        let mut scene = Scene::new(40, 4, 0.9);
+        if served_less {
+            scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = 256);
+        }
+        Evidence { loads_fail: true, ..scene.evidence() }
+    };
+    let (comparison, judgement) = judged(&evidence(true));
+    assert_eq!(comparison.exercised.service, Service::LoadsFailed);
+    assert_eq!(comparison.exercised.load.under_served, 1);
+    assert_eq!(judgement.verdict, Verdict::Equivalent, "{}", judgement.reason);
+    let (comparison, judgement) = judged(&evidence(false));
+    assert_eq!(comparison.exercised.service, Service::NothingFailed);
+    assert_eq!(judgement.verdict, Verdict::NotExercised, "{}", judgement.reason);
+    // What is served wrong is degraded as ever.
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = 256);
+    scene.edit(ArmName::Load, 3, |observation| nudge(observation, 1e-6));
+    let (_, judgement) = judged(&Evidence { loads_fail: true, ..scene.evidence() });
+    assert_eq!(judgement.verdict, Verdict::Degraded, "{}", judgement.reason);
+    // Nor may more be served than was stored.
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = 768);
+    let (comparison, _) = judged(&Evidence { loads_fail: true, ..scene.evidence() });
+    assert_eq!(comparison.exercised.service, Service::OverServed);
 }

@@ -1,0 +1,51 @@
+# A container image in layers: the driver, which holds the worker, one stack's environments, and what engines call at run time.
+# The NVIDIA driver is the container runtime's to bring.
+{
+  pkgs,
+  driver,
+  runtime,
+  environments,
+  cudaHome ? null,
+}:
+let
+  inherit (pkgs) lib;
+  driverLibraries = "/usr/lib/x86_64-linux-gnu:/usr/lib64"; # where NVIDIA's container runtime puts libcuda.so.1
+  variables =
+    runtime.variables
+    // {
+      PATH = "${
+        lib.makeBinPath ([ driver ] ++ lib.optional (cudaHome != null) cudaHome)
+      }:${runtime.path}";
+      HOME = "/work";
+      KV_CORRECTNESS_CACHE = "/work/cache";
+      KV_CORRECTNESS_ENV = environments.with-lmcache;
+      KV_CORRECTNESS_ENV_BASELINE = environments.baseline;
+      SSL_CERT_FILE = "/etc/ssl/certs/ca-bundle.crt";
+    }
+    // lib.optionalAttrs (cudaHome != null) {
+      CUDA_HOME = cudaHome;
+      LD_LIBRARY_PATH = driverLibraries;
+      NVIDIA_VISIBLE_DEVICES = "all";
+      NVIDIA_DRIVER_CAPABILITIES = "compute,utility";
+    };
+in
+pkgs.dockerTools.buildLayeredImage {
+  name = "kv-correctness";
+  tag = driver.version;
+  contents = [
+    driver
+    pkgs.bash
+    pkgs.coreutils
+    pkgs.dockerTools.binSh
+    pkgs.dockerTools.caCertificates
+  ];
+  extraCommands = ''
+    mkdir -p work
+    mkdir -m 1777 tmp
+  '';
+  config = {
+    Entrypoint = [ (lib.getExe' driver "kv-correctness") ];
+    Env = lib.mapAttrsToList (name: value: "${name}=${value}") variables;
+    WorkingDir = "/work";
+  };
+}
