@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::evidence::{Arm, Evidence, ServerCounters, ServerEvidence, ServingTier, Sharding};
 use super::evidence_error::EvidenceError;
 use super::kv_evidence::KvEvidence;
+use super::sensitivity::worse_probe;
 
 /// Why parts do not make a whole.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,7 @@ pub fn join_evidence(parts: Vec<Evidence>) -> Result<Evidence, JoinError> {
         whole.external_hits = external.map(|(one, other)| [one[0] + other[0], one[1] + other[1]]);
         same("kv", &whole.kv.is_some(), &part.kv.is_some())?;
         whole.kv = whole.kv.zip(part.kv).map(|(one, other)| kv(one, other)).transpose()?;
+        whole.spoilt = worse_probe(whole.spoilt, part.spoilt);
         whole.early_stop = whole.early_stop.or(part.early_stop);
     }
     Ok(whole)

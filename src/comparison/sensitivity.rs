@@ -42,6 +42,21 @@ pub(super) fn measure_sensitivity(probe: Option<&SpoiltProbe>) -> Sensitivity {
     }
 }
 
+/// Of the probes of two parts of a run the one that stands for the whole: answers must be seen to feel their KV in each part, and
+/// where all do it is that of the first question.
+pub(super) fn worse_probe(one: Option<SpoiltProbe>, other: Option<SpoiltProbe>) -> Option<SpoiltProbe> {
+    let rank = |probe: &Option<SpoiltProbe>| {
+        let seen = measure_sensitivity(probe.as_ref());
+        let outcome = match seen.outcome {
+            Outcome::Failed => 0,
+            Outcome::DoesNotApply => 1,
+            Outcome::Passed => 2,
+        };
+        (outcome, seen.question)
+    };
+    if rank(&other) < rank(&one) { other } else { one }
+}
+
 impl Sensitivity {
     /// Reports from before answers were asked with spoilt KV have none.
     pub(super) fn not_observed() -> Self {

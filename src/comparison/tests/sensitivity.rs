@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::comparison::scene::spoilt_probe;
+use crate::comparison::sensitivity::worse_probe;
 use crate::model::{SpoiltAnswers, SpoiltProbe};
 
 /// A scene whose request with spoilt KV is changed.
@@ -83,4 +84,16 @@ fn what_was_not_seen_to_be_felt_is_inconclusive_and_never_equivalent() {
 fn planted_faults_tell_by_themselves() {
     let evidence = Evidence { spoilt: None, ..Scene::new(40, 4, 0.9).evidence() };
     assert_eq!(judged(&evidence).1.verdict, Verdict::Equivalent);
+}
+
+#[test]
+fn in_each_part_of_a_run_answers_must_be_seen_to_feel_their_kv() {
+    let not_asked = || Some(SpoiltProbe::NotAsked { reason: "It ended early.".to_owned() });
+    let scene = Scene::new(4, 2, 0.9);
+    let probe = |number: usize| Some(spoilt_probe(&scene.arms[ArmName::Load as usize][number]));
+    let numb = probed(&scene, numb).spoilt;
+    assert_eq!(worse_probe(probe(2), probe(0)), worse_probe(probe(0), probe(2)));
+    assert_eq!(worse_probe(probe(2), probe(0)), probe(0));
+    assert_eq!(worse_probe(probe(0), not_asked()), not_asked());
+    assert_eq!(worse_probe(not_asked(), numb.clone()), numb);
 }

@@ -363,7 +363,7 @@ def main():
                 device="fake",
                 attention_backend="FAKE_ATTN",
                 block_size=16,
-                kv_cache_tokens=512 if "narrow@start" in FAULTS else 65536,
+                kv_cache_tokens=512 if "narrow@start" in FAULTS else 349440,
                 digests={"layers": engine.layers(), "problem": None} if engine.chunk_tokens else None,
                 remarks=["The compiled copies do not load."] if "remark@start" in FAULTS else [],
             )
