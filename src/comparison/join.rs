@@ -126,6 +126,9 @@ fn kv(mut one: KvEvidence, other: KvEvidence) -> Result<KvEvidence, JoinError> {
     one.prefixes.extend(other.prefixes);
     one.store.extend(other.store);
     one.load.extend(other.load);
+    one.baseline.extend(other.baseline);
+    one.repeat.extend(other.repeat);
+    one.looks.extend(other.looks);
     Ok(one)
 }
 
