@@ -16,8 +16,8 @@ let
       PATH = "${
         lib.makeBinPath ([ driver ] ++ lib.optional (cudaHome != null) cudaHome)
       }:${runtime.path}";
-      HOME = "/work";
-      KV_CORRECTNESS_CACHE = "/work/cache";
+      HOME = "/var/lib/kv-correctness";
+      KV_CORRECTNESS_CACHE = "/var/lib/kv-correctness/cache";
       KV_CORRECTNESS_ENV = environments.with-lmcache;
       KV_CORRECTNESS_ENV_BASELINE = environments.baseline;
       SSL_CERT_FILE = "/etc/ssl/certs/ca-bundle.crt";
@@ -40,12 +40,12 @@ pkgs.dockerTools.buildLayeredImage {
     pkgs.dockerTools.caCertificates
   ];
   extraCommands = ''
-    mkdir -p work
+    mkdir -p var/lib/kv-correctness
     mkdir -m 1777 tmp
   '';
   config = {
     Entrypoint = [ (lib.getExe' driver "kv-correctness") ];
     Env = lib.mapAttrsToList (name: value: "${name}=${value}") variables;
-    WorkingDir = "/work";
+    WorkingDir = "/var/lib/kv-correctness";
   };
 }
