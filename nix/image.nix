@@ -31,7 +31,7 @@ let
 in
 pkgs.dockerTools.buildLayeredImage {
   name = "kv-correctness";
-  tag = driver.version;
+  tag = (fromTOML (builtins.readFile ../Cargo.toml)).package.version;
   contents = [
     driver
     pkgs.bash
@@ -45,7 +45,7 @@ pkgs.dockerTools.buildLayeredImage {
   '';
   config = {
     Entrypoint = [ (lib.getExe' driver "kv-correctness") ];
-    Env = lib.mapAttrsToList (name: value: "${name}=${value}") variables;
+    Env = map (name: "${name}=${variables.${name}}") (builtins.attrNames variables);
     WorkingDir = "/var/lib/kv-correctness";
   };
 }
