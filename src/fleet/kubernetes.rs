@@ -68,16 +68,16 @@ fn job(
                         "name": "kv-correctness",
                         "image": cluster.image,
                         "command": ["/bin/sh", "-c", script(units)],
-                        "workingDir": "/work",
+                        "workingDir": "/var/lib/kv-correctness",
                         "env": [
-                            {"name": "KV_CORRECTNESS_CACHE", "value": "/work/cache"},
+                            {"name": "KV_CORRECTNESS_CACHE", "value": "/var/lib/kv-correctness/cache"},
                             {"name": "KV_CORRECTNESS_RUN", "value": plan.run},
                         ],
                         "envFrom": [{"secretRef": {"name": cluster.secret}}],
                         "resources": resources,
                         "volumeMounts": [
                             {"name": "shm", "mountPath": "/dev/shm"},
-                            {"name": "work", "mountPath": "/work"},
+                            {"name": "work", "mountPath": "/var/lib/kv-correctness"},
                         ],
                     }],
                     "volumes": [
