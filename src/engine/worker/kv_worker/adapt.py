@@ -7,10 +7,13 @@ whatever the parallelism.
 from __future__ import annotations
 
 import builtins
+import multiprocessing
 import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kv_worker.dumps import Dumper, Wanted
     from kv_worker.faults import Cell, RankFaults
     from kv_worker.misread import Misreader
@@ -185,6 +188,7 @@ def report_letters(letters: tuple[int, ...]) -> None:
             logprobs=torch.cat((gathered.logprobs, logprobs), dim=1),
         )
 
+    _count_ranks_as_they_are()
     gather = Sampler.gather_logprobs
 
     def gather_with_letters(logprobs: Any, num_logprobs: int, token_ids: Any) -> Any:
@@ -213,6 +217,57 @@ def report_letters(letters: tuple[int, ...]) -> None:
         return append(computed, columns, compute_token_logprobs(logits, columns))
 
     setattr(sampler, name, compute_with_letters)
+
+
+def _count_ranks_as_they_are() -> None:
+    """Let the sampler count how many tokens are more likely without compiling that: a count has no other bits.
+
+    Compiling takes an engine's first answer 3 s, and 17 s where nothing is kept from an earlier one. What is there to
+    save is memory with many answers at a time from a large vocabulary.
+    """
+    from vllm.v1.sample import sampler
+
+    name = "batched_count_greater_than"
+    count = getattr(getattr(sampler, name, None), "_torchdynamo_orig_callable", None)
+    if count is not None:
+        setattr(sampler, name, count)
+
+
+def inspect_models_in_a_fork() -> None:
+    """Let vLLM look at a model's class in a fork of this process instead of a Python that imports all of vLLM again.
+
+    It does so in a process apart to keep CUDA from being initialised in this one; where it is, a fork could not help.
+    """
+    import torch
+    from vllm.model_executor.models import registry
+
+    name = "_run_in_subprocess"
+    in_python = getattr(registry, name, None)
+    if in_python is None:
+        return
+
+    def in_fork(look: Callable[[], Any]) -> Any:
+        if torch.cuda.is_initialized():
+            return in_python(look)
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_send_result, args=(look, receiver, sender))
+        process.start()
+        sender.close()
+        try:
+            return receiver.recv()
+        except EOFError:
+            return in_python(look)  # which tells what is wrong
+        finally:
+            receiver.close()
+            process.join()
+
+    setattr(registry, name, in_fork)
+
+
+def _send_result(look: Callable[[], Any], receiver: Any, sender: Any) -> None:
+    receiver.close()
+    sender.send(look())
 
 
 def round_prefix_hits(multiple: int, *, whole: bool) -> None:

@@ -294,6 +294,7 @@ def _make_llm(start: Start) -> Any:
     from kv_worker import adapt
 
     adapt.tolerate_objects_without_dict()
+    adapt.inspect_models_in_a_fork()
     if start.hit_multiple is not None:
         adapt.round_prefix_hits(start.hit_multiple, whole=start.whole_hits)
         adapt.tell_blocks_apart_by_chunk(start.hit_multiple)
