@@ -22,6 +22,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the memory tier, which takes chunks within milliseconds, may take none before it counts as done.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(20);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// Seconds that an engine lets the server take to answer a ping. LMCache gives 10, which a server that copies for several
+/// engines on busy cores can miss; until the next ping the engine then computes everything itself, as if nothing were stored.
+/// The server forgets an engine after 120 s without one, and wants three pings within.
+const HEARTBEAT_S: u64 = 40;
 
 /// How to run the server.
 #[derive(Debug, Clone)]
@@ -223,6 +227,7 @@ impl LmcacheServer {
             extra: BTreeMap::from([
                 ("lmcache.mp.host".to_owned(), "tcp://127.0.0.1".into()),
                 ("lmcache.mp.port".to_owned(), self.port.into()),
+                ("lmcache.mp.heartbeat_interval".to_owned(), HEARTBEAT_S.into()),
             ]),
             cache_salt,
             ..Connector::default()
