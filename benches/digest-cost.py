@@ -12,6 +12,7 @@ turn.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -24,6 +25,8 @@ from typing import Any
 
 CHUNK_TOKENS = 256
 WORKER = Path(__file__).parent.parent / "src" / "engine" / "worker"
+sys.path.insert(0, str(WORKER))
+PROTOCOL = importlib.import_module("kv_worker.protocol").PROTOCOL
 VARIABLES = {
     "PYTHONPATH": str(WORKER),
     "PYTHONHASHSEED": "0",
@@ -61,12 +64,14 @@ class Worker:
         self._ask(
             {
                 "type": "start",
-                "protocol": 3,
+                "protocol": PROTOCOL,
                 "model": options.model,
                 "arguments": arguments | json.loads(options.arguments),
                 "connector": None,
                 "hit_multiple": CHUNK_TOKENS,
+                "whole_hits": False,
                 "digest_chunk_tokens": CHUNK_TOKENS if digests else None,
+                "stored_as": None,
                 "letters": [5, 6, 7, 8],
                 "top": 5,
                 "max_tokens": 2,
@@ -78,7 +83,8 @@ class Worker:
     def score(self, prompts: list[dict[str, Any]], *, read_cache: bool) -> tuple[float, float]:
         """Return the seconds that one pass took, replies included, and the processors' seconds."""
         started, used = time.perf_counter(), self._processor_seconds()
-        self._ask({"type": "score", "read_cache": read_cache, "hand_over": False, "prompts": prompts}, "counted")
+        how = {"read_cache": read_cache, "hand_over": False, "misreading": None}
+        self._ask({"type": "score", **how, "prompts": prompts}, "counted")
         return time.perf_counter() - started, self._processor_seconds() - used
 
     def _processor_seconds(self) -> float:
