@@ -42,7 +42,7 @@ measure() {
     began=$(date +%s%N)
     (
         [ -z "$group" ] || echo "$BASHPID" >"$group/cgroup.procs"
-        exec "$@"
+        "$@"
     ) >"$log" 2>&1 || { tail -30 "$log" >&2; echo "first-verdict: $name: $* failed" >&2; exit 1; }
     awk -v ns="$(($(date +%s%N) - began))" -v cpu="$(group_seconds)" 'BEGIN { printf "%.1f %s\n", ns / 1e9, cpu }' \
         | tee -a "$scratch/$name.figures" | sed "s/^/$name: /"
