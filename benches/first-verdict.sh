@@ -81,7 +81,7 @@ for ((round = 1; round <= rounds; round++)); do
     fi
     if wants warm || wants lmcache; then
         rm -rf "$scratch/cache"
-        measure warm bash -c cargo_run
+        measure warm bash -c "cd '$scratch/clone' && exec ./target/release/kv-correctness run --device cpu --out '$scratch/out'"
     fi
     if wants lmcache; then
         # Its wheel is there before: what is measured is the verdict, not the network.

@@ -301,9 +301,14 @@ def _make_llm(start: Start) -> Any:
         adapt.keep_prefix_caching()
     from vllm import LLM
     from vllm.config import KVTransferConfig
+    from vllm.platforms import current_platform
 
     arguments = dict(start.arguments)
     if start.connector is not None:
+        if current_platform.is_cuda():
+            # LMCache 0.5.6 asks for the number of GPUs in this process. torch does not count that as initialising CUDA,
+            # so vLLM would go on to fork its ranks, but in a fork CUDA works no more.
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
         _prepend_to_path(start.connector.python_path)
         arguments["kv_transfer_config"] = KVTransferConfig(
             kv_connector=start.connector.name,
