@@ -195,9 +195,12 @@ pub struct HitTotals {
 }
 
 impl HitTotals {
-    fn agree(&self) -> bool {
-        let least = self.engine_tokens + self.served_again_tokens;
-        (least..=least + self.whole_prompts).contains(&self.server_tokens)
+    fn disagreement(&self, pass: &str) -> Option<String> {
+        let (first, again) = (self.engine_tokens, self.served_again_tokens);
+        let least = first + again;
+        let agree = (least..=least + self.whole_prompts).contains(&self.server_tokens);
+        let again = if again == 0 { String::new() } else { format!(" and {again} again to requests that were preempted") };
+        (!agree).then(|| format!("{pass}: vLLM says {first} tokens{again}, the server {}", self.server_tokens))
     }
 }
 
@@ -205,21 +208,32 @@ impl ServerAgreement {
     /// Whether both count the same hits, and every shard of what was stored and hit was written and read.
     #[must_use]
     pub fn holds(&self) -> bool {
-        let shards_agree = self.shards.is_none_or(|shards| {
-            // Of a prompt that is served whole, the server may leave the last chunk alone or not.
-            let least = shards.read;
-            let most = least + self.load.whole_prompts * u64::from(shards.read_shards);
-            match shards.bound {
-                Bound::Exactly => {
-                    self.store.chunks_written == shards.written
-                        && (least..=most).contains(&self.load.chunks_read)
-                }
-                Bound::AtLeast => {
-                    self.store.chunks_written >= shards.written && self.load.chunks_read >= least
-                }
-            }
-        });
-        self.store.agree() && self.load.agree() && shards_agree
+        self.disagreements().is_empty()
+    }
+
+    /// In words, each count that does not agree with the others.
+    pub(super) fn disagreements(&self) -> Vec<String> {
+        let passes = [("store pass", &self.store), ("load pass", &self.load)];
+        let tokens = passes.into_iter().filter_map(|(pass, totals)| totals.disagreement(pass));
+        tokens.chain(self.shards.iter().flat_map(|shards| self.of_shards(*shards))).collect()
+    }
+
+    fn of_shards(&self, shards: ShardCounts) -> impl Iterator<Item = String> {
+        // Of a prompt that is served whole, the server may leave the last chunk alone or not.
+        let most = shards.read + self.load.whole_prompts * u64::from(shards.read_shards);
+        let (written, read) = (self.store.chunks_written, self.load.chunks_read);
+        let at_least = shards.bound == Bound::AtLeast;
+        let written_agree = written == shards.written || (at_least && written > shards.written);
+        let read_agree = (shards.read..=most).contains(&read) || (at_least && read > most);
+        let less_or_more = |counted: u64, wanted: String, pass: &str, how: &str| {
+            format!("{pass}: {wanted} chunks had to be {how}, the server counts {counted}")
+        };
+        let wanted_read =
+            if most == shards.read { format!("{most}") } else { format!("{} to {most}", shards.read) };
+        let written = (!written_agree)
+            .then(|| less_or_more(written, shards.written.to_string(), "store pass", "written"));
+        let read = (!read_agree).then(|| less_or_more(read, wanted_read, "load pass", "read"));
+        written.into_iter().chain(read)
     }
 }
 

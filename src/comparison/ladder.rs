@@ -67,18 +67,7 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
             )
         }
         Service::CountersDisagree => {
-            let seen = note(exercised.server.as_ref(), |server| {
-                format!(
-                    "load pass: vLLM says {} tokens{}, the server {} tokens and {} chunks read",
-                    server.load.engine_tokens,
-                    match server.load.served_again_tokens {
-                        0 => String::new(),
-                        again => format!(" and {again} again to requests that were preempted"),
-                    },
-                    server.load.server_tokens,
-                    server.load.chunks_read
-                )
-            });
+            let seen = note(exercised.server.as_ref(), |server| server.disagreements().join("; "));
             not_exercised(
                 format!(
                     "vLLM and the LMCache server count different hits{seen}. One of them reports what did not happen."
