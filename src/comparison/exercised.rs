@@ -199,8 +199,13 @@ impl HitTotals {
         let (first, again) = (self.engine_tokens, self.served_again_tokens);
         let least = first + again;
         let agree = (least..=least + self.whole_prompts).contains(&self.server_tokens);
-        let again = if again == 0 { String::new() } else { format!(" and {again} again to requests that were preempted") };
-        (!agree).then(|| format!("{pass}: vLLM says {first} tokens{again}, the server {}", self.server_tokens))
+        let again = if again == 0 {
+            String::new()
+        } else {
+            format!(" and {again} again to requests that were preempted")
+        };
+        (!agree)
+            .then(|| format!("{pass}: vLLM says {first} tokens{again}, the server {}", self.server_tokens))
     }
 }
 
