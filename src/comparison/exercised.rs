@@ -169,6 +169,10 @@ pub struct ShardCounts {
     pub bound: Bound,
     /// In the store pass.
     pub written: u64,
+    /// How many more may be written: the last chunk of a prompt of whole chunks once more. LMCache 0.5.5 does so under MLA,
+    /// 0.5.6 does not.
+    #[serde(default)]
+    pub written_again_at_most: u64,
     /// In the load pass, for what vLLM says that it was served.
     pub read: u64,
 }
@@ -228,16 +232,17 @@ impl ServerAgreement {
         let most = shards.read + self.load.whole_prompts * u64::from(shards.read_shards);
         let (written, read) = (self.store.chunks_written, self.load.chunks_read);
         let at_least = shards.bound == Bound::AtLeast;
-        let written_agree = written == shards.written || (at_least && written > shards.written);
+        let most_written = shards.written + shards.written_again_at_most;
+        let written_agree =
+            (shards.written..=most_written).contains(&written) || (at_least && written > most_written);
         let read_agree = (shards.read..=most).contains(&read) || (at_least && read > most);
-        let less_or_more = |counted: u64, wanted: String, pass: &str, how: &str| {
+        let disagreement = |pass: &str, [least, most]: [u64; 2], how: &str, counted: u64| {
+            let wanted = if least == most { least.to_string() } else { format!("{least} to {most}") };
             format!("{pass}: {wanted} chunks had to be {how}, the server counts {counted}")
         };
-        let wanted_read =
-            if most == shards.read { format!("{most}") } else { format!("{} to {most}", shards.read) };
         let written = (!written_agree)
-            .then(|| less_or_more(written, shards.written.to_string(), "store pass", "written"));
-        let read = (!read_agree).then(|| less_or_more(read, wanted_read, "load pass", "read"));
+            .then(|| disagreement("store pass", [shards.written, most_written], "written", written));
+        let read = (!read_agree).then(|| disagreement("load pass", [shards.read, most], "read", read));
         written.into_iter().chain(read)
     }
 }
@@ -258,10 +263,11 @@ pub(super) fn check_service(
     let mut hits = [PassHits::default(); 2];
     let mut whole_prompts = [0_u64; 2];
     let chunk_tokens = server.and_then(|server| server.sharding).map_or(1, |rule| rule.chunk_tokens.max(1));
-    let mut load_chunks = 0;
+    let (mut load_chunks, mut of_whole_chunks) = (0, 0);
     for case in cases {
         let expected = case.asked.expected;
         let seen = &case.load.observation;
+        of_whole_chunks += u64::from(expected.prompt_tokens.is_multiple_of(chunk_tokens));
         load_chunks += once_and_again(seen).map(|tokens| u64::from(tokens / chunk_tokens)).sum::<u64>();
         let store = (Pass::Store, &case.store.observation, expected.store_at_most);
         let load = (Pass::Load, seen, expected.load);
@@ -305,6 +311,7 @@ pub(super) fn check_service(
             read_shards: rule.read_shards,
             bound: rule.bound,
             written: rule.stored_chunks * u64::from(rule.written_shards),
+            written_again_at_most: of_whole_chunks * u64::from(rule.written_shards),
             read: load_chunks * u64::from(rule.read_shards),
         }),
     });

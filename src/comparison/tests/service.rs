@@ -146,6 +146,23 @@ fn a_prompt_served_whole_may_count_for_one_token_more_at_the_server() {
     assert_eq!(comparison.noise_floor.control.unwrap().matched, 40);
     evidence.server.as_mut().unwrap().load.hit_tokens += 1;
     assert_eq!(judged(&evidence).1.verdict, Verdict::NotExercised);
+    evidence.server.as_mut().unwrap().load.hit_tokens -= 1;
+
+    // Its last chunk may be written twice, and no other.
+    let server = evidence.server.as_mut().unwrap();
+    let (written_shards, read_shards, bound) = (1, 1, Bound::Exactly);
+    server.sharding =
+        Some(Sharding { chunk_tokens: 256, stored_chunks: 80, written_shards, read_shards, bound });
+    server.load.chunks_read = 80;
+    for (written, verdict) in
+        [(79, Verdict::NotExercised), (80, Verdict::Equivalent), (81, Verdict::Equivalent)]
+    {
+        evidence.server.as_mut().unwrap().store.chunks_written = written;
+        assert_eq!(judged(&evidence).1.verdict, verdict, "{written}");
+    }
+    evidence.server.as_mut().unwrap().store.chunks_written = 82;
+    let (_, judgement) = judged(&evidence);
+    assert!(judgement.reason.contains("store pass: 80 to 81 chunks had to be written, the server counts 82"));
 }
 
 #[test]
