@@ -1,6 +1,7 @@
 //! Searches for the first bad revision of a git repository, and of releases, on the fake engine.
 
 use std::process::Command;
+use std::sync::LazyLock;
 
 use fs_err as fs;
 use serde_json::Value;
@@ -11,6 +12,11 @@ const SEARCH: &str = "bisect --suite suite.toml --device cpu --out out --lmcache
 
 /// A lab with a stand-in for uv, and a repository in `src` with the tags `good`, `culprit`, `unbuildable` and `bad`.
 pub(crate) fn lab() -> Lab {
+    static PACKED: LazyLock<Vec<u8>> = LazyLock::new(|| with_repository().pack());
+    Lab::unpack(&PACKED)
+}
+
+fn with_repository() -> Lab {
     let lab = Lab::new();
     lab.write_program("bin/uv", include_str!("fake/uv.sh"));
     lab.write("src/setup.py", "sound\n");

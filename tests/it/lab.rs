@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::resume_unwind;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -81,12 +82,21 @@ impl Lab {
             let ended = lab.run("", "");
             assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
             fs::remove_file(lab.path("steps.log")).unwrap();
-            let mut builder = tar::Builder::new(Vec::new());
-            builder.append_dir_all(".", lab.path("")).unwrap();
-            builder.into_inner().unwrap()
+            lab.pack()
         });
+        Self::unpack(&PACKED)
+    }
+
+    /// All that is in this lab, of which [`unpack`](Self::unpack) makes others.
+    pub(crate) fn pack(&self) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        builder.append_dir_all(".", self.path("")).unwrap();
+        builder.into_inner().unwrap()
+    }
+
+    pub(crate) fn unpack(packed: &[u8]) -> Self {
         let lab = Self::empty();
-        tar::Archive::new(PACKED.as_slice()).unpack(lab.path("")).unwrap();
+        tar::Archive::new(packed).unpack(lab.path("")).unwrap();
         lab
     }
 
@@ -326,6 +336,18 @@ impl Running {
         let read = |name| fs::read_to_string(self.folder.join(name)).unwrap();
         Ended { code: status.code().unwrap_or(-1), out: read("out"), err: read("err") }
     }
+}
+
+/// Does the same with each at the same time, since most of a run is waiting; what came of each, in their order.
+pub(crate) fn at_once<T: Send, R: Send>(
+    each: impl IntoIterator<Item = T>,
+    act: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let act = &act;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = each.into_iter().map(|one| scope.spawn(move || act(one))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
 }
 
 fn wait_until(patience: Duration, mut look: impl FnMut() -> Result<(), String>) {
