@@ -13,13 +13,6 @@ fn fail(faults: &str) -> String {
     message
 }
 
-/// The same, where a process counts as hung after so few seconds as a loaded machine needs for all that does not hang.
-fn fail_soon(faults: &str, setting: &str) -> String {
-    let lab = Lab::new();
-    lab.edit("suite.toml", &format!("{setting} = 300"), &format!("{setting} = 10"));
-    lab.error(&lab.run(faults, ""))
-}
-
 #[test]
 fn an_engine_that_is_killed_is_told_by_its_signal_and_its_last_words() {
     insta::assert_snapshot!(fail("crash@start-baseline"), @r"
@@ -31,20 +24,6 @@ fn an_engine_that_is_killed_is_told_by_its_signal_and_its_last_words() {
     error: failed to keep the mp cached engine of tiny running: it ended (killed, signal 9); it said: RuntimeError: the fake engine was told to crash
 
     hint: somebody ended it, or the kernel for lack of memory (`dmesg` tells); what is finished is kept, and the same command goes on from there; its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
-    ");
-}
-
-#[test]
-fn an_engine_that_goes_silent_is_ended() {
-    insta::assert_snapshot!(fail_soon("hang@start-baseline", "start_seconds"), @r"
-    error: failed to get an answer from the baseline engine of tiny within [TIME]
-
-    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log; a slow machine may need larger values under `[patience]` in the suite
-    ");
-    insta::assert_snapshot!(fail_soon("hang@load", "answer_seconds"), @r"
-    error: failed to get an answer from the mp cached engine of tiny within [TIME]
-
-    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log, that of the LMCache server it asks lies beside it; a slow machine may need larger values under `[patience]` in the suite
     ");
 }
 
@@ -173,24 +152,6 @@ fn the_memory_pool_of_a_server_that_is_killed_goes_with_it() {
 }
 
 #[test]
-fn a_server_that_hangs_is_no_verdict_and_ends_with_the_run() {
-    insta::assert_snapshot!(fail_soon("freeze@server", "answer_seconds"), @r"
-    error: failed to get an answer from the mp cached engine of tiny within [TIME]
-
-    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log, that of the LMCache server it asks lies beside it; a slow machine may need larger values under `[patience]` in the suite
-    ");
-}
-
-#[test]
-fn a_server_that_never_becomes_healthy_is_ended() {
-    insta::assert_snapshot!(fail_soon("unhealthy@server", "change_seconds"), @r"
-    error: failed to get an answer from the LMCache server within [TIME]
-
-    hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server.log; a slow machine may need larger values under `[patience]` in the suite
-    ");
-}
-
-#[test]
 fn a_server_that_leaves_between_the_passes_is_no_verdict() {
     insta::assert_snapshot!(fail("leave@server"), @r"
     error: failed to ask http://127.0.0.1:[PORT]/metrics: io: Peer disconnected; it said: RuntimeError: the fake server was told to leave
@@ -224,20 +185,4 @@ fn the_log_of_a_failure_is_kept_even_without_a_cache() {
     let lab = Lab::new();
     let message = lab.error(&lab.run("crash@repeat", "--no-cache"));
     assert!(message.contains("its log is"), "{message}"); // and it is there: `error` looks
-}
-
-#[test]
-fn an_engine_that_lingers_after_its_last_word_does_not_hold_the_run_up() {
-    let lab = Lab::new();
-    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
-    let ended = lab.run("linger@finish", "-q");
-    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
-}
-
-#[test]
-fn an_engine_that_never_says_its_last_word_does_not_hold_the_run_up() {
-    let lab = Lab::new();
-    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
-    let ended = lab.run("hang@finish", "-q");
-    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
 }

@@ -3,7 +3,7 @@
 use camino::Utf8Path;
 use fs_err as fs;
 
-use crate::lab::{Lab, archive, weights};
+use crate::lab::{Lab, archive, at_once, weights};
 
 /// Something wrong, words of the hint, and what a reader of the hint would do.
 struct Case {
@@ -247,7 +247,7 @@ fn packed(lab: &Lab, script: &str) {
 #[test]
 fn each_refusal_is_mended_by_what_its_hint_says() {
     assert!(CASES.len() >= 20);
-    for Case { wrong, hint, follow } in CASES {
+    at_once(CASES, |Case { wrong, hint, follow }| {
         let lab = Lab::new();
         let check = || lab.end(lab.driver("suite check suite.toml"));
         wrong(&lab);
@@ -256,5 +256,5 @@ fn each_refusal_is_mended_by_what_its_hint_says() {
         follow(&lab);
         let mended = check();
         assert_eq!(mended.code, 0, "{hint}: {}", mended.err);
-    }
+    });
 }

@@ -17,6 +17,7 @@ mod input;
 mod keys;
 mod lab;
 mod obstacles;
+mod patience;
 mod plan;
 mod real;
 mod real_bench;

@@ -5,7 +5,7 @@ use std::io::Read;
 use fs_err as fs;
 use serde_json::Value;
 
-use crate::lab::{Ended, Lab};
+use crate::lab::{Ended, Lab, at_once};
 
 fn end(lab: &Lab, arguments: &str) -> Ended {
     lab.end(lab.driver(arguments))
@@ -29,13 +29,14 @@ fn check_schema(lab: &Lab) {
 
 #[test]
 fn the_report_of_every_verdict_follows_the_schema_and_every_format_is_written() {
-    for (faults, code) in [
+    let cases = [
         ("", 0),
         ("swap@load", 1),
         ("noise@engine chance@engine blindfold@load", 3),
         ("empty@server", 4),
         ("wrong@load noise@engine", 1),
-    ] {
+    ];
+    at_once(cases, |(faults, code)| {
         let lab = Lab::new();
         let ended = lab.run(faults, "");
         assert_eq!(ended.code, code, "{faults}: {}{}", ended.err, ended.out);
@@ -56,7 +57,7 @@ fn the_report_of_every_verdict_follows_the_schema_and_every_format_is_written() 
         assert!(!page.contains("<script") && !page.contains("src=") && page.contains("</html>"));
         let failed = fs::read_to_string(lab.path("out/junit.xml")).unwrap().matches("<failure").count();
         assert_eq!(failed, usize::from(code == 1 || code == 4), "{faults}");
-    }
+    });
 }
 
 #[test]

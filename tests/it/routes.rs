@@ -198,36 +198,6 @@ fn a_redis_server_that_forgets_between_the_passes_is_not_exercised() {
 }
 
 #[test]
-fn a_tier_that_takes_nothing_is_not_exercised() {
-    let lab = lab();
-    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
-    let ended = lab.run("shared@store full@server", "--route mp+fs");
-    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
-    assert_eq!(lab.report().findings[0].comparison.exercised.service, Service::UnderServed);
-}
-
-#[test]
-fn a_slow_tier_is_waited_for_while_it_takes_more() {
-    let lab = lab();
-    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
-    let started = std::time::Instant::now();
-    let ended = lab.run("slow@server", "--route mp+fs");
-    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
-    assert!(started.elapsed().as_secs() >= 10, "it was no slower than the patience");
-}
-
-#[test]
-fn a_tier_that_stops_taking_is_an_error_that_says_so() {
-    let lab = lab();
-    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
-    insta::assert_snapshot!(lab.error(&lab.run("stuck@server", "--route mp+fs")), @r"
-    error: failed to wait until LMCache's second tier (fs) has all that was stored: 10 of 61 objects arrived, and no more within [TIME]
-
-    hint: is there room in it? a slow one may need a larger `patience.change_seconds` in the suite; its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server-store.log
-    ");
-}
-
-#[test]
 fn a_peer_that_leaves_between_the_passes_is_an_error_in_time() {
     let lab = lab();
     insta::assert_snapshot!(lab.error(&lab.run("leave-peer@server", "--route mp+p2p")), @r"

@@ -4,7 +4,7 @@ use fs_err as fs;
 use kv_correctness::comparison::Verdict;
 use kv_correctness::report::Report;
 
-use crate::lab::{Ended, Lab, archive_of};
+use crate::lab::{Ended, Lab, archive_of, at_once};
 
 const SUBJECTS: [&str; 10] = [
     "acoustics",
@@ -72,11 +72,12 @@ fn read(lab: &Lab, out: &str) -> Report {
 
 #[test]
 fn eight_shards_on_three_machines_merge_to_the_report_of_one_run_bit_for_bit() {
-    for (faults, verdict) in [
+    let cases = [
         ("", Verdict::Equivalent),
         ("rot@load", Verdict::Degraded),
         ("noise@engine chance@engine blindfold@load", Verdict::Inconclusive),
-    ] {
+    ];
+    at_once(cases, |(faults, verdict)| {
         let lab = lab(8);
         let whole = run_part(&lab, 9, faults, "whole", "");
         let parts = shards(&lab, 8, faults, "");
@@ -89,7 +90,7 @@ fn eight_shards_on_three_machines_merge_to_the_report_of_one_run_bit_for_bit() {
             assert_eq!(other, one, "{faults}");
         }
         assert_eq!(texts[0], texts[1]);
-    }
+    });
 }
 
 #[test]

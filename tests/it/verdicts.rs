@@ -217,14 +217,6 @@ fn a_cache_that_serves_too_little_is_not_exercised() {
 }
 
 #[test]
-fn chunks_that_never_arrive_are_not_waited_for_for_ever() {
-    let lab = Lab::new();
-    lab.edit("suite.toml", "change_seconds = 300", "change_seconds = 10");
-    let ended = lab.run("drop@server", "");
-    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
-}
-
-#[test]
 fn a_server_that_counts_other_hits_than_vllm_is_not_exercised() {
     insta::assert_snapshot!(judge("lie@server", 4), @r"
     tiny (dense) over mp: NOT EXERCISED

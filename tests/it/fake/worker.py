@@ -5,7 +5,7 @@ subject is answered wrongly and row 9 with a word. Log-probabilities are a hash 
 a cache, of how many tokens did: as in vLLM, a prefix that was not computed moves the last bits, whoever served it.
 
 FAKE_LOG names a file that every process tells its steps to. FAKE_FAULTS holds words of the form fault@place; places are
-the passes, `start`, `finish` and `engine` (all passes). A fault that is not one of numbers strikes at a pass's second
+the passes, `start`, `finish-` and an arm, and `engine` (all passes). A fault that is not one of numbers strikes at a pass's second
 answer.
 """
 
@@ -375,10 +375,11 @@ def main():
             strike("look")
             engine.look(request)
         else:
-            strike("finish")
+            place = f"finish-{engine.arm}"
+            strike(place)
             reply("finished")
-            if "linger@finish" in FAULTS:
-                sleep_for_ever("finish")
+            if f"linger@{place}" in FAULTS:
+                sleep_for_ever(place)
             return
 
 
