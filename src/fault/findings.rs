@@ -452,7 +452,8 @@ impl FaultFindings {
                      show that the cache is sound.",
                     survivors.len()
                 ),
-                "Make the engine repeatable so that bits decide, or ask more questions.",
+                "Where requests are computed together, ask one at a time (`engine.max_num_seqs = 1`), so that bits decide; where they \
+                 do, ask more questions.",
             )
         } else {
             return None;
