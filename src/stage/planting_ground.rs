@@ -224,11 +224,7 @@ impl Ground {
             let bytes = self.layout.layer(*layer);
             before[bytes.clone()] != after[bytes]
         }) {
-            for (prompt, chunks) in self.prompts.iter().enumerate() {
-                let places = chunks.iter().enumerate().filter(|(_, chunk)| **chunk == shard.chunk);
-                let cell = |(chunk, _)| PlantedCell { prompt, chunk, layer, rank: shard.rank };
-                damage.cells.extend(places.map(cell));
-            }
+            damage.cells.extend(cells_of(shard, layer, self.prompts.iter().chain(&self.whole_prompts)));
         }
     }
 
@@ -245,6 +241,20 @@ impl Ground {
         }
         Ok(self.second.restore()?)
     }
+}
+
+/// The cells in which prompts, in the order in which they are asked, read a layer of a shard.
+fn cells_of<'a>(
+    shard: &Shard,
+    layer: usize,
+    prompts: impl Iterator<Item = &'a Vec<ChunkName>>,
+) -> Vec<PlantedCell> {
+    let of_prompt = |(prompt, chunks): (usize, &Vec<ChunkName>)| {
+        let places = chunks.iter().enumerate().filter(|(_, chunk)| **chunk == shard.chunk);
+        let cell = |(chunk, _)| PlantedCell { prompt, chunk, layer, rank: shard.rank };
+        places.map(cell).collect::<Vec<_>>()
+    };
+    prompts.enumerate().flat_map(of_prompt).collect()
 }
 
 /// Bits by which what is read of a chunk differs; a byte that is not there differs whole, and one too many is not read.
@@ -335,6 +345,21 @@ pub(super) fn choose_questions(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chunk_is_read_by_every_prompt_that_holds_it_those_of_whole_chunks_behind_the_others() {
+        let names = |tokens: &[u32]| ChunkName::of_prompt(tokens, 2);
+        let (prompts, whole) = ([names(&[1, 2, 3, 4, 5])], [names(&[1, 2, 3, 4]), names(&[1, 2, 9, 9])]);
+        let cells = |chunk: &ChunkName| -> Vec<(usize, usize)> {
+            let shard = Shard { chunk: chunk.clone(), rank: 1 };
+            let cells = cells_of(&shard, 3, prompts.iter().chain(&whole));
+            assert!(cells.iter().all(|cell| (cell.layer, cell.rank) == (3, 1)));
+            cells.iter().map(|cell| (cell.prompt, cell.chunk)).collect()
+        };
+        assert_eq!(cells(&whole[0][0]), [(0, 0), (1, 0), (2, 0)]);
+        assert_eq!(cells(&whole[0][1]), [(0, 1), (1, 1)]);
+        assert_eq!(cells(&whole[1][1]), [(2, 1)]);
+    }
 
     #[test]
     fn chunks_are_waited_for_as_long_as_the_suite_says_from_the_last_one_that_came() {
