@@ -313,9 +313,11 @@ fn connect(address: &RedisAddress) -> Result<Connection, RedisError> {
     }
     let place = ConnectionAddr::Tcp(address.host.clone(), address.port).into_connection_info()?;
     let client = Client::open(place.set_redis_settings(who))?;
-    let connection = client.get_connection_with_timeout(ANSWER_PATIENCE)?;
+    let mut connection = client.get_connection_with_timeout(ANSWER_PATIENCE)?;
     connection.set_read_timeout(Some(ANSWER_PATIENCE))?;
     connection.set_write_timeout(Some(ANSWER_PATIENCE))?;
+    // A server that wants a password lets in whoever has none, and refuses each command.
+    redis::cmd("PING").exec(&mut connection)?;
     Ok(connection)
 }
 

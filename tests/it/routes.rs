@@ -275,6 +275,18 @@ fn a_redis_server_by_address_is_used_with_a_password_that_is_shown_nowhere() {
 
     hint: is a Redis server running there, and is KV_CORRECTNESS_REDIS_PASSWORD its password?
     ");
+    // A server lets in whoever names no password, and then refuses each command.
+    let unknown = lab.start(command("")).wait();
+    insta::assert_snapshot!(lab.error(&unknown), @r#"
+    error: failed to run this route: reach redis://127.0.0.1:[PORT]: "NOAUTH": Authentication required.
+
+    hint: is a Redis server running there, and is KV_CORRECTNESS_REDIS_PASSWORD its password?
+    "#);
+    assert!(
+        !lab.steps().iter().any(|step| step.starts_with("start ") && step != "start redis"),
+        "{:?}",
+        lab.steps()
+    );
     set_value(&url, "theirs", "kept");
     let ended = lab.start(command("hunter2")).wait();
     assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
