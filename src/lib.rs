@@ -21,6 +21,7 @@ pub mod fetch;
 mod files;
 pub mod fleet;
 pub mod foreign;
+mod http;
 pub mod job;
 pub mod lock;
 pub mod machine;

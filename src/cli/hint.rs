@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::{self, Write};
 
+use super::limits::hint_of_limit;
 use super::output::OutputError;
 use super::report::ReadReportError;
 use crate::assets::AssetError;
@@ -39,15 +40,23 @@ const HINTS: [HintOf; 14] = [
     |cause| cause.downcast_ref().map(ReadReportError::hint),
 ];
 
+/// For an error of the system that nothing else is known of.
+const OF_SYSTEM: &str =
+    "see to it that what it names is there and that this user may use it, and run the same command again";
+
 /// Says on standard error what failed, and what to do next.
 pub(super) fn report_error(error: &anyhow::Error) {
     let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-    let hint = hint(error).map_or_else(String::new, |hint| format!("\n\nhint: {hint}"));
-    let message = format!("failed to {}{hint}", causes.join(": "));
+    let causes = causes.join(": ");
+    let hint = hint_of_limit(&causes).or_else(|| hint(error));
+    let hint = hint.map_or_else(String::new, |hint| format!("\n\nhint: {hint}"));
+    let message = format!("failed to {causes}{hint}");
     tracing::error!("{message}");
     writeln!(io::stderr(), "error: {}", printable(&message)).ok();
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
-    error.chain().find_map(|cause| HINTS.iter().find_map(|hint_of| hint_of(cause)))
+    let own = error.chain().find_map(|cause| HINTS.iter().find_map(|hint_of| hint_of(cause)));
+    let of_system = || error.chain().any(|cause| cause.is::<io::Error>()).then(|| OF_SYSTEM.to_owned());
+    own.or_else(of_system)
 }

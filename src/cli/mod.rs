@@ -11,6 +11,7 @@ mod fetch;
 mod fleet_arguments;
 mod hint;
 mod inspect;
+mod limits;
 mod log;
 mod merge;
 mod minimise;
@@ -31,6 +32,7 @@ mod write_report;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -42,6 +44,7 @@ use self::doctor::examine;
 use self::explain::explain_stages;
 use self::fetch::fetch_assets;
 use self::hint::report_error;
+use self::limits::meet_limits;
 use self::merge::merge_parts;
 use self::output::print;
 use self::plan::print_plan;
@@ -61,18 +64,19 @@ use crate::thread::on_thread;
 
 const INTERRUPTED: u8 = 130;
 const TERMINATED: u8 = 143;
-/// Linux's number of the signal that a write beyond the limit on file sizes raises.
-const SIGXFSZ: i32 = 25;
 
 /// Runs the program with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log::listen();
-    if let Some(folder) = out_folder(&cli.command) {
-        log::begin(folder);
-    }
-    match dispatch(cli.command) {
+    let done = meet_limits().and_then(|()| {
+        if let Some(folder) = out_folder(&cli.command) {
+            log::begin(folder);
+        }
+        dispatch(cli.command)
+    });
+    match done {
         Ok(code) => code,
         Err(error) => {
             progress::close();
@@ -147,12 +151,11 @@ fn make_environment(device: DeviceChoice, cache: Option<Utf8PathBuf>) -> anyhow:
 /// Drives the work on this thread alone, which its processes' guards watch. A first signal tells them all to end, and drops the
 /// work; a second one kills them and ends this process at once.
 fn until_interrupted(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("listen to signals")?;
     let code = runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        // A write beyond the limit on file sizes is then an error that can be told, and not the end.
-        let _beyond_size_limit = signal(SignalKind::from_raw(SIGXFSZ))?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listen to signals")?;
+        let mut terminate = signal(SignalKind::terminate()).context("listen to signals")?;
         let mut work = Box::pin(work);
         let code = tokio::select! {
             finished = &mut work => return finished,
@@ -161,7 +164,9 @@ fn until_interrupted(work: impl Future<Output = anyhow::Result<ExitCode>>) -> an
         };
         progress::close();
         say_interrupted("interrupted: ending what still runs, or at once if told so again");
-        std::thread::spawn(move || end_at_once_when_told_again(interrupt, terminate, code));
+        let again = move || end_at_once_when_told_again(interrupt, terminate, code);
+        // Where the system refuses this thread, what was asked to end is waited for.
+        std::thread::Builder::new().spawn(again).ok();
         end_all().await;
         drop(work);
         say_interrupted("what is finished is kept, and the same command goes on from there");

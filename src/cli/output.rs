@@ -30,9 +30,6 @@ impl OutputError {
             Self::File { source, .. } if source.kind() == ErrorKind::StorageFull => {
                 "make room there, or name another place"
             }
-            Self::File { source, .. } if source.kind() == ErrorKind::FileTooLarge => {
-                "raise the limit on file sizes (`ulimit -f unlimited`)"
-            }
             Self::File { .. } => "see to it that this place can be written, or name another",
         };
         format!("{mend}, and run the same command again: finished stages are kept")

@@ -8,6 +8,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::arguments::{CellChoice, DeviceChoice, RunArguments};
+use super::output::OutputError;
 use super::stack::{Replacement, replace};
 use crate::assets::is_name;
 use crate::cache::Bucket;
@@ -61,12 +62,18 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
         events.emit(Event::SuiteNeeds { lines: needs.lines() });
     }
     let device = device?;
+    if arguments.device == DeviceChoice::Auto && device.kind() == DeviceKind::Cpu && is_wsl() {
+        events.warn("WSL's GPUs are not known here, so this run computes on the processor".to_owned());
+    }
     let engines_at_a_time = arguments.engines.map_or_else(|| needs.engines_at_a_time(), NonZeroUsize::get);
     needs.require(&arguments.suite)?;
     let sources = Sources::find(&here, &cache)?;
     let (store_folder, durability, temporary) = if arguments.no_cache {
-        fs::create_dir_all(&cache)?;
-        let folder = tempfile::Builder::new().prefix(Bucket::TemporaryStore.name()).tempdir_in(&cache)?;
+        let make = || {
+            fs::create_dir_all(&cache)?;
+            tempfile::Builder::new().prefix(Bucket::TemporaryStore.name()).tempdir_in(&cache)
+        };
+        let folder = make().map_err(OutputError::at(&cache))?;
         let path = Utf8PathBuf::try_from(folder.path().to_owned())?;
         let lasting = Store::open(&cache, Durability::Lasting, events.clone())?;
         (path, Durability::Temporary, Some(TemporaryStore { folder, _lasting: lasting }))
@@ -261,8 +268,8 @@ pub(super) fn choose_device(choice: DeviceChoice) -> anyhow::Result<Device> {
         DeviceChoice::Cpu => Ok(Device::cpu()),
         DeviceChoice::Auto => Ok(cuda.unwrap_or_else(Device::cpu)),
         DeviceChoice::Cuda if cuda.is_none() && is_wsl() => anyhow::bail!(
-            "find an NVIDIA GPU: this is WSL, which shows its GPUs by /dev/dxg, and this program knows those of the kernel's \
-             own driver only\n\nhint: `--device cpu` computes on the processor, for which the suite canary is made; for a \
+            "find an NVIDIA GPU: this is WSL, which shows its GPUs by /dev/dxg and /usr/lib/wsl/lib, and this program knows \
+             those of the kernel's own driver only\n\nhint: `--device cpu` computes on the processor, for which the suite canary is made; for a \
              GPU boot Linux itself"
         ),
         DeviceChoice::Cuda => cuda.context(
@@ -272,9 +279,9 @@ pub(super) fn choose_device(choice: DeviceChoice) -> anyhow::Result<Device> {
     }
 }
 
-/// Whether GPUs are those of Windows.
+/// Whether GPUs are those of Windows, which WSL shows by another device and another driver's library.
 pub(super) fn is_wsl() -> bool {
-    Utf8Path::new("/dev/dxg").exists()
+    ["/dev/dxg", "/usr/lib/wsl/lib/libcuda.so.1"].iter().any(|path| Utf8Path::new(path).exists())
 }
 
 /// Fails where the kernel does not tell of processes and processors.

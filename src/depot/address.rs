@@ -16,6 +16,7 @@ use url::Url;
 use super::aws_profile::AwsProfile;
 use super::connector::Connector;
 use super::error::DepotError;
+use super::folder::Folder;
 
 /// What lies below it carries the number of the layout.
 const LAYOUT: &str = "kv-correctness-depot-1";
@@ -151,7 +152,7 @@ impl DepotAddress {
             std::fs::create_dir_all(&folder).map_err(|error| failing(format!("make the folder: {error}")))?;
         }
         let store = LocalFileSystem::new_with_prefix(&folder).map_err(|error| failing(error.to_string()))?;
-        Ok((Box::new(store), Path::from(LAYOUT)))
+        Ok((Box::new(Folder::new(store)), Path::from(LAYOUT)))
     }
 }
 

@@ -16,12 +16,14 @@ use ureq::tls::{RootCerts, TlsConfig};
 
 use super::seal::PART_BYTES;
 use crate::certificates::read_certificates;
+use crate::http::agent;
+use crate::thread::on_thread;
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Lists of objects are as long as an object store makes them.
 const LONGEST_ANSWER: u64 = PART_BYTES as u64 + (8 << 20);
 
-/// Sends requests, each on a thread of the runtime's for such.
+/// Sends requests, each on a thread of its own: the runtime's for such panic where the system refuses them.
 #[derive(Debug, Clone)]
 pub(super) struct Connector(Agent);
 
@@ -31,7 +33,7 @@ impl Connector {
         let path = std::env::var("SSL_CERT_FILE").ok().filter(|path| !path.is_empty());
         let roots = path.map(|path| read_certificates(path.as_ref())).transpose()?;
         let tls = TlsConfig::builder().root_certs(roots.unwrap_or(RootCerts::WebPki)).build();
-        let agent = Agent::config_builder()
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -40,9 +42,8 @@ impl Connector {
             .timeout_global(Some(patience))
             .user_agent(concat!("kv-correctness/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls)
-            .build()
-            .into();
-        Ok(Self(agent))
+            .build();
+        Ok(Self(agent(config)))
     }
 
     fn ask(&self, request: ureq::http::Request<Vec<u8>>) -> Result<HttpResponse, HttpError> {
@@ -63,9 +64,8 @@ impl HttpService for Connector {
         let bytes = body.collect().await?.to_bytes();
         let request = ureq::http::Request::from_parts(parts, Vec::from(bytes));
         let connector = self.clone();
-        tokio::task::spawn_blocking(move || connector.ask(request))
-            .await
-            .map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error))?
+        let answer = on_thread(move || connector.ask(request)).await;
+        answer.map_err(|refused| HttpError::new(HttpErrorKind::Unknown, refused))?
     }
 }
 

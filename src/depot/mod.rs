@@ -19,6 +19,7 @@ mod aws_profile;
 mod connector;
 mod courier;
 mod error;
+mod folder;
 mod inventory;
 mod seal;
 mod transfer;

@@ -13,6 +13,7 @@ use super::ports::{free_ports, start_on_free_ports};
 use super::process::{Launch, OwnedProcess, Streams, telling_line};
 use super::protocol::Connector;
 use super::server_counters::{Counted, ServerCounters};
+use crate::http::agent;
 use crate::thread::on_thread;
 
 const WHAT: &str = "the LMCache server";
@@ -347,8 +348,8 @@ pub(super) async fn answers(url: String) -> bool {
 /// What a server on this machine answers.
 async fn ask(method: Method, url: String) -> Result<String, String> {
     let asked = on_thread(move || {
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().timeout_global(Some(ANSWER_PATIENCE)).proxy(None).build().into();
+        let agent =
+            agent(ureq::Agent::config_builder().timeout_global(Some(ANSWER_PATIENCE)).proxy(None).build());
         let answer = match method {
             Method::Get => agent.get(&url).call(),
             Method::Post => agent.post(&url).send_empty(),

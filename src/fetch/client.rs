@@ -13,6 +13,7 @@ use ureq::{Agent, Body};
 use super::FetchError;
 use super::pins::HUB;
 use crate::certificates::read_certificates;
+use crate::http::agent;
 
 const REDIRECTS: usize = 10;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
@@ -117,7 +118,7 @@ impl Client {
         let untrusted = |problem| FetchError::Setting { variable: "SSL_CERT_FILE", problem };
         let roots = certificates.map(read_certificates).transpose().map_err(untrusted)?;
         let tls = TlsConfig::builder().root_certs(roots.unwrap_or(RootCerts::WebPki)).build();
-        let agent = Agent::config_builder()
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -127,9 +128,8 @@ impl Client {
             .timeout_recv_response(Some(2 * stall))
             .user_agent(concat!("kv-correctness/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls)
-            .build()
-            .into();
-        Ok(Self { agent, hub, token })
+            .build();
+        Ok(Self { agent: agent(config), hub, token })
     }
 
     /// An address with the hub's place in it taken by the mirror, if one is set.

@@ -198,9 +198,6 @@ impl StageError {
             Self::Route(error) => Some(error.hint()),
             Self::Evidence(error) => error.hint(),
             Self::Fault(error) => error.hint(),
-            Self::Write { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Some(
-                "raise the limit on file sizes (`ulimit -f unlimited`), and run the same command again".to_owned(),
-            ),
             Self::Write { .. } => Some(
                 "make room there, or name a folder on another disk with --cache DIR; what is finished is kept".to_owned(),
             ),

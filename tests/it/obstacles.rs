@@ -4,7 +4,7 @@ use std::process::Command;
 
 use fs_err as fs;
 
-use crate::lab::{Ended, Lab};
+use crate::lab::{Ended, Lab, as_nobody};
 
 /// Runs the driver where the folder `small` is a disk of so many KiB; nothing where this machine lets nobody make one.
 fn run_with_small_disk(lab: &Lab, kilobytes: u32, arguments: &str) -> Option<Ended> {
@@ -65,17 +65,7 @@ fn a_stage_that_does_not_fit_its_disk_is_an_error_that_names_it() {
 #[test]
 fn a_file_beyond_the_limit_on_sizes_is_an_error_that_says_so() {
     let lab = Lab::new();
-    let mut command = Command::new("sh");
-    let driver = lab.driver("run --suite suite.toml --device cpu -q");
-    command.args(["-c", "ulimit -f 4; exec \"$@\"", "sh"]).arg(driver.get_program()).args(driver.get_args());
-    for (name, value) in driver.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.current_dir(lab.path(""));
-    let message = lab.error(&lab.end(command));
+    let message = lab.error(&run_under(&lab, "ulimit -f 4", "run --suite suite.toml --device cpu -q"));
     assert!(message.contains("File too large (os error 27)"), "{message}");
     assert!(
         message.ends_with(
@@ -100,6 +90,111 @@ fn a_thread_that_the_system_refuses_is_an_error_and_no_panic() {
         assert!(!ended.err.contains("panicked"), "{}", ended.err);
     }
     assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn threads_that_are_refused_later_are_an_error_and_no_panic_either() {
+    let lab = Lab::new();
+    let mut listed = 0;
+    for limit in 1..6 {
+        for depot in [format!("file://{}", lab.path("depot")), "s3://bucket/prefix".to_owned()] {
+            let mut command = lab.driver(&format!("depot ls --depot {depot}"));
+            command.env("KV_CORRECTNESS_DEPOT_PATIENCE", "1").env("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
+            command.env("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE").env("AWS_SECRET_ACCESS_KEY", "secret");
+            let Some(ended) = as_nobody(&lab, 2, limit, &command) else { return };
+            assert!(!ended.err.contains("panicked"), "{limit}: {}", ended.err);
+            if ended.code == 0 {
+                listed += 1;
+            } else {
+                lab.error(&ended);
+            }
+        }
+    }
+    assert!(listed > 0, "nothing was listed with five threads");
+}
+
+/// Runs the driver under a limit that a shell sets.
+fn run_under(lab: &Lab, limit: &str, arguments: &str) -> Ended {
+    let mut command = Command::new("sh");
+    let driver = lab.driver(arguments);
+    let script = format!("{limit}; exec \"$@\"");
+    command.args(["-c", &script, "sh"]).arg(driver.get_program()).args(driver.get_args());
+    for (name, value) in driver.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.current_dir(lab.path(""));
+    lab.end(command)
+}
+
+#[test]
+fn too_few_open_files_are_an_error_that_says_so_and_no_panic() {
+    let lab = Lab::new();
+    for files in 5..48 {
+        let ended = run_under(&lab, &format!("ulimit -n {files}"), "run --suite suite.toml --device cpu -q");
+        let message = lab.error(&ended);
+        assert!(message.contains("Too many open files"), "{files}: {message}");
+        assert!(
+            message.contains("hint: raise the limit on open files (`ulimit -n 4096`)"),
+            "{files}: {message}"
+        );
+        assert!(!ended.err.contains("panicked"), "{files}: {}", ended.err);
+    }
+    assert_eq!(lab.steps(), Vec::<String>::new());
+}
+
+#[test]
+fn output_beyond_the_limit_on_sizes_is_an_error_in_every_command() {
+    let lab = Lab::finished();
+    for arguments in
+        ["suite show canary", "suite check suite.toml", "schema", "report out --out page.html", "man pages"]
+    {
+        let mut command = Command::new("sh");
+        let driver = env!("CARGO_BIN_EXE_kv-correctness");
+        let script = format!("ulimit -f 0; exec {driver} {arguments} > printed");
+        command.args(["-c", &script]).current_dir(lab.path(""));
+        // The message goes to a pipe, which has no size.
+        let output = command.output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        let message = lab.error(&Ended { code: output.status.code().unwrap_or(-1), out: String::new(), err });
+        assert!(message.contains("File too large (os error 27)"), "{arguments}: {message}");
+        assert!(message.contains("hint: raise the limit on file sizes (`ulimit -f unlimited`)"), "{message}");
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_made_has_a_hint_also_where_it_is_not_kept() {
+    let lab = Lab::new();
+    let message = lab.error(&lab.run("", "--no-cache --cache /dev/null/cache"));
+    insta::assert_snapshot!(message, @r"
+    error: failed to write /dev/null/cache: failed to create directory `/dev/null/cache`: Not a directory (os error 20)
+
+    hint: see to it that this place can be written, or name another, and run the same command again: finished stages are kept
+    ");
+}
+
+#[test]
+fn the_gpus_of_wsl_are_called_what_they_are() {
+    let lab = Lab::new();
+    let devices = "mkdir -p real && mount --rbind /dev real && mount -t tmpfs tmpfs /dev && mkdir /dev/shm && touch /dev/dxg && for \
+                   name in null zero urandom; do touch /dev/$name && mount --bind real/$name /dev/$name; done";
+    let Some(ended) = run_on(&lab, devices, "doctor") else { return };
+    assert!(
+        ended.out.contains("those of WSL (/dev/dxg, /usr/lib/wsl/lib), which this program does not know"),
+        "{}{}",
+        ended.out,
+        ended.err
+    );
+    let ended = run_on(&lab, devices, "run --suite suite.toml --device cuda").unwrap();
+    let message = lab.error(&ended);
+    assert!(
+        message.contains("this is WSL") && message.contains("hint: `--device cpu` computes"),
+        "{message}"
+    );
+    let ended = run_on(&lab, devices, "run --suite suite.toml --data nowhere").unwrap();
+    assert!(ended.err.contains("warning: WSL's GPUs are not known here"), "{}", ended.err);
 }
 
 #[test]

@@ -47,7 +47,9 @@ fn machine_lines(device: &Device, cache: &Utf8Path) -> Vec<Line> {
             (Some(cuda), _) => {
                 format!("{cuda}; CUDA {}", cuda_version().unwrap_or_else(|| "unknown".to_owned()))
             }
-            (None, _) if is_wsl() => "those of WSL (/dev/dxg), which this program does not know".to_owned(),
+            (None, _) if is_wsl() => {
+                "those of WSL (/dev/dxg, /usr/lib/wsl/lib), which this program does not know".to_owned()
+            }
             (None, _) => "none that NVIDIA's kernel driver shows".to_owned(),
         },
     ));
