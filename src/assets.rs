@@ -16,7 +16,7 @@ use include_dir::{Dir, include_dir};
 use self::error::io_error;
 pub use self::error::{AssetError, FileProblem};
 use self::folder::{look_at, pack};
-use self::weights::{check_weights, is_pointer};
+use self::weights::{check_weights, read_small};
 use crate::cache::Bucket;
 use crate::dataset::LeftOut;
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
@@ -235,9 +235,10 @@ impl ModelFiles {
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(folder).map_err(|source| io_error(folder, source))? {
             let entry = entry.map_err(|source| io_error(folder, source))?;
-            let path = folder.join(entry.file_name().to_string_lossy().as_ref());
+            let path = entry.path();
             if path.is_file() {
-                let (digest, _) = digest_file(&path).map_err(|source| io_error(&path, source))?;
+                let shown = Utf8PathBuf::from(path.to_string_lossy().into_owned());
+                let (digest, _) = digest_file(&path).map_err(|source| io_error(&shown, source))?;
                 files.insert(entry.file_name().to_string_lossy().into_owned(), digest);
             }
         }
@@ -263,15 +264,13 @@ impl ModelFiles {
             }
             ModelSource::Pinned(folder, _) | ModelSource::Folder(folder) => {
                 let path = folder.join(name);
-                match fs::read(&path) {
-                    Ok(content) if is_pointer(&content) => {
-                        Err(AssetError::File { path, problem: FileProblem::LfsPointer })
-                    }
-                    Err(_) if name == "config.json" && folder.join("adapter_config.json").is_file() => {
-                        Err(AssetError::Adapter(folder.clone()))
-                    }
-                    content => content.map_err(|source| io_error(&path, source)),
+                // A link that leads nowhere is there, and is told as what it is.
+                if let Err(source) = std::fs::symlink_metadata(&path) {
+                    let adapter = name == "config.json" && folder.join("adapter_config.json").is_file();
+                    let missing = io_error(&path, source);
+                    return Err(if adapter { AssetError::Adapter(folder.clone()) } else { missing });
                 }
+                read_small(&path).map_err(|problem| AssetError::File { path, problem })
             }
         }
     }

@@ -96,8 +96,8 @@ pub fn digest_bytes(bytes: &[u8]) -> Digest {
 ///
 /// # Errors
 /// When the file cannot be read; the message names it.
-pub fn digest_file(path: &Utf8Path) -> io::Result<(Digest, u64)> {
-    let mut reader = DigestReader::new(fs::File::open(path)?);
+pub fn digest_file(path: impl AsRef<std::path::Path>) -> io::Result<(Digest, u64)> {
+    let mut reader = DigestReader::new(fs::File::open(path.as_ref())?);
     io::copy(&mut reader, &mut io::sink())?;
     Ok(reader.finish())
 }

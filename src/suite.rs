@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::place::place_of;
 use crate::comparison::{Criteria, MOST_MARGIN};
 use crate::dataset::{Selection, SubjectSelection};
+use crate::files::{MOST_TEXT, read_text};
 pub use crate::model::{Dtype, Route};
 use crate::options::StoringOptions;
 
@@ -295,7 +296,7 @@ impl Suite {
             return Err(SuiteError::Unknown { name: name.to_owned(), names: Self::names() });
         }
         let read = |source| SuiteError::Read { path: path.to_owned(), source };
-        let mut suite = Self::parse(&fs_err::read_to_string(path).map_err(read)?, name)?;
+        let mut suite = Self::parse(&read_text(path, MOST_TEXT).map_err(read)?, name)?;
         let folder = path.parent().unwrap_or(Utf8Path::new(""));
         let sources = suite.models.iter_mut().map(|model| &mut model.source);
         for source in sources.chain([&mut suite.dataset]).chain(&mut suite.connectors) {
@@ -318,7 +319,7 @@ impl Suite {
     /// Where a setting stands in the text of a suite: `line 12, column 1`, for one as in `models.1.source`.
     #[must_use]
     pub fn place_of(name: &str, setting: &str) -> Option<String> {
-        place_of(&fs_err::read_to_string(name).ok()?, setting)
+        place_of(&read_text(name, MOST_TEXT).ok()?, setting)
     }
 
     /// Fails where a suite that came with something else, as a report's, could not be a file's.
@@ -405,7 +406,17 @@ impl Suite {
             let problem = format!("`{path}` is empty or holds a control character, and is shown everywhere");
             return Some(Absurdity::new(&path, problem));
         }
-        self.absurd_parallelism().or_else(|| self.reserved_argument()).or_else(|| self.repeated_name())
+        self.absurd_parallelism()
+            .or_else(|| self.reserved_argument())
+            .or_else(|| self.repeated_name())
+            .or_else(|| self.repeated_route())
+    }
+
+    fn repeated_route(&self) -> Option<Absurdity> {
+        let again =
+            (0..self.routes.len()).find(|&index| self.routes[..index].contains(&self.routes[index]))?;
+        let problem = format!("it names the route {} twice", self.routes[again].name());
+        Some(Absurdity::new(&format!("routes.{again}"), problem))
     }
 
     fn repeated_name(&self) -> Option<Absurdity> {

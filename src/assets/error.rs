@@ -200,6 +200,12 @@ pub enum FileProblem {
     /// It is something else than a file.
     #[error("it is {0}")]
     NotAFile(&'static str),
+    /// It cannot be read.
+    #[error("{0}")]
+    Unreadable(String),
+    /// It is larger than any of its kind.
+    #[error("it is larger than any such file")]
+    TooLarge,
     /// The list of shards is none.
     #[error("it is no list of shards: {0}")]
     NoIndex(String),
@@ -218,8 +224,10 @@ impl FileProblem {
                 format!("copy the folder with `cp -rL`, which follows links, or {again}")
             }
             Self::NotAFile(_) => "put the file itself there".to_owned(),
+            Self::Unreadable(_) => "see to it that this user may read it".to_owned(),
             Self::Missing(_)
             | Self::Empty
+            | Self::TooLarge
             | Self::CutOff { .. }
             | Self::NoHeader(_)
             | Self::NoIndex(_)

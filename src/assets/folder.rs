@@ -1,7 +1,9 @@
 //! A folder of tables as the archive that it would be packed into. Main function: [`pack`].
 
+use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
@@ -17,19 +19,41 @@ const MOST_ENTRIES: usize = 20_000;
 /// Packs the tables of `dev`, `val` and `test`, so that only names and content count; and tells what lies beside them.
 /// The three lie in `folder`, or in one folder below it.
 pub(super) fn pack(folder: &Utf8Path) -> Result<(Vec<u8>, LeftOut), AssetError> {
-    let mut search = Search { entries: 0, found: Vec::new() };
+    let mut search = Search::default();
     search.look(folder, DEPTH)?;
-    let [place] = search.found.as_slice() else {
-        return Err(match search.found.as_slice() {
-            [first, second, ..] => AssetError::TwoLayouts { first: first.clone(), second: second.clone() },
-            _ => AssetError::NoTables(folder.to_owned()),
-        });
+    let place = match search.found.as_slice() {
+        [place] => place,
+        [first, second, ..] => {
+            return Err(AssetError::TwoLayouts { first: first.clone(), second: second.clone() });
+        }
+        // What could not be read may hold them.
+        [] => {
+            let unread = search.unread.into_iter().next().map(|(_, error)| error);
+            return Err(unread.unwrap_or_else(|| AssetError::NoTables(folder.to_owned())));
+        }
     };
-    let mut packer = Packer { archive: tar::Builder::new(Vec::new()), bytes: 0 };
+    let is_part = |path: &std::path::Path| {
+        Split::ALL.iter().any(|split| path == place.join(split.name()).as_std_path())
+    };
+    if let Some((_, error)) = search.unread.into_iter().find(|(path, _)| is_part(path)) {
+        return Err(error);
+    }
     let mut left_out = LeftOut::default();
+    let mut leave_out = |path: &std::path::Path| {
+        let path = path.strip_prefix(folder).unwrap_or(path);
+        left_out.add(&Member::new(path.as_os_str().as_encoded_bytes()));
+    };
+    for parent in place.ancestors().skip(1).take_while(|parent| parent.starts_with(folder)) {
+        for entry in list(parent)?.iter().filter(|entry| !place.as_std_path().starts_with(&entry.path)) {
+            if !entry.is_litter() {
+                leave_out(&entry.path);
+            }
+        }
+    }
+    let mut packer = Packer { archive: tar::Builder::new(Vec::new()), bytes: 0 };
     for entry in list(place)? {
-        if Split::ALL.iter().all(|split| split.name() != entry.name) && !entry.is_litter() {
-            left_out.add(&Member::new(entry.name.as_bytes()));
+        if !entry.is_split() && !entry.is_litter() {
+            leave_out(&entry.path);
         }
     }
     for split in Split::ALL {
@@ -41,7 +65,7 @@ pub(super) fn pack(folder: &Utf8Path) -> Result<(Vec<u8>, LeftOut), AssetError> 
             if is_like_table(&entry.name) {
                 packer.add(split, &entry)?;
             } else if !entry.is_litter() {
-                left_out.add(&Member::new(format!("{split}/{}", entry.name).as_bytes()));
+                leave_out(&entry.path);
             }
         }
     }
@@ -57,9 +81,22 @@ struct Entry {
 }
 
 impl Entry {
-    /// What operating systems leave; also whatever is hidden, such as `.git`.
+    /// What operating systems leave; also whatever is hidden, such as `.git`, unless it is called like a table.
     fn is_litter(&self) -> bool {
-        self.name.starts_with('.') || ["Thumbs.db", "desktop.ini", "__MACOSX"].contains(&self.name.as_str())
+        let hidden = self.name.strip_prefix('.').is_some_and(|name| !is_like_table(name));
+        hidden
+            || self.name.starts_with("._")
+            || ["Thumbs.db", "desktop.ini", "__MACOSX"].contains(&self.name.as_str())
+    }
+
+    fn is_split(&self) -> bool {
+        Split::ALL.iter().any(|split| split.name() == self.name)
+    }
+
+    /// Whether it is a folder that holds a table.
+    fn tables(&self) -> Result<bool, AssetError> {
+        let metadata = fs::metadata(&self.path).map_err(|source| io_error(&self.shown(), source))?;
+        Ok(metadata.is_dir() && list(&self.shown())?.iter().any(|table| is_like_table(&table.name)))
     }
 
     fn shown(&self) -> Utf8PathBuf {
@@ -80,37 +117,49 @@ fn list(folder: &Utf8Path) -> Result<Vec<Entry>, AssetError> {
 }
 
 /// Looks for folders whose `dev`, `val` or `test` holds a table.
+#[derive(Default)]
 struct Search {
     entries: usize,
+    /// Folders that were looked at, by device and number: links may lead in a circle.
+    seen: BTreeSet<(u64, u64)>,
     found: Vec<Utf8PathBuf>,
+    /// What may hold tables and cannot be looked at, and why.
+    unread: Vec<(std::path::PathBuf, AssetError)>,
 }
 
 impl Search {
     fn look(&mut self, folder: &Utf8Path, depth: usize) -> Result<(), AssetError> {
+        let metadata = fs::metadata(folder).map_err(|source| io_error(folder, source))?;
+        if !self.seen.insert((metadata.dev(), metadata.ino())) {
+            return Ok(());
+        }
         let entries = list(folder)?;
         self.entries += entries.len();
         if self.entries > MOST_ENTRIES {
             return Err(AssetError::TooManyFiles(folder.to_owned()));
         }
-        let is_split = |name: &str| Split::ALL.iter().any(|split| split.name() == name);
         let mut holds_tables = false;
-        for entry in entries.iter().filter(|entry| is_split(&entry.name)) {
-            let Some(path) = Utf8Path::from_path(&entry.path).filter(|path| path.is_dir()) else { continue };
-            holds_tables |= list(path)?.iter().any(|table| is_like_table(&table.name));
+        for entry in entries.iter().filter(|entry| entry.is_split()) {
+            match entry.tables() {
+                Ok(tables) => holds_tables |= tables,
+                Err(error) => self.unread.push((entry.path.clone(), error)),
+            }
         }
         if holds_tables {
             self.found.push(folder.to_owned());
         }
-        for entry in entries.iter().filter(|entry| depth > 0 && !is_split(&entry.name) && !entry.is_litter())
-        {
-            // A name that is not UTF-8 is no folder of tables, and links may lead in a circle.
+        for entry in entries.iter().filter(|entry| depth > 0 && !entry.is_split() && !entry.is_litter()) {
+            // A name that is not UTF-8 is no folder of tables.
             let Some(path) = Utf8Path::from_path(&entry.path) else { continue };
-            if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
-                match self.look(path, depth - 1) {
-                    // What cannot be read below a folder of tables is none of them.
-                    Err(AssetError::Io { .. }) => {}
-                    looked => looked?,
-                }
+            let looked = match fs::metadata(path) {
+                Ok(metadata) if metadata.is_dir() => self.look(path, depth - 1),
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(io_error(path, error)),
+            };
+            match looked {
+                Err(error @ AssetError::Io { .. }) => self.unread.push((entry.path.clone(), error)),
+                looked => looked?,
             }
         }
         Ok(())

@@ -16,6 +16,8 @@ use super::folder::what_it_is;
 
 /// The library's own limit.
 const MOST_HEADER_BYTES: u64 = 100_000_000;
+/// Configurations, tokenizers and lists of shards have some tens of megabytes at most.
+const MOST_SMALL_BYTES: u64 = 512 << 20;
 /// How a file begins that stands for another one in a repository.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
@@ -71,11 +73,7 @@ fn read_index(folder: &Utf8Path) -> Result<Option<BTreeMap<String, Vec<String>>>
     if fs::symlink_metadata(&path).is_err() {
         return Ok(None);
     }
-    require_file(&path, "it was a moment ago")?;
-    let text = fs::read(&path).map_err(|error| FileProblem::NoIndex(error.to_string()))?;
-    if text.starts_with(LFS_POINTER) {
-        return Err(FileProblem::LfsPointer);
-    }
+    let text = read_small(&path)?;
     let index: Index =
         serde_json::from_slice(&text).map_err(|error| FileProblem::NoIndex(error.to_string()))?;
     let mut shards = BTreeMap::<String, Vec<String>>::new();
@@ -115,7 +113,7 @@ fn require_file(path: &Utf8Path, stated: &str) -> Result<u64, FileProblem> {
         Err(error) => Err(match fs::read_link(path) {
             Ok(target) => FileProblem::DanglingLink(target.to_string_lossy().escape_debug().to_string()),
             Err(_) if error.kind() == io::ErrorKind::NotFound => FileProblem::Missing(stated.to_owned()),
-            Err(_) => FileProblem::NoHeader(error.to_string()),
+            Err(_) => FileProblem::Unreadable(error.to_string()),
         }),
     }
 }
@@ -190,9 +188,13 @@ fn end_of(tensor: &Value) -> Option<u64> {
     (end.checked_sub(start)? == elements.checked_mul(bits)? / 8).then_some(end)
 }
 
-/// Whether the content of a model's file stands for it only.
-pub(super) fn is_pointer(content: &[u8]) -> bool {
-    content.starts_with(LFS_POINTER)
+/// A file beside the weights, whole.
+pub(super) fn read_small(path: &Utf8Path) -> Result<Vec<u8>, FileProblem> {
+    if require_file(path, "it was a moment ago")? > MOST_SMALL_BYTES {
+        return Err(FileProblem::TooLarge);
+    }
+    let content = fs::read(path).map_err(|error| FileProblem::Unreadable(error.to_string()))?;
+    if content.starts_with(LFS_POINTER) { Err(FileProblem::LfsPointer) } else { Ok(content) }
 }
 
 #[cfg(test)]

@@ -3,13 +3,16 @@
 use std::process::ExitCode;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use fs_err as fs;
 
 use super::arguments::{ReportArguments, ReportFormat};
 use super::output::{print, write_whole};
+use crate::files::read_text;
 use crate::report::{
     OLDEST_SCHEMA, PAGE_LIMIT, Report, SCHEMA, summarise, to_html, to_junit, to_lmcache_jsonl, to_markdown,
 };
+
+/// Bytes of a report of more cells and questions than anybody asks.
+const MOST_REPORT: u64 = 1 << 30;
 
 /// Why a report cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +68,7 @@ pub(super) fn to_json(report: &Report) -> String {
 
 pub(super) fn read_report(path: &Utf8Path) -> Result<Report, ReadReportError> {
     let path = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
-    parse_report(&path, &fs::read_to_string(&path)?)
+    parse_report(&path, &read_text(&path, MOST_REPORT)?)
 }
 
 /// Understands a report that comes from `path`.

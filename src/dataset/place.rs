@@ -28,7 +28,7 @@ const LITTER: [&str; 5] = [".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX", 
 
 /// What the file with this path is.
 pub(super) fn place(path: &[u8]) -> Place {
-    let path = String::from_utf8_lossy(path);
+    let path = spelt(path);
     let components: Vec<&str> = path.split('/').filter(|component| !matches!(*component, "" | ".")).collect();
     // macOS packs `._<file>` beside each file that has extended attributes.
     if components.iter().any(|component| component.starts_with("._") || LITTER.contains(component)) {
@@ -46,6 +46,16 @@ pub(super) fn place(path: &[u8]) -> Place {
         Some(Err(problem)) => Place::BadSubject(problem),
         None => Place::Misnamed { wanted: wanted_name(file, split) },
     }
+}
+
+/// A path as text that no other path has: what is not UTF-8 is written as `\xff`.
+fn spelt(path: &[u8]) -> String {
+    let mut text = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().escape_ascii().map(char::from));
+    }
+    text
 }
 
 /// The `<subject>` of `<subject>_<split>.csv`.
@@ -104,6 +114,12 @@ impl LeftOut {
         self
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -160,6 +176,16 @@ mod tests {
         for path in ["data/dev/._law_dev.csv", "__MACOSX/data/dev/law_dev.csv", "data/dev/Thumbs.db"] {
             assert_eq!(table(path), "Litter", "{path}");
         }
+    }
+
+    #[test]
+    fn folders_that_differ_in_bytes_that_are_no_text_are_two() {
+        let folder = |path: &[u8]| match place(path) {
+            Place::Table(folder, ..) => folder,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(folder(b"caf\xe9/dev/law_dev.csv"), "caf\\xe9");
+        assert_ne!(folder(b"caf\xe9/dev/law_dev.csv"), folder(b"caf\xe8/dev/law_dev.csv"));
     }
 
     #[test]

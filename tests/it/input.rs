@@ -1,11 +1,11 @@
 //! Input that people have: `suite check`, `doctor` and `run` say the same of it, before anything starts.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use camino::Utf8Path;
 use fs_err as fs;
 
-use crate::lab::{Ended, Lab, archive, weights};
+use crate::lab::{Ended, Lab, archive, as_nobody, weights};
 
 /// The words in which all three commands refuse a lab's suite, less what each says around them.
 fn refusal(lab: &Lab) -> String {
@@ -21,6 +21,10 @@ fn refusal(lab: &Lab) -> String {
     assert!(doctors.contains(message) && doctors.contains(hint), "{doctors}\n{run}");
     assert_eq!(lab.steps(), Vec::<String>::new());
     format!("{message}\n{hint}")
+}
+
+fn make_pipe(path: &Utf8Path) {
+    rustix::fs::mkfifoat(rustix::fs::CWD, path.as_std_path(), 0o600.into()).unwrap();
 }
 
 fn with(change: impl FnOnce(&Lab)) -> String {
@@ -55,6 +59,19 @@ fn weights_that_are_none_are_refused_by_every_command() {
         lab.write("model/adapter_config.json", "{}");
     });
     assert!(adapter.contains("it holds an adapter (LoRA)"), "{adapter}");
+    // A name that vLLM asks for by itself may be anything, and nobody waits for it.
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        let pipe = with(|lab| {
+            fs::remove_file(lab.path("model").join(name)).unwrap();
+            make_pipe(&lab.path("model").join(name));
+        });
+        assert!(pipe.contains(&format!("use model/{name}: it is a pipe")), "{pipe}");
+    }
+    let endless = with(|lab| {
+        fs::remove_file(lab.path("model/tokenizer.json")).unwrap();
+        symlink("/dev/zero", lab.path("model/tokenizer.json")).unwrap();
+    });
+    assert!(endless.contains("use model/tokenizer.json: it is a device"), "{endless}");
     let file = with(|lab| lab.edit("suite.toml", "source = \"model\"", "source = \"model/config.json\""));
     assert!(file.contains("it is a file, and a model is a folder"), "{file}");
 }
@@ -88,6 +105,26 @@ fn settings_that_cannot_go_together_are_refused_by_every_command() {
         lab.edit("model/config.json", r#""num_hidden_layers": 6"#, r#""num_hidden_layers": 80000"#);
     });
     assert!(large.contains("raise `lmcache.memory_gib` in the suite"), "{large}");
+}
+
+#[test]
+fn a_route_that_is_named_twice_is_refused() {
+    let lab = Lab::new();
+    lab.edit("suite.toml", "routes = [\"mp\"]", "routes = [\"mp\", \"mp\"]");
+    let message = lab.error(&check(&lab));
+    assert!(message.contains("line 5, column 17: it names the route mp twice"), "{message}");
+    assert_eq!(lab.error(&lab.run("", "")), message);
+}
+
+#[test]
+fn a_file_without_end_is_refused() {
+    let lab = Lab::new();
+    for arguments in
+        ["suite check /dev/zero", "run --suite /dev/zero", "run --suite suite.toml --connector /dev/zero"]
+    {
+        let message = lab.error(&lab.end(lab.driver(arguments)));
+        assert!(message.contains("/dev/zero is larger than any such file"), "{arguments}: {message}");
+    }
 }
 
 #[test]
@@ -136,18 +173,50 @@ fn what_lies_beside_the_tables_of_a_folder_is_told_and_hurts_nobody() {
     fs::write(unreadable, "").unwrap();
     lab.write("mine/data/README.txt", "");
     lab.write("mine/data/test/.DS_Store", "");
-    let ended = check(&lab);
-    assert_eq!(ended.code, 0, "{}", ended.err);
-    let line = ended.out.lines().find(|line| line.starts_with("questions")).unwrap();
-    insta::assert_snapshot!(line, @"questions mine: 24 in 2 subjects; not read, since no tables of dev, val or test: `README.txt`, `dev/caf�.txt`");
+    lab.write("mine/.git/config", "");
+    let line = || {
+        let ended = check(&lab);
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        ended.out.lines().find(|line| line.starts_with("questions")).unwrap().to_owned()
+    };
+    insta::assert_snapshot!(line(), @"questions mine: 24 in 2 subjects; not read, since no tables of dev, val or test: `data/README.txt`, `data/dev/caf�.txt`");
     // The same is told by a run, once.
     let run = lab.run("", "");
     assert_eq!(run.code, 0, "{}", run.err);
     assert!(
-        run.err.contains("warning: not read of mine, since no tables of dev, val or test: `README.txt`"),
+        run.err.contains("warning: not read of mine, since no tables of dev, val or test: `data/README.txt`"),
         "{}",
         run.err
     );
+    // What lies above the tables, or is hidden among them, is told as well.
+    lab.write("mine/law_test.csv", "q,1,2,3,4,A\n");
+    lab.write("mine/data/val/.law_val.csv", "q,1,2,3,4,A\n");
+    insta::assert_snapshot!(line(), @"questions mine: 24 in 2 subjects; not read, since no tables of dev, val or test: `law_test.csv`, `data/README.txt`, `data/dev/caf�.txt` and 1 more");
+}
+
+#[test]
+fn links_to_folders_of_tables_are_followed_and_lead_nobody_in_a_circle() {
+    let lab = with_folder();
+    fs::rename(lab.path("mine/data"), lab.path("elsewhere")).unwrap();
+    symlink("../elsewhere", lab.path("mine/data")).unwrap();
+    symlink("data", lab.path("mine/latest")).unwrap();
+    symlink("..", lab.path("elsewhere/up")).unwrap();
+    let ended = check(&lab);
+    assert!(ended.out.contains("questions mine: 24 in 2 subjects"), "{}{}", ended.out, ended.err);
+}
+
+#[test]
+fn tables_that_nobody_may_read_are_called_that_and_not_absent() {
+    let lab = with_folder();
+    for (closed, mode) in [("mine/data", 0o700), ("mine/data", 0o744), ("mine/data/dev", 0o700)] {
+        let close = |mode| fs::set_permissions(lab.path(closed), PermissionsExt::from_mode(mode)).unwrap();
+        close(mode);
+        let ended = as_nobody(&lab, 1, 100, &lab.driver("suite check suite.toml"));
+        close(0o755);
+        let Some(ended) = ended else { return };
+        let message = lab.error(&ended);
+        assert!(message.contains("Permission denied (os error 13)"), "{closed} {mode:o}: {message}");
+    }
 }
 
 #[test]
@@ -158,7 +227,7 @@ fn tables_of_a_folder_that_cannot_be_read_are_refused_and_none_is_dropped() {
         lab.error(&check(&lab))
     };
     let pipe = refused(&|dev| {
-        rustix::fs::mkfifoat(rustix::fs::CWD, dev.join("law_dev.csv").as_std_path(), 0o600.into()).unwrap();
+        make_pipe(&dev.join("law_dev.csv"));
     });
     assert!(pipe.contains("read mine/data/dev/law_dev.csv: it is a pipe, no file"), "{pipe}");
     let link = refused(&|dev| symlink("nowhere", dev.join("law_dev.csv")).unwrap());
@@ -177,7 +246,7 @@ fn tables_of_a_folder_that_cannot_be_read_are_refused_and_none_is_dropped() {
 fn a_path_that_is_no_file_is_called_what_it_is() {
     let lab = Lab::new();
     let place = lab.path("pipe");
-    rustix::fs::mkfifoat(rustix::fs::CWD, place.as_std_path(), 0o600.into()).unwrap();
+    make_pipe(&place);
     insta::assert_snapshot!(lab.error(&lab.run("", "--data pipe")), @r"
     error: failed to read pipe: it is a pipe, no file
 

@@ -8,6 +8,7 @@ use include_dir::{Dir, include_dir};
 use super::description::{Description, Flaw, module_of};
 use crate::carrier::RouteError;
 use crate::engine::environment::EnvironmentIdentity;
+use crate::files::{MOST_TEXT, read_text};
 use crate::suite::place_of;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/connectors");
@@ -48,8 +49,7 @@ pub(in crate::carrier) fn embedded() -> impl Iterator<Item = Described> {
 /// When the file, or one that it names, cannot be read, or what it says cannot be.
 pub(in crate::carrier) fn read(path: &Utf8Path) -> Result<Described, RouteError> {
     let read = |path: &Utf8Path| {
-        fs_err::read_to_string(path)
-            .map_err(|source| RouteError::Unreadable { path: path.to_owned(), source })
+        read_text(path, MOST_TEXT).map_err(|source| RouteError::Unreadable { path: path.to_owned(), source })
     };
     let folder = path.parent().unwrap_or(Utf8Path::new(""));
     Described::parse(&read(path)?, path.as_str(), |name| read(&folder.join(name)))
