@@ -13,18 +13,18 @@ use crate::lab::{Ended, Lab, PYTHON};
 const SECRET: &str = "a-secret-that-nobody-may-read";
 
 /// A machine with a cache of its own.
-struct Runner<'a> {
+pub(crate) struct Runner<'a> {
     lab: &'a Lab,
     name: &'static str,
     depot: String,
 }
 
 impl<'a> Runner<'a> {
-    fn new(lab: &'a Lab, name: &'static str, depot: &str) -> Self {
+    pub(crate) fn new(lab: &'a Lab, name: &'static str, depot: &str) -> Self {
         Self { lab, name, depot: depot.to_owned() }
     }
 
-    fn command(&self, arguments: &str) -> Command {
+    pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = self.lab.driver(arguments);
         command
             .env("KV_CORRECTNESS_CACHE", self.lab.path(&format!("cache-{}", self.name)))
@@ -47,7 +47,7 @@ impl<'a> Runner<'a> {
         self.run_with(arguments, &[])
     }
 
-    fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         let text = fs::read_to_string(self.lab.path(&format!("out-{}/report.json", self.name))).unwrap();
         let mut report: Report = serde_json::from_str(&text).unwrap();
         report.findings.iter_mut().for_each(|finding| finding.logs.clear());
@@ -60,7 +60,7 @@ impl<'a> Runner<'a> {
 }
 
 /// Stages by what became of them, in words: `done`, `re-used`, `re-used from the depot`.
-fn fates(ended: &Ended) -> BTreeMap<String, String> {
+pub(crate) fn fates(ended: &Ended) -> BTreeMap<String, String> {
     let fate = |line: &str| {
         let (stage, fate) = line.split_once(": ")?;
         let fate = fate.split(" in ").next()?;
@@ -70,7 +70,7 @@ fn fates(ended: &Ended) -> BTreeMap<String, String> {
     ended.err.lines().filter_map(fate).collect()
 }
 
-fn of_fates<'a>(fates: &'a BTreeMap<String, String>, fate: &str) -> Vec<&'a str> {
+pub(crate) fn of_fates<'a>(fates: &'a BTreeMap<String, String>, fate: &str) -> Vec<&'a str> {
     fates.iter().filter(|(_, seen)| *seen == fate).map(|(stage, _)| stage.as_str()).collect()
 }
 

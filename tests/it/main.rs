@@ -23,6 +23,7 @@ mod real;
 mod real_bench;
 mod real_connectors;
 mod real_control;
+mod real_depots;
 mod real_endurance;
 mod real_identity;
 mod real_ranks;
