@@ -42,6 +42,12 @@ pkgs.dockerTools.buildLayeredImage {
   extraCommands = ''
     mkdir -p var/lib/kv-correctness
     mkdir -m 1777 tmp
+  ''
+  # Triton asks it where libcuda is before it looks at LD_LIBRARY_PATH, and ends where there is none.
+  + lib.optionalString (cudaHome != null) ''
+    mkdir -p sbin
+    printf '#!/bin/sh\n' > sbin/ldconfig
+    chmod +x sbin/ldconfig
   '';
   config = {
     Entrypoint = [ (lib.getExe' driver "kv-correctness") ];

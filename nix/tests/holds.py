@@ -49,9 +49,11 @@ def main(folder: str) -> None:
     holds("correctness", "text", "env-cuda", "cuda_home=/nix/store/")
     for name, stack in (("image", "cuda"), ("image-cpu", "cpu")):
         wanted = [f"{part}=/nix/store/" for part in ("CC", "CXX", "KV_CORRECTNESS_ENV", "KV_CORRECTNESS_ENV_BASELINE")]
-        holds(name, "text", *wanted, f"env-{stack}-lmcache", f"env-{stack}-baseline", "gcc-wrapper", "lscpu", "git-", "redis-")
+        wanted += [f"env-{stack}-lmcache", f"env-{stack}-baseline", "gcc-wrapper", "lscpu", "git-", "redis-"]
+        holds(name, "text", *wanted)
         holds(f"{name}-files", "paths", "kv-correctness", "bin-sh", "ca-certificates")
     holds("image", "text", "CUDA_HOME=/nix/store/", "LD_LIBRARY_PATH=", "NVIDIA_VISIBLE_DEVICES=all")
+    holds("image-files", "extraCommands", "sbin/ldconfig")  # Triton asks it first
     nested = "checks.x86_64-linux.tests"
     holds(nested, "nativeBuildInputs", "git-", "bash-interactive")
     if faults:
