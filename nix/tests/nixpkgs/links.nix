@@ -162,6 +162,26 @@ in
     broken = true;
     more.meta.broken = true;
   };
+  # What an image is made with. Its script would be checked by a linter that is compiled first.
+  writers = previous.writers // {
+    writePython3 =
+      name: _: script:
+      final.runCommand name { } ''
+        { echo '#!${host.pythons.python3}'; cat ${script}; } > $out
+        chmod +x $out
+      '';
+  };
+  fakeroot = named "fakeroot";
+  lndir = final.runCommand "lndir" { } ''
+    mkdir -p $out/bin
+    printf '#!/bin/sh\nexec cp --recursive --symbolic-link --no-clobber --no-preserve=mode "$2/." "$3"\n' > $out/bin/lndir
+    chmod +x $out/bin/lndir
+  '';
+  fakeNss = previous.fakeNss or final.emptyDirectory;
+  cacert = final.runCommand "cacert" { } ''
+    mkdir -p $out/etc/ssl/certs
+    ln -s /etc/ssl/certs/ca-certificates.crt $out/etc/ssl/certs/ca-bundle.crt
+  '';
   # CUDA's own packages are downloads from NVIDIA. What an import needs of them is the driver's library by name, with every
   # function that its header declares; what a compilation needs lies in the wheels that `build` unpacked.
   cudaPackages_13_0 =
