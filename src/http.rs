@@ -29,7 +29,10 @@ impl Resolver for Names {
         let (sender, receiver) = sync_channel(1);
         let (uri, config) = (uri.clone(), config.clone());
         let unlimited = NextTimeout { after: Duration::NotHappening, ..timeout };
-        let look_up = move || sender.send(DefaultResolver::default().resolve(&uri, &config, unlimited));
+        let look_up = move || {
+            // Nobody receives it any more where it has taken too long.
+            sender.send(DefaultResolver::default().resolve(&uri, &config, unlimited)).ok();
+        };
         thread::Builder::new().spawn(look_up).map_err(Error::Io)?;
         receiver.recv_timeout(*timeout.after).unwrap_or(Err(Error::Timeout(timeout.reason)))
     }

@@ -57,6 +57,7 @@ pub(super) fn report_error(error: &anyhow::Error) {
 
 fn hint(error: &anyhow::Error) -> Option<String> {
     let own = error.chain().find_map(|cause| HINTS.iter().find_map(|hint_of| hint_of(cause)));
-    let of_system = || error.chain().any(|cause| cause.is::<io::Error>()).then(|| OF_SYSTEM.to_owned());
+    let of_system =
+        || error.chain().any(<dyn std::error::Error>::is::<io::Error>).then(|| OF_SYSTEM.to_owned());
     own.or_else(of_system)
 }

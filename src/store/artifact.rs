@@ -45,7 +45,7 @@ impl Manifest {
     /// Describes the files with these paths, relative to `output`.
     pub(super) fn of(output: &Utf8Path, names: impl IntoIterator<Item = Utf8PathBuf>) -> io::Result<Self> {
         let describe = |name: Utf8PathBuf| {
-            let (sha256, size) = digest_file(&output.join(&name))?;
+            let (sha256, size) = digest_file(output.join(&name))?;
             Ok((name, OutputFile { size, sha256 }))
         };
         let files = names.into_iter().map(describe).collect::<io::Result<_>>()?;

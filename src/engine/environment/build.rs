@@ -95,7 +95,7 @@ fn digest_native(tree: &Utf8Path) -> io::Result<Digest> {
         let top = path.components().next().map(|part| part.as_str().to_owned()).unwrap_or_default();
         let module = top == "lmcache" && path.extension() == Some("py");
         if kind.is_file() && !module && !UNREAD.contains(&top.as_str()) && path.extension() != Some("md") {
-            let (digest, _) = digest_file(&tree.join(&path))?;
+            let (digest, _) = digest_file(tree.join(&path))?;
             files.insert(path, digest);
         }
     }
