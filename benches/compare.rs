@@ -46,6 +46,7 @@ fn evidence(noise: u32) -> Evidence {
         Arm::new(name, observations, read).expect("one finite observation a question")
     };
     Evidence {
+        cache: "LMCache".to_owned(),
         baseline: arm(ArmName::Baseline, 0, 0),
         repeat: arm(ArmName::Repeat, 0, 0),
         control: Some(arm(ArmName::Control, 768, noise)),

@@ -113,6 +113,11 @@ pub trait Carrier: std::fmt::Debug + Sync {
         true
     }
 
+    /// What stores and serves KV, for people, where that is not LMCache: the connector's class.
+    fn connector_class(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether loads are made to fail: some of what was stored is not served, and must be computed.
     fn loads_fail(&self) -> bool {
         false

@@ -218,6 +218,8 @@ pub enum Fidelity {
 pub struct Evidence {
     /// Comparisons that the run plans, this one among them: models times routes, whichever of them can run in the end.
     pub comparisons: u32,
+    /// What stores and serves KV: `LMCache`, or the class of a connector that needs none.
+    pub cache: String,
     /// All questions, in any order.
     pub questions: Vec<Asked>,
     /// How the engine computed them, in every arm.

@@ -8,7 +8,7 @@ use super::{Batching, Comparison, Fidelity, Offender, Outcome, Service, Tally};
 
 /// What a service that is not as predicted amounts to by itself.
 pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
-    let exercised = &comparison.exercised;
+    let (exercised, cache) = (&comparison.exercised, &comparison.cache);
     let (store, load) = (exercised.store, exercised.load);
     let first = note(exercised.offenders.first(), |Offender { question, cached, predicted, .. }| {
         format!("first: {question}, {cached} tokens instead of {predicted}")
@@ -22,16 +22,16 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
             "Make more loads fail: the description's `tier.adapter` says how many.",
         ),
         Service::NothingServed if load.predicted_tokens == 0 => not_exercised(
-            "No prompt is as long as one chunk, so there was nothing for LMCache to serve.".to_owned(),
+            format!("No prompt is as long as one chunk, so there was nothing for {cache} to serve."),
             "Choose longer prompts or a smaller chunk size.",
         ),
         Service::NothingServed => not_exercised(
             format!(
-                "LMCache served not one of the {} tokens that it must serve in the load pass. The answers are those of \
+                "{cache} served not one of the {} tokens that it must serve in the load pass. The answers are those of \
                  plain vLLM and prove nothing.",
                 load.predicted_tokens
             ),
-            "Look for \"degraded mode\", a failed connection or differing hash seeds in the logs of vLLM and LMCache.",
+            "Look for \"degraded mode\", a failed connection or differing hash seeds in the logs.",
         ),
         Service::OverServed => Some(Judgement::new(
             Verdict::Degraded,
@@ -41,15 +41,15 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
                  {} of the load pass{first}. It serves stale KV, another request's KV, or counts wrongly.",
                 store.over_served, load.over_served
             ),
-            "Look at how LMCache finds and counts hits: keys, chunk boundaries, a prompt that is served whole.",
+            "Look at how hits are found and counted: keys, chunk boundaries, a prompt that is served whole.",
         )),
         Service::UnderServed => not_exercised(
             format!(
-                "LMCache served {} of {} tokens in the load pass; {} of {} requests got fewer than were stored for \
+                "{cache} served {} of {} tokens in the load pass; {} of {} requests got fewer than were stored for \
                  them{first}.",
                 load.cached_tokens, load.predicted_tokens, load.under_served, load.requests
             ),
-            "Look for evictions, failed stores or failed loads in LMCache's log; give it more memory if it was full.",
+            "Look for evictions, failed stores or failed loads in the logs; give the cache more memory if it was full.",
         ),
         Service::CountersDisagree if exercised.server.is_none() => {
             let counted = note(exercised.external, |external| {
@@ -113,7 +113,7 @@ pub(super) fn judge_bit_failure(comparison: &Comparison) -> Option<Judgement> {
     }
     let exact = comparison.noise_floor.fidelity == Fidelity::Exact;
     let (pass, tally, reference) = if exact && bits.against_control.differing > 0 {
-        ("load pass", &bits.against_control, "the control, which computes the same shapes without LMCache")
+        ("load pass", &bits.against_control, "the control, which computes the same shapes by vLLM alone")
     } else {
         ("store pass", &bits.store_pass, "the baseline, although nothing was served from the cache")
     };
@@ -151,7 +151,7 @@ pub(super) fn judge_gross_harm(comparison: &Comparison) -> Option<Judgement> {
         "Loading turned {harms} right answers wrong and {gains} wrong ones right; the evidence for harm is \
          {evidence:.3e}{when}.{control}"
     );
-    let next = "Look at the listed flips; if the control loses as much, look at vLLM's prefix caching before LMCache.";
+    let next = "Look at the listed flips; if the control loses as much, look at vLLM's prefix caching first.";
     Some(Judgement::new(Verdict::Degraded, Rung::EarlyStop, reason, next))
 }
 
@@ -202,12 +202,12 @@ fn judge_left_over(comparison: &Comparison) -> Judgement {
     let criteria = &comparison.criteria;
     let observed = comparison.near_ties.innocent.compared;
     if comparison.near_ties.is_noisy(criteria) || comparison.distribution.is_noisy(&criteria.tolerance) {
-        let reason = format!("{moved} Runs without LMCache move as far, so this decides nothing.");
+        let reason = format!("{moved} Runs of vLLM alone move as far, so this decides nothing.");
         let next = "Leave out prompts that the control is not served as the load pass is.";
         Judgement::new(Verdict::Inconclusive, rung, reason, next)
     } else if !noise_was_seen(comparison) {
         let reason = format!(
-            "{moved} What runs without LMCache move by was seen on {observed} pairs of answers only, so this decides nothing."
+            "{moved} What runs of vLLM alone move by was seen on {observed} pairs of answers only, so this decides nothing."
         );
         let next = "Ask one sequence at a time, or give the control room: more KV cache for vLLM.";
         Judgement::new(Verdict::Inconclusive, rung, reason, next)
@@ -235,7 +235,7 @@ pub(super) fn judge_near_ties(comparison: &Comparison) -> Option<Judgement> {
         return None;
     }
     let reason = format!(
-        "{} of {} questions part from the reference in a token that was no near tie, where {} may{}. Runs without LMCache \
+        "{} of {} questions part from the reference in a token that was no near tie, where {} may{}. Runs of vLLM alone \
          do so half as often at most.",
         ties.load.beyond_gap,
         ties.load.compared,
@@ -246,7 +246,7 @@ pub(super) fn judge_near_ties(comparison: &Comparison) -> Option<Judgement> {
             first.token + 1
         )),
     );
-    let next = "Run the first such question alone, with and without LMCache, and compare log-probabilities.";
+    let next = "Run the first such question alone, over this route and by vLLM alone, and compare log-probabilities.";
     Some(Judgement::new(Verdict::Degraded, Rung::NearTies, reason, next))
 }
 
@@ -258,7 +258,7 @@ pub(super) fn judge_distribution(comparison: &Comparison) -> Option<Judgement> {
     let (load, tolerance) = (shift.load, &comparison.criteria.tolerance);
     let reason = format!(
         "The letters' probabilities move farther than the suite allows: mean divergence {} of {} nats, a letter \
-         by {} of {} nats, {:.2} % of first tokens of {:.2} %{}. Runs without LMCache stay below half of that.",
+         by {} of {} nats, {:.2} % of first tokens of {:.2} %{}. Runs of vLLM alone stay below half of that.",
         nats(load.mean_divergence),
         nats(tolerance.mean_divergence),
         nats(load.letter_difference),
@@ -267,7 +267,8 @@ pub(super) fn judge_distribution(comparison: &Comparison) -> Option<Judgement> {
         100.0 * tolerance.flip_rate,
         note(shift.farthest.as_ref(), |question| format!("farthest: {question}")),
     );
-    let next = "Run the farthest question alone, with and without LMCache, and compare log-probabilities.";
+    let next =
+        "Run the farthest question alone, over this route and by vLLM alone, and compare log-probabilities.";
     Some(Judgement::new(Verdict::Degraded, Rung::Distribution, reason, next))
 }
 

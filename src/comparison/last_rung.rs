@@ -62,22 +62,22 @@ fn judge_noise(comparison: &Comparison) -> Option<Judgement> {
     };
     if let Some(seen) = unexplained(comparison, rung) {
         let reason = format!(
-            "{seen} Runs without LMCache stay below half of what the suite tolerates, but they were held against each \
+            "{seen} Runs of vLLM alone stay below half of what the suite tolerates, but they were held against each \
              other on {} pairs of answers that show what the load pass may move by, so chance could explain it.",
             comparison.near_ties.innocent.compared,
         );
-        let next = "Run that question alone, with and without LMCache; give the control room (fewer sequences, more KV \
+        let next = "Run that question alone, over this route and by vLLM alone; give the control room (fewer sequences, more KV \
                     cache), or ask more questions.";
         return Some(Judgement::new(Verdict::Inconclusive, rung, reason, next));
     }
-    let reason = "Runs without LMCache differ from each other by more than half of what the suite tolerates, so harm \
+    let reason = "Runs of vLLM alone differ from each other by more than half of what the suite tolerates, so harm \
                   could not be told from noise.";
     let next = "Make the engine repeatable (one sequence at a time, batch-invariant kernels), or fix a wider tolerance \
                 for this model before the next run.";
     Some(Judgement::new(Verdict::Inconclusive, rung, reason.to_owned(), next))
 }
 
-/// What moved too far in the load pass although runs without `LMCache` stay below half of it, where too few of those were
+/// What moved too far in the load pass although runs of vLLM alone stay below half of it, where too few of those were
 /// seen to call it harm.
 fn unexplained(comparison: &Comparison, rung: Rung) -> Option<String> {
     let (ties, shift) = (&comparison.near_ties, &comparison.distribution);

@@ -82,7 +82,7 @@ impl Location {
                  depends on the other questions or on chance."
             ),
             Place::Unequal { prompts } => format!(
-                "{question}, cut behind each of its {chunks} chunks, was not served alike by LMCache and by the control \
+                "{question}, cut behind each of its {chunks} chunks, was not served alike over the route and by the control \
                  in {prompts} cases, so its chunks cannot be told apart."
             ),
         }

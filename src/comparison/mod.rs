@@ -101,6 +101,10 @@ pub struct Comparison {
     pub comparisons: u32,
     /// Number of questions compared.
     pub questions: u32,
+    /// What stores and serves KV: `LMCache`, or the class of a connector that needs none. Reports from before it was
+    /// written down are of the former.
+    #[serde(default = "lmcache")]
+    pub cache: String,
     /// Rung 0.
     pub exercised: Exercised,
     /// What moves without `LMCache`.
@@ -125,6 +129,11 @@ pub struct Comparison {
     pub by_subject: Vec<SubjectScore>,
     /// Each question, in order.
     pub by_question: Vec<QuestionMovement>,
+}
+
+/// The name of what serves KV wherever nothing else is said.
+fn lmcache() -> String {
+    "LMCache".to_owned()
 }
 
 /// Compares the load pass with the runs without `LMCache`, on every rung; [`conclude`] judges what comes out.
@@ -155,6 +164,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         criteria: *criteria,
         comparisons,
         questions: difference::count(cases.len()),
+        cache: evidence.cache.clone(),
         exercised: exercised::check_service(&cases, server, external_hits, evidence.loads_fail),
         sensitivity: sensitivity::measure_sensitivity(evidence.spoilt.as_ref()),
         kv: provenance::Provenance {

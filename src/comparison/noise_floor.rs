@@ -99,7 +99,9 @@ fn describe(noise: &NoiseFloor, questions: u32) -> String {
         Some(ControlMatch { matched, unmatched_by_rule, missed }) => {
             let by_rule = match unmatched_by_rule {
                 0 => String::new(),
-                some => format!("; {some} cannot match by rule (more or less is served than whole chunks)"),
+                some => format!(
+                    "; {some} cannot match by rule (the route serves other tokens of them than vLLM's own prefix cache can)"
+                ),
             };
             let missed = match missed {
                 0 => String::new(),
@@ -110,11 +112,14 @@ fn describe(noise: &NoiseFloor, questions: u32) -> String {
             )
         }
     };
-    let matched = noise.control.is_some_and(|control| control.matched > 0);
+    let matched = noise.control.map_or(0, |control| control.matched);
     let consequence = if noise.fidelity == Fidelity::Lossy {
         "KV is stored with loss, as the suite wants it, so the load pass may move: answers alone decide, within the margin."
-    } else if noise.lets_bits_decide() && matched {
+    } else if noise.lets_bits_decide() && matched == questions {
         "So the load pass must equal the control bit for bit."
+    } else if noise.lets_bits_decide() && matched > 0 {
+        "So the load pass must equal the control bit for bit on those; on the others bits decide only where it equals the \
+         baseline."
     } else if noise.lets_bits_decide() {
         "So bits decide only where the load pass equals the baseline; otherwise the statistical rungs decide."
     } else if repeat.differing == 0 {

@@ -64,10 +64,10 @@ pub(super) fn judge_right_kv(comparison: &Comparison) -> Option<Judgement> {
         return None;
     }
     let bits = match comparison.bit_exact.outcome {
-        Outcome::Passed => " The log-probabilities equal those without LMCache, too, bit for bit.",
+        Outcome::Passed => " The log-probabilities equal those of vLLM alone, too, bit for bit.",
         Outcome::Failed | Outcome::DoesNotApply => {
             " What log-probabilities move is the engine's own arithmetic; no token and no letter moves farther than the \
-             suite tolerates or runs without LMCache do."
+             suite tolerates or runs of vLLM alone do."
         }
     };
     let reason = format!("{}{bits}", served_right(traced));

@@ -242,6 +242,7 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
     };
     Evidence {
         comparisons: 1,
+        cache: "LMCache".to_owned(),
         questions: questions.to_vec(),
         batching: Batching::OneAtATime,
         fidelity: Fidelity::Exact,

@@ -197,7 +197,7 @@ impl EngineError {
                 ))
             }
             Self::Gone { log, .. } => Some(format!(
-                "LMCache may wait for it for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log \
+                "what loads from it may wait for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log \
                  is {log}"
             )),
             Self::Stopped { log, .. } => Some(format!(

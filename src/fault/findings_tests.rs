@@ -41,6 +41,7 @@ fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
     };
     let evidence = Evidence {
         comparisons: 1,
+        cache: "LMCache".to_owned(),
         questions: (1..=QUESTIONS).map(asked).collect(),
         batching: Batching::OneAtATime,
         fidelity: Fidelity::Exact,

@@ -143,8 +143,9 @@ pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
             let answers = &comparison.answers.generated;
             let paired = &answers.against_baseline;
             format!(
-                "baseline {} %, with LMCache {} %; difference {} points (90 % interval {} to {}), margin {}",
+                "baseline {} %, with {} {} %; difference {} points (90 % interval {} to {}), margin {}",
                 percent(answers.baseline.share),
+                comparison.cache,
                 percent(answers.load.share),
                 points(paired.difference),
                 points(paired.interval.lower),

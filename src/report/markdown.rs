@@ -126,7 +126,7 @@ fn heading(report: &Report) -> String {
 }
 
 const OVERVIEW: &str = "\
-| model | route | verdict | decided by | tokens served | baseline | LMCache | difference (90 % interval) | flips |
+| model | route | verdict | decided by | tokens served | baseline | load pass | difference (90 % interval) | flips |
 |---|---|---|---|--:|--:|--:|--:|--:|
 ";
 
@@ -250,8 +250,8 @@ fn add_flips(page: &mut Page, finding: &Finding) {
         flips.len(),
         finding.comparison.questions
     );
-    let head =
-        title + "| question | change | baseline | LMCache | published | text |\n|---|---|---|---|---|---|\n";
+    let head = title
+        + "| question | change | baseline | load pass | published | text |\n|---|---|---|---|---|---|\n";
     let rows = flips.iter().zip(&finding.flipped_questions).take(SHOWN_FLIPS).map(|(flip, question)| {
         let (baseline, load) = flip_letters(flip);
         format!(
@@ -284,7 +284,7 @@ fn details(finding: &Finding) -> String {
     if let Some(computed) = &comparison.kv.as_baseline {
         writeln!(text, "\n{}", escape(&computed.words)).expect("a string can be written to");
     }
-    text += "\n| subject | questions | baseline right | LMCache right | flips | largest movement, nats |\n";
+    text += "\n| subject | questions | baseline right | load pass right | flips | largest movement, nats |\n";
     text += "|---|--:|--:|--:|--:|--:|\n";
     for score in &comparison.by_subject {
         writeln!(

@@ -119,9 +119,10 @@ fn write_finding(text: &mut String, finding: &Finding, suite: &Suite) -> fmt::Re
         text,
         "accuracy",
         &format!(
-            "baseline {:.1} %, with LMCache {:.1} %; difference {:+.2} points (90 % interval {:+.2} to {:+.2}), \
+            "baseline {:.1} %, with {} {:.1} %; difference {:+.2} points (90 % interval {:+.2} to {:+.2}), \
              exact McNemar p = {}",
             100.0 * answers.baseline.share,
+            comparison.cache,
             100.0 * answers.load.share,
             100.0 * paired.difference,
             100.0 * paired.interval.lower,
@@ -134,7 +135,7 @@ fn write_finding(text: &mut String, finding: &Finding, suite: &Suite) -> fmt::Re
         line(
             text,
             "unparsable",
-            &format!("{} answers of the baseline, {} with LMCache", unparsable.0, unparsable.1),
+            &format!("{} answers of the baseline, {} with {}", unparsable.0, unparsable.1, comparison.cache),
         )?;
     }
     let flips = &comparison.answers.flips;

@@ -8,7 +8,7 @@ use crate::suite::Suite;
 /// A rung, and what it looks at.
 pub(super) fn rung(rung: Rung) -> &'static str {
     match rung {
-        Rung::Exercised => "hits: what LMCache served against what it must serve",
+        Rung::Exercised => "hits: what was served against what must be",
         Rung::Kv => "kv: the bytes that were served against those that an engine computed",
         Rung::BitExact => "bits: log-probabilities against the control's",
         Rung::NearTies => "near ties: tokens that differ and were not nearly tied",
@@ -41,7 +41,7 @@ pub(super) fn flip_kind(kind: FlipKind) -> &'static str {
     }
 }
 
-/// The letters of a flip, without and with LMCache.
+/// The letters of a flip, of the baseline and of the load pass.
 pub(super) fn flip_letters(flip: &Flip) -> (String, String) {
     let letter =
         |choice: Option<Choice>| choice.map_or_else(|| "none".to_owned(), |choice| choice.to_string());

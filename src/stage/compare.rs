@@ -129,6 +129,7 @@ impl Compare {
         };
         Ok(Evidence {
             comparisons: self.comparisons,
+            cache: carrier.connector_class().unwrap_or("LMCache").to_owned(),
             questions,
             batching: self.batching,
             fidelity: self.options.fidelity(),

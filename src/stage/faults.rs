@@ -287,6 +287,7 @@ impl Faults {
             loads_fail: false,
             // Each planting is judged by itself.
             comparisons: 1,
+            cache: "LMCache".to_owned(),
             questions,
             batching: batching(self.engine.max_num_seqs),
             fidelity: Fidelity::Exact,

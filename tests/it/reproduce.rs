@@ -33,7 +33,7 @@ fn a_fault_is_reproduced_on_the_questions_that_differed_first() {
     insta::assert_snapshot!(lab.redact(&ended.out), @r"
     report       tiny over mp: degraded, decided by bits; [DEVICE]; vLLM 0.32.0, LMCache 0.0.0 (revision [SHORT])
     asked again  botany/test/4, zoology/test/7
-    here         degraded, decided by bits: The load pass differs from the control, which computes the same shapes without LMCache: in 1 of 2 questions, by up to 2.4e-7 nats (first: zoology/test/7, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
+    here         degraded, decided by bits: The load pass differs from the control, which computes the same shapes by vLLM alone: in 1 of 2 questions, by up to 2.4e-7 nats (first: zoology/test/7, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
     reproduced
     ");
     assert!(

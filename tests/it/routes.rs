@@ -167,7 +167,7 @@ fn a_redis_server_that_dies_between_the_passes_is_an_error_in_time() {
     insta::assert_snapshot!(lab.error(&lab.run("die@redis", "--route mp+redis")), @r"
     error: failed to keep the Redis server redis://127.0.0.1:[PORT] until the load pass is over: Connection refused (os error 111)
 
-    hint: LMCache may wait for it for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/redis.log
+    hint: what loads from it may wait for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/redis.log
     ");
     assert!(
         lab.path("cache/store-1/entries")
@@ -184,7 +184,7 @@ fn a_redis_server_that_dies_while_the_engine_waits_for_it_is_an_error_in_time() 
     insta::assert_snapshot!(lab.error(&lab.run("vanish@redis hang@load", "--route mp+redis")), @r"
     error: failed to keep the Redis server redis://127.0.0.1:[PORT] until the load pass is over: Connection refused (os error 111)
 
-    hint: LMCache may wait for it for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/redis.log
+    hint: what loads from it may wait for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/redis.log
     ");
 }
 
@@ -203,7 +203,7 @@ fn a_peer_that_leaves_between_the_passes_is_an_error_in_time() {
     insta::assert_snapshot!(lab.error(&lab.run("leave-peer@server", "--route mp+p2p")), @r"
     error: failed to keep the LMCache server that stored until the load pass is over: io: Connection refused (os error 111)
 
-    hint: LMCache may wait for it for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server-store.log
+    hint: what loads from it may wait for ever, so the run was ended; was it killed, as for memory (`dmesg` tells)? its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/lmcache-server-store.log
     ");
 }
 

@@ -36,7 +36,7 @@ fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
 
     tiny (dense) over mp: EQUIVALENT
       decided by   kv: the bytes that were served against those that an engine computed
-      why          Each of 1036 served cells (a chunk in a layer on a rank) holds the bytes that an engine computed for its tokens, when attention begins to read it and when its request ends. The log-probabilities equal those without LMCache, too, bit for bit.
+      why          Each of 1036 served cells (a chunk in a layer on a rank) holds the bytes that an engine computed for its tokens, when attention begins to read it and when its request ends. The log-probabilities equal those of vLLM alone, too, bit for bit.
       asked        24 questions: a fault that strikes one request in 8 meets one of these with 95 % probability
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
       kv           1036 of 1036 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end.

@@ -18,7 +18,7 @@ fn the_last_bit_of_one_log_probability_in_the_load_pass_is_degraded() {
     insta::assert_snapshot!(judge("bit@load", 1), @r"
     tiny (dense) over mp: DEGRADED
       decided by   bits: log-probabilities against the control's
-      why          The load pass differs from the control, which computes the same shapes without LMCache: in 2 of 24 questions, by up to 2.4e-7 nats (first: botany/test/4, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
+      why          The load pass differs from the control, which computes the same shapes by vLLM alone: in 2 of 24 questions, by up to 2.4e-7 nats (first: botany/test/4, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
       next         The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.
     verdict: degraded (exit code 1)
     ");
@@ -102,7 +102,7 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
 
     tiny (dense) over mp: DEGRADED
       decided by   bits: log-probabilities against the control's
-      why          The load pass differs from the control, which computes the same shapes without LMCache: in 22 of 24 questions, by up to 6.03 nats (first: botany/test/1, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
+      why          The load pass differs from the control, which computes the same shapes by vLLM alone: in 22 of 24 questions, by up to 6.03 nats (first: botany/test/1, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
       next         The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.
       asked        24 questions: a fault that strikes one request in 8 meets one of these with 95 % probability
       hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
@@ -135,8 +135,8 @@ fn lost_answers_are_degraded_even_where_bits_prove_nothing() {
     insta::assert_snapshot!(judge("noise@engine swap@load", 1), @r"
     tiny (dense) over mp: DEGRADED
       decided by   near ties: tokens that differ and were not nearly tied
-      why          15 of 24 questions part from the reference in a token that was no near tie, where 0 may (first: botany/test/1, generated token 1). Runs without LMCache do so half as often at most.
-      next         Run the first such question alone, with and without LMCache, and compare log-probabilities.
+      why          15 of 24 questions part from the reference in a token that was no near tie, where 0 may (first: botany/test/1, generated token 1). Runs of vLLM alone do so half as often at most.
+      next         Run the first such question alone, over this route and by vLLM alone, and compare log-probabilities.
     verdict: degraded (exit code 1)
     ");
 }
@@ -145,9 +145,9 @@ fn lost_answers_are_degraded_even_where_bits_prove_nothing() {
 fn hits_that_nobody_stored_are_degraded() {
     insta::assert_snapshot!(judge("shared@store ghost@store", 1), @r"
     tiny (dense) over mp: DEGRADED
-      decided by   hits: what LMCache served against what it must serve
+      decided by   hits: what was served against what must be
       why          The cache claimed more tokens than earlier requests had stored, for 2 requests of the store pass and 0 of the load pass (first: botany/test/2, 272 tokens instead of 256). It serves stale KV, another request's KV, or counts wrongly.
-      next         Look at how LMCache finds and counts hits: keys, chunk boundaries, a prompt that is served whole.
+      next         Look at how hits are found and counted: keys, chunk boundaries, a prompt that is served whole.
     verdict: degraded (exit code 1)
     ");
 }
@@ -189,9 +189,9 @@ fn a_backend_without_a_control_is_inconclusive_where_cached_prefixes_move_the_la
 fn a_cache_that_serves_nothing_is_not_exercised_whatever_the_answers_are() {
     insta::assert_snapshot!(judge("empty@server", 4), @r#"
     tiny (dense) over mp: NOT EXERCISED
-      decided by   hits: what LMCache served against what it must serve
+      decided by   hits: what was served against what must be
       why          LMCache served not one of the 2767 tokens that it must serve in the load pass. The answers are those of plain vLLM and prove nothing.
-      next         Look for "degraded mode", a failed connection or differing hash seeds in the logs of vLLM and LMCache.
+      next         Look for "degraded mode", a failed connection or differing hash seeds in the logs.
     verdict: not exercised (exit code 4)
     "#);
     assert_eq!(judge("empty@server wrong@load", 4), judge("empty@server noise@engine chance@engine", 4));
@@ -209,9 +209,9 @@ fn a_cache_that_serves_nothing_is_found_out_after_few_questions() {
 fn a_cache_that_serves_too_little_is_not_exercised() {
     insta::assert_snapshot!(judge("lose@server", 4), @r"
     tiny (dense) over mp: NOT EXERCISED
-      decided by   hits: what LMCache served against what it must serve
+      decided by   hits: what was served against what must be
       why          LMCache served 768 of 8287 tokens in the load pass; 24 of 24 requests got fewer than were stored for them (first: botany/test/1, 16 tokens instead of 336).
-      next         Look for evictions, failed stores or failed loads in LMCache's log; give it more memory if it was full.
+      next         Look for evictions, failed stores or failed loads in the logs; give the cache more memory if it was full.
     verdict: not exercised (exit code 4)
     ");
 }
@@ -220,7 +220,7 @@ fn a_cache_that_serves_too_little_is_not_exercised() {
 fn a_server_that_counts_other_hits_than_vllm_is_not_exercised() {
     insta::assert_snapshot!(judge("lie@server", 4), @r"
     tiny (dense) over mp: NOT EXERCISED
-      decided by   hits: what LMCache served against what it must serve
+      decided by   hits: what was served against what must be
       why          vLLM and the LMCache server count different hits (load pass: vLLM says 8287 tokens, the server 8304 tokens and 518 chunks read). One of them reports what did not happen.
       next         Look for loads that failed or were repeated in LMCache's log.
     verdict: not exercised (exit code 4)

@@ -165,6 +165,7 @@ impl Study {
         let orders = self.orders_of_asking(&asked);
         let evidence = Evidence {
             comparisons: self.comparisons,
+            cache: "LMCache".to_owned(),
             baseline: arm(ArmName::Baseline),
             repeat: arm(ArmName::Repeat),
             control: None,

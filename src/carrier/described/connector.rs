@@ -34,6 +34,10 @@ impl Carrier for Described {
         self.description.needs_lmcache || self.tier.is_some()
     }
 
+    fn connector_class(&self) -> Option<&str> {
+        Some(&self.description.connector.as_ref()?.class)
+    }
+
     fn loads_fail(&self) -> bool {
         self.description.loads_fail
     }

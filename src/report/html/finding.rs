@@ -185,7 +185,7 @@ fn accuracies(finding: &Finding) -> Vec<AccuracyView> {
     [of("baseline", &scoring.baseline)]
         .into_iter()
         .chain(control)
-        .chain([of("with LMCache", &scoring.load)])
+        .chain([of("load pass", &scoring.load)])
         .collect()
 }
 
@@ -240,7 +240,7 @@ fn plots(report: &Report, place: usize, finding: &Finding) -> Vec<Plot> {
         Plot::of(
             name("chunks"),
             title("number of chunks loaded"),
-            "chunks that LMCache served",
+            "chunks that were served",
             &dots(&|_, served| served / chunk),
         ),
         Plot::of(
@@ -277,7 +277,7 @@ fn flips(finding: &Finding) -> Vec<FlipView> {
                 let tags = [
                     ("published", Some(flip.published)),
                     ("baseline", flip.baseline),
-                    ("with LMCache", flip.load),
+                    ("load pass", flip.load),
                 ];
                 OptionView {
                     letter: choice.letter(),

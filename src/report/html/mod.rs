@@ -137,13 +137,13 @@ fn worst(report: &Report) -> (String, Option<String>) {
 fn meaning(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Equivalent => {
-            "KV that passed through LMCache gave the same answers: bit for bit, or within the margin fixed beforehand."
+            "KV that travelled gave the same answers: bit for bit, or within the margin fixed beforehand."
         }
         Verdict::Degraded => {
-            "KV that passed through LMCache changes what the model computes, by more than runs without it differ."
+            "KV that travelled changes what the model computes, by more than runs without it differ."
         }
         Verdict::Inconclusive => "Neither harm nor equivalence is shown.",
-        Verdict::NotExercised => "LMCache served less than it must, so the answers prove nothing.",
+        Verdict::NotExercised => "Less was served than must be, so the answers prove nothing.",
         Verdict::Insensitive => "A planted fault went unseen, so a pass would prove nothing.",
     }
 }

@@ -99,7 +99,7 @@ fn a_question_is_shown_as_text_with_both_answers() {
     assert!(page.contains("If a &#60; b &#38; c &#62; &#34;d&#34;"));
     assert!(page.contains("&#60;script&#62;alert(1)") && !page.contains("<script"));
     let flip = page.split("<li class=\"flip\">").nth(1).unwrap().split("</ul></li>").next().unwrap();
-    assert!(flip.contains("with LMCache") && flip.contains("baseline") && flip.contains("published"));
+    assert!(flip.contains("load pass") && flip.contains("baseline") && flip.contains("published"));
 }
 
 #[test]
