@@ -22,6 +22,30 @@ pub struct StoringOptions {
     pub layerwise: bool,
     /// What turns KV into the bytes of the tier behind a server's memory; LMCache's plain form where it is not said.
     pub serde: Option<Serde>,
+    /// Who copies KV between an engine and an LMCache server; LMCache's own choice for the device where it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transfer_mode: Option<TransferMode>,
+}
+
+/// LMCache's name of who copies KV between an engine and a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TransferMode {
+    /// The engine.
+    EngineDriven,
+    /// The server, which sees the engine's memory.
+    LmcacheDriven,
+}
+
+impl TransferMode {
+    /// LMCache's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EngineDriven => "engine_driven",
+            Self::LmcacheDriven => "lmcache_driven",
+        }
+    }
 }
 
 /// LMCache's name of a form in which KV is kept outside a server's memory.
@@ -94,6 +118,7 @@ impl StoringOptions {
             ("save_decode_cache", self.save_decode_cache),
             ("layerwise", self.layerwise),
             ("serde", self.serde.is_some()),
+            ("transfer_mode", self.transfer_mode.is_some()),
         ];
         all.into_iter().find_map(|(name, set)| set.then_some(name))
     }
@@ -109,7 +134,9 @@ impl StoringOptions {
     pub fn connector_settings(self) -> BTreeMap<String, Value> {
         let decoded =
             self.save_decode_cache.then(|| ("lmcache.mp.save_decode_cache".to_owned(), true.into()));
-        decoded.into_iter().collect()
+        let mode =
+            self.transfer_mode.map(|mode| ("lmcache.mp.mp_transfer_mode".to_owned(), mode.name().into()));
+        decoded.into_iter().chain(mode).collect()
     }
 
     /// The variables of an LMCache in the engine's own process.
@@ -141,6 +168,10 @@ impl StoringOptions {
             let loss = if serde.fidelity() == Fidelity::Lossy { " (lossy)" } else { "" };
             write!(words, "{separator}serde {}{loss}", serde.name()).expect("a string can be written to");
         }
+        if let Some(mode) = self.transfer_mode {
+            let separator = if words.is_empty() { "" } else { ", " };
+            write!(words, "{separator}transfer {}", mode.name()).expect("a string can be written to");
+        }
         words
     }
 }
@@ -154,5 +185,9 @@ mod tests {
         assert_eq!(StoringOptions::default().words(), "");
         let both = StoringOptions { save_decode_cache: true, serde: Some(Serde::Fp8), ..Default::default() };
         assert_eq!(both.words(), "save_decode_cache, serde fp8 (lossy)");
+        let driven =
+            StoringOptions { transfer_mode: Some(TransferMode::LmcacheDriven), ..Default::default() };
+        assert_eq!(driven.words(), "transfer lmcache_driven");
+        assert_eq!(driven.connector_settings()["lmcache.mp.mp_transfer_mode"], "lmcache_driven");
     }
 }

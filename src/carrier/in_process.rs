@@ -7,6 +7,9 @@ use crate::machine::DeviceKind;
 use crate::options::{NotOffered, StoringOptions};
 use crate::suite::LmcacheSettings;
 
+const NO_SERVER: &str =
+    "it says who copies KV between an engine and an LMCache server, and this route has no server";
+
 /// The route `in-process`.
 #[derive(Debug)]
 pub(super) struct InProcess;
@@ -25,8 +28,9 @@ impl Carrier for InProcess {
     }
 
     fn refused_option(&self, options: StoringOptions) -> Option<NotOffered> {
-        let reason = refused_serde(options, Translation::NotOffered)?;
-        Some(NotOffered { option: "serde", reason })
+        let mode = options.transfer_mode.map(|_| ("transfer_mode", NO_SERVER));
+        let serde = refused_serde(options, Translation::NotOffered).map(|reason| ("serde", reason));
+        serde.or(mode).map(|(option, reason)| NotOffered { option, reason })
     }
 
     fn admit(&self, here: &Here<'_>) -> Result<(), RouteError> {

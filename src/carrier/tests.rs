@@ -1,7 +1,7 @@
 //! What is said of all carriers. LMCache's words are those of 0.5.6: see `docs/routes.md`.
 
 use super::*;
-use crate::options::Serde;
+use crate::options::{Serde, TransferMode};
 
 fn refusals(options: StoringOptions) -> Vec<(&'static str, Option<&'static str>)> {
     let refusal = |route: Route| {
@@ -39,6 +39,10 @@ fn each_route_offers_what_lmcache_does_on_it() {
             refused.into_iter().filter(|(_, refused)| refused.is_none()).map(|(route, _)| route).collect();
         assert_eq!(offered, ["mp+fs", "mp+redis"]);
     }
+    let driven = StoringOptions { transfer_mode: Some(TransferMode::LmcacheDriven), ..defaults };
+    let refused: Vec<_> =
+        refusals(driven).into_iter().filter_map(|(route, refused)| Some((route, refused?))).collect();
+    assert_eq!(refused, [("in-process", "transfer_mode")]);
     for serde in [Serde::Cachegen, Serde::Turboquant] {
         let refused = refusals(StoringOptions { serde: Some(serde), ..defaults });
         assert!(refused.iter().all(|(_, refused)| *refused == Some("serde")));

@@ -17,6 +17,7 @@ mod ports;
 mod process;
 mod protocol;
 mod redis;
+mod segments;
 mod server_counters;
 mod variables;
 mod worker;

@@ -16,6 +16,7 @@ use super::protocol::{
     ChangedCell, Misreading, NumberedChunk, NumberedPrompt, PROTOCOL, Probed, Ready, Reply, Request, Scored,
     SeenCell, Start, TimingFault,
 };
+use super::segments::Segments;
 use crate::cache::Bucket;
 use crate::dataset::Prompt;
 use crate::digest::{Digest, digest_bytes, digest_json};
@@ -80,6 +81,8 @@ pub struct Worker {
     /// Tokens that vLLM counts as served by the connector: since the start, and before the last prompts.
     external_hits: [u64; 2],
     misreading: Option<Misreading>,
+    /// Behind the process, since fields are dropped in their order.
+    segments: Segments,
 }
 
 impl Worker {
@@ -146,6 +149,7 @@ impl Worker {
             transfers: Vec::new(),
             external_hits: [0; 2],
             misreading: None,
+            segments: Segments::default(),
         };
         worker.send(&Request::Start(start)).await?;
         match worker.receive(worker.patience.start).await? {
@@ -154,6 +158,7 @@ impl Worker {
                     worker.digested_layers.clone_from(&digests.layers);
                     worker.digest_problem.clone_from(&digests.problem);
                 }
+                worker.segments.expect_of(&worker.process.members());
                 Ok((worker, ready))
             }
             Reply::Ready(ready) => {
