@@ -15,6 +15,7 @@ mod lmcache;
 mod memory;
 mod peers;
 mod redis;
+mod restart;
 mod surroundings;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ static CARRIERS: &[&dyn Carrier] = &[
     &disk::Disk,
     &redis::RedisServer,
     &peers::Peers,
+    &restart::Restart,
     #[cfg(test)]
     &fake::Fake,
 ];
@@ -164,6 +166,8 @@ pub enum Proof {
     EngineCounters,
     /// All was served from the server's memory, and each round wrote its chunks anew.
     Memory,
+    /// All was served from the server's memory, which no round empties.
+    KeptMemory,
     /// What no earlier round had was served through this tier behind the memory, under LMCache's name for it.
     SecondTier(&'static str),
 }
@@ -174,7 +178,7 @@ impl Proof {
     pub fn is_of_a_server(self) -> bool {
         match self {
             Self::Engine | Self::EngineCounters => false,
-            Self::Memory | Self::SecondTier(_) => true,
+            Self::Memory | Self::KeptMemory | Self::SecondTier(_) => true,
         }
     }
 }

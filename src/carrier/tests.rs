@@ -24,6 +24,7 @@ fn each_route_offers_what_lmcache_does_on_it() {
             ("mp+fs", Some(option)),
             ("mp+redis", Some(option)),
             ("mp+p2p", Some(option)),
+            ("mp+restart", Some(option)),
         ]
     };
     let defaults = StoringOptions::default();
@@ -81,6 +82,7 @@ fn each_route_says_what_its_counters_must_show() {
     mp+fs: AnotherEngine, SecondTier("fs")
     mp+redis: AnotherEngine, SecondTier("resp")
     mp+p2p: AnotherEngine, SecondTier("p2p")
+    mp+restart: AnotherEngine, KeptMemory
     "#);
 }
 

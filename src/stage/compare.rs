@@ -195,6 +195,7 @@ impl Compare {
                 let bound = if self.options.save_decode_cache { Bound::AtLeast } else { Bound::Exactly };
                 (ServingTier::Memory, sharding(chunks_of(plan, asked), bound))
             }
+            Proof::KeptMemory => (ServingTier::Memory, sharding(plan.distinct_chunks(asked), Bound::AtLeast)),
             // What one round stored, the next may find in the second tier.
             Proof::SecondTier(name) => {
                 let chunks = plan.distinct_chunks(asked);
