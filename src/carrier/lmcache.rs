@@ -139,11 +139,22 @@ pub(super) struct ServerPort<'a> {
     pub(super) surroundings: &'a Surroundings<'a>,
     /// What sets requests of this run apart from those of others.
     pub(super) salt: Option<String>,
+    /// Whether engines are told a model by the name of its folder.
+    pub(super) model_by_name: bool,
+}
+
+impl<'a> ServerPort<'a> {
+    /// That of a server that no other run uses.
+    pub(super) fn of(server: LmcacheServer, surroundings: &'a Surroundings<'a>) -> Self {
+        Self { server, surroundings, salt: None, model_by_name: false }
+    }
 }
 
 impl Port for ServerPort<'_> {
     fn connector(&self) -> Connector {
-        with_options(self.server.connector(self.salt.clone()), self.surroundings.lmcache.options)
+        let mut connector = self.server.connector(self.salt.clone());
+        connector.model_by_name = self.model_by_name;
+        with_options(connector, self.surroundings.lmcache.options)
     }
 
     fn counters(&self) -> Doing<'_, ServerCounters> {
@@ -178,7 +189,7 @@ pub(super) async fn launch_side<'a>(
     let server =
         launch_server(surroundings.events, &settings, &format!("lmcache server that {}s", side.name()))
             .await?;
-    Ok(ServerPort { server, surroundings, salt })
+    Ok(ServerPort { salt, ..ServerPort::of(server, surroundings) })
 }
 
 /// Waits for chunks, which go on arriving after the last answer.

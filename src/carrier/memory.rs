@@ -57,7 +57,7 @@ impl Transport for OfServer<'_> {
                 server_settings(self.surroundings, &format!("{}.log", numbered("lmcache-server", number)));
             let name = numbered("lmcache server", number).replace('-', " ");
             let server = launch_server(self.surroundings.events, &settings, &name).await?;
-            Ok(Box::new(ServerPort { server, surroundings: self.surroundings, salt: None }) as Box<dyn Port>)
+            Ok(Box::new(ServerPort::of(server, self.surroundings)) as Box<dyn Port>)
         })
     }
 }

@@ -130,6 +130,9 @@ pub struct ServerCounters {
     pub second_tier_tokens: u64,
     /// Loads that the second tier of the route finished; where it has none, those of any.
     pub second_tier_loads: u64,
+    /// Chunks that a tier behind the memory had and did not give, each rank's shard counted.
+    #[serde(default)]
+    pub failed_loads: u64,
     /// Chunks written, each rank's shard counted.
     pub chunks_written: u64,
     /// Chunks read, each rank's shard counted.

@@ -25,8 +25,32 @@ pub struct Exercised {
     /// Tokens that vLLM's own counter says its connector served, where that proves the service.
     #[serde(default)]
     pub external: Option<ExternalHits>,
+    /// What came of loads that were made to fail, where they were.
+    #[serde(default)]
+    pub failed: Option<FailedLoads>,
     /// The first requests that were not served as predicted, in the order of the questions.
     pub offenders: Vec<Offender>,
+}
+
+/// Loads that failed in the load pass, and what was computed instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FailedLoads {
+    /// Chunks that the tier behind the server's memory had and did not give, each rank's shard counted; where there is no
+    /// such count, none.
+    pub loads: Option<u64>,
+    /// Tokens that were stored and computed again: what was not loaded, and what follows it.
+    pub recomputed_tokens: u64,
+}
+
+impl FailedLoads {
+    /// Both counts, for people.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let loads =
+            self.loads.map_or_else(|| "loads failed".to_owned(), |loads| format!("{loads} loads failed"));
+        format!("{loads}; {} tokens that were stored were computed again", self.recomputed_tokens)
+    }
 }
 
 /// The ways in which a run can have been served.
@@ -293,6 +317,7 @@ pub(super) fn check_service(
         }
     }
     let [store, load] = hits;
+    let counted_failures = server.map(|server| server.load.failed_loads);
     let totals = |pass: Pass, counted: ServerCounters| HitTotals {
         engine_tokens: hits[pass as usize].cached_tokens,
         served_again_tokens: hits[pass as usize].served_again_tokens,
@@ -340,7 +365,11 @@ pub(super) fn check_service(
         Service::AsPredicted
     };
     let external = external_hits.map(|[store, load]| ExternalHits { store, load });
-    Exercised { service, store, load, server, external, offenders }
+    let failed = loads_fail.then(|| FailedLoads {
+        loads: counted_failures,
+        recomputed_tokens: load.predicted_tokens.saturating_sub(load.cached_tokens),
+    });
+    Exercised { service, store, load, server, external, failed, offenders }
 }
 
 /// Whether vLLM's counter of what its connector served says the same as its requests, in both passes. Of a prompt that was

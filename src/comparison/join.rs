@@ -114,6 +114,7 @@ fn sum(one: ServerCounters, other: ServerCounters) -> ServerCounters {
         hit_tokens: one.hit_tokens + other.hit_tokens,
         second_tier_tokens: one.second_tier_tokens + other.second_tier_tokens,
         second_tier_loads: one.second_tier_loads + other.second_tier_loads,
+        failed_loads: one.failed_loads + other.failed_loads,
         chunks_written: one.chunks_written + other.chunks_written,
         chunks_read: one.chunks_read + other.chunks_read,
     }

@@ -59,7 +59,8 @@ pub use evidence::{
 };
 pub use evidence_error::EvidenceError;
 pub use exercised::{
-    Exercised, HitTotals, Offender, PassHits, ServerAgreement, Service, ShardCounts, TierAgreement,
+    Exercised, FailedLoads, HitTotals, Offender, PassHits, ServerAgreement, Service, ShardCounts,
+    TierAgreement,
 };
 pub use join::{JoinError, join_evidence};
 pub use kv_evidence::KvEvidence;

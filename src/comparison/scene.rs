@@ -237,6 +237,7 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
         hit_tokens,
         second_tier_tokens: 0,
         second_tier_loads: 0,
+        failed_loads: 0,
         chunks_written: 0,
         chunks_read: hit_tokens / 256,
     };

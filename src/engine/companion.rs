@@ -1,10 +1,15 @@
 //! A process that a connector needs beside the engines: started, watched until it is ready, ended. Main type: [`Companion`].
 
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
+use rustix::process::Signal;
 
 use super::error::EngineError;
+use super::group::signal_group;
 use super::lmcache_server::answers;
 use super::process::{Launch, OwnedProcess, Streams};
 use crate::thread::on_thread;
@@ -30,9 +35,20 @@ pub struct CompanionSettings {
     pub patience: Duration,
 }
 
+/// How a process is made to answer late: it is stopped and let run in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Halts {
+    /// How long it is stopped each time.
+    pub stopped: Duration,
+    /// How long it runs in between.
+    pub running: Duration,
+}
+
 /// A process that is ready; it ends with this value.
 #[derive(Debug)]
 pub struct Companion {
+    /// Before the process, which could not end while it is stopped; fields are dropped in their order.
+    halting: Mutex<Option<Halting>>,
     process: OwnedProcess,
     name: String,
     ports: Vec<u16>,
@@ -56,7 +72,18 @@ impl Companion {
         let (ports, ready) = (settings.ports.clone(), settings.ready.clone());
         let is_ready = async || is_ready(ready.clone(), ports.clone()).await;
         process.until_ready(&settings.name, settings.patience, &settings.ports, is_ready).await?;
-        Ok(Self { process, name: settings.name.clone(), ports, ready })
+        Ok(Self { halting: Mutex::default(), process, name: settings.name.clone(), ports, ready })
+    }
+
+    /// Makes it answer late from now on.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn halt(&self, halts: Halts) -> Result<(), EngineError> {
+        let halting = Halting::begin(self.process.group(), halts)
+            .map_err(|source| EngineError::Spawn { command: self.name.clone(), source })?;
+        *self.halting.lock().unwrap_or_else(PoisonError::into_inner) = Some(halting);
+        Ok(())
     }
 
     /// Sees that it still answers.
@@ -69,6 +96,41 @@ impl Companion {
         }
         let (what, log) = (self.name.clone(), self.process.log().to_owned());
         Err(EngineError::Gone { what, problem: "it no longer answers".to_owned(), log })
+    }
+}
+
+/// A thread that stops a process group and lets it run, until this value is dropped; then the group runs.
+#[derive(Debug)]
+struct Halting {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Halting {
+    fn begin(group: u32, halts: Halts) -> std::io::Result<Self> {
+        let (end, ended) = channel();
+        let waits = move |duration| ended.recv_timeout(duration) == Err(RecvTimeoutError::Timeout);
+        let halt = move || {
+            loop {
+                signal_group(group, Signal::STOP);
+                let goes_on = waits(halts.stopped);
+                signal_group(group, Signal::CONT);
+                if !goes_on || !waits(halts.running) {
+                    return;
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("halting".to_owned()).spawn(halt)?;
+        Ok(Self { end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Drop for Halting {
+    fn drop(&mut self) {
+        self.end.take();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::warn!("a process that was made to answer late may be stopped still");
+        }
     }
 }
 

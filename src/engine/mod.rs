@@ -22,7 +22,7 @@ mod server_counters;
 mod variables;
 mod worker;
 
-pub use companion::{Companion, CompanionSettings};
+pub use companion::{Companion, CompanionSettings, Halts};
 pub use coordinator::Coordinator;
 pub use ending::{end_all, kill_all};
 pub use error::{EngineError, ProcessEnd};

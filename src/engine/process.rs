@@ -95,6 +95,11 @@ impl OwnedProcess {
         &self.log
     }
 
+    /// The number of its group.
+    pub(super) fn group(&self) -> u32 {
+        self.group
+    }
+
     /// The numbers of the processes of its group.
     pub(super) fn members(&self) -> Vec<u32> {
         processes_of(self.group)

@@ -145,6 +145,8 @@ pub struct Connector {
     pub python_path: Vec<String>,
     /// What sets this run's requests apart in a cache that others use, too.
     pub cache_salt: Option<String>,
+    /// Whether the engine is told its model by the name of its folder instead of by its path.
+    pub model_by_name: bool,
 }
 
 /// What an engine's connector does, in vLLM's names.

@@ -29,6 +29,12 @@ pub struct ServerCounters {
     pub hit_second_tier_tokens: u64,
     /// Loads that the second tier of the route finished, told by its name.
     pub second_tier_loads: u64,
+    /// Chunks that second tiers found and were asked for, counted for each rank.
+    #[serde(default)]
+    pub asked_chunks: u64,
+    /// Of these, those that they gave.
+    #[serde(default)]
+    pub given_chunks: u64,
     /// Chunks that a second tier took, counted for each rank.
     pub second_tier_chunks: u64,
     /// Chunks written into the memory tier, counted for each rank.
@@ -49,6 +55,8 @@ impl ServerCounters {
             hit_memory_tokens: less(self.hit_memory_tokens, earlier.hit_memory_tokens),
             hit_second_tier_tokens: less(self.hit_second_tier_tokens, earlier.hit_second_tier_tokens),
             second_tier_loads: less(self.second_tier_loads, earlier.second_tier_loads),
+            asked_chunks: less(self.asked_chunks, earlier.asked_chunks),
+            given_chunks: less(self.given_chunks, earlier.given_chunks),
             second_tier_chunks: less(self.second_tier_chunks, earlier.second_tier_chunks),
             written_chunks: less(self.written_chunks, earlier.written_chunks),
             read_chunks: less(self.read_chunks, earlier.read_chunks),
@@ -65,6 +73,8 @@ impl ServerCounters {
             hit_memory_tokens: self.hit_memory_tokens + other.hit_memory_tokens,
             hit_second_tier_tokens: self.hit_second_tier_tokens + other.hit_second_tier_tokens,
             second_tier_loads: self.second_tier_loads + other.second_tier_loads,
+            asked_chunks: self.asked_chunks + other.asked_chunks,
+            given_chunks: self.given_chunks + other.given_chunks,
             second_tier_chunks: self.second_tier_chunks + other.second_tier_chunks,
             written_chunks: self.written_chunks + other.written_chunks,
             read_chunks: self.read_chunks + other.read_chunks,
@@ -93,6 +103,8 @@ impl ServerCounters {
             hit_memory_tokens,
             hit_second_tier_tokens,
             second_tier_loads: sum_metric(text, "lmcache_mp_l2_load_completed_requests_total", &named)?,
+            asked_chunks: sum("lmcache_mp_l2_prefetch_load_submitted_objects_chunks_total")?,
+            given_chunks: loaded_objects,
             second_tier_chunks: sum("lmcache_mp_l2_store_completed_objects_chunks_total")?,
             written_chunks: sum("lmcache_mp_l1_write_chunks_total")?,
             read_chunks: sum("lmcache_mp_l1_read_chunks_total")?,

@@ -36,6 +36,7 @@ fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
         hit_tokens: u64::from(tokens * QUESTIONS),
         second_tier_tokens: 0,
         second_tier_loads: 0,
+        failed_loads: 0,
         chunks_written: 0,
         chunks_read: 0,
     };

@@ -97,8 +97,13 @@ pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
                     load.served_again_tokens + store.served_again_tokens
                 ),
             };
+            let failed = comparison
+                .exercised
+                .failed
+                .map_or_else(String::new, |failed| format!("; {}", failed.words()));
             format!(
-                "load pass {} of {} predicted tokens, {} of {} requests off; store pass {} of at most {}{preempted}",
+                "load pass {} of {} predicted tokens, {} of {} requests off; store pass {} of at most \
+                 {}{preempted}{failed}",
                 load.cached_tokens,
                 load.predicted_tokens,
                 load.under_served + load.over_served,

@@ -258,6 +258,7 @@ pub(super) fn counters(counters: ServerCounters) -> comparison::ServerCounters {
         hit_tokens: counters.hit_tokens,
         second_tier_tokens: counters.hit_second_tier_tokens,
         second_tier_loads: counters.second_tier_loads,
+        failed_loads: counters.asked_chunks.saturating_sub(counters.given_chunks),
         chunks_written: counters.written_chunks,
         chunks_read: counters.read_chunks,
     }

@@ -249,7 +249,10 @@ fn every_command_has_a_manual_page_and_completions() {
         command.args(words.split(' '));
         lab.end(command).out.trim().to_owned()
     };
-    assert_eq!(complete("run --route mp+"), "mp+fs mp+redis mp+p2p mp+restart mp+failing mp+fs-native mp+valkey");
+    assert_eq!(
+        complete("run --route mp+"),
+        "mp+fs mp+redis mp+p2p mp+restart mp+failing mp+fs-native mp+late mp+s3 mp+unreadable mp+valkey"
+    );
     assert_eq!(complete("stage --force ba"), "baseline");
     assert_eq!(complete("suite check --ca"), "--cache");
     for shell in ["bash", "zsh", "fish"] {

@@ -72,7 +72,9 @@ impl Carrier for Described {
         for process in &self.description.processes {
             let program = &process.command[0];
             let in_environment = here.environment.is_some_and(|found| found.executable(program).exists());
-            if !in_environment && find_program(&search_path, program).is_none() {
+            let packages = self.description.packages.as_ref().filter(|_| self.lock.is_some());
+            let among_packages = packages.is_some_and(|packages| packages.programs.contains(program));
+            if !in_environment && !among_packages && find_program(&search_path, program).is_none() {
                 return Err(RouteError::NoProgram { program: program.clone() });
             }
         }

@@ -1,15 +1,20 @@
 //! A connector in words of a TOML file: the format, and what is wrong with a file. Main type: [`Description`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::places::{is_place, places_in};
 use crate::carrier::Topology;
-use crate::engine::ConnectorRole;
+use crate::engine::{ConnectorRole, Halts};
 use crate::machine::DeviceKind;
 use crate::model::HitRule;
+
+/// Milliseconds for which a process may be stopped: longer, and it counts as gone.
+const LATEST: u16 = 5000;
 
 /// One way for KV to travel, as a file describes it. Strings may hold places, as in `{folder}`: see [`PLACES`](super::places).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,6 +71,9 @@ pub(super) struct Packages {
     /// A file of requirements with hashes, which are installed beside an environment that has not.
     #[serde(default)]
     pub lock: Option<String>,
+    /// Programs among what is installed.
+    #[serde(default)]
+    pub programs: Vec<String>,
 }
 
 /// A tier behind the memory of LMCache's servers.
@@ -76,6 +84,13 @@ pub(super) struct TierText {
     pub name: String,
     /// What `--l2-adapter` is given.
     pub adapter: BTreeMap<String, Value>,
+    /// Whether engines are told a model by the name of its folder instead of by its path, which LMCache's keys begin with: the
+    /// tier takes none that begins with `/`.
+    #[serde(default)]
+    pub model_by_name: bool,
+    /// Of the files in the folder, each how many-th cannot be read once all is stored.
+    #[serde(default)]
+    pub unreadable_each: Option<NonZeroUsize>,
 }
 
 /// A connector as vLLM's `KVTransferConfig` names it.
@@ -129,6 +144,19 @@ pub(super) struct ProcessText {
     /// An address that answers with success once it is ready; without one, its ports do once they take connections.
     #[serde(default)]
     pub ready: Option<String>,
+    /// How it is made to answer late once all is stored.
+    #[serde(default)]
+    pub late: Option<LateText>,
+}
+
+/// How long a process is stopped each time, and how long it runs in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LateText {
+    /// Milliseconds.
+    pub stopped_ms: u16,
+    /// Milliseconds.
+    pub running_ms: u16,
 }
 
 /// What is wrong with a description, and where.
@@ -164,6 +192,10 @@ impl Description {
             (None, Some(tier)) if tier.name.trim().is_empty() => {
                 return flaw("tier.name", "the tier's name is empty".to_owned());
             }
+            (None, Some(tier)) if tier.unreadable_each.is_some() && !self.places().contains("folder") => {
+                let problem = "no file is known: the `adapter` has no `{folder}`".to_owned();
+                return flaw("tier.unreadable_each", problem);
+            }
             (None, Some(_)) => {}
             (None, None) | (Some(_), Some(_)) => {
                 return flaw("name", "it needs either a `connector` or a `tier` of LMCache's".to_owned());
@@ -181,6 +213,13 @@ impl Description {
             if !plain(&process.name) {
                 let problem = format!("{:?} is no name of letters, digits and `+-._`", process.name);
                 return flaw(&format!("processes.{index}.name"), problem);
+            }
+            if process
+                .late
+                .is_some_and(|late| late.stopped_ms == 0 || late.running_ms == 0 || late.stopped_ms > LATEST)
+            {
+                let problem = format!("it must be stopped for 1 to {LATEST} ms and run for 1 ms or more");
+                return flaw(&format!("processes.{index}.late"), problem);
             }
             let needs_port = process.ready.is_none() && ports_in(process).is_empty();
             if needs_port {
@@ -232,6 +271,13 @@ impl Description {
     /// All places that its texts hold.
     pub(super) fn places(&self) -> BTreeSet<String> {
         self.texts().iter().flat_map(|(_, text)| places_in(text)).map(str::to_owned).collect()
+    }
+}
+
+impl LateText {
+    pub(super) fn halts(self) -> Halts {
+        let milliseconds = |count: u16| Duration::from_millis(count.into());
+        Halts { stopped: milliseconds(self.stopped_ms), running: milliseconds(self.running_ms) }
     }
 }
 

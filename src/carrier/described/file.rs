@@ -13,8 +13,9 @@ use crate::suite::place_of;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/connectors");
 /// The locks that embedded descriptions name.
-const LOCKS: [(&str, &str); 2] = [
+const LOCKS: [(&str, &str); 3] = [
     ("p2p.txt", include_str!("../../../nix/stacks/p2p.txt")),
+    ("s3.txt", include_str!("../../../nix/stacks/s3.txt")),
     ("valkey.txt", include_str!("../../../nix/stacks/valkey.txt")),
 ];
 

@@ -21,15 +21,29 @@ fn refused(before: &str, after: &str) -> String {
 fn every_embedded_description_is_right_and_has_a_name_of_its_own() {
     let mut names: Vec<String> = embedded().map(|described| described.name().to_owned()).collect();
     names.sort();
-    let expected =
-        ["example", "mp+failing", "mp+fs-native", "mp+valkey", "multi", "nixl", "offload", "simple-offload"];
+    let expected = [
+        "example",
+        "mp+failing",
+        "mp+fs-native",
+        "mp+late",
+        "mp+s3",
+        "mp+unreadable",
+        "mp+valkey",
+        "multi",
+        "nixl",
+        "offload",
+        "simple-offload",
+    ];
     assert_eq!(names, expected);
 }
 
 #[test]
 fn a_mistake_is_told_with_its_place() {
     let process = "[[processes]]\nname = \"server\"\ncommand = [\"server\"]\n[hits]";
+    let late = process
+        .replace("[hits]", "ready = \"http://\"\nlate = { stopped_ms = 9000, running_ms = 1 }\n[hits]");
     for (before, after, expected) in [
+        ("[hits]", &*late, "line 14, column 1: it must be stopped for 1 to 5000 ms and run for 1 ms or more"),
         ("{folder}", "{flder}", "line 8, column 7: `{flder}` is no place; there are {folder}, {port}"),
         ("asked_less = 2", "asked_less = 0", "line 13, column 1: `asked_less` is below `stored_less`"),
         ("unchanged.py", "un-changed.py", "line 6, column 1: \"un-changed.py\" is no name of a Python file"),

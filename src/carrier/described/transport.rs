@@ -1,6 +1,11 @@
 //! What lies between the two sides of a described connector during a run. Main type: [`Open`].
 
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::Duration;
+
+use camino::Utf8Path;
 
 use super::description::{Description, SideText, ports_in};
 use super::file::{Described, place_code};
@@ -21,7 +26,7 @@ pub(super) struct Open<'s> {
     python_path: Vec<String>,
     module: Option<String>,
     companions: Vec<Companion>,
-    _folder: Option<tempfile::TempDir>,
+    folder: Option<tempfile::TempDir>,
 }
 
 impl<'s> Open<'s> {
@@ -57,8 +62,8 @@ impl<'s> Open<'s> {
             python_path.push(install_packages(surroundings, &description.name, lock).await?.into_string());
         }
         let module = code.remove("module").or_else(|| description.connector.as_ref()?.module.clone());
-        let companions = start_companions(description, &places, surroundings).await?;
-        Ok(Self { described, surroundings, places, python_path, module, companions, _folder: folder })
+        let companions = start_companions(description, &places, &python_path, surroundings).await?;
+        Ok(Self { described, surroundings, places, python_path, module, companions, folder })
     }
 }
 
@@ -68,27 +73,54 @@ impl<'s> Open<'s> {
         let tier = self.described.description.tier.as_ref().zip(self.described.tier);
         let (tier, name) = tier.expect("what has no connector has a tier");
         let adapter = places.fill_all(&tier.adapter).into_iter().collect();
+        if let (Side::Load, Some(each), Some(folder)) = (side, tier.unreadable_each, &self.folder) {
+            make_unreadable(folder.path(), each)
+                .map_err(|source| CarrierError::Write { path: utf8(folder), source })?;
+        }
+        let model_by_name = tier.model_by_name;
         let tier = SecondTier::Described { name, adapter };
-        launch_side(self.surroundings, side, tier, None, |settings| {
+        let port = launch_side(self.surroundings, side, tier, None, |settings| {
             if !self.python_path.is_empty() {
                 settings.variables.push(("PYTHONPATH".to_owned(), self.python_path.join(":")));
             }
-        })
-        .await
+        });
+        Ok(ServerPort { model_by_name, ..port.await? })
     }
+}
+
+/// Puts a folder in the place of each so many-th file, in the order of their names: it is there, and nobody can read it, whoever
+/// asks.
+fn make_unreadable(folder: &Path, each: NonZeroUsize) -> io::Result<()> {
+    let mut files = Vec::new();
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            make_unreadable(&entry.path(), each)?;
+        } else {
+            files.push(entry.path());
+        }
+    }
+    files.sort();
+    for file in files.into_iter().step_by(each.get()) {
+        fs_err::remove_file(&file)?;
+        fs_err::create_dir(&file)?;
+    }
+    Ok(())
 }
 
 async fn start_companions(
     description: &Description,
     places: &Places,
+    packages: &[String],
     surroundings: &Surroundings<'_>,
 ) -> Result<Vec<Companion>, CarrierError> {
     let mut companions = Vec::new();
     for process in &description.processes {
         let mut command: Vec<String> = process.command.iter().map(|word| places.fill(word)).collect();
-        let of_environment = surroundings.environment.executable(&command[0]);
-        if of_environment.exists() {
-            command[0] = of_environment.into_string();
+        let of_packages = packages.iter().map(|folder| Utf8Path::new(folder).join("bin").join(&command[0]));
+        let mut programs = of_packages.chain([surroundings.environment.executable(&command[0])]);
+        if let Some(program) = programs.find(|program| program.exists()) {
+            command[0] = program.into_string();
         }
         let ports = ports_in(process).into_iter().filter_map(|place| places.0.get(place)?.as_u64());
         let own = process.variables.iter().map(|(name, value)| (name.clone(), places.fill(value)));
@@ -117,6 +149,13 @@ impl Transport for Open<'_> {
                 Side::Store => &description.store,
                 Side::Load => &description.load,
             };
+            if side == Side::Load {
+                for (process, companion) in description.processes.iter().zip(&self.companions) {
+                    if let Some(late) = process.late {
+                        companion.halt(late.halts())?;
+                    }
+                }
+            }
             let places = self.places.with("side", side.name());
             let Some(common) = &description.connector else {
                 return Ok(Box::new(self.open_server(side, &places).await?) as Box<dyn Port>);
@@ -135,7 +174,7 @@ impl Transport for Open<'_> {
                     extra: filled(&common.extra, &own.extra),
                     settings: filled(&common.settings, &own.settings),
                     python_path: self.python_path.clone(),
-                    cache_salt: None,
+                    ..Connector::default()
                 },
                 variables: variables.map(|(name, value)| (name.clone(), places.fill(value))).collect(),
                 settling: Duration::from_secs(description.settle_seconds.into()),

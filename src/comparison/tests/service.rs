@@ -277,11 +277,15 @@ fn where_loads_were_made_to_fail_some_must_have_failed_and_what_was_served_decid
         if served_less {
             scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = 256);
         }
-        Evidence { loads_fail: true, ..scene.evidence() }
+        let mut evidence = scene.evidence();
+        evidence.server.as_mut().unwrap().load.failed_loads = 1;
+        Evidence { loads_fail: true, ..evidence }
     };
     let (comparison, judgement) = judged(&evidence(true));
     assert_eq!(comparison.exercised.service, Service::LoadsFailed);
     assert_eq!(comparison.exercised.load.under_served, 1);
+    let failed = comparison.exercised.failed.unwrap();
+    assert_eq!(failed.words(), "1 loads failed; 256 tokens that were stored were computed again");
     assert_eq!(judgement.verdict, Verdict::Equivalent, "{}", judgement.reason);
     let (comparison, judgement) = judged(&evidence(false));
     assert_eq!(comparison.exercised.service, Service::NothingFailed);

@@ -304,11 +304,15 @@ def _make_llm(start: Start) -> Any:
     from vllm.platforms import current_platform
 
     arguments = dict(start.arguments)
+    model = start.model
     if start.connector is not None:
         if current_platform.is_cuda():
             # LMCache 0.5.6 asks for the number of GPUs in this process. torch does not count that as initialising CUDA,
             # so vLLM would go on to fork its ranks, but in a fork CUDA works no more.
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+        if start.connector.model_by_name:
+            folder, model = os.path.split(model)
+            os.chdir(folder)
         _prepend_to_path(start.connector.python_path)
         arguments["kv_transfer_config"] = KVTransferConfig(
             kv_connector=start.connector.name,
@@ -318,7 +322,7 @@ def _make_llm(start: Start) -> Any:
             **start.connector.settings,
         )
     return LLM(
-        model=start.model,
+        model=model,
         skip_tokenizer_init=True,
         enable_prefix_caching=start.hit_multiple is not None,
         disable_log_stats=False,

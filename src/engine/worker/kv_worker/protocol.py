@@ -18,7 +18,8 @@ class Connector:
     """A KV connector as vLLM's `KVTransferConfig` takes it.
 
     `settings` are further arguments of it. `python_path` are folders that Python looks into before all others.
-    `cache_salt` sets requests apart in a cache that others use, too.
+    `cache_salt` sets requests apart in a cache that others use, too. With `model_by_name` vLLM is told the model by the
+    name of its folder instead of by its path, since keys may hold it.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Connector:
     settings: dict[str, Any]
     python_path: list[str]
     cache_salt: str | None
+    model_by_name: bool
 
 
 @dataclass(frozen=True)
