@@ -134,6 +134,26 @@ fn a_redis_server_killed_between_the_passes_is_no_pass_and_no_hang() {
 }
 
 #[test]
+#[ignore = "runs vLLM and LMCache for minutes; needs valkey-server"]
+fn a_valkey_server_killed_between_the_passes_is_no_pass_and_no_hang() {
+    let mut endured = Endured::start("mp+valkey", folder());
+    endured.until_log("lmcache-server-load.log");
+    endured.kill("valkey-server");
+    let said = endured.end();
+    assert!(said.contains("keep valkey-server"), "{said}");
+}
+
+#[test]
+#[ignore = "runs vLLM and LMCache for minutes; fetches a server of buckets"]
+fn an_s3_server_killed_between_the_passes_is_no_pass_and_no_hang() {
+    let mut endured = Endured::start("mp+s3", folder());
+    endured.until_log("lmcache-server-load.log");
+    endured.kill("serve s3");
+    let said = endured.end();
+    assert!(said.contains("keep rclone"), "{said}");
+}
+
+#[test]
 #[ignore = "runs vLLM and LMCache for minutes; needs the packages of peers"]
 fn a_peer_killed_between_the_passes_is_no_pass_and_no_hang() {
     let mut endured = Endured::start("mp+p2p", folder());
