@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Runs the README's test command again and again beside a load of twice the machine's cores: a test that depends on speed
 # fails sooner or later. Usage: tests/under-load.sh [TIMES, 10 if left out] [arguments of cargo test]
 set -eu
@@ -7,12 +7,13 @@ times=${1-10}
 [ $# -eq 0 ] || shift
 cargo test --locked --no-run --quiet
 
-load=
-end_load() {
+load= running=
+end_all() {
   for process in $load; do kill "$process" 2>/dev/null || true; done
-  load=
+  # Cargo, what it started, and what that did.
+  [ -z "$running" ] || kill -- "-$running" 2>/dev/null || true
 }
-trap end_load EXIT
+trap end_all EXIT
 trap 'exit 130' INT TERM
 number=0
 while [ "$number" -lt $((2 * $(nproc))) ]; do
@@ -25,7 +26,11 @@ failed=0 run=1
 log=$(mktemp)
 while [ "$run" -le "$times" ]; do
   started=$(date +%s)
-  if cargo test --locked "$@" >"$log" 2>&1; then
+  set -m # in a process group of its own
+  cargo test --locked "$@" >"$log" 2>&1 &
+  running=$!
+  set +m
+  if wait "$running"; then
     echo "run $run of $times: passed in $(($(date +%s) - started)) s"
   else
     failed=$((failed + 1))
@@ -33,6 +38,7 @@ while [ "$run" -le "$times" ]; do
     grep -E '^(---- |thread |error:|test .* FAILED)' "$log" || true
     cp "$log" "target/under-load-$run.log"
   fi
+  running=
   run=$((run + 1))
 done
 rm -f "$log"
