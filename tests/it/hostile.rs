@@ -91,6 +91,7 @@ fn run_cases(note: &Utf8Path, count: u64, case: impl Fn(&mut Dice)) {
     println!("{count} cases; the slowest took {slowest:?}, the largest {largest} kB");
 }
 
+#[derive(Clone, Copy)]
 enum Peak {
     Kept,
     Forgotten,
