@@ -3,7 +3,6 @@
 #
 #   tests/depot-servers.sh s3       moto_server on PATH (pip install --require-hashes -r nix/stacks/moto.txt)
 #   tests/depot-servers.sh azure    azurite-blob on PATH (npm install azurite)
-#   tests/depot-servers.sh google   fake-gcs-server on PATH (go install github.com/fsouza/fake-gcs-server@latest)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -27,13 +26,8 @@ case ${1-} in
         server=$! address=az://depot/prefix
         variables="AZURE_STORAGE_USE_EMULATOR=true AZURITE_BLOB_STORAGE_URL=http://127.0.0.1:$port"
         ;;
-    google)
-        fake-gcs-server -scheme http -host 127.0.0.1 -port "$port" -backend memory -public-host "127.0.0.1:$port" >"$work/log" 2>&1 &
-        server=$! address=gs://depot/prefix
-        variables="GOOGLE_BASE_URL=http://127.0.0.1:$port GOOGLE_SKIP_SIGNATURE=true"
-        ;;
     *)
-        sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+        sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
 esac
