@@ -191,7 +191,8 @@ pub(super) fn telling_line(log: &Utf8Path) -> Option<String> {
     let lines = || tail.lines().map(str::trim).filter(|line| !line.is_empty());
     let names_error = |line: &&str| {
         let head = line.split(':').next().unwrap_or_default();
-        let named = head.ends_with("Error") || head.ends_with("Exception") || line.contains("Error: ");
+        let named = ["Error", "Exception"].iter().any(|end| head.ends_with(end)) || line.contains("Error: ");
+        let named = named || head == "error"; // as programs say it, whose hint stands behind it
         named && !line.contains(" WARNING ") && !points_elsewhere(line)
     };
     let line = lines().rfind(names_error).or_else(|| lines().next_back())?;
@@ -223,5 +224,8 @@ mod tests {
             .unwrap();
         let line = telling_line(Utf8Path::from_path(log.path()).unwrap()).unwrap();
         assert_eq!(line, "[17:00] LMCache WARNING: degraded mode");
+        fs_err::write(log.path(), "error: failed to start python\n\nhint: see to it\n").unwrap();
+        let line = telling_line(Utf8Path::from_path(log.path()).unwrap()).unwrap();
+        assert_eq!(line, "error: failed to start python");
     }
 }

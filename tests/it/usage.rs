@@ -183,7 +183,7 @@ fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_i
     fs::write(lab.path("model/model.safetensors"), weights(b"weights")).unwrap();
     fs::remove_file(lab.path("model/tokenizer.json")).unwrap();
     insta::assert_snapshot!(lab.error(&check()), @r"
-    error: failed to check suite suite.toml, line 38, column 1: use model/tokenizer.json: failed to open file `model/tokenizer.json`: No such file or directory (os error 2)
+    error: failed to check suite suite.toml, line 38, column 1: use model/tokenizer.json: No such file or directory (os error 2)
 
     hint: a model folder needs config.json, tokenizer.json and *.safetensors of one model
     ");

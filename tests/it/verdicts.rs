@@ -221,7 +221,7 @@ fn a_server_that_counts_other_hits_than_vllm_is_not_exercised() {
     insta::assert_snapshot!(judge("lie@server", 4), @r"
     tiny (dense) over mp: NOT EXERCISED
       decided by   hits: what was served against what must be
-      why          vLLM and the LMCache server count different hits (load pass: vLLM says 8287 tokens, the server 8304 tokens and 518 chunks read). One of them reports what did not happen.
+      why          vLLM and the LMCache server count different hits (load pass: vLLM says 8287 tokens, the server 8304). One of them reports what did not happen.
       next         Look for loads that failed or were repeated in LMCache's log.
     verdict: not exercised (exit code 4)
     ");
