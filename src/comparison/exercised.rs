@@ -193,8 +193,8 @@ pub struct ShardCounts {
     pub bound: Bound,
     /// In the store pass.
     pub written: u64,
-    /// How many more may be written: the last chunk of a prompt of whole chunks once more. LMCache 0.5.5 does so now
-    /// and then, 0.5.6 does not.
+    /// How many more may be written: the last chunk of a prompt of whole chunks once more. LMCache 0.5.5 does so,
+    /// 0.5.6 does not.
     #[serde(default)]
     pub written_again_at_most: u64,
     /// In the load pass, for what vLLM says that it was served.
