@@ -2,6 +2,7 @@
 //! [`ServerPort`].
 
 use std::io::Write;
+use std::sync::Arc;
 
 use camino::Utf8Path;
 use serde_json::{Value, json};
@@ -70,6 +71,8 @@ pub(super) fn require_server(here: &Here<'_>) -> Result<(), RouteError> {
 pub fn server_settings(surroundings: &Surroundings<'_>, log: &str) -> ServerSettings {
     ServerSettings {
         program: surroundings.environment.executable("lmcache"),
+        python: surroundings.environment.python(),
+        fork_servers: Arc::clone(surroundings.fork_servers),
         guard: surroundings.executable.to_owned(),
         variables: surroundings.variables.clone(),
         log: surroundings.notes.join(log),

@@ -1,13 +1,14 @@
 //! Where a carrier works: the machine and the environment before a run, the places of one run. Main types: [`Here`],
 //! [`Surroundings`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{CarrierError, RouteError};
-use crate::engine::RedisAddress;
 use crate::engine::environment::{Environment, install_beside};
+use crate::engine::{ForkServers, RedisAddress};
 use crate::event::Events;
 use crate::machine::{DeviceKind, disk_space, memory};
 use crate::suite::LmcacheSettings;
@@ -43,6 +44,8 @@ pub struct Surroundings<'a> {
     pub cache: &'a Utf8Path,
     /// The driver's own executable, which guards processes.
     pub executable: &'a Utf8Path,
+    /// Where LMCache servers are forked from.
+    pub fork_servers: &'a Arc<ForkServers>,
     /// A Redis server to use instead of one of our own.
     pub redis: Option<&'a RedisAddress>,
     /// Who is told.

@@ -104,6 +104,7 @@ async fn a_new_carrier_opens_settles_and_empties_behind_the_same_interface() {
         patience: std::time::Duration::from_secs(1),
         cache: notes,
         executable: notes,
+        fork_servers: &std::sync::Arc::default(),
         redis: None,
         events: &crate::event::Events::ignored(),
     };

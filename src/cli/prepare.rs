@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -14,7 +15,7 @@ use crate::assets::is_name;
 use crate::cache::Bucket;
 use crate::carrier::{find_carrier, learn};
 use crate::engine::environment::{Environment, EnvironmentRequest, Extension, Stack, try_extension};
-use crate::engine::{ForkServers, RedisAddress, RedisUrlError};
+use crate::engine::{RedisAddress, RedisUrlError};
 use crate::event::{Event, Events};
 use crate::fetch::Needs;
 use crate::machine::{Device, DeviceKind};
@@ -194,7 +195,7 @@ pub(super) fn set_desk(
         cache,
         executable: Utf8PathBuf::try_from(std::env::current_exe()?)?,
         redis,
-        fork_servers: ForkServers::default(),
+        fork_servers: Arc::default(),
         patience: request.suite.patience,
         sources,
         environment: None,

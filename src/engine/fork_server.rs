@@ -1,9 +1,9 @@
-//! Processes that have imported vLLM and fork a worker for each engine. Main type: [`ForkServers`].
+//! Processes that have imported vLLM or LMCache and fork each engine or LMCache server. Main type: [`ForkServers`].
 //!
-//! Imports are most of an engine's start, and engines that start at the same time hinder each other at it. A server is
-//! started with the first engine and ends with the run, or with its step of a bisection. Where it cannot serve, as when vLLM cannot be imported, a worker
-//! starts by itself, and says what is wrong. The Python counterpart, which tells the protocol, is
-//! `src/engine/worker/kv_worker/forkserver.py`.
+//! Imports are most of the start of both, and engines that start at the same time hinder each other at it. A fork server is
+//! started with the first that it forks and ends with the run, or with its step of a bisection. Where it cannot serve, as when
+//! vLLM cannot be imported, an engine starts by itself, and says what is wrong. The Python counterpart, which tells the
+//! protocol, is `src/engine/worker/kv_worker/forkserver.py`.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -25,6 +25,24 @@ const MODULE: &str = "kv_worker.forkserver";
 /// How long Python may take until it listens, which is before it imports.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What a fork server imports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Imports {
+    /// What an engine needs.
+    Engine,
+    /// What an LMCache server needs.
+    Lmcache,
+}
+
+impl Imports {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Engine => "engine",
+            Self::Lmcache => "lmcache",
+        }
+    }
+}
+
 /// The fork servers of a run.
 #[derive(Debug, Default)]
 pub struct ForkServers {
@@ -34,7 +52,9 @@ pub struct ForkServers {
 /// A fork server, with what it was started for.
 #[derive(Debug)]
 struct ForkServer {
-    launch: Launch,
+    imports: Imports,
+    python: Utf8PathBuf,
+    variables: Vec<(String, String)>,
     /// None if it did not start.
     running: Option<Running>,
 }
@@ -48,16 +68,18 @@ struct Running {
 }
 
 impl ForkServers {
-    /// The socket of a server that forks what `launch` starts, with variables of its own on top if need be. It is started if
-    /// there is none, with its output in this launch's log, and may still be importing. None where it does not start.
-    pub async fn socket(&self, launch: &Launch) -> Option<Utf8PathBuf> {
+    /// The socket of a server that forks what `launch` starts, a program of this Python that needs these imports, with variables
+    /// of its own on top if need be. The worker's package must be on its path. It is started if there is none, with its
+    /// output in this launch's log, and may still be importing. None where it does not start.
+    pub async fn socket(&self, imports: Imports, python: &Utf8Path, launch: &Launch) -> Option<Utf8PathBuf> {
         let mut started = self.started.lock().await;
         let serves = |server: &ForkServer| {
-            server.launch.command == launch.command && server.launch.variables == launch.variables
+            server.imports == imports && server.python == python && server.variables == launch.variables
         };
         if !started.iter().any(serves) {
-            let running = Running::start(launch).await.ok();
-            started.push(ForkServer { launch: launch.clone(), running });
+            let (python, variables) = (python.to_owned(), launch.variables.clone());
+            let running = Running::start(imports, &python, launch).await.ok();
+            started.push(ForkServer { imports, python, variables, running });
         }
         let running = started.iter_mut().find(|server| serves(server))?.running.as_mut()?;
         running.process.try_wait().is_none().then(|| running.socket.clone())
@@ -70,41 +92,43 @@ impl ForkServers {
 }
 
 impl Running {
-    async fn start(launch: &Launch) -> Result<Self, EngineError> {
+    async fn start(imports: Imports, python: &Utf8Path, launch: &Launch) -> Result<Self, EngineError> {
         let spawn = |source| EngineError::Spawn { command: WHAT.to_owned(), source };
         let folder = tempfile::tempdir().map_err(spawn)?;
         let socket = Utf8PathBuf::try_from(folder.path().join("socket"))
             .map_err(|error| spawn(std::io::Error::other(error)))?;
-        let python = launch.command.first().map_or("python", String::as_str);
-        let command = [python, "-m", MODULE, socket.as_str()].map(str::to_owned).to_vec();
-        let mut process = OwnedProcess::start(&Launch { command, ..launch.clone() }, Streams::Logged)?;
+        let command =
+            [python.as_str(), "-m", MODULE, socket.as_str(), imports.name()].map(str::to_owned).to_vec();
+        let launch = Launch { command, ..launch.clone() };
+        let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
         process.until_ready(WHAT, PATIENCE, &[], async || socket.exists()).await?;
         Ok(Self { process, socket, _folder: folder })
     }
 }
 
-/// A worker that was forked for this process: it has its standard streams and variables, and is in its process group.
+/// What was forked for this process: it has its standard streams and variables, and is in its process group.
 pub(super) struct Forked {
     replies: Lines<BufReader<tokio::net::UnixStream>>,
 }
 
 impl Forked {
-    /// Asks for one, and waits until the server has imported.
+    /// Asks for what this command would start, and waits until the server has imported.
     ///
     /// # Errors
     /// When there is no such server, or not any more, or it cannot import.
-    pub(super) async fn ask(socket: &Utf8Path) -> std::io::Result<Self> {
+    pub(super) async fn ask(socket: &Utf8Path, command: &[String]) -> std::io::Result<Self> {
         let connection = UnixStream::connect(socket)?;
-        let group = format!("{}\n", getpgrp().as_raw_nonzero());
+        let head = format!("{} {}\n", getpgrp().as_raw_nonzero(), command.len());
         let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let streams = [input.as_fd(), output.as_fd(), error.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&streams));
-        sendmsg(&connection, &[IoSlice::new(group.as_bytes())], &mut ancillary, SendFlags::empty())?;
+        sendmsg(&connection, &[IoSlice::new(head.as_bytes())], &mut ancillary, SendFlags::empty())?;
         connection.set_nonblocking(true)?;
         let mut connection = tokio::net::UnixStream::from_std(connection)?;
-        connection.write_all(&variables_of_this_process()).await?;
+        let words = command.iter().map(|word| word.clone().into_bytes());
+        connection.write_all(&words.chain(variables_of_this_process()).collect::<Vec<_>>().join(&0)).await?;
         connection.shutdown().await?;
         let mut forked = Self { replies: BufReader::new(connection).lines() };
         forked.reply().await?;
@@ -124,8 +148,7 @@ impl Forked {
     }
 }
 
-/// `NAME=VALUE` of each, with a zero byte between two.
-fn variables_of_this_process() -> Vec<u8> {
-    let variables = std::env::vars_os().map(|(name, value)| [name.as_bytes(), value.as_bytes()].join(&b'='));
-    variables.collect::<Vec<_>>().join(&0)
+/// `NAME=VALUE` of each.
+fn variables_of_this_process() -> impl Iterator<Item = Vec<u8>> {
+    std::env::vars_os().map(|(name, value)| [name.as_bytes(), value.as_bytes()].join(&b'='))
 }

@@ -68,7 +68,7 @@ enum Guarded {
 impl Guarded {
     async fn start(fork_server: Option<&Utf8Path>, command: &[String]) -> anyhow::Result<Self> {
         if let Some(socket) = fork_server
-            && let Ok(forked) = Forked::ask(socket).await
+            && let Ok(forked) = Forked::ask(socket, command).await
         {
             return Ok(Self::Forked(forked));
         }

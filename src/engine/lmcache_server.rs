@@ -4,11 +4,13 @@
 //! Its keys carry neither the data type nor the weights, so one server serves one model at one data type, ever.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
 
 use super::error::{EngineError, quote};
+use super::fork_server::{ForkServers, Imports};
 use super::ports::{free_ports, start_on_free_ports};
 use super::process::{Launch, OwnedProcess, Streams, telling_line};
 use super::protocol::Connector;
@@ -33,6 +35,10 @@ const HEARTBEAT_S: u64 = 40;
 pub struct ServerSettings {
     /// The `lmcache` program of the environment.
     pub program: Utf8PathBuf,
+    /// The environment's Python, which the program is of.
+    pub python: Utf8PathBuf,
+    /// Where it is forked from, if it can be.
+    pub fork_servers: Arc<ForkServers>,
     /// The driver's own executable, for the guard.
     pub guard: Utf8PathBuf,
     /// Variables of the process.
@@ -197,13 +203,14 @@ impl LmcacheServer {
             // Memory that grows as it is needed, the default where it is pinned, is never a segment.
             command.extend(["--no-l1-use-lazy".to_owned(), "--shm-name".to_owned(), segment.clone()]);
         }
-        let launch = Launch {
+        let mut launch = Launch {
             guard: settings.guard.clone(),
             command,
             variables: settings.variables.clone(),
             log: settings.log.clone(),
             fork_server: None,
         };
+        launch.fork_server = settings.fork_servers.socket(Imports::Lmcache, &settings.python, &launch).await;
         let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
         let health = format!("http://127.0.0.1:{http_port}/healthcheck");
         let ports = [port, http_port];

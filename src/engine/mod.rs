@@ -26,7 +26,7 @@ pub use companion::{Companion, CompanionSettings, Halts};
 pub use coordinator::Coordinator;
 pub use ending::{end_all, kill_all};
 pub use error::{EngineError, ProcessEnd};
-pub use fork_server::ForkServers;
+pub use fork_server::{ForkServers, Imports};
 pub use guard::guard;
 pub use lmcache_server::{LmcacheServer, SecondTier, ServerSettings, Tiers, pool_path};
 pub use numbered::numbered;

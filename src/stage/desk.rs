@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 
@@ -115,7 +116,7 @@ pub struct Desk {
     /// A Redis server to use instead of one of our own: only bytes pass through it.
     pub redis: Option<RedisAddress>,
     /// Where engines are forked from.
-    pub fork_servers: ForkServers,
+    pub fork_servers: Arc<ForkServers>,
     /// When a process counts as hung: an error, and no output.
     pub patience: PatienceSettings,
     /// The dataset's archive and the models' files, by digest.

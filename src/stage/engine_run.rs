@@ -17,8 +17,8 @@ use crate::carrier::Surroundings;
 use crate::digest::Digest;
 use crate::engine::environment::{Environment, EnvironmentIdentity};
 use crate::engine::{
-    Capacity, Connector, Launch, PROTOCOL, Parallelism, Patience, Plan, Ready, Start, Worker,
-    keyed_variables, numbered,
+    Capacity, Connector, EngineError, Imports, Launch, PROTOCOL, Parallelism, Patience, Plan, Ready, Start,
+    Worker, keyed_variables, numbered,
 };
 use crate::event::Event;
 use crate::machine::{Device, DeviceKind};
@@ -241,7 +241,7 @@ impl<'a> EngineRun<'a> {
     }
 
     /// All variables of a process in the environment, vLLM's or LMCache's.
-    pub(super) fn variables(&self) -> Vec<(String, String)> {
+    pub(super) fn variables(&self) -> Result<Vec<(String, String)>, EngineError> {
         let (cache, environment) = (&self.context.desk.cache, self.environment());
         let path = std::env::var("PATH").unwrap_or_default();
         let mut variables: Vec<(String, String)> =
@@ -260,8 +260,9 @@ impl<'a> EngineRun<'a> {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        variables.extend(environment.python_path(None).map(|path| ("PYTHONPATH".to_owned(), path)));
-        variables
+        let python_path = environment.python_path(Some(Worker::install(cache)?));
+        variables.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
+        Ok(variables)
     }
 
     /// Where a carrier works.
@@ -269,13 +270,14 @@ impl<'a> EngineRun<'a> {
         let desk = self.context.desk;
         Ok(Surroundings {
             environment: self.environment(),
-            variables: self.variables(),
+            variables: self.variables()?,
             lmcache,
             shards_of_chunk: self.spec.ranks.written_shards(self.kv_shape()?),
             notes: self.context.draft.note_path(""),
             patience: Duration::from_secs(desk.patience.change_seconds),
             cache: &desk.cache,
             executable: &desk.executable,
+            fork_servers: &desk.fork_servers,
             redis: desk.redis.as_ref(),
             events: &desk.events,
         })
@@ -295,17 +297,14 @@ impl<'a> EngineRun<'a> {
     /// How an engine is launched, from a fork server that imports from now on.
     async fn launch(&self, number: Option<usize>) -> Result<Launch, StageError> {
         let (desk, environment) = (self.context.desk, self.environment());
-        let mut variables = self.variables();
-        let python_path = environment.python_path(Some(Worker::install(&desk.cache)?));
-        variables.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
         let mut launch = Launch {
             guard: desk.executable.clone(),
             command: [environment.python().as_str(), "-m", "kv_worker"].map(str::to_owned).to_vec(),
-            variables,
+            variables: self.variables()?,
             log: self.context.draft.note_path(&format!("{}.log", numbered("engine", number))),
             fork_server: None,
         };
-        launch.fork_server = desk.fork_servers.socket(&launch).await;
+        launch.fork_server = desk.fork_servers.socket(Imports::Engine, &environment.python(), &launch).await;
         Ok(launch)
     }
 

@@ -1,4 +1,5 @@
-//! Engines are forked from a process that has imported what they need, and start by themselves where none can be.
+//! Engines and LMCache servers are forked from processes that have imported what they need, and start by themselves where
+//! none can be.
 
 use crate::lab::Lab;
 
@@ -21,6 +22,19 @@ fn the_engines_of_a_run_are_forked_from_one_process_that_imported_once() {
         assert_eq!(ended.code, code, "{}", ended.err);
         assert_eq!(counts(&steps), [1, 3, 3], "{steps:?}");
     }
+}
+
+#[test]
+fn the_lmcache_servers_of_a_run_are_forked_from_one_process_that_imported_once() {
+    let lab = Lab::new();
+    let (ended, steps) = lab.steps_of(|| lab.run("told@import", "--route mp+fs"));
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let count = |wanted: &str| steps.iter().filter(|step| *step == wanted).count();
+    assert_eq!(
+        [count("import of lmcache"), count("fork of lmcache"), count("start server")],
+        [1, 2, 2],
+        "{steps:?}"
+    );
 }
 
 #[test]

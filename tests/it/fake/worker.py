@@ -392,7 +392,8 @@ def count_fork_servers():
                 words = file.read().split("\0")
         except OSError:
             continue
-        count += "kv_worker.forkserver" in words and sys.argv[0] in words and "internal-guard" not in words
+        same = "kv_worker.forkserver" in words and sys.argv[-1] in words and sys.argv[0] in words
+        count += same and "internal-guard" not in words
     return count
 
 
@@ -401,21 +402,26 @@ def serve_forks():
     sys.path += os.environ["PYTHONPATH"].split(":")
     from kv_worker import forkserver
 
+    socket, imports = sys.argv[-2:]
+
     def tell(step):
         if "told@import" in FAULTS:
-            note(step)
+            note(step if imports == "engine" else f"{step} of {imports}")
 
     def prepare():
         tell("import")
-        tell(f"fork servers: {count_fork_servers()}")
+        if imports == "engine":
+            tell(f"fork servers: {count_fork_servers()}")
         strike("import")
 
     def work():
         tell("fork")
+        if imports == "lmcache":
+            return forkserver.run_program()
         main()
         return 0
 
-    forkserver.serve_forks(sys.argv[-1], prepare, work)
+    forkserver.serve_forks(socket, prepare, work)
 
 
 if sys.argv[1:2] == ["-c"]:

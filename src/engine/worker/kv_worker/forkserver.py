@@ -1,11 +1,14 @@
-"""Imports what every engine needs once, and forks a worker for each guard that asks for one over a Unix socket.
+"""Imports what programs need once, and forks one for each guard that asks for it over a Unix socket.
 
-Imports are most of an engine's start. A worker is forked from a process that has done nothing but import, which is
-where vLLM forks its own engine core, too. LMCache is not among the imports: engines without it stay without it.
+    python -m kv_worker.forkserver SOCKET engine|lmcache
 
-A guard sends the number of its process group, with its standard streams as file descriptors, and the variables of its
-environment. It is told that it will have a worker, and in the end the worker's exit status, negative for a signal.
-The Rust counterpart is `src/engine/fork_server.rs`.
+Imports are most of the start of an engine, and of an LMCache server. A program is forked from a process that has done
+nothing but import, which is where vLLM forks its own engine core, too. Each of the two has a process of its own:
+engines without LMCache stay without it.
+
+A guard sends the number of its process group and how many words its command has, with its standard streams as file
+descriptors, then the command's words and the variables of its environment. It is told that it will have a process, and
+in the end that one's exit status, negative for a signal. The Rust counterpart is `src/engine/fork_server.rs`.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ import contextlib
 import functools
 import gc
 import os
+import runpy
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
@@ -65,11 +70,35 @@ def import_engine() -> None:
         raise RuntimeError("importing vLLM has initialised CUDA, so no engine can be forked")
 
 
+def import_lmcache() -> None:
+    """Import what LMCache's server imports.
+
+    Raises RuntimeError if that has initialised CUDA or started a thread, which a forked process would not have.
+    """
+    import lmcache.cli.main
+    import torch
+
+    # Where another LMCache has them elsewhere, each server imports its own.
+    with contextlib.suppress(ImportError):
+        import lmcache.cli.commands.server
+        import lmcache.v1.multiprocess.http_server  # noqa: F401
+    if torch.cuda.is_initialized() or threading.active_count() > 1:
+        raise RuntimeError("importing LMCache has initialised CUDA or started a thread, so no server can be forked")
+
+
+def run_program() -> int:
+    """Run the Python program that the command names, as Python would have run it."""
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    return 0
+
+
 def _or_leave(work: Callable[[], int]) -> NoReturn:
     """End a forked process with the result of `work`, and without its parent's handlers."""
     status = 1
     try:
         status = work()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -78,32 +107,37 @@ def _or_leave(work: Callable[[], int]) -> NoReturn:
 
 
 def _attend(connection: socket.socket, work: Callable[[], int]) -> int:
-    """Fork one worker and report its end. The attendant is a process of its own, so this module keeps no state."""
+    """Fork one process and report its end. The attendant is a process of its own, so this module keeps no state."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     order, streams, _, _ = socket.recv_fds(connection, HEAD_BYTES, STREAMS)
     while more := connection.recv(HEAD_BYTES):
         order += more
-    group, _, variables = order.partition(b"\n")
-    os.setpgid(0, int(group))
+    head, _, rest = order.partition(b"\n")
+    group, words = map(int, head.split())
+    texts = rest.split(b"\0")
+    os.setpgid(0, group)
     connection.sendall(b"forking\n")
-    worker = os.fork()
-    if worker == 0:
+    forked = os.fork()
+    if forked == 0:
         connection.close()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
         os.environb.clear()
-        pairs = (variable.partition(b"=") for variable in variables.split(b"\0"))
+        pairs = (variable.partition(b"=") for variable in texts[words:])
         os.environb.update({name: value for name, _, value in pairs})
+        sys.argv = [os.fsdecode(word) for word in texts[:words]]
         _or_leave(work)
     for stream in streams:
         os.close(stream)
-    _, status = os.waitpid(worker, 0)
+    _, status = os.waitpid(forked, 0)
     connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
     return 0
 
 
 if __name__ == "__main__":
+    if sys.argv[2] == "lmcache":
+        serve_forks(sys.argv[1], import_lmcache, run_program)
     from kv_worker.__main__ import main
 
     serve_forks(sys.argv[1], import_engine, main)
