@@ -1,12 +1,12 @@
-"""What digests of the KV cost: passes with and without them, side by side in one run.
+"""What digests of the KV cost: passes with and without them, by one engine that does both in turn.
 
-    python benches/digest-cost.py MODEL_FOLDER [--prompts 64] [--tokens 1000] [--sequences 16] [--repeat 7] [--cuda]
+    python benches/digest-cost.py MODEL_FOLDER [--prompts 64] [--tokens 1000] [--sequences 16] [--repeat 21] [--cuda]
 
-Run it with the Python of an environment that has vLLM. Two engines are started behind the worker protocol, one that
-digests and one that does not, and take turns: each computes the same prompts (store), then is served them by vLLM's own
-prefix cache (load). Prints lines of JSON for each pass, of the time that passed and of the processors' time, which
-counts on a busy machine: the medians in seconds, and the median and the quartiles of the share that digests add in a
-turn.
+Run it with the Python of an environment that has vLLM. The engine computes prompts (store), then is served them by
+vLLM's own prefix cache (load), each with digests and without, in an order that changes from turn to turn. Two engines
+side by side would differ by more than digests cost: a processor that is shared runs now faster, now slower. Prints a
+line of JSON for each pass: the medians in seconds, and the median and the quartiles of the share that digests add in a
+turn, of the time that passed and of the processors' time, which counts on a busy machine.
 """
 
 from __future__ import annotations
@@ -17,18 +17,15 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 CHUNK_TOKENS = 256
-WORKER = Path(__file__).parent.parent / "src" / "engine" / "worker"
-sys.path.insert(0, str(WORKER))
-PROTOCOL = importlib.import_module("kv_worker.protocol").PROTOCOL
+sys.path.insert(0, str(Path(__file__).parent.parent / "src" / "engine" / "worker"))
 VARIABLES = {
-    "PYTHONPATH": str(WORKER),
+    "PYTHONPATH": sys.path[0],
     "PYTHONHASHSEED": "0",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -41,10 +38,10 @@ VARIABLES = {
 }
 
 
-class Worker:
-    """One engine behind the worker protocol."""
+class Bench:
+    """The worker's engine in this process, and its recorder, which can be made to look away."""
 
-    def __init__(self, options: argparse.Namespace, *, digests: bool) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
         arguments: dict[str, Any] = {
             "dtype": "bfloat16",
             "max_model_len": options.tokens + CHUNK_TOKENS,
@@ -53,61 +50,58 @@ class Worker:
         }
         if options.cuda:
             arguments |= {"kv_cache_memory_bytes": 8 << 30, "gpu_memory_utilization": 0.01}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "kv_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | VARIABLES,
+        self._protocol = importlib.import_module("kv_worker.protocol")
+        start = self._protocol.Start(
+            protocol=self._protocol.PROTOCOL,
+            model=options.model,
+            arguments=arguments | json.loads(options.arguments),
+            connector=None,
+            hit_multiple=CHUNK_TOKENS,
+            whole_hits=False,
+            digest_chunk_tokens=CHUNK_TOKENS,
+            stored_as=None,
+            letters=(5, 6, 7, 8),
+            top=5,
+            max_tokens=2,
+            seed=0,
         )
-        self._ask(
-            {
-                "type": "start",
-                "protocol": PROTOCOL,
-                "model": options.model,
-                "arguments": arguments | json.loads(options.arguments),
-                "connector": None,
-                "hit_multiple": CHUNK_TOKENS,
-                "whole_hits": False,
-                "digest_chunk_tokens": CHUNK_TOKENS if digests else None,
-                "stored_as": None,
-                "letters": [5, 6, 7, 8],
-                "top": 5,
-                "max_tokens": 2,
-                "seed": 0,
-            },
-            "ready",
-        )
+        self._engine = importlib.import_module("kv_worker.engine").Engine(start)
+        problem = self._engine.ready().digests.problem
+        if problem is not None:
+            raise SystemExit(f"the KV is not digested: {problem}")
+        self._recorders: list[Any] = []
+        self._engine._llm.collective_rpc(lambda worker: self._recorders.append(worker.kv_recorder))
+        self._replies: TextIO = Path(os.devnull).open("w")  # noqa: SIM115  # it is needed as long as the engine
 
-    def score(self, prompts: list[dict[str, Any]], *, read_cache: bool) -> tuple[float, float]:
+    def time(self, prompts: list[Any], *, read_cache: bool, digests: bool) -> tuple[float, float]:
         """Return the seconds that one pass took, replies included, and the processors' seconds."""
-        started, used = time.perf_counter(), self._processor_seconds()
-        how = {"read_cache": read_cache, "hand_over": False, "misreading": None}
-        self._ask({"type": "score", **how, "prompts": prompts}, "counted")
-        return time.perf_counter() - started, self._processor_seconds() - used
+        for recorder in self._recorders:
+            if digests:
+                vars(recorder).pop("_begin", None)
+            else:
+                # Without what the scheduler says nothing is due, and every other hook returns at once.
+                recorder._begin = lambda _: None
+        request = self._protocol.Score(read_cache=read_cache, hand_over=False, misreading=None, prompts=prompts)
+        started, used = time.perf_counter(), time.process_time()
+        chunks = 0
+        for reply in self._engine.score(request):
+            self._protocol.write_reply(self._replies, reply)
+        for reply in self._engine.digested()[1]:
+            self._protocol.write_reply(self._replies, reply)
+            chunks += len(reply.chunks)
+        taken = time.perf_counter() - started, time.process_time() - used
+        expected = len(prompts) * (len(prompts[0].token_ids) // CHUNK_TOKENS) if digests else 0
+        if chunks != expected:
+            raise SystemExit(f"{chunks} chunks were digested, not {expected}")
+        return taken
 
-    def _processor_seconds(self) -> float:
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def finish(self) -> None:
-        """Shut the engine down."""
-        self._ask({"type": "finish"}, "finished")
-        self._process.wait(60)
-
-    def _ask(self, request: dict[str, Any], last: str) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            kind = json.loads(line)["type"]
-            if kind == last:
-                return
-            if kind == "failed":
-                raise SystemExit(line)
-        raise SystemExit("the worker ended")
+    def prompts(self, count: int, tokens: int) -> list[Any]:
+        """Make prompts of random tokens, the same ones each time."""
+        random_numbers = random.Random(0)
+        return [
+            self._protocol.Prompt(number, [random_numbers.randrange(10, 2000) for _ in range(tokens)])
+            for number in range(count)
+        ]
 
 
 def main() -> None:
@@ -117,25 +111,21 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=1000)
     parser.add_argument("--sequences", type=int, default=16)
-    parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--repeat", type=int, default=21)
     parser.add_argument("--arguments", default="{}", help="further keyword arguments of vllm.LLM, as JSON")
     parser.add_argument("--cuda", action="store_true")
     options = parser.parse_args()
-    random_numbers = random.Random(0)
-    prompts = [
-        {
-            "question": number,
-            "token_ids": [random_numbers.randrange(10, 2000) for _ in range(options.tokens)],
-            "transfer": None,
-        }
-        for number in range(options.prompts)
-    ]
-    workers = {digests: Worker(options, digests=digests) for digests in (False, True)}
+    os.environ.update(VARIABLES)
+    # vLLM prints to standard output.
+    report = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    bench = Bench(options)
+    prompts = bench.prompts(options.prompts, options.tokens)
     seconds: dict[tuple[str, bool], list[tuple[float, float]]] = {}
     for turn in range(options.repeat + 1):
         for name, read_cache in (("store", False), ("load", True)):
             for digests in (False, True) if turn % 2 else (True, False):
-                taken = workers[digests].score(prompts, read_cache=read_cache)
+                taken = bench.time(prompts, read_cache=read_cache, digests=digests)
                 if turn > 0:  # the first warms up
                     seconds.setdefault((name, digests), []).append(taken)
     for name in ("store", "load"):
@@ -145,15 +135,14 @@ def main() -> None:
             )
             pairs = zip(seconds[name, False], seconds[name, True], strict=True)
             shares = [taken[place] / alone[place] - 1 for alone, taken in pairs]
-            report = {
+            line = {
                 "without": round(without, 4),
                 "with": round(with_digests, 4),
                 "share": round(statistics.median(shares), 4),
                 "quartiles": [round(share, 4) for share in statistics.quantiles(shares, n=4)[::2]],
             }
-            print(json.dumps({"pass": name, "clock": clock, **report}))
-    for worker in workers.values():
-        worker.finish()
+            print(json.dumps({"pass": name, "clock": clock, **line}), file=report, flush=True)
+    os._exit(0)  # engines leave threads behind
 
 
 if __name__ == "__main__":
