@@ -359,6 +359,6 @@ def _parse_fault(kind: str | None, **fields: Any) -> Late | Reused | None:
 
 def write_reply(stream: TextIO, reply: Reply) -> None:
     """Write one reply as a line; numbers survive exactly, and a non-finite one is a ValueError."""
-    fields = {"type": type(reply).__name__.lower()} | asdict(reply)
-    stream.write(json.dumps(fields, allow_nan=False, separators=(",", ":")) + "\n")
+    fields = {"type": type(reply).__name__.lower()} | vars(reply)
+    stream.write(json.dumps(fields, allow_nan=False, separators=(",", ":"), default=vars) + "\n")
     stream.flush()
