@@ -54,7 +54,7 @@ fn evidence(noise: u32) -> Evidence {
         load: arm(ArmName::Load, 768, 2 * noise),
         server: None,
         kv: None,
-        external_hits: None,
+        engine: None,
         store_tokens: None,
         spoilt: None,
         loads_fail: false,

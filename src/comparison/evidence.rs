@@ -215,6 +215,16 @@ pub enum Fidelity {
     Lossy,
 }
 
+/// Tokens that vLLM's own counters say were served in the store and in the load pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineEvidence {
+    /// By its connector.
+    pub external: [u64; 2],
+    /// By its own prefix cache, in the connector's place.
+    pub own: [u64; 2],
+}
+
 /// Everything that was seen of one model on one route.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -241,8 +251,8 @@ pub struct Evidence {
     pub load: Arm,
     /// The server's own counters, where the route has a server.
     pub server: Option<ServerEvidence>,
-    /// Tokens that vLLM's own counter says its connector served in the store and in the load pass, where that must prove it.
-    pub external_hits: Option<[u64; 2]>,
+    /// vLLM's own counters, where these must prove the service.
+    pub engine: Option<EngineEvidence>,
     /// Tokens that the store pass generates, where these are fewer than the others'.
     pub store_tokens: Option<usize>,
     /// Whether loads were made to fail, so that some of what was stored must not be served.

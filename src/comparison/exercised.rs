@@ -8,7 +8,7 @@ use crate::model::Observation;
 
 use super::arm_name::Pass;
 use super::criteria::NAMED_OFFENDERS;
-use super::evidence::{Bound, Case, ServerCounters, ServerEvidence, ServingTier};
+use super::evidence::{Bound, Case, EngineEvidence, ServerCounters, ServerEvidence, ServingTier};
 
 /// What the two passes with `LMCache` were served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,7 +22,7 @@ pub struct Exercised {
     pub load: PassHits,
     /// Whether the server's own counters tell the same, where there is a server.
     pub server: Option<ServerAgreement>,
-    /// Tokens that vLLM's own counter says its connector served, where that proves the service.
+    /// Tokens that vLLM's own counters say were served, where these prove the service.
     #[serde(default)]
     pub external: Option<ExternalHits>,
     /// What came of loads that were made to fail, where they were.
@@ -67,7 +67,7 @@ pub enum Service {
     UnderServed,
     /// vLLM's and `LMCache`'s counts of what was served differ.
     CountersDisagree,
-    /// It was served from another tier than the route's.
+    /// It was served from another tier than the route's, or by vLLM's own prefix cache.
     WrongTier,
     /// Loads failed, as they were made to: less was served than was stored, and the rest was computed.
     LoadsFailed,
@@ -133,7 +133,7 @@ pub struct ServerAgreement {
     pub tier: Option<TierAgreement>,
 }
 
-/// Tokens that vLLM's counter `vllm:external_prefix_cache_hits` says its connector served.
+/// Tokens that vLLM's counter `vllm:external_prefix_cache_hits` says its connector served, and what that of its own prefix cache says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExternalHits {
@@ -141,6 +141,10 @@ pub struct ExternalHits {
     pub store: u64,
     /// In the load pass.
     pub load: u64,
+    /// What vLLM's own prefix cache served in both passes, by `vllm:prefix_cache_hits`: nothing, where the connector is what is
+    /// tested.
+    #[serde(default)]
+    pub own: u64,
 }
 
 /// The tier that had to serve the load pass beside what the server counted of it.
@@ -280,7 +284,7 @@ fn once_and_again(seen: &Observation) -> impl Iterator<Item = u32> {
 pub(super) fn check_service(
     cases: &[Case<'_>],
     server: Option<&ServerEvidence>,
-    external_hits: Option<[u64; 2]>,
+    engine: Option<EngineEvidence>,
     loads_fail: bool,
 ) -> Exercised {
     let mut offenders = Vec::new();
@@ -355,7 +359,10 @@ pub(super) fn check_service(
         }
     } else if load.under_served > 0 {
         Service::UnderServed
-    } else if external_hits.is_some_and(|counted| !agree_with_requests(counted, [store, load], whole_prompts))
+    } else if engine.is_some_and(|counted| counted.own != [0; 2]) {
+        Service::WrongTier
+    } else if engine
+        .is_some_and(|counted| !agree_with_requests(counted.external, [store, load], whole_prompts))
         || server.as_ref().is_some_and(|server| !server.holds())
     {
         Service::CountersDisagree
@@ -364,7 +371,11 @@ pub(super) fn check_service(
     } else {
         Service::AsPredicted
     };
-    let external = external_hits.map(|[store, load]| ExternalHits { store, load });
+    let external = engine.map(|EngineEvidence { external: [store, load], own }| ExternalHits {
+        store,
+        load,
+        own: own.into_iter().sum(),
+    });
     let failed = loads_fail.then(|| FailedLoads {
         loads: counted_failures,
         recomputed_tokens: load.predicted_tokens.saturating_sub(load.cached_tokens),

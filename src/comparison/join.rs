@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::evidence::{Arm, Evidence, ServerCounters, ServerEvidence, ServingTier, Sharding};
+use super::evidence::{Arm, EngineEvidence, Evidence, ServerCounters, ServerEvidence, ServingTier, Sharding};
 use super::evidence_error::EvidenceError;
 use super::kv_evidence::KvEvidence;
 use super::sensitivity::worse_probe;
@@ -51,9 +51,8 @@ pub fn join_evidence(parts: Vec<Evidence>) -> Result<Evidence, JoinError> {
         same("server", &whole.server.is_some(), &part.server.is_some())?;
         whole.server = whole.server.zip(part.server).map(|(one, other)| servers(&one, &other)).transpose()?;
         same("store_tokens", &whole.store_tokens, &part.store_tokens)?;
-        same("external_hits", &whole.external_hits.is_some(), &part.external_hits.is_some())?;
-        let external = whole.external_hits.zip(part.external_hits);
-        whole.external_hits = external.map(|(one, other)| [one[0] + other[0], one[1] + other[1]]);
+        same("engine", &whole.engine.is_some(), &part.engine.is_some())?;
+        whole.engine = whole.engine.zip(part.engine).map(|(one, other)| engines(one, other));
         same("kv", &whole.kv.is_some(), &part.kv.is_some())?;
         whole.kv = whole.kv.zip(part.kv).map(|(one, other)| kv(one, other)).transpose()?;
         whole.spoilt = worse_probe(whole.spoilt, part.spoilt);
@@ -80,6 +79,11 @@ fn same(
 
 fn joined(one: Arm, other: Arm) -> Result<Arm, JoinError> {
     Ok(one.joined(other)?)
+}
+
+fn engines(one: EngineEvidence, other: EngineEvidence) -> EngineEvidence {
+    let sums = |one: [u64; 2], other: [u64; 2]| [one[0] + other[0], one[1] + other[1]];
+    EngineEvidence { external: sums(one.external, other.external), own: sums(one.own, other.own) }
 }
 
 fn servers(one: &ServerEvidence, other: &ServerEvidence) -> Result<ServerEvidence, JoinError> {

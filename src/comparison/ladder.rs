@@ -75,6 +75,17 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
                 "Look for loads that failed or were repeated in LMCache's log.",
             )
         }
+        Service::WrongTier if exercised.server.is_none() => {
+            let seen = note(exercised.external, |external| {
+                format!("vLLM's own prefix cache served {} tokens", external.own)
+            });
+            not_exercised(
+                format!(
+                    "Not all that was served came from the connector{seen}. The answers say nothing about it."
+                ),
+                "Leave vLLM's own prefix caching off, or say `prefix_caching = \"unread\"` where the connector needs it on.",
+            )
+        }
         Service::WrongTier => {
             let tier = exercised.server.as_ref().and_then(|server| server.tier.as_ref());
             let seen = note(tier, |tier| {

@@ -54,8 +54,8 @@ pub use difference::{Difference, DifferenceKind};
 pub use distribution::{Distribution, Shift};
 pub use early_stop::{EarlyStop, HarmMonitor, shuffle_questions};
 pub use evidence::{
-    Answered, Arm, Asked, Batching, Bound, Evidence, Expected, Fidelity, ServerCounters, ServerEvidence,
-    ServingTier, Sharding,
+    Answered, Arm, Asked, Batching, Bound, EngineEvidence, Evidence, Expected, Fidelity, ServerCounters,
+    ServerEvidence, ServingTier, Sharding,
 };
 pub use evidence_error::EvidenceError;
 pub use exercised::{
@@ -152,7 +152,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
     let cases = evidence::pair_arms(evidence)?;
     // After an early stop the server's totals cover other requests than the pairs do.
     let server = evidence.server.as_ref().filter(|_| evidence.early_stop.is_none());
-    let external_hits = evidence.external_hits.filter(|_| evidence.early_stop.is_none());
+    let engine = evidence.engine.filter(|_| evidence.early_stop.is_none());
     let noise_floor = noise_floor::measure_noise(&cases, evidence.batching, evidence.fidelity);
     let by_question = breakdown::measure_movements(&cases);
     let comparisons = evidence.comparisons.max(1);
@@ -166,7 +166,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         comparisons,
         questions: difference::count(cases.len()),
         cache: evidence.cache.clone(),
-        exercised: exercised::check_service(&cases, server, external_hits, evidence.loads_fail),
+        exercised: exercised::check_service(&cases, server, engine, evidence.loads_fail),
         sensitivity: sensitivity::measure_sensitivity(evidence.spoilt.as_ref()),
         kv: provenance::Provenance {
             as_baseline: as_baseline::compare_computed(&cases, evidence.kv.as_ref(), &noise_floor),

@@ -259,7 +259,7 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
             sharding: None,
         }),
         kv: None,
-        external_hits: None,
+        engine: None,
         store_tokens: None,
         spoilt: arms[ArmName::Load as usize].iter().min_by_key(|one| &one.question).map(spoilt_probe),
         loads_fail: false,

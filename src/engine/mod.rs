@@ -5,6 +5,7 @@ pub mod environment;
 mod companion;
 mod coordinator;
 mod ending;
+mod engine_hits;
 mod error;
 mod fork_server;
 mod group;
@@ -25,6 +26,7 @@ mod worker;
 pub use companion::{Companion, CompanionSettings, Halts};
 pub use coordinator::Coordinator;
 pub use ending::{end_all, kill_all};
+pub use engine_hits::EngineHits;
 pub use error::{EngineError, ProcessEnd};
 pub use fork_server::{ForkServers, Imports};
 pub use guard::guard;
@@ -36,8 +38,8 @@ pub use plan::{Capacity, Expectation, Plan, Round, TooLarge};
 pub use ports::distinct_ports;
 pub use process::{Launch, OwnedProcess, Streams};
 pub use protocol::{
-    ChangedCell, Connector, ConnectorRole, Misreading, NumberedChunk, NumberedPrompt, PROTOCOL, Ready, Reply,
-    Request, Scored, SeenCell, Start, TimingFault,
+    ChangedCell, Connector, ConnectorRole, Misreading, NumberedChunk, NumberedPrompt, PROTOCOL,
+    PrefixCaching, Ready, Reply, Request, Scored, SeenCell, Start, TimingFault,
 };
 pub use redis::{Redis, RedisAddress, RedisSettings, RedisUrlError, describe_redis_error};
 pub use server_counters::ServerCounters;

@@ -109,7 +109,7 @@ pub struct Start {
     pub arguments: BTreeMap<String, serde_json::Value>,
     /// The KV connector, for an arm that has one.
     pub connector: Option<Connector>,
-    /// `None`: vLLM's own prefix caching is off. Otherwise it is on, and serves whole chunks of so many tokens.
+    /// `None`: vLLM's own prefix caching serves nothing. Otherwise it is on, and serves whole chunks of so many tokens.
     pub hit_multiple: Option<u32>,
     /// Whether it serves a prompt of whole chunks all but its last token.
     pub whole_hits: bool,
@@ -147,6 +147,19 @@ pub struct Connector {
     pub cache_salt: Option<String>,
     /// Whether the engine is told its model by the name of its folder instead of by its path.
     pub model_by_name: bool,
+    /// Whether vLLM's own prefix caching is on beside it.
+    pub prefix_caching: PrefixCaching,
+}
+
+/// Whether vLLM's own prefix caching is on in an engine with a connector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrefixCaching {
+    /// It is off.
+    #[default]
+    Off,
+    /// It is on, for a connector that knows blocks by its hashes; it is emptied before each request to score, and serves nothing.
+    Unread,
 }
 
 /// What an engine's connector does, in vLLM's names.

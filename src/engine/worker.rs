@@ -9,6 +9,7 @@ use include_dir::{Dir, File, include_dir};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
 
+use super::engine_hits::EngineHits;
 use super::error::{EngineError, quote};
 use super::lmcache_server::CONNECTOR;
 use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
@@ -23,9 +24,6 @@ use crate::digest::{Digest, digest_bytes, digest_json};
 use crate::model::{ChunkDigests, KvRecord, Observation, SpoiltAnswers, SpoiltProbe};
 
 static PACKAGE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/engine/worker/kv_worker");
-
-/// vLLM's name of the counter.
-const EXTERNAL_HITS: &str = "vllm:external_prefix_cache_hits";
 
 /// The package's modules, without what Python leaves beside them.
 fn sources() -> impl Iterator<Item = &'static File<'static>> {
@@ -78,8 +76,8 @@ pub struct Worker {
     digest_problem: Option<String>,
     kv_records: Vec<KvRecord>,
     transfers: Vec<serde_json::Value>,
-    /// Tokens that vLLM counts as served by the connector: since the start, and before the last prompts.
-    external_hits: [u64; 2],
+    /// Tokens that vLLM counts as served since the start, and those before the last prompts.
+    hits: [EngineHits; 2],
     misreading: Option<Misreading>,
     /// Behind the process, since fields are dropped in their order.
     segments: Segments,
@@ -147,7 +145,7 @@ impl Worker {
             digest_problem: None,
             kv_records: Vec::new(),
             transfers: Vec::new(),
-            external_hits: [0; 2],
+            hits: <[EngineHits; 2]>::default(),
             misreading: None,
             segments: Segments::default(),
         };
@@ -224,7 +222,8 @@ impl Worker {
                 }
                 Reply::Counted { digest_problem: problem, counters } => {
                     digest_problem = digest_problem.or(problem);
-                    self.external_hits = [read_external_hits(&counters), self.external_hits[0]];
+                    self.hits.rotate_right(1);
+                    self.hits[0] = EngineHits::read(&counters);
                     break;
                 }
                 other => return Err(self.garbled(format!("{other:?} came instead of `scored`"))),
@@ -273,10 +272,10 @@ impl Worker {
         std::mem::take(&mut self.transfers)
     }
 
-    /// Tokens of the prompts that were scored last which vLLM counts as served by its connector.
+    /// Tokens of the prompts that were scored last which vLLM counts as served.
     #[must_use]
-    pub fn external_hits(&self) -> u64 {
-        self.external_hits[0].saturating_sub(self.external_hits[1])
+    pub fn hits(&self) -> EngineHits {
+        self.hits[0].since(&self.hits[1])
     }
 
     /// Has the engine misread prompts that are served whole from now on, or read them as it does.
@@ -311,7 +310,8 @@ impl Worker {
             Reply::Spoilt(spoilt) => {
                 let Probed { alone, again, spoilt, cells, counters } = *spoilt;
                 // What the next pass is served is counted from here.
-                self.external_hits = [read_external_hits(&counters); 2];
+                let since_start = EngineHits::read(&counters);
+                self.hits = [since_start.clone(), since_start];
                 let [alone, again, spoilt] =
                     [alone, again, spoilt].map(|scored| self.observe(prompt, scored));
                 let answers = SpoiltAnswers { chunk, cells, alone: alone?, again: again?, spoilt: spoilt? };
@@ -490,10 +490,4 @@ impl Worker {
     fn garbled(&self, problem: String) -> EngineError {
         EngineError::Garbled { what: self.what.clone(), problem, log: self.process.log().to_owned() }
     }
-}
-
-/// vLLM's own count of the tokens that its connector served, since the engine's start.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of tokens")]
-fn read_external_hits(counters: &BTreeMap<String, f64>) -> u64 {
-    counters.get(EXTERNAL_HITS).copied().unwrap_or_default() as u64
 }

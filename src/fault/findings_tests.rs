@@ -58,7 +58,7 @@ fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
             sharding: None,
         }),
         kv: None,
-        external_hits: None,
+        engine: None,
         store_tokens: None,
         spoilt: None,
         loads_fail: false,

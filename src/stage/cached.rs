@@ -22,7 +22,7 @@ use crate::carrier::{Carrier, Port, Side, Topology, Transport, find_carrier};
 use crate::comparison::{self, Fidelity};
 use crate::dataset::Prompt;
 use crate::digest::Digest;
-use crate::engine::{Capacity, Handing, Plan, PrefixCache, Ready, ServerCounters, Worker};
+use crate::engine::{Capacity, EngineHits, Handing, Plan, PrefixCache, Ready, ServerCounters, Worker};
 use crate::event::Effort;
 use crate::model::{HitUnit, Route};
 use crate::store::Artifact;
@@ -54,7 +54,7 @@ pub struct Cached {
 }
 
 impl Cached {
-    pub(crate) const SCHEMA: u32 = 7;
+    pub(crate) const SCHEMA: u32 = 8;
 
     /// What it takes time for.
     pub(crate) fn effort(&self, prompts: usize) -> Effort {
@@ -184,7 +184,7 @@ impl Both<'_> {
             self.looker.finish(worker).await
         };
         rounds.share(self.run.context.engines, work).await?;
-        let hits = store.external_hits();
+        let hits = store.hits();
         store.finish()?;
         let counted = self.carrier.proof().is_of_a_server().then(|| counters.into_inner());
         loading.finish(rounds.asked(), counted, hits)
@@ -208,7 +208,7 @@ impl Both<'_> {
                 first.clear().await?;
             }
         }
-        let stored = (counters, store.external_hits());
+        let stored = (counters, store.hits());
         store.finish()?;
         self.looker.finish(worker).await?;
         let first = self.transport.keeps_storing_side().then_some(first);
@@ -227,7 +227,7 @@ impl Both<'_> {
         &self,
         first: Option<&dyn Port>,
         loading: LoadPass<'_>,
-        (mut counters, store_hits): (PassCounters, u64),
+        (mut counters, store_hits): (PassCounters, EngineHits),
     ) -> Result<Passes, StageError> {
         let second = self.transport.open(Side::Load, None).await?;
         let mut worker = self.run.start(self.setup(second.as_ref(), "loading")).await?;
@@ -288,7 +288,7 @@ impl Both<'_> {
             loading.spoil_left(&mut consumer, &round, leave).await?;
             rounds.is_over(&round);
         }
-        let hits = store.external_hits();
+        let hits = store.hits();
         store.finish()?;
         self.looker.finish(consumer).await?;
         self.looker.finish(producer).await?;

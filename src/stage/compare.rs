@@ -8,13 +8,14 @@ use super::engine_run::{EngineSpec, read_blocks, read_ready};
 use super::files::{BASELINE, CONTROL, LOAD, REPEAT, STORE};
 use super::kv_evidence::{kv_evidence, read_records};
 use super::lines::{read_json, read_lines, write_json};
+use super::load_pass::EngineHitsOfPasses;
 use super::prompts::{load_tokenizer, read_prompts};
 use super::second_look::read_looks;
 use super::{Context, Inputs, StageError};
 use crate::carrier::{Proof, Topology, find_carrier};
 use crate::comparison::{
-    self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, Evidence, Expected, KvEvidence,
-    ServerEvidence, ServingTier, Sharding,
+    self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, EngineEvidence, Evidence, Expected,
+    KvEvidence, ServerEvidence, ServingTier, Sharding,
 };
 use crate::dataset::Shard;
 use crate::digest::Digest;
@@ -75,7 +76,7 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 11;
+    pub(crate) const SCHEMA: u32 = 12;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let evidence = self.gather(context)?;
@@ -147,8 +148,7 @@ impl Compare {
             kv: self
                 .kv_evidence(inputs, capacity.chunk_tokens)?
                 .map(|kv| KvEvidence { loads_whole_chunks: carrier.loads_whole_chunks(), ..kv }),
-            external_hits: (carrier.proof() == Proof::EngineCounters)
-                .then_some([passes.external_hits.store, passes.external_hits.load]),
+            engine: (carrier.proof() == Proof::EngineCounters).then(|| engine_evidence(&passes.hits)),
             store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),
             spoilt: Some(passes.spoilt),
             loads_fail: carrier.loads_fail(),
@@ -249,6 +249,11 @@ pub(super) fn expected(expectation: &Expectation) -> Expected {
         load: expectation.load,
         control: expectation.control,
     }
+}
+
+/// vLLM's own counts, in the comparison's terms.
+fn engine_evidence(EngineHitsOfPasses { store, load }: &EngineHitsOfPasses) -> EngineEvidence {
+    EngineEvidence { external: [store.external, load.external], own: [store.own, load.own] }
 }
 
 /// The server's counts, in the comparison's terms.

@@ -282,7 +282,7 @@ impl Faults {
         };
         let store = counters(store_counters);
         Ok(Evidence {
-            external_hits: None,
+            engine: None,
             store_tokens: None,
             loads_fail: false,
             // Each planting is judged by itself.

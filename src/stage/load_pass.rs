@@ -9,7 +9,7 @@ use super::rounds::{DealtRound, Pass};
 use super::{Context, EngineSpec, StageError};
 use crate::comparison::EarlyStop;
 use crate::dataset::Prompt;
-use crate::engine::{Expectation, Handing, Plan, PrefixCache, ServerCounters, Worker};
+use crate::engine::{EngineHits, Expectation, Handing, Plan, PrefixCache, ServerCounters, Worker};
 use crate::model::{Route, SpoiltProbe};
 
 /// What is known of the two passes besides the observations.
@@ -24,20 +24,20 @@ pub(super) struct Passes {
     pub early_stop: Option<EarlyStop>,
     /// The server's counts, where the route has a server.
     pub server: Option<PassCounters>,
-    /// Tokens that vLLM's own counter of what a connector serves counts.
-    pub external_hits: ExternalHits,
+    /// What vLLM's own counters tell.
+    pub hits: EngineHitsOfPasses,
     /// What a request with spoilt KV showed.
     pub spoilt: SpoiltProbe,
 }
 
-/// Tokens that vLLM counts as served by its connector, over each pass.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Tokens that vLLM counts as served, over each pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ExternalHits {
+pub(super) struct EngineHitsOfPasses {
     /// Over the store pass.
-    pub store: u64,
+    pub store: EngineHits,
     /// Over the load pass.
-    pub load: u64,
+    pub load: EngineHits,
 }
 
 /// The LMCache server's counts over each pass.
@@ -181,9 +181,9 @@ impl LoadPass<'_> {
         self,
         asked: usize,
         server: Option<PassCounters>,
-        store_hits: u64,
+        store_hits: EngineHits,
     ) -> Result<Passes, StageError> {
-        let external_hits = ExternalHits { store: store_hits, load: self.pass.external_hits() };
+        let hits = EngineHitsOfPasses { store: store_hits, load: self.pass.hits() };
         self.pass.finish()?;
         let (ended_unserved, early_stop, asked) = match self.end.get() {
             None => (false, None, asked),
@@ -195,6 +195,6 @@ impl LoadPass<'_> {
         };
         let reason = "The load pass ended before a request was asked with spoilt KV.".to_owned();
         let spoilt = self.spoilt.into_inner().unwrap_or(SpoiltProbe::NotAsked { reason });
-        Ok(Passes { asked, ended_unserved, early_stop, server, external_hits, spoilt })
+        Ok(Passes { asked, ended_unserved, early_stop, server, hits, spoilt })
     }
 }

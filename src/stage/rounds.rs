@@ -18,7 +18,7 @@ use super::watch::Watch;
 use super::{Context, StageError};
 use crate::comparison::{self, EarlyStop};
 use crate::dataset::Prompt;
-use crate::engine::{Handing, PrefixCache, Round, Worker};
+use crate::engine::{EngineHits, Handing, PrefixCache, Round, Worker};
 use crate::event::{Event, Events, JobName};
 use crate::model::{KvRecord, Observation};
 use crate::store::Artifact;
@@ -110,8 +110,8 @@ pub(super) struct Pass<'a> {
     words: String,
     done: Cell<usize>,
     total: usize,
-    /// Tokens that vLLM counts as served by its connector.
-    external_hits: Cell<u64>,
+    /// Tokens that vLLM counts as served.
+    hits: RefCell<EngineHits>,
     lines: RefCell<Lines>,
     /// Looks at wrong KV while it is there, in a pass with a cache.
     looker: Option<(&'a Looker<'a>, comparison::Pass)>,
@@ -161,7 +161,7 @@ impl<'a> Pass<'a> {
             words,
             done: Cell::new(0),
             total,
-            external_hits: Cell::new(0),
+            hits: RefCell::default(),
             lines: RefCell::new(Lines::create(file, kv_file)?),
             looker: None,
         };
@@ -196,9 +196,9 @@ impl<'a> Pass<'a> {
         self.lines.borrow().harm
     }
 
-    /// Tokens that vLLM counts as served by its connector, so far.
-    pub(super) fn external_hits(&self) -> u64 {
-        self.external_hits.get()
+    /// Tokens that vLLM counts as served so far.
+    pub(super) fn hits(&self) -> EngineHits {
+        self.hits.borrow().clone()
     }
 
     /// Answers some prompts of a round and writes down what was observed.
@@ -225,7 +225,8 @@ impl<'a> Pass<'a> {
             self.tell();
         };
         let observations = worker.score_handing(prompts, prefix_cache, handing, answered).await?;
-        self.external_hits.set(self.external_hits.get() + worker.external_hits());
+        let hits = self.hits.borrow().plus(&worker.hits());
+        self.hits.replace(hits);
         let kv_records = worker.take_kv_records();
         if let Some((looker, pass)) = self.looker {
             looker.inspect(worker, pass, &round.prompts, (prompts, &kv_records)).await?;

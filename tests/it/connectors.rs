@@ -42,6 +42,24 @@ fn a_count_of_vllms_own_that_tells_other_hits_than_its_requests_is_no_service() 
 }
 
 #[test]
+fn what_vllms_own_prefix_cache_served_is_no_service_of_a_connector_beside_it() {
+    let lab = Lab::new();
+    let unread = MINE.replace("class =", "prefix_caching = \"unread\", class =");
+    fs::write(lab.path("mine.toml"), unread).unwrap();
+    let ended = lab.run("", "--connector mine.toml");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    assert_eq!(lab.report().findings[0].comparison.exercised.external.unwrap().own, 0);
+    assert!(lab.steps().iter().any(|step| step == "prefix caching unread"), "{:?}", lab.steps());
+    for pass in ["store", "load"] {
+        let ended = lab.run(&format!("own@{pass}"), "--connector mine.toml --force cached");
+        assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
+        let finding = &lab.report().findings[0];
+        assert_eq!(finding.comparison.exercised.service, Service::WrongTier);
+        assert!(finding.judgement.reason.contains("prefix cache served "), "{}", finding.judgement.reason);
+    }
+}
+
+#[test]
 fn a_described_connector_is_tested_and_a_changed_description_runs_again() {
     let lab = Lab::new();
     fs::write(lab.path("mine.toml"), MINE).unwrap();

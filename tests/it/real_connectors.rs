@@ -16,7 +16,7 @@ fn assert_served(report: &Report) {
             finding.route,
             finding.judgement.reason
         );
-        let counted = exercised.external.expect("vLLM counts what its connectors serve").load;
+        let counted = exercised.external.as_ref().expect("vLLM counts what its connectors serve").load;
         assert!(
             counted >= exercised.load.cached_tokens && exercised.load.cached_tokens > 0,
             "{}",
@@ -31,6 +31,24 @@ fn vllms_own_connectors_serve_what_their_descriptions_say_without_changing_the_k
     let report = run("--route example,multi", 0);
     assert_eq!(report.findings.len(), 4);
     assert_served(&report);
+}
+
+#[test]
+#[ignore = "runs vLLM for minutes"]
+fn vllms_own_prefix_cache_that_is_on_and_unread_serves_nothing_in_a_connectors_place() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().join("unread.toml");
+    let example = include_str!("../../data/connectors/example.toml");
+    let unread = example
+        .replace("name = \"example\"", "name = \"unread\"")
+        .replace("[connector]", "[connector]\nprefix_caching = \"unread\"");
+    fs_err::write(&path, unread).unwrap();
+    let report = run(&format!("--connector {}", path.display()), 0);
+    assert_eq!(report.findings.len(), 2);
+    assert_served(&report);
+    for finding in &report.findings {
+        assert_eq!(finding.comparison.exercised.external.as_ref().unwrap().own, 0);
+    }
 }
 
 #[test]

@@ -173,7 +173,7 @@ impl Study {
             load: arm(ArmName::Load),
             server: None,
             kv: None,
-            external_hits: None,
+            engine: None,
             store_tokens: None,
             spoilt: None,
             loads_fail: false,

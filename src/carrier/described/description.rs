@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::places::{is_place, places_in};
 use crate::carrier::Topology;
-use crate::engine::{ConnectorRole, Halts};
+use crate::engine::{ConnectorRole, Halts, PrefixCaching};
 use crate::machine::DeviceKind;
 use crate::model::HitRule;
 
@@ -105,6 +105,9 @@ pub(super) struct ConnectorText {
     /// A file of Python that has the class.
     #[serde(default)]
     pub file: Option<String>,
+    /// Whether vLLM's own prefix caching is on beside it.
+    #[serde(default)]
+    pub prefix_caching: PrefixCaching,
     /// The connector's own settings.
     #[serde(default)]
     pub extra: BTreeMap<String, Value>,

@@ -50,6 +50,7 @@ fn a_mistake_is_told_with_its_place() {
         ("name = \"unchanged\"", "name = \"all\"", "line 1, column 1: \"all\" is no name of letters"),
         ("unit = \"block\"", "unit = \"token\"", "TOML parse error at line 11, column 8\n"),
         ("found = \"whole\"", "fond = \"whole\"", "TOML parse error at line 14, column 1\n"),
+        ("[hits]", "prefix_caching = \"read\"\n[hits]", "TOML parse error at line 10, column 18\n"),
         ("[hits]", process, "line 10, column 1: nothing tells when it is ready"),
     ] {
         let said = refused(before, after);
@@ -70,6 +71,7 @@ fn whatever_a_description_says_and_each_line_of_its_code_changes_the_key() {
     assert_ne!(plain, other("{folder}", "{folder}/deeper"));
     assert_ne!(plain, other("asked_less = 2", "asked_less = 3"));
     assert_ne!(plain, other("another-engine", "same-engine"));
+    assert_ne!(plain, other("[hits]", "prefix_caching = \"unread\"\n[hits]"));
     let code = Described::parse(PLAIN, "mine.toml", |_| Ok("# another".to_owned())).unwrap().content();
     assert_ne!(plain, code);
 }
@@ -98,6 +100,7 @@ fn what_cannot_run_here_says_so_before_anything_is_started() {
     assert_eq!(refused, "run it on cpu: vLLM's OffloadingConnector copies between a GPU and the host");
     assert!(of("offload").admit(&here(DeviceKind::Cuda)).is_ok());
     assert!(of("example").admit(&here(DeviceKind::Cpu)).is_ok());
+    assert!(of("simple-offload").admit(&here(DeviceKind::Cuda)).is_ok());
     let process = "[[processes]]\nname = \"server\"\ncommand = [\"no-such-program\", \"{port}\"]\n[hits]";
     let lacking = parse(&PLAIN.replacen("[hits]", process, 1)).unwrap();
     let refused = lacking.admit(&here(DeviceKind::Cpu)).unwrap_err();

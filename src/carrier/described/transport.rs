@@ -174,6 +174,7 @@ impl Transport for Open<'_> {
                     extra: filled(&common.extra, &own.extra),
                     settings: filled(&common.settings, &own.settings),
                     python_path: self.python_path.clone(),
+                    prefix_caching: common.prefix_caching,
                     ..Connector::default()
                 },
                 variables: variables.map(|(name, value)| (name.clone(), places.fill(value))).collect(),

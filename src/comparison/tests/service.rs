@@ -192,7 +192,7 @@ fn a_count_of_vllms_own_that_differs_from_its_requests_is_no_service() {
     let evidence = |store: u64, load: u64| {
         let mut evidence = Scene::new(40, 4, 0.9).evidence();
         evidence.server = None;
-        evidence.external_hits = Some([store, load]);
+        evidence.engine = Some(EngineEvidence { external: [store, load], own: [0; 2] });
         evidence
     };
     let (comparison, judgement) = judged(&evidence(0, 20480));
@@ -202,6 +202,20 @@ fn a_count_of_vllms_own_that_differs_from_its_requests_is_no_service() {
         let (_, judgement) = judged(&evidence(store, load));
         assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::NotExercised, Rung::Exercised));
         assert!(judgement.reason.contains("tells other hits than its requests"), "{}", judgement.reason);
+    }
+}
+
+#[test]
+fn what_vllms_own_prefix_cache_served_in_either_pass_is_no_service_of_the_connector() {
+    for (external, own) in [([0, 0], [0, 20480]), ([0, 20224], [0, 256]), ([0, 20480], [16, 0])] {
+        let mut evidence = Scene::new(40, 4, 0.9).evidence();
+        evidence.server = None;
+        evidence.engine = Some(EngineEvidence { external, own });
+        let (comparison, judgement) = judged(&evidence);
+        assert_eq!(comparison.exercised.service, Service::WrongTier);
+        assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::NotExercised, Rung::Exercised));
+        let served = format!("prefix cache served {} tokens", own[0] + own[1]);
+        assert!(judgement.reason.contains(&served), "{}", judgement.reason);
     }
 }
 

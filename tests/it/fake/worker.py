@@ -105,6 +105,7 @@ class Engine:
         self.letters = start["letters"]
         self.top = start["top"]
         self.multiple = start["hit_multiple"]
+        self.own_hits = 0
         self.chunk_tokens = start["digest_chunk_tokens"]
         self.ranks = start["arguments"].get("tensor_parallel_size", 1)
         self.prefixes = set()
@@ -125,6 +126,7 @@ class Engine:
                     self.server.ask("salt", connector["cache_salt"])
                 self.server.ask("identity", {"dtype": start["arguments"]["dtype"], "weights": weights(start["model"])})
             elif connector["name"] == "ExampleConnector":
+                note(f"prefix caching {connector['prefix_caching']}")
                 self.folder = connector["extra"]["shared_storage_path"]
                 self.loads = bool(os.listdir(self.folder))
             else:
@@ -155,6 +157,8 @@ class Engine:
             self.seen.add(digest(tokens))
             cached = self.find(tokens, request["read_cache"] and f"blind@{place}" not in FAULTS, place)
             self.hits += cached
+            if f"own@{place}" in FAULTS:
+                self.own_hits += 16
             if f"ghost@{place}" in FAULTS and index == 1:
                 cached += 16
             other = before if f"swap@{place}" in FAULTS and before and cached else None
@@ -191,7 +195,10 @@ class Engine:
             if self.chunk_tokens and chunks:
                 reply("digested", question=number, chunks=chunks)
         problem = "the fake engine lacks a hook" if f"blindfold@{place}" in FAULTS else None
-        reply("counted", digest_problem=problem, counters={"vllm:external_prefix_cache_hits": float(self.hits + ("miscount@engine" in FAULTS))})
+        reply("counted", digest_problem=problem, counters=self.counters("miscount@engine" in FAULTS))
+
+    def counters(self, too_many=0):
+        return {"vllm:external_prefix_cache_hits": float(self.hits + too_many), "vllm:prefix_cache_hits": float(self.own_hits)}
 
     def spoil(self, prompt):
         """Answer three times; letters move with the KV, unless a fault says that they do not feel it."""
@@ -207,8 +214,7 @@ class Engine:
         if "restless@engine" in FAULTS:
             again["letters"][3] = float32(again["letters"][3] - 0.5)
         cells = 0 if "unreachable@engine" in FAULTS else 2 * self.ranks
-        counters = {"vllm:external_prefix_cache_hits": float(self.hits)}
-        reply("spoilt", alone=alone, again=again, spoilt=spoilt, cells=cells, counters=counters)
+        reply("spoilt", alone=alone, again=again, spoilt=spoilt, cells=cells, counters=self.counters())
 
     def layers(self):
         return [["layer 0", "layer 1"]] * self.ranks

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from kv_worker.faults import SchedulerFaults
 
 
+CACHED_BY_SOURCE = "vllm:prompt_tokens_cached_by_source"
+
+
 class ObservationError(Exception):
     """The engine answered, but not with numbers that can be compared."""
 
@@ -54,8 +57,11 @@ class Engine:
         self._start = start
         self._llm = _make_llm(start)
         # Its import looks at what `_make_llm` sets.
-        from kv_worker import adapt
+        from kv_worker import adapt, own_cache
 
+        self._leaves_cache_unread = _leaves_cache_unread(start)
+        if self._leaves_cache_unread:
+            own_cache.leave_unread(self._llm.llm_engine)
         self._serial = 0
         self._digests = self._start_digests()
         self._remarks = self._keep_whole_hits()
@@ -94,6 +100,8 @@ class Engine:
         """
         from vllm import SamplingParams
 
+        from kv_worker import own_cache
+
         parameters = SamplingParams(
             temperature=0,
             max_tokens=1 if request.hand_over else self._start.max_tokens,
@@ -103,8 +111,8 @@ class Engine:
             ignore_eos=True,
             skip_reading_prefix_cache=not request.read_cache,
         )
-        if self._start.hit_multiple is not None and not request.read_cache and not self._llm.reset_prefix_cache():
-            raise RuntimeError("vLLM did not empty its prefix cache")
+        if self._leaves_cache_unread or (self._start.hit_multiple is not None and not request.read_cache):
+            own_cache.empty(self._llm)
         if request.misreading != self._misreading:
             self._llm.collective_rpc("misread", args=(request.misreading, self._start.digest_chunk_tokens))
             self._misreading = request.misreading
@@ -137,6 +145,8 @@ class Engine:
         if waiting:
             missing = next(iter(waiting.values()))
             raise ObservationError(missing.question, "the engine went idle without answering")
+        if self._start.connector is not None and not request.hand_over:
+            own_cache.finish_stores(engine)
 
     def spoil(self, request: Spoil) -> Spoilt:
         """Answer a prompt three times by itself, the third time with a chunk at zero when attention reads it.
@@ -221,12 +231,18 @@ class Engine:
         return Looked(seen, None)
 
     def counters(self) -> dict[str, float]:
-        """Read vLLM's cumulative counters of prefix caches, its own and the connector's."""
+        """Read vLLM's cumulative counters of prefix caches, its own and the connector's, and of tokens by source."""
         values: dict[str, float] = {}
         for metric in self._llm.get_metrics():
             value = getattr(metric, "value", None)
-            if "prefix_cache" in metric.name and value is not None:
-                values[metric.name] = values.get(metric.name, 0.0) + float(value)
+            if value is None:
+                continue
+            name = metric.name
+            if name == CACHED_BY_SOURCE:
+                name = f"{name}:{metric.labels['source']}"
+            elif "prefix_cache" not in name:
+                continue
+            values[name] = values.get(name, 0.0) + float(value)
         return values
 
     def shut_down(self) -> None:
@@ -298,6 +314,8 @@ def _make_llm(start: Start) -> Any:
     if start.hit_multiple is not None:
         adapt.round_prefix_hits(start.hit_multiple, whole=start.whole_hits)
         adapt.tell_blocks_apart_by_chunk(start.hit_multiple)
+    caches_prefixes = start.hit_multiple is not None or _leaves_cache_unread(start)
+    if caches_prefixes:
         adapt.keep_prefix_caching()
     from vllm import LLM
     from vllm.config import KVTransferConfig
@@ -324,7 +342,7 @@ def _make_llm(start: Start) -> Any:
     return LLM(
         model=model,
         skip_tokenizer_init=True,
-        enable_prefix_caching=start.hit_multiple is not None,
+        enable_prefix_caching=caches_prefixes,
         disable_log_stats=False,
         seed=start.seed,
         max_logprobs=start.top + len(start.letters),
@@ -368,6 +386,10 @@ def _watch_served_tokens(llm: Any, served: dict[str, int]) -> None:
         return process(outputs, *arguments, **named)
 
     processor.process_outputs = process_and_note
+
+
+def _leaves_cache_unread(start: Start) -> bool:
+    return start.connector is not None and start.connector.prefix_caching == "unread"
 
 
 def _is_lmcache(start: Start) -> bool:

@@ -19,7 +19,8 @@ class Connector:
 
     `settings` are further arguments of it. `python_path` are folders that Python looks into before all others.
     `cache_salt` sets requests apart in a cache that others use, too. With `model_by_name` vLLM is told the model by the
-    name of its folder instead of by its path, since keys may hold it.
+    name of its folder instead of by its path, since keys may hold it. `prefix_caching` is `off` or `unread`: whether
+    vLLM's own prefix caching is on beside it, and then is emptied before each `Score` and serves nothing.
     """
 
     name: str
@@ -30,13 +31,14 @@ class Connector:
     python_path: list[str]
     cache_salt: str | None
     model_by_name: bool
+    prefix_caching: str
 
 
 @dataclass(frozen=True)
 class Start:
     """Start the engine.
 
-    `hit_multiple` is None where vLLM's own prefix caching is off; otherwise it is on, and serves whole
+    `hit_multiple` is None where vLLM's own prefix caching serves nothing; otherwise it is on, and serves whole
     chunks of so many tokens; with `whole_hits` it serves a prompt of whole chunks all but its last token.
     `digest_chunk_tokens` is None where the KV itself is not observed; otherwise each whole chunk of so many tokens is
     digested. `stored_as` is torch's name of the data type that a lossy form of storage puts each element through,
@@ -226,6 +228,8 @@ class Digested:
 @dataclass(frozen=True)
 class Counted:
     """All prompts of a `Score` are done; vLLM's counters, cumulative.
+
+    That of tokens by the source that served them has the source's name behind its own, as in `name:disk`.
 
     `digest_problem` is what kept digests from being taken, if anything did.
     """
