@@ -164,6 +164,8 @@ pub enum Proof {
     Engine,
     /// vLLM's own counter of what its connector served must say the same as its requests.
     EngineCounters,
+    /// And by its counter of sources, what no earlier round had came from this one, in vLLM's words.
+    EngineSource(&'static str),
     /// All was served from the server's memory, and each round wrote its chunks anew.
     Memory,
     /// All was served from the server's memory, which no round empties.
@@ -177,7 +179,7 @@ impl Proof {
     #[must_use]
     pub fn is_of_a_server(self) -> bool {
         match self {
-            Self::Engine | Self::EngineCounters => false,
+            Self::Engine | Self::EngineCounters | Self::EngineSource(_) => false,
             Self::Memory | Self::KeptMemory | Self::SecondTier(_) => true,
         }
     }

@@ -216,13 +216,27 @@ pub enum Fidelity {
 }
 
 /// Tokens that vLLM's own counters say were served in the store and in the load pass.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineEvidence {
     /// By its connector.
     pub external: [u64; 2],
     /// By its own prefix cache, in the connector's place.
     pub own: [u64; 2],
+    /// By its connector in the load pass from the place that the route is of, where it is of one that vLLM names.
+    pub source: Option<SourceHits>,
+}
+
+/// Tokens of the load pass that vLLM's counter `vllm:prompt_tokens_cached_by_source` says came from one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SourceHits {
+    /// vLLM's name of the place: `disk`.
+    pub name: String,
+    /// So many had to, at least.
+    pub at_least: u64,
+    /// So many did.
+    pub tokens: u64,
 }
 
 /// Everything that was seen of one model on one route.

@@ -8,7 +8,7 @@ use crate::model::Observation;
 
 use super::arm_name::Pass;
 use super::criteria::NAMED_OFFENDERS;
-use super::evidence::{Bound, Case, EngineEvidence, ServerCounters, ServerEvidence, ServingTier};
+use super::evidence::{Bound, Case, EngineEvidence, ServerCounters, ServerEvidence, ServingTier, SourceHits};
 
 /// What the two passes with `LMCache` were served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -134,7 +134,7 @@ pub struct ServerAgreement {
 }
 
 /// Tokens that vLLM's counter `vllm:external_prefix_cache_hits` says its connector served, and what that of its own prefix cache says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExternalHits {
     /// In the store pass.
@@ -145,6 +145,32 @@ pub struct ExternalHits {
     /// tested.
     #[serde(default)]
     pub own: u64,
+    /// What of the load pass came from the place that the route is of, where it is of one that vLLM names.
+    #[serde(default)]
+    pub source: Option<SourceHits>,
+}
+
+impl ExternalHits {
+    fn new(engine: &EngineEvidence) -> Self {
+        let EngineEvidence { external: [store, load], own, source } = engine;
+        Self { store: *store, load: *load, own: own.iter().sum(), source: source.clone() }
+    }
+
+    /// Whether all came from where it had to.
+    fn holds(&self) -> bool {
+        self.own == 0 && self.source.as_ref().is_none_or(|source| source.tokens >= source.at_least)
+    }
+
+    /// What came from elsewhere, for people.
+    #[must_use]
+    pub fn wrong_words(&self) -> String {
+        match &self.source {
+            Some(SourceHits { name, at_least, tokens }) if self.own == 0 => format!(
+                "at least {at_least} tokens were to come from what vLLM calls `{name}`; it counts {tokens} from there"
+            ),
+            _ => format!("vLLM's own prefix cache served {} tokens", self.own),
+        }
+    }
 }
 
 /// The tier that had to serve the load pass beside what the server counted of it.
@@ -284,7 +310,7 @@ fn once_and_again(seen: &Observation) -> impl Iterator<Item = u32> {
 pub(super) fn check_service(
     cases: &[Case<'_>],
     server: Option<&ServerEvidence>,
-    engine: Option<EngineEvidence>,
+    engine: Option<&EngineEvidence>,
     loads_fail: bool,
 ) -> Exercised {
     let mut offenders = Vec::new();
@@ -344,6 +370,7 @@ pub(super) fn check_service(
             read: load_chunks * u64::from(rule.read_shards),
         }),
     });
+    let external = engine.map(ExternalHits::new);
     let service = if load.cached_tokens == 0 {
         Service::NothingServed
     } else if store.over_served + load.over_served > 0 {
@@ -359,7 +386,7 @@ pub(super) fn check_service(
         }
     } else if load.under_served > 0 {
         Service::UnderServed
-    } else if engine.is_some_and(|counted| counted.own != [0; 2]) {
+    } else if external.as_ref().is_some_and(|external| !external.holds()) {
         Service::WrongTier
     } else if engine
         .is_some_and(|counted| !agree_with_requests(counted.external, [store, load], whole_prompts))
@@ -371,11 +398,6 @@ pub(super) fn check_service(
     } else {
         Service::AsPredicted
     };
-    let external = engine.map(|EngineEvidence { external: [store, load], own }| ExternalHits {
-        store,
-        load,
-        own: own.into_iter().sum(),
-    });
     let failed = loads_fail.then(|| FailedLoads {
         loads: counted_failures,
         recomputed_tokens: load.predicted_tokens.saturating_sub(load.cached_tokens),

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use super::evidence::{Arm, EngineEvidence, Evidence, ServerCounters, ServerEvidence, ServingTier, Sharding};
+use super::evidence::{
+    Arm, EngineEvidence, Evidence, ServerCounters, ServerEvidence, ServingTier, Sharding, SourceHits,
+};
 use super::evidence_error::EvidenceError;
 use super::kv_evidence::KvEvidence;
 use super::sensitivity::worse_probe;
@@ -52,7 +54,7 @@ pub fn join_evidence(parts: Vec<Evidence>) -> Result<Evidence, JoinError> {
         whole.server = whole.server.zip(part.server).map(|(one, other)| servers(&one, &other)).transpose()?;
         same("store_tokens", &whole.store_tokens, &part.store_tokens)?;
         same("engine", &whole.engine.is_some(), &part.engine.is_some())?;
-        whole.engine = whole.engine.zip(part.engine).map(|(one, other)| engines(one, other));
+        whole.engine = whole.engine.zip(part.engine).map(|(one, other)| engines(one, other)).transpose()?;
         same("kv", &whole.kv.is_some(), &part.kv.is_some())?;
         whole.kv = whole.kv.zip(part.kv).map(|(one, other)| kv(one, other)).transpose()?;
         whole.spoilt = worse_probe(whole.spoilt, part.spoilt);
@@ -81,9 +83,16 @@ fn joined(one: Arm, other: Arm) -> Result<Arm, JoinError> {
     Ok(one.joined(other)?)
 }
 
-fn engines(one: EngineEvidence, other: EngineEvidence) -> EngineEvidence {
+fn engines(one: EngineEvidence, other: EngineEvidence) -> Result<EngineEvidence, JoinError> {
     let sums = |one: [u64; 2], other: [u64; 2]| [one[0] + other[0], one[1] + other[1]];
-    EngineEvidence { external: sums(one.external, other.external), own: sums(one.own, other.own) }
+    let name = |engine: &EngineEvidence| engine.source.as_ref().map(|source| source.name.clone());
+    same("engine.source", &name(&one), &name(&other))?;
+    let source = one.source.zip(other.source).map(|(one, other)| SourceHits {
+        name: one.name,
+        at_least: one.at_least + other.at_least,
+        tokens: one.tokens + other.tokens,
+    });
+    Ok(EngineEvidence { external: sums(one.external, other.external), own: sums(one.own, other.own), source })
 }
 
 fn servers(one: &ServerEvidence, other: &ServerEvidence) -> Result<ServerEvidence, JoinError> {

@@ -2,6 +2,7 @@
 
 use super::difference::nats;
 use super::early_stop::stopping_bound;
+use super::exercised::ExternalHits;
 use super::provenance_verdict::judge_right_kv;
 use super::verdict::{Judgement, Rung, Verdict};
 use super::{Batching, Comparison, Fidelity, Offender, Outcome, Service, Tally};
@@ -52,7 +53,7 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
             "Look for evictions, failed stores or failed loads in the logs; give the cache more memory if it was full.",
         ),
         Service::CountersDisagree if exercised.server.is_none() => {
-            let counted = note(exercised.external, |external| {
+            let counted = note(exercised.external.as_ref(), |external| {
                 format!(
                     "store pass: {} of {} tokens, load pass: {} of {}",
                     external.store, store.cached_tokens, external.load, load.cached_tokens
@@ -76,14 +77,10 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
             )
         }
         Service::WrongTier if exercised.server.is_none() => {
-            let seen = note(exercised.external, |external| {
-                format!("vLLM's own prefix cache served {} tokens", external.own)
-            });
+            let seen = note(exercised.external.as_ref(), ExternalHits::wrong_words);
             not_exercised(
-                format!(
-                    "Not all that was served came from the connector{seen}. The answers say nothing about it."
-                ),
-                "Leave vLLM's own prefix caching off, or say `prefix_caching = \"unread\"` where the connector needs it on.",
+                format!("The KV did not travel this route{seen}. The answers say nothing about it."),
+                "Look in vLLM's log for what it made of the connector's settings and of its own prefix caching.",
             )
         }
         Service::WrongTier => {

@@ -55,7 +55,7 @@ pub use distribution::{Distribution, Shift};
 pub use early_stop::{EarlyStop, HarmMonitor, shuffle_questions};
 pub use evidence::{
     Answered, Arm, Asked, Batching, Bound, EngineEvidence, Evidence, Expected, Fidelity, ServerCounters,
-    ServerEvidence, ServingTier, Sharding,
+    ServerEvidence, ServingTier, Sharding, SourceHits,
 };
 pub use evidence_error::EvidenceError;
 pub use exercised::{
@@ -152,7 +152,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
     let cases = evidence::pair_arms(evidence)?;
     // After an early stop the server's totals cover other requests than the pairs do.
     let server = evidence.server.as_ref().filter(|_| evidence.early_stop.is_none());
-    let engine = evidence.engine.filter(|_| evidence.early_stop.is_none());
+    let engine = evidence.engine.as_ref().filter(|_| evidence.early_stop.is_none());
     let noise_floor = noise_floor::measure_noise(&cases, evidence.batching, evidence.fidelity);
     let by_question = breakdown::measure_movements(&cases);
     let comparisons = evidence.comparisons.max(1);

@@ -15,7 +15,7 @@ use super::{Context, Inputs, StageError};
 use crate::carrier::{Proof, Topology, find_carrier};
 use crate::comparison::{
     self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, EngineEvidence, Evidence, Expected,
-    KvEvidence, ServerEvidence, ServingTier, Sharding,
+    KvEvidence, ServerEvidence, ServingTier, Sharding, SourceHits,
 };
 use crate::dataset::Shard;
 use crate::digest::Digest;
@@ -100,8 +100,11 @@ impl Compare {
         let plan = Plan::make(read_prompts(inputs.of(StageName::Prompts))?, capacity)?
             .map_err(|source| StageError::TooLarge { model: context.model_name().to_owned(), source })?;
         let (tier, sharding) = self.proof(carrier.proof(), &plan, passes.asked);
+        let stored_tokens = plan.distinct_chunks(passes.asked) * u64::from(capacity.chunk_tokens);
         let mut expectations = plan.expectations;
         expectations.truncate(passes.asked);
+        let unserved = expectations.iter().map(|expectation| unserved_end(expectation, capacity)).sum();
+        let source_at_least = stored_tokens.saturating_sub(unserved);
         let asked_last = expectations.last().map(|last| last.question.clone());
         let published = published_answers(inputs.of(StageName::Extract))?;
         let questions = expectations
@@ -148,7 +151,7 @@ impl Compare {
             kv: self
                 .kv_evidence(inputs, capacity.chunk_tokens)?
                 .map(|kv| KvEvidence { loads_whole_chunks: carrier.loads_whole_chunks(), ..kv }),
-            engine: (carrier.proof() == Proof::EngineCounters).then(|| engine_evidence(&passes.hits)),
+            engine: engine_evidence(carrier.proof(), &passes.hits, source_at_least),
             store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),
             spoilt: Some(passes.spoilt),
             loads_fail: carrier.loads_fail(),
@@ -189,7 +192,7 @@ impl Compare {
         let chunk_tokens = self.capacity.chunk_tokens;
         let sharding = |chunks, bound| Some(self.shards.sharding(chunk_tokens, chunks, bound));
         match proof {
-            Proof::Engine | Proof::EngineCounters => (ServingTier::Memory, None),
+            Proof::Engine | Proof::EngineCounters | Proof::EngineSource(_) => (ServingTier::Memory, None),
             Proof::Memory => {
                 // Generated tokens may fill up one chunk more.
                 let bound = if self.options.save_decode_cache { Bound::AtLeast } else { Bound::Exactly };
@@ -251,9 +254,26 @@ pub(super) fn expected(expectation: &Expectation) -> Expected {
     }
 }
 
-/// vLLM's own counts, in the comparison's terms.
-fn engine_evidence(EngineHitsOfPasses { store, load }: &EngineHitsOfPasses) -> EngineEvidence {
-    EngineEvidence { external: [store.external, load.external], own: [store.own, load.own] }
+/// Tokens at the end of a prompt that are stored and not served.
+fn unserved_end(expectation: &Expectation, capacity: Capacity) -> u64 {
+    let units = capacity.hits.stored_units(expectation.prompt_tokens, capacity.chunk_tokens);
+    (units * capacity.chunk_tokens).saturating_sub(expectation.load).into()
+}
+
+/// vLLM's own counts, in the comparison's terms, where they are what proves the service. If that is one by source, at least so many
+/// tokens must come from there.
+fn engine_evidence(proof: Proof, hits: &EngineHitsOfPasses, at_least: u64) -> Option<EngineEvidence> {
+    let EngineHitsOfPasses { store, load } = hits;
+    let source = match proof {
+        Proof::EngineCounters => None,
+        Proof::EngineSource(name) => Some(SourceHits {
+            name: name.to_owned(),
+            at_least,
+            tokens: load.by_source.get(name).copied().unwrap_or_default(),
+        }),
+        Proof::Engine | Proof::Memory | Proof::KeptMemory | Proof::SecondTier(_) => return None,
+    };
+    Some(EngineEvidence { external: [store.external, load.external], own: [store.own, load.own], source })
 }
 
 /// The server's counts, in the comparison's terms.

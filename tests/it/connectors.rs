@@ -22,7 +22,7 @@ fn a_connector_of_vllms_own_needs_no_lmcache_in_the_environment() {
     let report = lab.report();
     let exercised = &report.findings[0].comparison.exercised;
     assert_eq!(exercised.service, Service::AsPredicted);
-    assert_eq!(exercised.external.unwrap().load, exercised.load.cached_tokens);
+    assert_eq!(exercised.external.as_ref().unwrap().load, exercised.load.cached_tokens);
     assert!(exercised.load.cached_tokens > 0);
 
     // Those of LMCache are not run, and say why; equivalence on fewer routes is not what was asked for.
@@ -48,7 +48,7 @@ fn what_vllms_own_prefix_cache_served_is_no_service_of_a_connector_beside_it() {
     fs::write(lab.path("mine.toml"), unread).unwrap();
     let ended = lab.run("", "--connector mine.toml");
     assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
-    assert_eq!(lab.report().findings[0].comparison.exercised.external.unwrap().own, 0);
+    assert_eq!(lab.report().findings[0].comparison.exercised.external.as_ref().unwrap().own, 0);
     assert!(lab.steps().iter().any(|step| step == "prefix caching unread"), "{:?}", lab.steps());
     for pass in ["store", "load"] {
         let ended = lab.run(&format!("own@{pass}"), "--connector mine.toml --force cached");
@@ -57,6 +57,20 @@ fn what_vllms_own_prefix_cache_served_is_no_service_of_a_connector_beside_it() {
         assert_eq!(finding.comparison.exercised.service, Service::WrongTier);
         assert!(finding.judgement.reason.contains("prefix cache served "), "{}", finding.judgement.reason);
     }
+}
+
+#[test]
+fn what_came_from_another_place_than_the_descriptions_is_no_service() {
+    let lab = Lab::new();
+    fs::write(lab.path("mine.toml"), MINE.replace("class =", "served_from = \"disk\", class =")).unwrap();
+    let ended = lab.run("", "--connector mine.toml");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let exercised = &lab.report().findings[0].comparison.exercised;
+    let source = exercised.external.as_ref().unwrap().source.as_ref().unwrap();
+    assert!(source.tokens >= source.at_least && source.at_least > 0, "{source:?}");
+    let ended = lab.run("elsewhere@engine", "--connector mine.toml --force cached");
+    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
+    assert_eq!(lab.report().findings[0].comparison.exercised.service, Service::WrongTier);
 }
 
 #[test]

@@ -23,7 +23,8 @@ impl Carrier for Described {
     }
 
     fn proof(&self) -> Proof {
-        self.tier.map_or(Proof::EngineCounters, Proof::SecondTier)
+        let of_engine = self.source.map_or(Proof::EngineCounters, Proof::EngineSource);
+        self.tier.map_or(of_engine, Proof::SecondTier)
     }
 
     fn hits(&self) -> HitRule {

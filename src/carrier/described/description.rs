@@ -108,6 +108,9 @@ pub(super) struct ConnectorText {
     /// Whether vLLM's own prefix caching is on beside it.
     #[serde(default)]
     pub prefix_caching: PrefixCaching,
+    /// vLLM's name of the place from which KV must come that no earlier request had.
+    #[serde(default)]
+    pub served_from: Option<String>,
     /// The connector's own settings.
     #[serde(default)]
     pub extra: BTreeMap<String, Value>,
@@ -290,6 +293,9 @@ impl ConnectorText {
         let flaw = |path: &str, problem: String| Some(Flaw { path: path.to_owned(), problem });
         if connector.class.trim().is_empty() {
             return flaw("connector.class", "the connector's class is empty".to_owned());
+        }
+        if connector.served_from.as_deref().is_some_and(|name| name.trim().is_empty()) {
+            return flaw("connector.served_from", "the place has no name".to_owned());
         }
         if connector.module.is_some() && connector.file.is_some() {
             return flaw(

@@ -29,6 +29,8 @@ pub(in crate::carrier) struct Described {
     pub(super) lock: Option<String>,
     /// LMCache's name of the tier, kept for as long as the program runs.
     pub(super) tier: Option<&'static str>,
+    /// vLLM's name of where the connector's KV comes from, likewise.
+    pub(super) source: Option<&'static str>,
 }
 
 /// Those that this program brings.
@@ -73,8 +75,11 @@ impl Described {
         let code = file.map(&read).transpose()?;
         let lock = description.packages.as_ref().and_then(|packages| packages.lock.as_deref());
         let lock = lock.map(&read).transpose()?;
-        let tier = description.tier.as_ref().map(|tier| &*Box::leak(tier.name.clone().into_boxed_str()));
-        Ok(Self { description, code, lock, tier })
+        let kept = |name: &str| &*Box::leak(name.to_owned().into_boxed_str());
+        let tier = description.tier.as_ref().map(|tier| kept(&tier.name));
+        let connector = description.connector.as_ref();
+        let source = connector.and_then(|connector| connector.served_from.as_deref()).map(kept);
+        Ok(Self { description, code, lock, tier, source })
     }
 
     pub(super) fn lacks_packages(&self, environment: &EnvironmentIdentity) -> bool {

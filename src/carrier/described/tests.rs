@@ -2,7 +2,7 @@ use camino::Utf8Path;
 
 use super::file::Described;
 use super::*;
-use crate::carrier::{Carrier, Here, RouteError, find_carrier, learn};
+use crate::carrier::{Carrier, Here, Proof, RouteError, find_carrier, learn};
 use crate::machine::DeviceKind;
 use crate::model::Route;
 
@@ -32,6 +32,7 @@ fn every_embedded_description_is_right_and_has_a_name_of_its_own() {
         "multi",
         "nixl",
         "offload",
+        "offload+fs",
         "simple-offload",
     ];
     assert_eq!(names, expected);
@@ -71,6 +72,7 @@ fn whatever_a_description_says_and_each_line_of_its_code_changes_the_key() {
     assert_ne!(plain, other("{folder}", "{folder}/deeper"));
     assert_ne!(plain, other("asked_less = 2", "asked_less = 3"));
     assert_ne!(plain, other("another-engine", "same-engine"));
+    assert_ne!(plain, other("[hits]", "served_from = \"disk\"\n[hits]"));
     assert_ne!(plain, other("[hits]", "prefix_caching = \"unread\"\n[hits]"));
     let code = Described::parse(PLAIN, "mine.toml", |_| Ok("# another".to_owned())).unwrap().content();
     assert_ne!(plain, code);
@@ -90,6 +92,15 @@ fn a_file_is_learnt_once_and_no_other_carrier_may_have_its_name() {
     assert!(taken.to_string().ends_with("there is another route mp+fs"), "{taken}");
     let absent = learn(&path("three.toml")).unwrap_err();
     assert!(matches!(absent, RouteError::Unreadable { .. }));
+}
+
+#[test]
+fn a_connector_with_several_places_is_proven_by_what_vllm_counts_of_one() {
+    let proof = |name: &str| find_carrier(Route::named(name)).unwrap().proof();
+    assert_eq!(proof("offload+fs"), Proof::EngineSource("disk"));
+    assert_eq!(proof("offload"), Proof::EngineCounters);
+    let nowhere = refused("[hits]", "served_from = \"\"\n[hits]");
+    assert!(nowhere.ends_with("line 10, column 1: the place has no name"), "{nowhere}");
 }
 
 #[test]

@@ -192,7 +192,7 @@ fn a_count_of_vllms_own_that_differs_from_its_requests_is_no_service() {
     let evidence = |store: u64, load: u64| {
         let mut evidence = Scene::new(40, 4, 0.9).evidence();
         evidence.server = None;
-        evidence.engine = Some(EngineEvidence { external: [store, load], own: [0; 2] });
+        evidence.engine = Some(EngineEvidence { external: [store, load], ..EngineEvidence::default() });
         evidence
     };
     let (comparison, judgement) = judged(&evidence(0, 20480));
@@ -210,12 +210,28 @@ fn what_vllms_own_prefix_cache_served_in_either_pass_is_no_service_of_the_connec
     for (external, own) in [([0, 0], [0, 20480]), ([0, 20224], [0, 256]), ([0, 20480], [16, 0])] {
         let mut evidence = Scene::new(40, 4, 0.9).evidence();
         evidence.server = None;
-        evidence.engine = Some(EngineEvidence { external, own });
+        evidence.engine = Some(EngineEvidence { external, own, source: None });
         let (comparison, judgement) = judged(&evidence);
         assert_eq!(comparison.exercised.service, Service::WrongTier);
         assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::NotExercised, Rung::Exercised));
         let served = format!("prefix cache served {} tokens", own[0] + own[1]);
         assert!(judgement.reason.contains(&served), "{}", judgement.reason);
+    }
+}
+
+#[test]
+fn where_a_connector_has_several_places_what_is_served_must_come_from_the_routes() {
+    for (tokens, expected) in
+        [(1024, Service::AsPredicted), (20480, Service::AsPredicted), (1023, Service::WrongTier)]
+    {
+        let mut evidence = Scene::new(40, 4, 0.9).evidence();
+        evidence.server = None;
+        let source = Some(SourceHits { name: "disk".to_owned(), at_least: 1024, tokens });
+        evidence.engine = Some(EngineEvidence { external: [0, 20480], own: [0; 2], source });
+        let (comparison, judgement) = judged(&evidence);
+        assert_eq!(comparison.exercised.service, expected, "{}", judgement.reason);
+        let is_told = judgement.reason.contains("vLLM calls `disk`; it counts 1023 from there");
+        assert_eq!(is_told, expected == Service::WrongTier, "{}", judgement.reason);
     }
 }
 

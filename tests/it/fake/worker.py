@@ -198,7 +198,12 @@ class Engine:
         reply("counted", digest_problem=problem, counters=self.counters("miscount@engine" in FAULTS))
 
     def counters(self, too_many=0):
-        return {"vllm:external_prefix_cache_hits": float(self.hits + too_many), "vllm:prefix_cache_hits": float(self.own_hits)}
+        return {
+            "vllm:external_prefix_cache_hits": float(self.hits + too_many),
+            "vllm:prefix_cache_hits": float(self.own_hits),
+            "vllm:prompt_tokens_cached_by_source:device": float(self.own_hits),
+            "vllm:prompt_tokens_cached_by_source:disk": 0.0 if "elsewhere@engine" in FAULTS else float(self.hits),
+        }
 
     def spoil(self, prompt):
         """Answer three times; letters move with the KV, unless a fault says that they do not feel it."""
