@@ -72,7 +72,7 @@ pub fn server_settings(surroundings: &Surroundings<'_>, log: &str) -> ServerSett
     ServerSettings {
         program: surroundings.environment.executable("lmcache"),
         python: surroundings.environment.python(),
-        fork_servers: Arc::clone(surroundings.fork_servers),
+        fork_servers: Arc::clone(&surroundings.fork_servers),
         guard: surroundings.executable.to_owned(),
         variables: surroundings.variables.clone(),
         log: surroundings.notes.join(log),

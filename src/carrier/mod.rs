@@ -11,6 +11,7 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod in_process;
+mod in_process_disk;
 mod lmcache;
 mod memory;
 mod peers;
@@ -42,6 +43,7 @@ use crate::options::{NotOffered, StoringOptions};
 /// All carriers that are code of this program, in the order in which they are listed.
 static CARRIERS: &[&dyn Carrier] = &[
     &in_process::InProcess,
+    &in_process_disk::InProcessDisk,
     &memory::Memory,
     &disk::Disk,
     &redis::RedisServer,

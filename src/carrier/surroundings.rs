@@ -45,7 +45,7 @@ pub struct Surroundings<'a> {
     /// The driver's own executable, which guards processes.
     pub executable: &'a Utf8Path,
     /// Where LMCache servers are forked from.
-    pub fork_servers: &'a Arc<ForkServers>,
+    pub fork_servers: Arc<ForkServers>,
     /// A Redis server to use instead of one of our own.
     pub redis: Option<&'a RedisAddress>,
     /// Who is told.

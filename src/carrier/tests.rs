@@ -1,13 +1,48 @@
 //! What is said of all carriers. LMCache's words are those of 0.5.6: see `docs/routes.md`.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use super::*;
+use crate::engine::environment::Environment;
+use crate::event::Events;
 use crate::options::{Serde, TransferMode};
+use crate::suite::LmcacheSettings;
 
 fn refusals(options: StoringOptions) -> Vec<(&'static str, Option<&'static str>)> {
     let refusal = |route: Route| {
         (route.name(), find_carrier(route).unwrap().refused_option(options).map(|refused| refused.option))
     };
     of_lmcache().map(refusal).collect()
+}
+
+/// An environment without packages.
+pub(super) fn environment_in(folder: &Utf8Path) -> Environment {
+    let (python, platform) = ("3.11".to_owned(), "x86_64-linux".to_owned());
+    let identity = EnvironmentIdentity { python, platform, packages: BTreeMap::new(), store_path: None };
+    Environment::new(folder.to_owned(), identity)
+}
+
+/// What a carrier works with in this folder, without anything to start there.
+pub(super) fn surroundings_in<'a>(
+    notes: &'a Utf8Path,
+    environment: &'a Environment,
+    events: &'a Events,
+) -> Surroundings<'a> {
+    let options = StoringOptions::default();
+    Surroundings {
+        environment,
+        variables: Vec::new(),
+        lmcache: LmcacheSettings { chunk_tokens: 16, memory_gib: 1, options },
+        shards_of_chunk: 1,
+        notes: notes.to_owned(),
+        patience: Duration::from_secs(1),
+        cache: notes,
+        executable: notes,
+        fork_servers: std::sync::Arc::default(),
+        redis: None,
+        events,
+    }
 }
 
 /// LMCache's routes.
@@ -20,6 +55,7 @@ fn each_route_offers_what_lmcache_does_on_it() {
     let servers = |option| {
         vec![
             ("in-process", None),
+            ("in-process+disk", None),
             ("mp", Some(option)),
             ("mp+fs", Some(option)),
             ("mp+redis", Some(option)),
@@ -43,7 +79,7 @@ fn each_route_offers_what_lmcache_does_on_it() {
     let driven = StoringOptions { transfer_mode: Some(TransferMode::LmcacheDriven), ..defaults };
     let refused: Vec<_> =
         refusals(driven).into_iter().filter_map(|(route, refused)| Some((route, refused?))).collect();
-    assert_eq!(refused, [("in-process", "transfer_mode")]);
+    assert_eq!(refused, [("in-process", "transfer_mode"), ("in-process+disk", "transfer_mode")]);
     for serde in [Serde::Cachegen, Serde::Turboquant] {
         let refused = refusals(StoringOptions { serde: Some(serde), ..defaults });
         assert!(refused.iter().all(|(_, refused)| *refused == Some("serde")));
@@ -55,7 +91,9 @@ fn a_route_that_no_carrier_serves_is_refused_with_those_that_there_are() {
     let error = find_carrier(Route::named("mp+fsx")).unwrap_err();
     let words = error.to_string();
     assert!(
-        words.starts_with("find route \"mp+fsx\": there are in-process, mp, mp+fs, mp+redis, mp+p2p"),
+        words.starts_with(
+            "find route \"mp+fsx\": there are in-process, in-process+disk, mp, mp+fs, mp+redis, mp+p2p"
+        ),
         "{words}"
     );
 }
@@ -78,6 +116,7 @@ fn each_route_says_what_its_counters_must_show() {
         .collect();
     insta::assert_snapshot!(proofs.join("\n"), @r#"
     in-process: SameEngine, Engine
+    in-process+disk: SameEngine, Engine
     mp: SameEngine, Memory
     mp+fs: AnotherEngine, SecondTier("fs")
     mp+redis: AnotherEngine, SecondTier("resp")
@@ -89,25 +128,10 @@ fn each_route_says_what_its_counters_must_show() {
 #[tokio::test]
 async fn a_new_carrier_opens_settles_and_empties_behind_the_same_interface() {
     let folder = tempfile::tempdir().unwrap();
-    let notes = camino::Utf8Path::from_path(folder.path()).unwrap();
-    let packages = std::collections::BTreeMap::new();
-    let (python, platform) = ("3.11".to_owned(), "x86_64-linux".to_owned());
-    let identity = EnvironmentIdentity { python, platform, packages, store_path: None };
-    let environment = crate::engine::environment::Environment::new(notes.to_owned(), identity);
+    let notes = Utf8Path::from_path(folder.path()).unwrap();
+    let (environment, events) = (environment_in(notes), Events::ignored());
+    let surroundings = surroundings_in(notes, &environment, &events);
     let options = StoringOptions::default();
-    let surroundings = Surroundings {
-        environment: &environment,
-        variables: Vec::new(),
-        lmcache: crate::suite::LmcacheSettings { chunk_tokens: 16, memory_gib: 1, options },
-        shards_of_chunk: 1,
-        notes: notes.to_owned(),
-        patience: std::time::Duration::from_secs(1),
-        cache: notes,
-        executable: notes,
-        fork_servers: &std::sync::Arc::default(),
-        redis: None,
-        events: &crate::event::Events::ignored(),
-    };
     let carrier = find_carrier(Route::named("fake")).unwrap();
     assert!(carrier.admit(&Here { environment: None, redis: None, device: DeviceKind::Cpu }).is_ok());
     assert_eq!(carrier.full_hit(100, 96, options), 80);

@@ -2,6 +2,7 @@
 //! [`EngineRun`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use camino::Utf8Path;
@@ -277,7 +278,7 @@ impl<'a> EngineRun<'a> {
             patience: Duration::from_secs(desk.patience.change_seconds),
             cache: &desk.cache,
             executable: &desk.executable,
-            fork_servers: &desk.fork_servers,
+            fork_servers: Arc::clone(&desk.fork_servers),
             redis: desk.redis.as_ref(),
             events: &desk.events,
         })

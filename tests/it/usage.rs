@@ -42,7 +42,7 @@ fn stages_and_routes_that_do_not_exist_are_refused_with_the_names_of_those_that_
     "#);
     insta::assert_snapshot!(refuse("run --route mp,m+fs"), @r#"
     error: invalid value 'm+fs' for '--route <ROUTE>'
-      [possible values: in-process, mp, mp+fs, mp+redis, mp+p2p, mp+restart, example, mp+failing, mp+fs-native, mp+late, mp+s3, mp+unreadable, mp+valkey, multi, nixl, offload+fs, offload, simple-offload, all]
+      [possible values: in-process, in-process+disk, mp, mp+fs, mp+redis, mp+p2p, mp+restart, example, mp+failing, mp+fs-native, mp+late, mp+s3, mp+unreadable, mp+valkey, multi, nixl, offload+fs, offload, simple-offload, all]
 
       tip: a similar value exists: 'mp+fs'
 
