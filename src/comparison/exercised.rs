@@ -373,6 +373,9 @@ pub(super) fn check_service(
     let external = engine.map(ExternalHits::new);
     let service = if load.cached_tokens == 0 {
         Service::NothingServed
+    } else if engine.is_some_and(|counted| counted.own != [0; 2]) {
+        // Whatever else is off is nothing that the connector claimed.
+        Service::WrongTier
     } else if store.over_served + load.over_served > 0 {
         Service::OverServed
     } else if loads_fail {

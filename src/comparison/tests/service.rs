@@ -208,7 +208,10 @@ fn a_count_of_vllms_own_that_differs_from_its_requests_is_no_service() {
 #[test]
 fn what_vllms_own_prefix_cache_served_in_either_pass_is_no_service_of_the_connector() {
     for (external, own) in [([0, 0], [0, 20480]), ([0, 20224], [0, 256]), ([0, 20480], [16, 0])] {
-        let mut evidence = Scene::new(40, 4, 0.9).evidence();
+        let mut scene = Scene::new(40, 4, 0.9);
+        // As on a real engine: in the store pass the connector could have served nothing.
+        scene.edit(ArmName::Store, 3, |observation| observation.cached_tokens = u32::from(own[0] > 0) * 16);
+        let mut evidence = scene.evidence();
         evidence.server = None;
         evidence.engine = Some(EngineEvidence { external, own, source: None });
         let (comparison, judgement) = judged(&evidence);
