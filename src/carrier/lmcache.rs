@@ -2,7 +2,6 @@
 //! [`ServerPort`].
 
 use std::io::Write;
-use std::sync::Arc;
 
 use camino::Utf8Path;
 use serde_json::{Value, json};
@@ -72,7 +71,7 @@ pub fn server_settings(surroundings: &Surroundings<'_>, log: &str) -> ServerSett
     ServerSettings {
         program: surroundings.environment.executable("lmcache"),
         python: surroundings.environment.python(),
-        fork_servers: Arc::clone(&surroundings.fork_servers),
+        fork_servers: surroundings.fork_servers.clone(),
         guard: surroundings.executable.to_owned(),
         variables: surroundings.variables.clone(),
         log: surroundings.notes.join(log),

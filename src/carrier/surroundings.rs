@@ -44,8 +44,8 @@ pub struct Surroundings<'a> {
     pub cache: &'a Utf8Path,
     /// The driver's own executable, which guards processes.
     pub executable: &'a Utf8Path,
-    /// Where LMCache servers are forked from.
-    pub fork_servers: Arc<ForkServers>,
+    /// Where LMCache servers are forked from, if they are.
+    pub fork_servers: Option<Arc<ForkServers>>,
     /// A Redis server to use instead of one of our own.
     pub redis: Option<&'a RedisAddress>,
     /// Who is told.

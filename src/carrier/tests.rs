@@ -39,7 +39,7 @@ pub(super) fn surroundings_in<'a>(
         patience: Duration::from_secs(1),
         cache: notes,
         executable: notes,
-        fork_servers: std::sync::Arc::default(),
+        fork_servers: None,
         redis: None,
         events,
     }

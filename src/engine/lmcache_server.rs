@@ -37,8 +37,8 @@ pub struct ServerSettings {
     pub program: Utf8PathBuf,
     /// The environment's Python, which the program is of.
     pub python: Utf8PathBuf,
-    /// Where it is forked from, if it can be.
-    pub fork_servers: Arc<ForkServers>,
+    /// Where it is forked from, if it is.
+    pub fork_servers: Option<Arc<ForkServers>>,
     /// The driver's own executable, for the guard.
     pub guard: Utf8PathBuf,
     /// Variables of the process.
@@ -210,7 +210,9 @@ impl LmcacheServer {
             log: settings.log.clone(),
             fork_server: None,
         };
-        launch.fork_server = settings.fork_servers.socket(Imports::Lmcache, &settings.python, &launch).await;
+        if let Some(fork_servers) = &settings.fork_servers {
+            launch.fork_server = fork_servers.socket(Imports::Lmcache, &settings.python, &launch).await;
+        }
         let mut process = OwnedProcess::start(&launch, Streams::Logged)?;
         let health = format!("http://127.0.0.1:{http_port}/healthcheck");
         let ports = [port, http_port];

@@ -278,7 +278,8 @@ impl<'a> EngineRun<'a> {
             patience: Duration::from_secs(desk.patience.change_seconds),
             cache: &desk.cache,
             executable: &desk.executable,
-            fork_servers: Arc::clone(&desk.fork_servers),
+            // Importing LMCache asks for the number of GPUs, after which a forked process cannot use them.
+            fork_servers: (self.spec.device.kind() == DeviceKind::Cpu).then(|| Arc::clone(&desk.fork_servers)),
             redis: desk.redis.as_ref(),
             events: &desk.events,
         })

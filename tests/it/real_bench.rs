@@ -1,7 +1,6 @@
 //! Engines and a server of a real vLLM and LMCache, driven over the worker's protocol by the real tests that need no whole run.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -75,7 +74,7 @@ impl Bench {
         let settings = ServerSettings {
             program: self.environment.executable("lmcache"),
             python: self.environment.python(),
-            fork_servers: Arc::default(),
+            fork_servers: None,
             guard: env!("CARGO_BIN_EXE_kv-correctness").into(),
             variables: self.variables(),
             log: self.path("server.log"),

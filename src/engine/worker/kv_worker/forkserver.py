@@ -71,19 +71,18 @@ def import_engine() -> None:
 
 
 def import_lmcache() -> None:
-    """Import what LMCache's server imports.
+    """Import what LMCache's server imports, on a machine without a GPU.
 
-    Raises RuntimeError if that has initialised CUDA or started a thread, which a forked process would not have.
+    Raises RuntimeError if that has started a thread, which a forked process would not have.
     """
     import lmcache.cli.main
-    import torch
 
     # Where another LMCache has them elsewhere, each server imports its own.
     with contextlib.suppress(ImportError):
         import lmcache.cli.commands.server
         import lmcache.v1.multiprocess.http_server  # noqa: F401
-    if torch.cuda.is_initialized() or threading.active_count() > 1:
-        raise RuntimeError("importing LMCache has initialised CUDA or started a thread, so no server can be forked")
+    if threading.active_count() > 1:
+        raise RuntimeError("importing LMCache has started a thread, so no server can be forked")
 
 
 def run_program() -> int:
