@@ -33,7 +33,7 @@ pub struct Control {
 }
 
 impl Baseline {
-    pub(crate) const SCHEMA: u32 = 2;
+    pub(crate) const SCHEMA: u32 = 3;
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let run = EngineRun::of(&self.engine, context);
@@ -63,7 +63,7 @@ impl Baseline {
 const ROUND: usize = 8;
 
 impl Control {
-    pub(crate) const SCHEMA: u32 = 3;
+    pub(crate) const SCHEMA: u32 = 4;
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let capacity = match self.capacity.hits.unit {

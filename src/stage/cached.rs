@@ -54,7 +54,7 @@ pub struct Cached {
 }
 
 impl Cached {
-    pub(crate) const SCHEMA: u32 = 8;
+    pub(crate) const SCHEMA: u32 = 9;
 
     /// What it takes time for.
     pub(crate) fn effort(&self, prompts: usize) -> Effort {

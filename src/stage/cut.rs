@@ -28,7 +28,7 @@ pub struct Cut {
 }
 
 impl Cut {
-    pub(crate) const SCHEMA: u32 = 2;
+    pub(crate) const SCHEMA: u32 = 3;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let mut all = read_prompts(context.inputs.of(StageName::Prompts))?;

@@ -74,7 +74,7 @@ pub fn differences(chunk_tokens: u32, own: Dtype) -> Vec<Difference> {
 
 impl Foreign {
     /// Also numbers how prompts are made and weights changed.
-    pub(crate) const SCHEMA: u32 = 2;
+    pub(crate) const SCHEMA: u32 = 3;
 
     /// What it takes time for.
     pub(crate) fn effort(&self) -> Effort {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,18 +60,19 @@ def digest_rows(rows: Any, multipliers: Any) -> Any:
 def digest_on_host(cache: Any, index: Any) -> Any:
     """Digest chunks of one layer in the host's memory, block by block where they lie: (chunks, 2) of int64.
 
-    The first 128 bits of SHA-256, which processors have instructions for: unlike torch's threads it takes no time from
-    those of the engine that wait for each other.
+    The first 128 bits of BLAKE3, which vLLM and LMCache bring: it takes a third of the time of SHA-256, and unlike
+    torch's threads none from those of the engine that wait for each other.
     """
     import torch
+    from blake3 import blake3
 
     rows = cache.numpy()
     digests = []
     for places in index.tolist():
-        hashed = hashlib.sha256()
+        hashed = blake3()
         for place in places:
             row = rows[place]
-            hashed.update(row if row.flags.c_contiguous else row.copy())
+            hashed.update(memoryview(row if row.flags.c_contiguous else row.copy()).cast("B"))
         digest = hashed.digest()
         if digest == _digest_of_zeros(len(places) * rows[0].nbytes):
             digests.append(list(EMPTY_DIGEST))
@@ -84,7 +84,9 @@ def digest_on_host(cache: Any, index: Any) -> Any:
 
 @functools.cache
 def _digest_of_zeros(size: int) -> bytes:
-    return hashlib.sha256(bytes(size)).digest()
+    from blake3 import blake3
+
+    return bytes(blake3(bytes(size)).digest())
 
 
 def index_blocks(layers: Layers, chunks: list[list[int]]) -> Any:
