@@ -279,7 +279,8 @@ impl<'a> EngineRun<'a> {
             cache: &desk.cache,
             executable: &desk.executable,
             // Importing LMCache asks for the number of GPUs, after which a forked process cannot use them.
-            fork_servers: (self.spec.device.kind() == DeviceKind::Cpu).then(|| Arc::clone(&desk.fork_servers)),
+            fork_servers: (self.spec.device.kind() == DeviceKind::Cpu)
+                .then(|| Arc::clone(&desk.fork_servers)),
             redis: desk.redis.as_ref(),
             events: &desk.events,
         })
