@@ -130,11 +130,11 @@ fn a_terminated_driver_leaves_no_process() {
 
 /// Runs so many engines, each behind its server, none of which heeds SIGTERM, and interrupts them once they are stuck: by so many
 /// signals. How long the driver went on from the last one.
-fn interrupt_stuck(engines: usize, interrupts: usize) -> Duration {
+fn interrupt_stuck(stubborn: &str, engines: usize, interrupts: usize) -> Duration {
     let lab = Lab::new();
     let mut command =
         lab.driver(&format!("run --suite suite.toml --device cpu --out out --engines {engines}"));
-    command.env("FAKE_FAULTS", "stubborn@load stubborn@server");
+    command.env("FAKE_FAULTS", format!("hang@load {stubborn}"));
     let running = lab.start(command);
     lab.wait_for_steps("hang load", engines);
     let mut asked = Instant::now();
@@ -155,13 +155,20 @@ fn interrupt_stuck(engines: usize, interrupts: usize) -> Duration {
 #[test]
 fn processes_that_ignore_sigterm_are_killed_after_one_grace_period_together_or_at_once_if_told_so_again() {
     // Held against one another, since all of them are slower on a machine that is busy.
-    let took =
-        at_once([(1, 1), (2, 1), (2, 2)], |(engines, interrupts)| interrupt_stuck(engines, interrupts));
+    let took = at_once([(1, 1), (2, 1), (2, 2)], |(engines, interrupts)| {
+        interrupt_stuck("stubborn@load stubborn@server", engines, interrupts)
+    });
     let [of_one, of_two, at_a_second_interrupt] = took[..] else { unreachable!("as many as were asked for") };
     assert!(of_one >= GRACE && of_two >= GRACE, "{took:?}");
     // One after another, four processes would take four grace periods.
     assert!(of_two < of_one + GRACE, "{took:?}");
     assert!(at_a_second_interrupt < of_one, "{took:?}");
+}
+
+#[test]
+fn a_forked_engine_and_a_forked_server_have_their_grace_period_each() {
+    let took = at_once(["stubborn@load", "stubborn@server"], |stubborn| interrupt_stuck(stubborn, 1, 1));
+    assert!(took.iter().all(|took| *took >= GRACE), "{took:?}");
 }
 
 #[test]

@@ -367,7 +367,8 @@ pub(crate) fn as_nobody(lab: &Lab, user: u32, limit: u32, driver: &Command) -> O
     }
     fs::set_permissions(lab.path(""), std::fs::Permissions::from_mode(0o777)).unwrap();
     let become_user = |program: &std::ffi::OsStr| {
-        let user = 61_000 + user;
+        // Another run of the tests beside this one has users of its own.
+        let user = 61_000 + 100 * (std::process::id() % 10_000) + user;
         let mut command = Command::new("prlimit");
         command.args([format!("--nproc={limit}"), "setpriv".to_owned(), format!("--reuid={user}")]);
         command.args([format!("--regid={user}"), "--clear-groups".to_owned()]).arg(program);

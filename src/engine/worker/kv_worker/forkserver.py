@@ -106,8 +106,12 @@ def _or_leave(work: Callable[[], int]) -> NoReturn:
 
 
 def _attend(connection: socket.socket, work: Callable[[], int]) -> int:
-    """Fork one process and report its end. The attendant is a process of its own, so this module keeps no state."""
+    """Fork one process and report its end. The attendant is a process of its own, so this module keeps no state.
+
+    It outlives a SIGTERM to the group: the process may take its time to end, and is not gone while the attendant is there.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     order, streams, _, _ = socket.recv_fds(connection, HEAD_BYTES, STREAMS)
     while more := connection.recv(HEAD_BYTES):
         order += more
@@ -118,6 +122,7 @@ def _attend(connection: socket.socket, work: Callable[[], int]) -> int:
     connection.sendall(b"forking\n")
     forked = os.fork()
     if forked == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         connection.close()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
