@@ -24,7 +24,7 @@ use crate::model::{HitRule, HitUnit, Route};
 use crate::stage::{Extract, Label, Sources, StageError};
 
 pub use self::bench::{Bench, EarlyStopping, ForeignReading, Inputs, Locating, Planting, Request};
-pub use self::cells::{Wanted, look_up, prepare_inputs, run, run_stage};
+pub use self::cells::{Wanted, look_up, prepare_inputs, require_a_route, run, run_stage};
 pub use self::findings::{Compared, Findings, ForeignFound, Planted};
 pub use self::merge::{MergeError, Part, merge};
 pub use self::outlook::foretell;

@@ -11,7 +11,7 @@ use super::output::{OutputError, export_folder, print};
 use super::prepare::{TemporaryStore, bring_environment, prepare};
 use super::publish::Publishing;
 use super::write_report::write_report;
-use crate::pipeline::{Bench, Inputs, foretell, prepare_inputs, run, run_stage};
+use crate::pipeline::{Bench, Inputs, foretell, prepare_inputs, require_a_route, run, run_stage};
 use crate::report::Report;
 use crate::stage_name::StageName;
 use crate::store::Artifact;
@@ -22,6 +22,7 @@ pub(super) async fn run_suite(
 ) -> anyhow::Result<ExitCode> {
     let publishing = Publishing::prepare(publish)?;
     let (mut bench, store) = prepare(arguments)?;
+    require_a_route(&bench)?;
     let inputs = prepare_inputs(&bench).await?;
     foretell(&bench, &inputs);
     bring_environment(&mut bench, arguments.stack.replacements()).await?;

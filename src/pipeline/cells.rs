@@ -87,14 +87,7 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
             admit_route(bench, route)?;
         }
     }
-    let refusal = |&route: &Route| Some((route, admit_route(bench, route).err()?));
-    let routes: Vec<Route> = request.routes().collect();
-    let mut refused: Vec<(Route, RouteError)> = routes.iter().filter_map(refusal).collect();
-    if refused.len() == routes.len()
-        && let Some((_, last)) = refused.pop()
-    {
-        return Err(last.into());
-    }
+    let refused = refused_routes(bench)?;
     let admitted = |route: &Route| refused.iter().all(|(refused, _)| refused != route);
     let of_model = |jobs: &super::ModelJobs| {
         let cells = jobs.cells.iter().filter(|cell| admitted(&cell.route)).map(|cell: &Cell| cell.compare);
@@ -106,6 +99,27 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
         bench.desk.events.warn(format!("{route} is not run: failed to {}", crate::stage::in_full(error)));
     }
     Ok(Admitted { wanted, refused })
+}
+
+/// Refuses a run of which no route is left, by what is known of this machine so far: before its environment is made, without it.
+///
+/// # Errors
+/// When no route can run here: why the last one cannot.
+pub fn require_a_route(bench: &Bench) -> Result<(), StageError> {
+    refused_routes(bench).map(drop)
+}
+
+/// The routes that cannot run here, if others can.
+fn refused_routes(bench: &Bench) -> Result<Vec<(Route, RouteError)>, StageError> {
+    let refusal = |&route: &Route| Some((route, admit_route(bench, route).err()?));
+    let routes: Vec<Route> = bench.request.routes().collect();
+    let mut refused: Vec<(Route, RouteError)> = routes.iter().filter_map(refusal).collect();
+    if refused.len() == routes.len()
+        && let Some((_, last)) = refused.pop()
+    {
+        return Err(last.into());
+    }
+    Ok(refused)
 }
 
 fn admit_route(bench: &Bench, route: Route) -> Result<(), RouteError> {

@@ -234,6 +234,11 @@ impl Description {
                 return flaw(&format!("processes.{index}"), problem);
             }
         }
+        if self.loads_fail && self.tier.is_none() {
+            let problem =
+                "nothing counts loads that fail but the servers of a `tier`, and there is none".to_owned();
+            return flaw("loads_fail", problem);
+        }
         self.texts().into_iter().find_map(|(path, text)| {
             let unknown = places_in(&text).into_iter().find(|place| !is_place(place))?;
             flaw(&path, format!("`{{{unknown}}}` is no place; there are {}", super::places::NAMES.join(", ")))
