@@ -91,6 +91,19 @@ fn a_described_connector_is_tested_and_a_changed_description_runs_again() {
 }
 
 #[test]
+fn the_doctor_and_a_run_agree_that_a_suite_has_no_route_for_this_device() {
+    let lab = Lab::new();
+    lab.edit("suite.toml", "routes = [\"mp\"]", "routes = [\"offload+fs\", \"in-process+disk\"]");
+    let doctor = lab.end(lab.driver("doctor --suite suite.toml --device cpu"));
+    assert_eq!(doctor.code, 2, "{}", doctor.out);
+    assert!(doctor.out.contains("ready    route mp, not in the suite"), "{}", doctor.out);
+    assert!(doctor.out.contains("never    route in-process+disk: failed to run it on cpu"), "{}", doctor.out);
+    let (ended, steps) = lab.steps_of(|| lab.run("", ""));
+    assert_eq!((ended.code, steps.len()), (2, 0), "{steps:?} {}", ended.err);
+    assert!(!ended.err.contains("extract"), "{}", ended.err);
+}
+
+#[test]
 fn a_suite_names_described_connectors_and_its_check_and_doctor_read_them() {
     let lab = Lab::new();
     fs::write(lab.path("mine.toml"), MINE).unwrap();

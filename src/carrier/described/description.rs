@@ -16,6 +16,10 @@ use crate::model::HitRule;
 /// Milliseconds for which a process may be stopped: longer, and it counts as gone.
 const LATEST: u16 = 5000;
 
+/// Arguments of `KVTransferConfig` that other fields say.
+const RESERVED: [&str; 4] =
+    ["kv_connector", "kv_connector_module_path", "kv_role", "kv_connector_extra_config"];
+
 /// One way for KV to travel, as a file describes it. Strings may hold places, as in `{folder}`: see [`PLACES`](super::places).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -232,6 +236,18 @@ impl Description {
                 let problem = "nothing tells when it is ready: it has no `ready` and its command no `{port}`"
                     .to_owned();
                 return flaw(&format!("processes.{index}"), problem);
+            }
+        }
+        let sides = [
+            ("connector", self.connector.as_ref().map(|connector| &connector.settings)),
+            ("store", Some(&self.store.settings)),
+            ("load", Some(&self.load.settings)),
+        ];
+        for (side, settings) in sides {
+            let reserved = settings.into_iter().flatten().find(|(name, _)| RESERVED.contains(&name.as_str()));
+            if let Some((name, _)) = reserved {
+                let problem = "it is what `class`, `module`, `file`, `role` and `extra` say".to_owned();
+                return flaw(&format!("{side}.settings.{name}"), problem);
             }
         }
         if self.loads_fail && self.tier.is_none() {

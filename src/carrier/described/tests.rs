@@ -51,6 +51,7 @@ fn a_mistake_is_told_with_its_place() {
         ("name = \"unchanged\"", "name = \"all\"", "line 1, column 1: \"all\" is no name of letters"),
         ("unit = \"block\"", "unit = \"token\"", "TOML parse error at line 11, column 8\n"),
         ("found = \"whole\"", "fond = \"whole\"", "TOML parse error at line 14, column 1\n"),
+        ("[hits]", "settings.kv_role = \"kv_both\"\n[hits]", "line 10, column 10: it is what `class`"),
         ("topology =", "loads_fail = true\ntopology =", "line 3, column 1: nothing counts loads that fail"),
         ("[hits]", "prefix_caching = \"read\"\n[hits]", "TOML parse error at line 10, column 18\n"),
         ("[hits]", process, "line 10, column 1: nothing tells when it is ready"),

@@ -85,9 +85,12 @@ pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>, depth: 
             Readiness::AfterCommands => "later",
             Readiness::Never => "never",
         };
-        let chosen = if suite.routes.contains(&route) { "" } else { ", not in the suite" };
+        let is_chosen = suite.routes.contains(&route);
+        let chosen = if is_chosen { "" } else { ", not in the suite" };
         lines.push(format!("{state:<8} route {route}{chosen}: {words}"));
-        best = best.max(over_route);
+        if is_chosen {
+            best = best.max(over_route);
+        }
     }
     let refused = |route: &Route| {
         find_carrier(*route).is_ok_and(|carrier| carrier.refused_option(suite.lmcache.options).is_some())
@@ -157,6 +160,12 @@ fn examine_route(name: &str, suite: &Suite, route: Route, place: Place<'_>) -> (
         device: place.device.kind(),
     }) {
         Ok(()) => (Readiness::Now, format!("kv-correctness run --suite {name} --route {route}{device}")),
-        Err(error) => (Readiness::AfterCommands, format!("failed to {error}: {}", error.hint())),
+        Err(error) => {
+            let readiness = match error {
+                RouteError::Device { .. } => Readiness::Never,
+                _ => Readiness::AfterCommands,
+            };
+            (readiness, format!("failed to {error}: {}", error.hint()))
+        }
     }
 }
