@@ -108,7 +108,7 @@ def _or_leave(work: Callable[[], int]) -> NoReturn:
 def _attend(connection: socket.socket, work: Callable[[], int]) -> int:
     """Fork one process and report its end. The attendant is a process of its own, so this module keeps no state.
 
-    It outlives a SIGTERM to the group: the process may take its time to end, and is not gone while the attendant is there.
+    It outlives a SIGTERM to the group: the process may take its time to end, and counts as there as long as this one.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
