@@ -43,6 +43,7 @@ pub(super) fn why_unjudged(error: &StageError) -> Option<String> {
         StageError::Environment(error) => is_of_revision(error),
         StageError::Route(RouteError::NoServer { .. } | RouteError::NoLmcache(_))
         | StageError::Evidence(_)
+        | StageError::NotCounted { .. }
         | StageError::OtherBlocks { .. } => true,
         StageError::Route(_)
         | StageError::Asset(_)

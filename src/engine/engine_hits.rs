@@ -11,14 +11,15 @@ const OWN: &str = "vllm:prefix_cache_hits";
 /// That of both by where the KV came from; the worker writes the source's name behind it.
 const BY_SOURCE: &str = "vllm:prompt_tokens_cached_by_source:";
 
-/// Tokens that vLLM counts as served, since an engine's start or over some prompts.
+/// Tokens that vLLM counts as served, since an engine's start or over some prompts. The default is what was counted before any
+/// engine was asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineHits {
-    /// By its connector.
-    pub external: u64,
-    /// By its own prefix cache.
-    pub own: u64,
+    /// By its connector; none where vLLM has no such counter.
+    pub external: Option<u64>,
+    /// By its own prefix cache, likewise.
+    pub own: Option<u64>,
     /// By either, under vLLM's name of the place that the KV came from; none where it does not tell.
     pub by_source: BTreeMap<String, u64>,
 }
@@ -29,7 +30,7 @@ impl EngineHits {
     pub fn read(counters: &BTreeMap<String, f64>) -> Self {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of tokens")]
         let tokens = |count: f64| count as u64;
-        let of = |name: &str| counters.get(name).copied().map_or(0, tokens);
+        let of = |name: &str| counters.get(name).copied().map(tokens);
         let sources = counters.iter().filter_map(|(name, &count)| {
             Some((name.strip_prefix(BY_SOURCE)?.to_owned(), tokens(count))).filter(|(_, tokens)| *tokens > 0)
         });
@@ -48,12 +49,24 @@ impl EngineHits {
         self.combined(other, u64::saturating_add)
     }
 
+    /// Both counts, by the connector and by vLLM's own prefix cache.
+    ///
+    /// # Errors
+    /// The name of the first counter that vLLM does not have.
+    pub fn both(&self) -> Result<[u64; 2], &'static str> {
+        Ok([self.external.ok_or(EXTERNAL)?, self.own.ok_or(OWN)?])
+    }
+
     fn combined(&self, other: &Self, combine: fn(u64, u64) -> u64) -> Self {
+        let either = |own: Option<u64>, others: Option<u64>| match (own, others) {
+            (None, None) => None,
+            _ => Some(combine(own.unwrap_or_default(), others.unwrap_or_default())),
+        };
         let of = |hits: &Self, source: &str| hits.by_source.get(source).copied().unwrap_or_default();
         let sources = self.by_source.keys().chain(other.by_source.keys());
         Self {
-            external: combine(self.external, other.external),
-            own: combine(self.own, other.own),
+            external: either(self.external, other.external),
+            own: either(self.own, other.own),
             by_source: sources
                 .map(|source| (source.clone(), combine(of(self, source), of(other, source))))
                 .collect(),
@@ -76,8 +89,17 @@ mod tests {
         assert!(before.by_source.is_empty());
         let grown = after.since(&before);
         let disk = BTreeMap::from([("disk".to_owned(), 512)]);
-        assert_eq!(grown, EngineHits { external: 512, own: 16, by_source: disk });
-        assert_eq!(grown.plus(&before), EngineHits { external: 768, ..grown });
-        assert_eq!(EngineHits::read(&BTreeMap::new()), EngineHits::default());
+        assert_eq!(grown, EngineHits { external: Some(512), own: Some(16), by_source: disk });
+        assert_eq!(grown.plus(&before), EngineHits { external: Some(768), ..grown });
+    }
+
+    #[test]
+    fn a_counter_that_vllm_does_not_have_counts_nothing_instead_of_zero() {
+        let none = EngineHits::read(&BTreeMap::new());
+        assert_eq!(none.both(), Err(EXTERNAL));
+        let external = EngineHits::read(&BTreeMap::from([(EXTERNAL.to_owned(), 0.0)]));
+        let before = EngineHits::default();
+        let pass = before.plus(&external.since(&before));
+        assert_eq!((pass.external, pass.both()), (Some(0), Err(OWN)));
     }
 }

@@ -83,6 +83,8 @@ pub struct Expectation {
     pub store_at_most: u32,
     /// Tokens that the load pass must be served.
     pub load: u32,
+    /// Those of them that it is served of no prompt before.
+    pub first_load: u32,
     /// Tokens that vLLM's own prefix cache must serve in the control.
     pub control: u32,
 }
@@ -208,6 +210,8 @@ struct Planner {
     stored: HashSet<Digest>,
     /// What is looked for of each prompt, by its last chunk, where the prompt's own is not that.
     asked: Vec<(usize, Option<Digest>)>,
+    /// Units that the load pass is served of any prompt so far, as they are kept.
+    served: HashSet<Digest>,
 }
 
 impl Planner {
@@ -220,6 +224,7 @@ impl Planner {
             seen: HashSet::new(),
             stored: HashSet::new(),
             asked: Vec::new(),
+            served: HashSet::new(),
         }
     }
 
@@ -267,6 +272,7 @@ impl Planner {
         let shared_tokens =
             u32::try_from(shared).map_or(u32::MAX, |units| units.saturating_mul(chunk_tokens));
         let load = served(asked.len());
+        let first_load = self.serve(&kept_chunks(asked, rule.found), load);
         let control = rule.of_control();
         self.expectations.push(Expectation {
             question: prompt.question.clone(),
@@ -274,6 +280,7 @@ impl Planner {
             // What prompts have in common is whole units, whatever is served of a rest.
             store_at_most: shared_tokens.min(load),
             load,
+            first_load,
             control: control.served_tokens(
                 prompt_tokens,
                 control.asked_units(prompt_tokens, chunk_tokens),
@@ -281,6 +288,21 @@ impl Planner {
             ),
         });
         Ok(())
+    }
+
+    /// Notes that these units are served, to so many tokens in all; how many of these lie in units that no prompt before was
+    /// served.
+    fn serve(&mut self, units: &[Digest], tokens: u32) -> u32 {
+        let (unit, mut left, mut first) = (self.capacity.chunk_tokens, tokens, 0);
+        for kept in units {
+            let of_unit = left.min(unit);
+            left -= of_unit;
+            if of_unit > 0 && self.served.insert(*kept) {
+                first += of_unit;
+            }
+        }
+        // A rest behind the last unit is no other prompt's.
+        first + left
     }
 
     fn close_round(&mut self) {
@@ -297,7 +319,8 @@ impl Planner {
         // What was stored of a prompt is not what is looked for: it is found if it is all that was stored of another one.
         for (place, last) in self.asked {
             if last.is_none_or(|last| !self.stored.contains(&last)) {
-                self.expectations[place].load = 0;
+                let expectation = &mut self.expectations[place];
+                (expectation.load, expectation.first_load) = (0, 0);
             }
         }
         Plan { rounds: self.rounds, expectations: self.expectations }
@@ -425,6 +448,30 @@ mod tests {
         let seen: Vec<_> =
             expectations.iter().map(|one| (one.store_at_most, one.load, one.control)).collect();
         assert_eq!(seen, [(0, 8, 8), (4, 8, 8), (0, 8, 8)]);
+    }
+
+    #[test]
+    fn what_is_served_first_is_counted_once_however_many_prompts_begin_with_it() {
+        let prompts = vec![
+            prompt("law", 1, &[1, 2, 3, 4, 5, 6, 7, 8]),
+            prompt("law", 2, &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
+            prompt("law", 3, &[1, 2, 3, 4, 9, 9, 9, 9, 9]),
+            prompt("law", 4, &[1, 2, 3, 4]),
+        ];
+        let first = |rule: HitRule, prompts: &[Prompt]| -> Vec<(u32, u32)> {
+            let plan = plan(prompts.to_vec(), Capacity { hits: rule, ..CAPACITY }).unwrap();
+            plan.expectations.iter().map(|one| (one.load, one.first_load)).collect()
+        };
+        // The last token of a prompt of whole chunks is never served, and what others have of its chunk is not its first.
+        assert_eq!(first(RULE, &prompts), [(7, 7), (8, 0), (8, 4), (3, 0)]);
+        // Sixty prompts that begin alike leave what is new of each.
+        let alike: Vec<_> = (0..60).map(|row| prompt("law", row, &[1, 2, 3, 4, row, 6, 7, 8, 9])).collect();
+        let seen = first(RULE, &alike);
+        assert_eq!((seen[0], &seen[1..]), ((8, 8), &[(8, 4); 59][..]));
+        // A rest is each prompt's own; wholes share nothing but with the very same whole.
+        assert_eq!(first(HitRule { rest: true, ..RULE }, &prompts[1..3]), [(8, 8), (8, 4)]);
+        let whole = HitRule { found: Found::Whole, ..RULE };
+        assert_eq!(first(whole, &prompts), [(7, 7), (8, 0), (8, 8), (3, 3)]);
     }
 
     #[test]

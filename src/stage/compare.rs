@@ -19,7 +19,7 @@ use crate::comparison::{
 };
 use crate::dataset::Shard;
 use crate::digest::Digest;
-use crate::engine::{Capacity, Expectation, Plan, ServerCounters};
+use crate::engine::{Capacity, EngineHits, Expectation, Plan, ServerCounters};
 use crate::model::{HitUnit, KvShape, Observation, Route};
 use crate::options::StoringOptions;
 use crate::stage_name::StageName;
@@ -76,7 +76,7 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 12;
+    pub(crate) const SCHEMA: u32 = 13;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let evidence = self.gather(context)?;
@@ -100,11 +100,9 @@ impl Compare {
         let plan = Plan::make(read_prompts(inputs.of(StageName::Prompts))?, capacity)?
             .map_err(|source| StageError::TooLarge { model: context.model_name().to_owned(), source })?;
         let (tier, sharding) = self.proof(carrier.proof(), &plan, passes.asked);
-        let stored_tokens = plan.distinct_chunks(passes.asked) * u64::from(capacity.chunk_tokens);
         let mut expectations = plan.expectations;
         expectations.truncate(passes.asked);
-        let unserved = expectations.iter().map(|expectation| unserved_end(expectation, capacity)).sum();
-        let source_at_least = stored_tokens.saturating_sub(unserved);
+        let source_at_least = expectations.iter().map(|one| u64::from(one.first_load)).sum();
         let asked_last = expectations.last().map(|last| last.question.clone());
         let published = published_answers(inputs.of(StageName::Extract))?;
         let questions = expectations
@@ -151,7 +149,7 @@ impl Compare {
             kv: self
                 .kv_evidence(inputs, capacity.chunk_tokens)?
                 .map(|kv| KvEvidence { loads_whole_chunks: carrier.loads_whole_chunks(), ..kv }),
-            engine: engine_evidence(carrier.proof(), &passes.hits, source_at_least),
+            engine: engine_evidence(carrier.proof(), &passes.hits, source_at_least)?,
             store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),
             spoilt: Some(passes.spoilt),
             loads_fail: carrier.loads_fail(),
@@ -254,26 +252,27 @@ pub(super) fn expected(expectation: &Expectation) -> Expected {
     }
 }
 
-/// Tokens at the end of a prompt that are stored and not served.
-fn unserved_end(expectation: &Expectation, capacity: Capacity) -> u64 {
-    let units = capacity.hits.stored_units(expectation.prompt_tokens, capacity.chunk_tokens);
-    (units * capacity.chunk_tokens).saturating_sub(expectation.load).into()
-}
-
 /// vLLM's own counts, in the comparison's terms, where they are what proves the service. If that is one by source, at least so many
 /// tokens must come from there.
-fn engine_evidence(proof: Proof, hits: &EngineHitsOfPasses, at_least: u64) -> Option<EngineEvidence> {
+fn engine_evidence(
+    proof: Proof,
+    hits: &EngineHitsOfPasses,
+    at_least: u64,
+) -> Result<Option<EngineEvidence>, StageError> {
     let EngineHitsOfPasses { store, load } = hits;
     let source = match proof {
         Proof::EngineCounters => None,
         Proof::EngineSource(name) => Some(SourceHits {
             name: name.to_owned(),
-            at_least,
+            // Nothing is due from there where nothing is due at all: then nothing was proven either.
+            at_least: at_least.max(1),
             tokens: load.by_source.get(name).copied().unwrap_or_default(),
         }),
-        Proof::Engine | Proof::Memory | Proof::KeptMemory | Proof::SecondTier(_) => return None,
+        Proof::Engine | Proof::Memory | Proof::KeptMemory | Proof::SecondTier(_) => return Ok(None),
     };
-    Some(EngineEvidence { external: [store.external, load.external], own: [store.own, load.own], source })
+    let counted = |hits: &EngineHits| hits.both().map_err(|counter| StageError::NotCounted { counter });
+    let [[store_external, store_own], [load_external, load_own]] = [counted(store)?, counted(load)?];
+    Ok(Some(EngineEvidence { external: [store_external, load_external], own: [store_own, load_own], source }))
 }
 
 /// The server's counts, in the comparison's terms.

@@ -82,6 +82,12 @@ pub enum StageError {
         /// With it.
         seen: u32,
     },
+    /// vLLM lacks a counter that would prove the service.
+    #[error("prove that the connector served: this vLLM has no counter `{counter}`")]
+    NotCounted {
+        /// Its name.
+        counter: &'static str,
+    },
     /// The suite's longest sequence.
     #[error(
         "have room for the longest sequence of {model}: `engine.max_model_len` is {longest} tokens, and vLLM's KV cache holds \
@@ -186,6 +192,9 @@ impl StageError {
             Self::TooLarge { source, .. } => Some(source.hint()),
             Self::OtherBlocks { .. } => Some(
                 "set `engine.arguments.block_size` in the suite to a size that vLLM takes with and without the connector".to_owned(),
+            ),
+            Self::NotCounted { .. } => Some(
+                "test this connector with a vLLM that has it, as the pinned one has: leave `KV_CORRECTNESS_ENV` and other versions out".to_owned(),
             ),
             Self::TooLong { room, .. } => Some(format!(
                 "set `engine.max_model_len` to {room} or less, or raise `engine.kv_cache_gib`; where the suite names \
