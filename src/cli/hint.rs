@@ -55,6 +55,28 @@ pub(super) fn report_error(error: &anyhow::Error) {
     writeln!(io::stderr(), "error: {}", printable(&message)).ok();
 }
 
+/// All values; or all errors as one, each with its hint, where there are several.
+///
+/// # Errors
+/// When there is one.
+pub(super) fn all<T>(results: impl IntoIterator<Item = anyhow::Result<T>>) -> anyhow::Result<Vec<T>> {
+    let (mut values, mut errors) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(value) => values.push(value),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.len() > 1 {
+        let told = errors.iter().map(|error| {
+            let hint = hint(error).map_or_else(String::new, |hint| format!("\n    hint: {hint}"));
+            format!("\n  - {error:#}{hint}")
+        });
+        anyhow::bail!("do {} things:{}", errors.len(), told.collect::<String>());
+    }
+    errors.pop().map_or(Ok(values), Err)
+}
+
 fn hint(error: &anyhow::Error) -> Option<String> {
     let own = error.chain().find_map(|cause| HINTS.iter().find_map(|hint_of| hint_of(cause)));
     let of_system =

@@ -9,6 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::arguments::{CellChoice, DeviceChoice, RunArguments};
+use super::hint::all;
 use super::output::OutputError;
 use super::stack::{Replacement, replace};
 use crate::assets::is_name;
@@ -135,21 +136,23 @@ pub(super) fn load_suite(name: &str) -> anyhow::Result<Suite> {
         let place = Suite::place_of(name, &format!("{setting}.{index}"));
         format!("understand suite {name}: {}", place.unwrap_or_else(|| format!("its {setting}")))
     };
-    for (index, connector) in suite.connectors.iter().enumerate() {
-        learn(connector.as_ref()).map_err(StageError::from).with_context(|| at("connectors", index))?;
-    }
-    for (index, route) in suite.routes.iter().enumerate() {
-        find_carrier(*route).map_err(StageError::from).with_context(|| at("routes", index))?;
-    }
+    let connectors = suite.connectors.iter().enumerate();
+    all(connectors
+        .map(|(index, connector)| learn_of(connector.as_ref()).with_context(|| at("connectors", index))))?;
+    let routes = suite.routes.iter().enumerate();
+    all(routes.map(|(index, route)| {
+        find_carrier(*route).map_err(StageError::from).with_context(|| at("routes", index))
+    }))?;
     Ok(suite)
 }
 
 /// Learns of the connectors that a suite from a report names.
 pub(super) fn learn_connectors(suite: &Suite) -> anyhow::Result<()> {
-    for connector in &suite.connectors {
-        learn(connector.as_ref()).map_err(StageError::from)?;
-    }
-    Ok(())
+    all(suite.connectors.iter().map(|connector| learn_of(connector.as_ref()))).map(drop)
+}
+
+fn learn_of(connector: &Utf8Path) -> anyhow::Result<Route> {
+    Ok(learn(connector).map_err(StageError::from)?)
 }
 
 /// The suite that the arguments name, as they change it.
@@ -163,11 +166,8 @@ pub(super) fn changed_suite(arguments: &RunArguments) -> anyhow::Result<Suite> {
         suite.subjects = subjects;
         suite.questions = None;
     }
-    let mut described = Vec::new();
-    for connector in &arguments.connector {
-        described.push(learn(connector).map_err(StageError::from)?);
-        suite.connectors.push(connector.to_string());
-    }
+    let described = all(arguments.connector.iter().map(|connector| learn_of(connector)))?;
+    suite.connectors.extend(arguments.connector.iter().map(ToString::to_string));
     if !arguments.route.is_empty() || !described.is_empty() {
         let mut seen = BTreeSet::new();
         let chosen = arguments.route.iter().flat_map(|choice| choice.routes()).chain(described);

@@ -7,6 +7,7 @@ use anyhow::Context;
 use camino::Utf8PathBuf;
 use fs_err as fs;
 
+use super::hint::all;
 use super::inspect::{Depth, Problem, inspect};
 use super::output::print;
 use super::prepare::{cache_folder, load_suite};
@@ -33,9 +34,8 @@ pub(super) fn check_suite(name: &str, cache: Option<Utf8PathBuf>) -> anyhow::Res
         format!("check suite {name}{place}")
     };
     let inspected = inspect(&suite, &cache, Depth::Prompts);
-    if let Some(Problem { setting, error }) = inspected.problems.into_iter().next() {
-        return Err(error).context(at(&setting));
-    }
+    let problems = inspected.problems.into_iter();
+    all(problems.map(|Problem { setting, error }| Err::<(), _>(error).context(at(&setting))))?;
     let mut text = format!("suite {}: {}\n", suite.name, suite.description);
     writeln!(text, "questions {}: {}", suite.dataset, inspected.questions.unwrap_or_default())?;
     for (index, words, files) in inspected.models {

@@ -139,4 +139,15 @@ fn a_suite_names_described_connectors_and_its_check_and_doctor_read_them() {
     with("[\"absent.toml\"]");
     let checked = lab.end(lab.driver("suite check mine-suite.toml"));
     assert!(checked.err.contains("read absent.toml"), "{}", checked.err);
+    // Whoever mends one file after the other is told of all at once.
+    with("[\"absent.toml\", \"mine.toml\"]");
+    for command in ["suite check mine-suite.toml", "doctor --suite mine-suite.toml --device cpu"] {
+        let told = lab.end(lab.driver(command));
+        assert_eq!(told.code, 2);
+        for expected in
+            ["failed to do 2 things:", "read absent.toml", "TOML parse error", "hint: check the path"]
+        {
+            assert!(told.err.contains(expected), "{command}: {}", told.err);
+        }
+    }
 }
