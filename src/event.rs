@@ -39,6 +39,8 @@ impl JobName {
 pub struct Effort {
     /// Engines that it starts.
     pub engines: usize,
+    /// Ranks of all of them besides the first one of each.
+    pub further_ranks: usize,
     /// LMCache servers that it starts.
     pub servers: usize,
     /// Questions that are computed in full.

@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::digest::Digest;
 use crate::event::Effort;
 use crate::stage::{
-    Baseline, Cached, Compare, Context, Control, Cut, Extract, Faults, Foreign, Inputs, Prompts, StageError,
+    Baseline, Cached, Compare, Context, Control, Cut, EngineSpec, Extract, Faults, Foreign, Inputs, Prompts,
+    StageError,
 };
 use crate::stage_name::StageName;
 use crate::store::StageKey;
@@ -59,29 +60,38 @@ impl Work {
         }
     }
 
+    /// The engines that it starts; none where it starts none.
+    fn engine(&self) -> Option<&EngineSpec> {
+        match self {
+            Self::Extract(_) | Self::Prompts(_) | Self::Cut(_) | Self::Compare(_) => None,
+            Self::Baseline(work) => Some(&work.engine),
+            Self::Control(work) => Some(&work.engine),
+            Self::Cached(work) => Some(&work.engine),
+            Self::Faults(work) => Some(&work.engine),
+            Self::Foreign(work) => Some(&work.engine),
+        }
+    }
+
     /// Whether it starts engines.
     #[must_use]
     pub fn has_engines(&self) -> bool {
-        match self {
-            Self::Extract(_) | Self::Prompts(_) | Self::Cut(_) | Self::Compare(_) => false,
-            Self::Baseline(_) | Self::Control(_) | Self::Cached(_) | Self::Faults(_) | Self::Foreign(_) => {
-                true
-            }
-        }
+        self.engine().is_some()
     }
 
     /// What it takes time for, with so many prompts; none where it takes none to speak of.
     #[must_use]
     pub fn effort(&self, prompts: usize) -> Option<Effort> {
         let arm = Effort { engines: 1, computed: prompts, ..Effort::default() };
-        match self {
+        let effort = match self {
             Self::Extract(_) | Self::Prompts(_) | Self::Cut(_) | Self::Compare(_) => None,
             Self::Baseline(_) => Some(arm),
             Self::Control(_) => Some(Effort { served: prompts, ..arm }),
             Self::Cached(work) => Some(work.effort(prompts)),
             Self::Faults(work) => Some(work.effort()),
             Self::Foreign(work) => Some(work.effort()),
-        }
+        };
+        let ranks = self.engine().map_or(1, |engine| engine.ranks.ranks());
+        effort.map(|effort| Effort { further_ranks: effort.engines * further(ranks), ..effort })
     }
 
     /// The key of its artifact, made from these inputs.
@@ -133,4 +143,9 @@ fn key(
     parameters: &impl Serialize,
 ) -> StageKey {
     StageKey::new(schema, stage, &Fields { inputs, parameters })
+}
+
+/// Ranks besides the first one.
+fn further(ranks: u32) -> usize {
+    usize::try_from(ranks.saturating_sub(1)).unwrap_or(usize::MAX)
 }

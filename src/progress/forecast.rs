@@ -13,10 +13,12 @@ use crate::stage_name::StageName;
 
 /// Seconds that starting and ending an engine takes, as long as none was measured.
 const OVERHEAD_OF_ENGINE: f64 = 4.0;
+/// What each further rank of an engine takes, a process that imports vLLM by itself.
+const OVERHEAD_OF_RANK: f64 = 12.0;
 /// The same of an LMCache server.
 const OVERHEAD_OF_SERVER: f64 = 6.0;
 /// What the first engine takes longer, since vLLM is imported.
-const OVERHEAD_OF_FIRST: f64 = 12.0;
+const OVERHEAD_OF_FIRST: f64 = 17.0;
 /// Seconds to compute a question, as long as none was measured, and the part of that for one that is served.
 const SECONDS_OF_QUESTION: f64 = 0.2;
 const SERVED_SHARE: f64 = 0.5;
@@ -55,6 +57,10 @@ struct Running {
     heard: Instant,
     /// Whether it has been answering questions since then.
     answers: bool,
+    /// How many of its engines have started.
+    ready: usize,
+    /// Whether its engine has yet to give its first answer.
+    is_fresh: bool,
     /// Questions answered in each pass.
     done: BTreeMap<String, (Answering, usize)>,
     /// Time for questions so far.
@@ -133,7 +139,8 @@ impl Forecast {
             Event::StageFinished { stage, label, .. } => self.end(JobName::new(*stage, label), Some(now)),
             Event::EngineReady { job, .. } => {
                 if let Some(running) = self.running.get_mut(job) {
-                    (running.heard, running.answers) = (now, true);
+                    running.ready += 1;
+                    (running.heard, running.answers, running.is_fresh) = (now, true, true);
                 }
             }
             Event::QuestionsDone { job, answering, pass, done, .. } => {
@@ -172,6 +179,8 @@ impl Forecast {
             is_first,
             heard: now,
             answers: false,
+            ready: 0,
+            is_fresh: false,
             done: BTreeMap::new(),
             asked: 0.0,
             pace: BTreeMap::new(),
@@ -193,6 +202,7 @@ impl Forecast {
     }
 
     fn answer(&mut self, name: &JobName, (pass, answering, done): (&str, Answering, usize), now: Instant) {
+        let expected = self.pace(name, None, answering);
         let Some(running) = self.running.get_mut(name) else { return };
         let entry = running.done.entry(pass.to_owned()).or_insert((answering, 0));
         let more = count(done.saturating_sub(entry.1));
@@ -200,7 +210,11 @@ impl Forecast {
         if more == 0.0 {
             return;
         }
-        let since = (now - running.heard).as_secs_f64();
+        let mut since = (now - running.heard).as_secs_f64();
+        // What an engine's first answer takes longer is of its start: ranks first find each other in their first forward pass.
+        if std::mem::take(&mut running.is_fresh) {
+            since = since.min(expected * more);
+        }
         if running.answers {
             running.asked += since;
             running.pace.entry(answering).or_default().add(since, more);
@@ -222,8 +236,14 @@ impl Forecast {
         // What it has been silent for went into a question, or beyond that into an engine that ends or starts.
         let silent = running.silent(now).min(questions);
         let around = running.around(now) - silent;
-        questions - silent
-            + (self.overhead(name.stage, &running.effort, running.is_first, now) - around).max(0.0)
+        let expected = self.overhead(name.stage, &running.effort, running.is_first, now);
+        // With all engines at work only their end is left, and what comes with their first answer.
+        let at_most = match (running.ready >= running.effort.engines, running.is_fresh) {
+            (true, false) => OVERHEAD_OF_ENGINE,
+            (true, true) => OVERHEAD_OF_RANK,
+            (false, _) => f64::INFINITY,
+        };
+        questions - silent + (expected - around).clamp(0.0, at_most)
     }
 
     /// Seconds for so many questions, computed and served.
@@ -305,7 +325,10 @@ impl Running {
 /// Seconds around questions, as expected before any was measured.
 fn units(effort: &Effort, is_first: bool) -> f64 {
     let first = if is_first { OVERHEAD_OF_FIRST } else { 0.0 };
-    first + count(effort.engines) * OVERHEAD_OF_ENGINE + count(effort.servers) * OVERHEAD_OF_SERVER
+    first
+        + count(effort.engines) * OVERHEAD_OF_ENGINE
+        + count(effort.further_ranks) * OVERHEAD_OF_RANK
+        + count(effort.servers) * OVERHEAD_OF_SERVER
 }
 
 #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53")]

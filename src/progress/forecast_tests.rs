@@ -7,6 +7,10 @@ use super::*;
 struct Machine {
     import: f64,
     engine: f64,
+    /// Ranks of an engine besides the first one.
+    further_ranks: usize,
+    /// What an engine's first answer takes longer than others.
+    first: f64,
     server: f64,
     computed: f64,
     served: f64,
@@ -15,11 +19,49 @@ struct Machine {
 }
 
 /// Two cores without a GPU, about as measured.
-const QUIET: Machine =
-    Machine { import: 11.0, engine: 2.0, server: 7.0, computed: 0.17, served: 0.08, second: 1.1 };
+const QUIET: Machine = Machine {
+    import: 11.0,
+    engine: 2.0,
+    further_ranks: 0,
+    first: 0.0,
+    server: 7.0,
+    computed: 0.17,
+    served: 0.08,
+    second: 1.1,
+};
 /// The same with others at work.
-const BUSY: Machine =
-    Machine { import: 21.0, engine: 3.5, server: 10.0, computed: 0.6, served: 0.25, second: 1.3 };
+const BUSY: Machine = Machine {
+    import: 21.0,
+    engine: 3.5,
+    further_ranks: 0,
+    first: 0.0,
+    server: 10.0,
+    computed: 0.6,
+    served: 0.25,
+    second: 1.3,
+};
+/// Two ranks on two cores: engines start slowly, and so does what they do first.
+const RANKS: Machine = Machine {
+    import: 18.0,
+    engine: 13.0,
+    further_ranks: 1,
+    first: 5.0,
+    server: 7.0,
+    computed: 0.35,
+    served: 0.15,
+    second: 0.9,
+};
+/// The same with others at work.
+const BUSY_RANKS: Machine = Machine {
+    import: 45.00,
+    engine: 26.00,
+    further_ranks: 1,
+    first: 7.00,
+    server: 14.00,
+    computed: 0.80,
+    served: 0.25,
+    second: 0.90,
+};
 /// A run's events with their times, of two models on these routes.
 fn run(
     machine: Machine,
@@ -30,7 +72,8 @@ fn run(
     let (mut events, mut jobs, mut now) = (Vec::new(), Vec::new(), 1.0);
     let (mut imports, mut told) = (machine.import, Vec::new());
     for (model, slower) in [("first", 1.0), ("second", machine.second)] {
-        let arm = Effort { engines: 1, servers: 0, computed: questions, served: 0 };
+        let further_ranks = machine.further_ranks;
+        let arm = Effort { engines: 1, further_ranks, computed: questions, ..Effort::default() };
         let mut stages = vec![
             (JobName::new(StageName::Baseline, model), arm),
             (JobName::new(StageName::Control, model), Effort { served: questions, ..arm }),
@@ -41,7 +84,13 @@ fn run(
             }
         }
         for (route, &engines) in engines_of_route.iter().enumerate() {
-            let effort = Effort { engines, servers: engines, computed: questions, served: questions };
+            let effort = Effort {
+                engines,
+                further_ranks: engines * further_ranks,
+                servers: engines,
+                computed: questions,
+                served: questions,
+            };
             stages.push((JobName::new(StageName::Cached, &format!("{model} {route}")), effort));
         }
         for (job, effort) in stages {
@@ -57,6 +106,7 @@ fn run(
                     told.push((now, Event::EngineReady { job: job.clone(), label: label.clone(), elapsed }));
                 }
                 let total = if answering == Answering::Computed { effort.computed } else { effort.served };
+                now += if place < effort.engines { machine.first } else { 0.0 };
                 for done in 1..=total {
                     now += seconds * slower;
                     let pass = format!("{answering:?}");
@@ -104,6 +154,9 @@ fn the_time_that_is_left_is_right_within_a_third_after_the_first_minute() {
         ("quiet, all questions", QUIET, 320),
         ("busy", BUSY, 64),
         ("busy, all questions", BUSY, 320),
+        ("ranks", RANKS, 40),
+        ("busy ranks", BUSY_RANKS, 40),
+        ("ranks, all questions", RANKS, 320),
     ] {
         for engines_of_route in [&[1][..], &[1, 2], &[2, 2, 2]] {
             for kept_baselines in [false, true] {

@@ -64,7 +64,8 @@ impl Cached {
             Some(Topology::SameEngine) | None => 1,
         };
         let has_server = carrier.is_some_and(|carrier| carrier.proof().is_of_a_server());
-        Effort { engines, servers: if has_server { engines } else { 0 }, computed: prompts, served: prompts }
+        let servers = if has_server { engines } else { 0 };
+        Effort { engines, servers, computed: prompts, served: prompts, ..Effort::default() }
     }
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {

@@ -107,7 +107,8 @@ impl Faults {
     /// What it takes time for.
     pub(crate) fn effort(&self) -> Effort {
         let (questions, plantings) = (self.settings.questions, self.variants.len());
-        Effort { engines: 1, servers: 1, computed: questions, served: questions * plantings }
+        let served = questions * plantings;
+        Effort { engines: 1, servers: 1, computed: questions, served, ..Effort::default() }
     }
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {

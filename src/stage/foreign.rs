@@ -79,7 +79,8 @@ impl Foreign {
     /// What it takes time for.
     pub(crate) fn effort(&self) -> Effort {
         let engines = 1 + self.readers.len();
-        Effort { engines, servers: engines, computed: self.prompts * engines, served: self.prompts * engines }
+        let questions = self.prompts * engines;
+        Effort { engines, servers: engines, computed: questions, served: questions, ..Effort::default() }
     }
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
