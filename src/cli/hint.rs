@@ -46,6 +46,15 @@ const OF_SYSTEM: &str =
 
 /// Says on standard error what failed, and what to do next.
 pub(super) fn report_error(error: &anyhow::Error) {
+    if let Some(Several(errors)) = error.downcast_ref() {
+        for (number, error) in errors.iter().enumerate() {
+            if number > 0 {
+                writeln!(io::stderr()).ok();
+            }
+            report_error(error);
+        }
+        return;
+    }
     let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
     let causes = causes.join(": ");
     let hint = hint_of_limit(&causes).or_else(|| hint(error));
@@ -55,7 +64,12 @@ pub(super) fn report_error(error: &anyhow::Error) {
     writeln!(io::stderr(), "error: {}", printable(&message)).ok();
 }
 
-/// All values; or all errors as one, each with its hint, where there are several.
+/// Several things that failed, each told by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("do {} things", .0.len())]
+struct Several(Vec<anyhow::Error>);
+
+/// All values; or all errors as one, where there are several.
 ///
 /// # Errors
 /// When there is one.
@@ -67,14 +81,7 @@ pub(super) fn all<T>(results: impl IntoIterator<Item = anyhow::Result<T>>) -> an
             Err(error) => errors.push(error),
         }
     }
-    if errors.len() > 1 {
-        let told = errors.iter().map(|error| {
-            let hint = hint(error).map_or_else(String::new, |hint| format!("\n    hint: {hint}"));
-            format!("\n  - {error:#}{hint}")
-        });
-        anyhow::bail!("do {} things:{}", errors.len(), told.collect::<String>());
-    }
-    errors.pop().map_or(Ok(values), Err)
+    if errors.len() > 1 { Err(Several(errors).into()) } else { errors.pop().map_or(Ok(values), Err) }
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {

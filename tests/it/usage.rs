@@ -197,11 +197,15 @@ fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_i
     lab.edit("suite.toml", "some-owner/some-model@main", "cannary-dense");
     assert!(lab.error(&check()).ends_with("hint: did you mean canary-dense?"));
     lab.edit("suite.toml", "facts.tar", "env");
-    insta::assert_snapshot!(lab.error(&check()), @r"
+    insta::assert_snapshot!(lab.error(&check()), @r#"
     error: failed to check suite suite.toml, line 3, column 1: find questions in the folder env: it holds no table of dev, val or test
 
     hint: it needs the folders `dev`, `val` and `test`, or these in its `data`, with a CSV file a subject
-    ");
+
+    error: failed to check suite suite.toml, line 38, column 1: find model "cannary-dense": it is neither a path that exists nor known by name (canary-dense, canary-mla, canary-swa, meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, smollm2-135m-instruct, qwen2.5-coder-0.5b-instruct)
+
+    hint: did you mean canary-dense?
+    "#);
     assert_eq!(lab.steps(), Vec::<String>::new());
 }
 
