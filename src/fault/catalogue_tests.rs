@@ -34,8 +34,8 @@ fn variants_differ_and_the_identity_is_planted_as_often_as_asked() {
 
 #[test]
 fn every_fault_changes_what_is_read_and_no_harmless_control_does() {
-    use super::super::layout::tests::{DENSE, MLA};
-    for layout in [DENSE, MLA] {
+    use super::super::layout::tests::{DENSE, MLA, TOKENS_FIRST};
+    for layout in [DENSE, TOKENS_FIRST, MLA] {
         // Numbers between 1 and 2, no two rows alike.
         let chunk = |salt: usize| -> Vec<u8> {
             (0..layout.bytes() / 2).flat_map(|at| [u8::try_from(at * salt % 127).unwrap(), 0x3f]).collect()

@@ -12,6 +12,7 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::machine::DeviceKind;
 use crate::model::{Dtype, KvShape};
 
 /// In which order a chunk's elements lie.
@@ -33,6 +34,21 @@ pub enum Arrangement {
     /// × head_size` elements (LMCache's memory format `KV_2LTD`). A row is one token; by layers, each of its heads has its
     /// keys and then its values.
     KeysFirst,
+    /// Dense, under vLLM's `FlashAttention` since it packs keys and values: layers outermost, a row is one token, in which each
+    /// head has its keys and then its values.
+    TokensFirst,
+}
+
+impl Arrangement {
+    /// Those that are known on such a device, the newest first, where the engine's blocks have so many tokens.
+    #[must_use]
+    pub fn known(device: DeviceKind, shape: KvShape, block_tokens: u32) -> Vec<Self> {
+        let block_rows = size(block_tokens.into());
+        match (device, shape) {
+            (DeviceKind::Cuda, KvShape::Dense { .. }) => vec![Self::TokensFirst, Self::KeysFirst],
+            _ => vec![Self::LayersFirst { block_rows }],
+        }
+    }
 }
 
 /// The parts and the order of a chunk's elements.
@@ -74,10 +90,18 @@ pub enum LayoutError {
 }
 
 impl LayoutError {
+    fn problem(&self) -> String {
+        match self {
+            Self::Probe(problem) => problem.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// What to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        let known = "faults are known for LMCache 0.5.6 on a CPU and 0.5.3 under FlashAttention";
+        let known =
+            "faults are known for LMCache 0.5.6 on a CPU, and for 0.5.3 and 0.5.6 under FlashAttention";
         Some(format!("{known}; run without `--faults`"))
     }
 }
@@ -119,7 +143,7 @@ impl Layout {
     pub fn rows_of_two_tokens(&self) -> usize {
         match (self.arrangement, self.shape) {
             (Arrangement::LayersFirst { .. }, KvShape::Dense { .. }) => 1,
-            (Arrangement::LayersFirst { .. } | Arrangement::KeysFirst, _) => 2,
+            _ => 2,
         }
     }
 
@@ -170,7 +194,7 @@ impl Layout {
     #[must_use]
     pub fn by_layers<'a>(&self, stored: &'a [u8]) -> Cow<'a, [u8]> {
         match self.arrangement {
-            Arrangement::LayersFirst { .. } => Cow::Borrowed(stored),
+            Arrangement::LayersFirst { .. } | Arrangement::TokensFirst => Cow::Borrowed(stored),
             Arrangement::KeysFirst => {
                 let mut ordered = vec![0; stored.len()];
                 let half = self.part_bytes() / 2;
@@ -186,7 +210,7 @@ impl Layout {
     #[must_use]
     pub fn as_stored(&self, ordered: Vec<u8>) -> Vec<u8> {
         match self.arrangement {
-            Arrangement::LayersFirst { .. } => ordered,
+            Arrangement::LayersFirst { .. } | Arrangement::TokensFirst => ordered,
             Arrangement::KeysFirst => {
                 let mut stored = vec![0; ordered.len()];
                 let half = self.part_bytes() / 2;
@@ -214,9 +238,32 @@ impl Layout {
                     .chunks_exact_mut(block_rows * row)
                     .for_each(|block| block.rotate_left(block_rows / 2 * row));
             }
-            (None, Arrangement::KeysFirst) => {
+            (None, Arrangement::KeysFirst | Arrangement::TokensFirst) => {
                 layer.chunks_exact_mut(part).for_each(|head| head.rotate_left(part / 2));
             }
+        }
+    }
+
+    /// The same in the first of these arrangements that all probes, one of each shard, agree with.
+    ///
+    /// # Errors
+    /// When they agree with none: what contradicts each.
+    pub fn recognise(self, arrangements: &[Arrangement], probes: &[Probe<'_>]) -> Result<Self, LayoutError> {
+        let mut errors = Vec::new();
+        for &arrangement in arrangements {
+            let layout = Self { arrangement, ..self };
+            match probes.iter().try_for_each(|probe| layout.check(*probe)) {
+                Ok(()) => return Ok(layout),
+                Err(error) => errors.push(error),
+            }
+        }
+        match errors.pop() {
+            Some(LayoutError::Probe(last)) if !errors.is_empty() => {
+                let problems = errors.iter().map(LayoutError::problem).chain([last]);
+                Err(LayoutError::Probe(problems.collect::<Vec<_>>().join("; in another arrangement, ")))
+            }
+            Some(error) => Err(error),
+            None => Ok(self),
         }
     }
 
@@ -253,7 +300,9 @@ impl Layout {
             (None, Arrangement::LayersFirst { block_rows }) => {
                 (index / self.row_bytes()) % block_rows < block_rows / 2
             }
-            (None, Arrangement::KeysFirst) => index % self.part_bytes() < self.part_bytes() / 2,
+            (None, Arrangement::KeysFirst | Arrangement::TokensFirst) => {
+                index % self.part_bytes() < self.part_bytes() / 2
+            }
         }
     }
 
@@ -308,6 +357,7 @@ pub(super) mod tests {
         arrangement: Arrangement::LayersFirst { block_rows: 4 },
     };
     pub(crate) const KEYS_FIRST: Layout = Layout { arrangement: Arrangement::KeysFirst, ..DENSE };
+    pub(crate) const TOKENS_FIRST: Layout = Layout { arrangement: Arrangement::TokensFirst, ..DENSE };
     pub(crate) const MLA: Layout = Layout {
         shape: KvShape::Mla { layers: 3, latent: 6, rotary: 2 },
         dtype: Dtype::Bfloat16,
@@ -346,11 +396,25 @@ pub(super) mod tests {
 
     #[test]
     fn chunks_that_depend_on_prefix_and_position_as_the_layout_says_pass() {
-        for layout in [DENSE, KEYS_FIRST, MLA] {
+        for layout in [DENSE, KEYS_FIRST, TOKENS_FIRST, MLA] {
             let (one, other, later) = (chunk(&layout, 1, 1), chunk(&layout, 2, 1), chunk(&layout, 3, 2));
             let probe = Probe { chunk: &one, other_prefix: &other, later: &later };
             assert_eq!(layout.check(probe), Ok(()));
         }
+    }
+
+    #[test]
+    fn the_arrangement_that_the_engine_has_is_recognised_among_those_of_its_device() {
+        let known = Arrangement::known(DeviceKind::Cuda, DENSE.shape, 4);
+        for real in [TOKENS_FIRST, KEYS_FIRST] {
+            let (one, other, later) = (chunk(&real, 1, 1), chunk(&real, 2, 1), chunk(&real, 3, 2));
+            let probe = Probe { chunk: &one, other_prefix: &other, later: &later };
+            assert_eq!(DENSE.recognise(&known, &[probe, probe]), Ok(real));
+        }
+        let (one, other, later) = (chunk(&DENSE, 1, 1), chunk(&DENSE, 2, 1), chunk(&DENSE, 3, 2));
+        let probe = Probe { chunk: &one, other_prefix: &other, later: &later };
+        let error = DENSE.recognise(&known, &[probe]).unwrap_err().to_string();
+        assert_eq!(error.matches("in layer 0, ").count(), 2, "{error}");
     }
 
     #[test]
@@ -380,6 +444,9 @@ pub(super) mod tests {
             (DENSE, fewer_layers),
             (DENSE, KEYS_FIRST),
             (KEYS_FIRST, DENSE),
+            (TOKENS_FIRST, DENSE),
+            (TOKENS_FIRST, KEYS_FIRST),
+            (KEYS_FIRST, TOKENS_FIRST),
         ];
         for (assumed, real) in pairs {
             let (one, other, later) = (chunk(&real, 1, 1), chunk(&real, 2, 1), chunk(&real, 3, 2));

@@ -30,7 +30,6 @@ use crate::event::{Answering, Effort, Event};
 use crate::fault::{
     Arrangement, Fault, FaultError, FaultFindings, Layout, Operator, PlantedTier, Tier, Variant,
 };
-use crate::machine::DeviceKind;
 use crate::model::Route;
 use crate::model::{KvShape, Observation};
 use crate::stage_name::StageName;
@@ -127,21 +126,21 @@ impl Faults {
         let mut stack = recipe.start(None).await?;
         let ready: Ready = read_json(&draft.path(READY))?;
         let (ranks, shape) = (self.engine.ranks, run.kv_shape()?);
-        let layout = self.layout(shape, &ready);
+        let known = Arrangement::known(self.engine.device.kind(), shape, ready.block_size);
 
         let before = stack.server.counters().await?;
         let stored = stack.worker.score(&prompts, PrefixCache::Read, || {}).await?;
         let kv_stored = stack.worker.take_kv_records();
         let mut ground = Ground::prepare(
             tier,
-            layout,
+            self.layout(shape, known[0]),
             ranks.written_shards(shape),
             &prompts,
             (chunk_tokens, surroundings.patience),
         )
         .await?;
         let store_counters = stack.server.counters().await?.since(before);
-        ground.check_layout(&mut stack.worker, &prompts, chunk_tokens).await?;
+        let layout = ground.recognise_layout(&mut stack.worker, &prompts, chunk_tokens, &known).await?;
         if let Some(segment) = &stack.segment {
             ground.search_memory(segment.clone())?;
         }
@@ -233,14 +232,8 @@ impl Faults {
         Ok(Planted { tier: PlantedTier::on_disk(parent)?, salt: None, secrets: Vec::new() })
     }
 
-    /// How the engine's chunks lie.
-    fn layout(&self, shape: KvShape, ready: &Ready) -> Layout {
-        let arrangement = match (self.engine.device.kind(), shape) {
-            (DeviceKind::Cuda, KvShape::Dense { .. }) => Arrangement::KeysFirst,
-            _ => Arrangement::LayersFirst {
-                block_rows: usize::try_from(ready.block_size).expect("a block fits into memory"),
-            },
-        };
+    /// How the engine's chunks lie, in this arrangement.
+    fn layout(&self, shape: KvShape, arrangement: Arrangement) -> Layout {
         Layout {
             shape: self.engine.ranks.shard(shape),
             dtype: self.engine.dtype,

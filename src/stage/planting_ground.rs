@@ -11,8 +11,8 @@ use super::prompts::read_prompts;
 use crate::dataset::{Prompt, QuestionId, Subject};
 use crate::engine::{PrefixCache, Worker};
 use crate::fault::{
-    ChunkName, Damage, Fault, FaultError, Flip, Layout, MemoryTier, Must, Place, PlantedCell, PlantedTier,
-    Probe, Shard, Tier, Variant, plantings, sample_flips,
+    Arrangement, ChunkName, Damage, Fault, FaultError, Flip, Layout, MemoryTier, Must, Place, PlantedCell,
+    PlantedTier, Probe, Shard, Tier, Variant, plantings, sample_flips,
 };
 use crate::store::Artifact;
 
@@ -73,14 +73,15 @@ impl Ground {
         })
     }
 
-    /// Has the engine store the second chunk of the first prompt behind two other prefixes, and holds the layout against
-    /// what comes out.
-    pub(super) async fn check_layout(
+    /// Has the engine store the second chunk of the first prompt behind two other prefixes, and finds the arrangement that
+    /// what comes out has.
+    pub(super) async fn recognise_layout(
         &mut self,
         worker: &mut Worker,
         prompts: &[Prompt],
         chunk_tokens: u32,
-    ) -> Result<(), StageError> {
+        arrangements: &[Arrangement],
+    ) -> Result<Layout, StageError> {
         let rows = self.layout.rows;
         let tokens =
             |prompt: usize, chunk: usize| &prompts[prompt].token_ids[chunk * rows..(chunk + 1) * rows];
@@ -101,14 +102,19 @@ impl Ground {
         let probes: BTreeSet<Shard> = names.iter().flat_map(of_chunk).collect();
         await_shards(&mut self.second, &probes, self.layout, self.patience).await?;
         self.second.keep_pristine()?;
+        let chunks = [&self.prompts[0][1], &names[0], &names[1]];
+        let mut shards = Vec::new();
         for rank in 0..self.shards_of_chunk {
-            let stored = |chunk: &ChunkName| self.second.pristine(&Shard { chunk: chunk.clone(), rank });
-            let [other_prefix, later] = [stored(&names[0])?, stored(&names[1])?];
-            let chunk = stored(&self.prompts[0][1])?;
-            let probe = Probe { chunk: &chunk, other_prefix: &other_prefix, later: &later };
-            self.layout.check(probe).map_err(FaultError::from)?;
+            for &chunk in &chunks {
+                shards.push(self.second.pristine(&Shard { chunk: chunk.clone(), rank })?);
+            }
         }
-        Ok(())
+        let probes: Vec<Probe<'_>> = shards
+            .chunks_exact(chunks.len())
+            .map(|shards| Probe { chunk: &shards[0], other_prefix: &shards[1], later: &shards[2] })
+            .collect();
+        self.layout = self.layout.recognise(arrangements, &probes).map_err(FaultError::from)?;
+        Ok(self.layout)
     }
 
     /// Looks for the chunks in the server's memory. Without all of them no fault is planted there.
