@@ -382,6 +382,9 @@ pub(super) fn check_service(
         let tier = server.as_ref().and_then(|server| server.tier.as_ref());
         if load.under_served == 0 {
             Service::NothingFailed
+        } else if counted_failures.is_none_or(|failures| failures == 0) {
+            // It was not for loads that failed.
+            Service::UnderServed
         } else if tier.is_some_and(|tier| tier.second_tier_loads == 0) {
             Service::WrongTier
         } else {

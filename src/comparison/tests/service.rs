@@ -320,6 +320,12 @@ fn where_loads_were_made_to_fail_some_must_have_failed_and_what_was_served_decid
     let failed = comparison.exercised.failed.unwrap();
     assert_eq!(failed.words(), "1 loads failed; 256 tokens that were stored were computed again");
     assert_eq!(judgement.verdict, Verdict::Equivalent, "{}", judgement.reason);
+    // Less that was served for another reason is no load that failed.
+    let mut counted = evidence(true);
+    counted.server.as_mut().unwrap().load.failed_loads = 0;
+    let (comparison, judgement) = judged(&counted);
+    assert_eq!(comparison.exercised.service, Service::UnderServed);
+    assert_eq!(judgement.verdict, Verdict::NotExercised, "{}", judgement.reason);
     let (comparison, judgement) = judged(&evidence(false));
     assert_eq!(comparison.exercised.service, Service::NothingFailed);
     assert_eq!(judgement.verdict, Verdict::NotExercised, "{}", judgement.reason);
@@ -327,7 +333,9 @@ fn where_loads_were_made_to_fail_some_must_have_failed_and_what_was_served_decid
     let mut scene = Scene::new(40, 4, 0.9);
     scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = 256);
     scene.edit(ArmName::Load, 3, |observation| nudge(observation, 1e-6));
-    let (_, judgement) = judged(&Evidence { loads_fail: true, ..scene.evidence() });
+    let mut wrong = Evidence { loads_fail: true, ..scene.evidence() };
+    wrong.server.as_mut().unwrap().load.failed_loads = 1;
+    let (_, judgement) = judged(&wrong);
     assert_eq!(judgement.verdict, Verdict::Degraded, "{}", judgement.reason);
     // Nor may more be served than was stored.
     let mut scene = Scene::new(40, 4, 0.9);
