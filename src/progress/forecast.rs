@@ -202,7 +202,6 @@ impl Forecast {
     }
 
     fn answer(&mut self, name: &JobName, (pass, answering, done): (&str, Answering, usize), now: Instant) {
-        let expected = self.pace(name, None, answering);
         let Some(running) = self.running.get_mut(name) else { return };
         let entry = running.done.entry(pass.to_owned()).or_insert((answering, 0));
         let more = count(done.saturating_sub(entry.1));
@@ -210,12 +209,10 @@ impl Forecast {
         if more == 0.0 {
             return;
         }
-        let mut since = (now - running.heard).as_secs_f64();
-        // What an engine's first answer takes longer is of its start: ranks first find each other in their first forward pass.
-        if std::mem::take(&mut running.is_fresh) {
-            since = since.min(expected * more);
-        }
-        if running.answers {
+        let since = (now - running.heard).as_secs_f64();
+        // An engine's first answer is of its start as well: ranks find each other in their first forward pass. It is no measure.
+        let is_measure = !(std::mem::take(&mut running.is_fresh) && more <= 1.0);
+        if running.answers && is_measure {
             running.asked += since;
             running.pace.entry(answering).or_default().add(since, more);
             let key = (name.stage, answering, name.model().to_owned());
@@ -239,9 +236,9 @@ impl Forecast {
         let expected = self.overhead(name.stage, &running.effort, running.is_first, now);
         // With all engines at work only their end is left, and what comes with their first answer.
         let at_most = match (running.ready >= running.effort.engines, running.is_fresh) {
-            (true, false) => OVERHEAD_OF_ENGINE,
-            (true, true) => OVERHEAD_OF_RANK,
             (false, _) => f64::INFINITY,
+            (true, true) if running.effort.further_ranks > 0 => OVERHEAD_OF_RANK,
+            (true, _) => OVERHEAD_OF_ENGINE,
         };
         questions - silent + (expected - around).clamp(0.0, at_most)
     }
