@@ -263,7 +263,7 @@ impl Layout {
                 Err(LayoutError::Probe(problems.collect::<Vec<_>>().join("; in another arrangement, ")))
             }
             Some(error) => Err(error),
-            None => Ok(self),
+            None => Err(LayoutError::Probe("no arrangement is known".to_owned())),
         }
     }
 

@@ -171,6 +171,7 @@ impl Both<'_> {
                 store.is_over(&round)?;
                 let between = port.settle(before, round.round.chunks).await?;
                 loading.load(&mut worker, &round).await?;
+                self.transport.require_alive().await?;
                 let after = port.counters().await?;
                 counters.borrow_mut().count(between.since(before), after.since(between));
                 if loading.end.get().is_some() {

@@ -20,6 +20,9 @@ const LATEST: u16 = 5000;
 const RESERVED: [&str; 4] =
     ["kv_connector", "kv_connector_module_path", "kv_role", "kv_connector_extra_config"];
 
+/// That which has vLLM compute again what was not loaded, instead of failing the request.
+const FAILURE_POLICY: &str = "kv_load_failure_policy";
+
 /// One way for KV to travel, as a file describes it. Strings may hold places, as in `{folder}`: see [`PLACES`](super::places).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -180,11 +183,7 @@ impl Description {
     /// The first thing that is well formed and cannot be.
     pub(super) fn first_flaw(&self) -> Option<Flaw> {
         let flaw = |path: &str, problem: String| Some(Flaw { path: path.to_owned(), problem });
-        let plain = |name: &str| {
-            let allowed = |character: char| character.is_ascii_alphanumeric() || "+-._".contains(character);
-            !name.is_empty() && name.chars().all(allowed)
-        };
-        if !plain(&self.name) || self.name == "all" {
+        if !is_plain(&self.name) || self.name == "all" {
             return flaw(
                 "name",
                 format!("{:?} is no name of letters, digits and `+-._`, or is `all`", self.name),
@@ -207,8 +206,14 @@ impl Description {
                 return flaw("tier.unreadable_each", problem);
             }
             (None, Some(_)) => {}
-            (None, None) | (Some(_), Some(_)) => {
+            (None, None) => {
                 return flaw("name", "it needs either a `connector` or a `tier` of LMCache's".to_owned());
+            }
+            (Some(_), Some(_)) => {
+                return flaw(
+                    "tier",
+                    "it needs either a `connector` or a `tier` of LMCache's, not both".to_owned(),
+                );
             }
         }
         if self.hits.asked_less < self.hits.stored_less {
@@ -216,27 +221,18 @@ impl Description {
                 "`asked_less` is below `stored_less`: more would be looked for than is stored".to_owned();
             return flaw("hits.asked_less", problem);
         }
-        for (index, process) in self.processes.iter().enumerate() {
-            if process.command.first().is_none_or(|program| program.trim().is_empty()) {
-                return flaw(&format!("processes.{index}.command"), "it names no program".to_owned());
-            }
-            if !plain(&process.name) {
-                let problem = format!("{:?} is no name of letters, digits and `+-._`", process.name);
-                return flaw(&format!("processes.{index}.name"), problem);
-            }
-            if process
-                .late
-                .is_some_and(|late| late.stopped_ms == 0 || late.running_ms == 0 || late.stopped_ms > LATEST)
-            {
-                let problem = format!("it must be stopped for 1 to {LATEST} ms and run for 1 ms or more");
-                return flaw(&format!("processes.{index}.late"), problem);
-            }
-            let needs_port = process.ready.is_none() && ports_in(process).is_empty();
-            if needs_port {
-                let problem = "nothing tells when it is ready: it has no `ready` and its command no `{port}`"
-                    .to_owned();
-                return flaw(&format!("processes.{index}"), problem);
-            }
+        if self.hits.rest && self.hits.stored_less > 0 {
+            let problem =
+                "tokens that `stored_less` leaves out are not stored and cannot be served".to_owned();
+            return flaw("hits.rest", problem);
+        }
+        if let Some(flaw) = self.first_unheard() {
+            return Some(flaw);
+        }
+        let flaw_of =
+            |(index, process): (usize, &ProcessText)| process.first_flaw(&format!("processes.{index}"));
+        if let Some(flaw) = self.processes.iter().enumerate().find_map(flaw_of) {
+            return Some(flaw);
         }
         let sides = [
             ("connector", self.connector.as_ref().map(|connector| &connector.settings)),
@@ -244,10 +240,17 @@ impl Description {
             ("load", Some(&self.load.settings)),
         ];
         for (side, settings) in sides {
-            let reserved = settings.into_iter().flatten().find(|(name, _)| RESERVED.contains(&name.as_str()));
-            if let Some((name, _)) = reserved {
+            let path = |name: &str| format!("{side}.settings.{name}");
+            let has = |name: &&&str| settings.is_some_and(|settings| settings.contains_key(**name));
+            if let Some(name) = RESERVED.iter().find(has) {
                 let problem = "it is what `class`, `module`, `file`, `role` and `extra` say".to_owned();
-                return flaw(&format!("{side}.settings.{name}"), problem);
+                return flaw(&path(name), problem);
+            }
+            if has(&&FAILURE_POLICY) {
+                let problem = "vLLM counts as served what it looked up, so loads that fail and are computed again would be told by \
+                               nothing"
+                    .to_owned();
+                return flaw(&path(FAILURE_POLICY), problem);
             }
         }
         if self.loads_fail && self.tier.is_none() {
@@ -258,6 +261,37 @@ impl Description {
         self.texts().into_iter().find_map(|(path, text)| {
             let unknown = places_in(&text).into_iter().find(|place| !is_place(place))?;
             flaw(&path, format!("`{{{unknown}}}` is no place; there are {}", super::places::NAMES.join(", ")))
+        })
+    }
+
+    /// The first thing that nobody would ever act upon.
+    fn first_unheard(&self) -> Option<Flaw> {
+        let flaw =
+            |path: &str, problem: &str| Some(Flaw { path: path.to_owned(), problem: problem.to_owned() });
+        let one_engine = self.topology == Topology::SameEngine;
+        for (path, side) in [("store", &self.store), ("load", &self.load)] {
+            if *side != SideText::default() && one_engine {
+                return flaw(path, "with `same-engine` no side has an engine of its own");
+            }
+            if *side != SideText::default() && self.tier.is_some() {
+                return flaw(path, "LMCache's connector is told nothing by side");
+            }
+        }
+        for (index, process) in self.processes.iter().enumerate() {
+            if process.late.is_some() && self.topology != Topology::AnotherEngine {
+                let problem = "all is stored before anything is loaded with `another-engine` alone";
+                return flaw(&format!("processes.{index}.late"), problem);
+            }
+        }
+        let sided = |text: &str| places_in(text).contains(&"side");
+        self.texts().into_iter().filter(|(_, text)| sided(text)).find_map(|(path, _)| {
+            if path.starts_with("processes.") {
+                flaw(&path, "`{side}` stands for nothing here: a process serves both sides")
+            } else if one_engine {
+                flaw(&path, "`{side}` stands for nothing here: with `same-engine` one engine is both sides")
+            } else {
+                None
+            }
         })
     }
 
@@ -332,6 +366,37 @@ impl ConnectorText {
         }
         None
     }
+}
+
+impl ProcessText {
+    /// The first thing that is well formed and cannot be, of the process at this path.
+    fn first_flaw(&self, path: &str) -> Option<Flaw> {
+        let flaw = |setting: &str, problem: String| Some(Flaw { path: format!("{path}{setting}"), problem });
+        if self.command.first().is_none_or(|program| program.trim().is_empty()) {
+            return flaw(".command", "it names no program".to_owned());
+        }
+        if !is_plain(&self.name) {
+            return flaw(".name", format!("{:?} is no name of letters, digits and `+-._`", self.name));
+        }
+        let never = |late: LateText| late.stopped_ms == 0 || late.running_ms == 0 || late.stopped_ms > LATEST;
+        if self.late.is_some_and(never) {
+            return flaw(
+                ".late",
+                format!("it must be stopped for 1 to {LATEST} ms and run for 1 ms or more"),
+            );
+        }
+        if self.ready.is_none() && ports_in(self).is_empty() {
+            let problem = "nothing tells when it is ready: it has no `ready` and its command no `{port}`";
+            return flaw("", problem.to_owned());
+        }
+        None
+    }
+}
+
+/// Whether a name is one of files and of the command line alike.
+fn is_plain(name: &str) -> bool {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || "+-._".contains(character);
+    !name.is_empty() && name.chars().all(allowed)
 }
 
 /// The places of ports in a process's command.

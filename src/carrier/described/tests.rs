@@ -55,11 +55,49 @@ fn a_mistake_is_told_with_its_place() {
         ("topology =", "loads_fail = true\ntopology =", "line 3, column 1: nothing counts loads that fail"),
         ("[hits]", "prefix_caching = \"read\"\n[hits]", "TOML parse error at line 10, column 18\n"),
         ("[hits]", process, "line 10, column 1: nothing tells when it is ready"),
+        (
+            "[hits]",
+            "settings.kv_load_failure_policy = \"recompute\"\n[hits]",
+            "line 10, column 10: vLLM counts as",
+        ),
+        ("[hits]", "[tier]\nname = \"fs\"\nadapter = {}\n[hits]", "line 10, column 2: it needs either"),
+        ("[hits]", "[hits]\nrest = true", "line 11, column 1: tokens that `stored_less` leaves out"),
     ] {
         let said = refused(before, after);
         let expected = format!("understand connector mine.toml: {expected}");
         assert!(said.starts_with(&expected), "{said}");
     }
+}
+
+#[test]
+fn what_nobody_would_act_upon_is_refused() {
+    let same_engine = PLAIN.replace("another-engine", "same-engine");
+    let late = "late = { stopped_ms = 9, running_ms = 9 }";
+    let process = |more: &str| {
+        format!("[[processes]]\nname = \"server\"\ncommand = [\"server\", \"{{port}}\", {more}\n[hits]")
+    };
+    for (text, expected) in [
+        (
+            same_engine.replace("[hits]", "[load]\nrole = \"kv_consumer\"\n[hits]"),
+            "line 10, column 2: with `same-engine`",
+        ),
+        (
+            same_engine.replace("{folder}", "{folder}/{side}"),
+            "line 8, column 7: `{side}` stands for nothing here",
+        ),
+        (
+            same_engine.replace("[hits]", &process(&format!("]\n{late}"))),
+            "line 13, column 1: all is stored before",
+        ),
+        (
+            PLAIN.replace("[hits]", &process("\"{side}\"]")),
+            "line 12, column 1: `{side}` stands for nothing here",
+        ),
+    ] {
+        let said = parse(&text).unwrap_err().to_string();
+        assert!(said.starts_with(&format!("understand connector mine.toml: {expected}")), "{said}");
+    }
+    assert!(parse(&PLAIN.replace("{folder}", "{folder}/{side}")).is_ok());
 }
 
 #[test]
