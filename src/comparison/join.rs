@@ -41,6 +41,8 @@ pub fn join_evidence(parts: Vec<Evidence>) -> Result<Evidence, JoinError> {
     let mut whole = parts.next().ok_or(JoinError::Nothing)?;
     for part in parts {
         same("comparisons", &whole.comparisons, &part.comparisons)?;
+        same("cache", &whole.cache, &part.cache)?;
+        same("loads_fail", &whole.loads_fail, &part.loads_fail)?;
         same("batching", &whole.batching, &part.batching)?;
         same("fidelity", &whole.fidelity, &part.fidelity)?;
         whole.questions.extend(part.questions);

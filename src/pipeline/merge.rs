@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use crate::comparison::{
-    Comparison, Evidence, EvidenceError, JoinError, Verdict, compare, conclude, join_evidence,
+    Comparison, Evidence, EvidenceError, Exercised, JoinError, Service, Verdict, compare, conclude,
+    join_evidence,
 };
 use crate::dataset::{Question, Shard};
 use crate::digest::{Digest, digest_json};
@@ -245,8 +246,11 @@ fn whole(shards: &[(&Part, &Finding)], what: &str) -> Result<Finding, MergeError
     }
     let joined =
         join_evidence(evidence).map_err(|source| MergeError::Join { what: what.to_owned(), source })?;
-    let comparison = compare(&joined, &first.report.suite.criteria)
+    let mut comparison = compare(&joined, &first.report.suite.criteria)
         .map_err(|source| MergeError::Compare { what: what.to_owned(), source })?;
+    if let Some(exercised) = in_doubt(shards).filter(|_| comparison.exercised.service.is_as_it_must_be()) {
+        comparison.exercised = exercised.clone();
+    }
     let asked: BTreeMap<_, &Question> = shards
         .iter()
         .flat_map(|(_, finding)| &finding.flipped_questions)
@@ -266,6 +270,13 @@ fn whole(shards: &[(&Part, &Finding)], what: &str) -> Result<Finding, MergeError
         logs: shards.iter().flat_map(|(_, finding)| finding.logs.clone()).collect(),
         ..finding.clone()
     })
+}
+
+/// What the first shard was served of which the totals tell that it did not travel the route, or disagree. Each shard must hold:
+/// in the sums, what another was served beyond its own bounds would make up for it.
+fn in_doubt<'a>(shards: &[(&Part, &'a Finding)]) -> Option<&'a Exercised> {
+    let mut exercised = shards.iter().map(|(_, finding)| &finding.comparison.exercised);
+    exercised.find(|exercised| matches!(exercised.service, Service::WrongTier | Service::CountersDisagree))
 }
 
 /// The output that all shards share, or the digest of the list of theirs.

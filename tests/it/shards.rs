@@ -172,6 +172,22 @@ fn what_does_not_belong_together_is_refused_with_the_field_that_differs() {
 }
 
 #[test]
+fn what_one_part_was_not_served_by_its_route_no_other_part_makes_up_for() {
+    let lab = lab(8);
+    let parts = shards(&lab, 2, "", "");
+    let report = lab.path("part-2/report.json");
+    let text = fs::read_to_string(&report).unwrap();
+    let served = r#""service": "as_predicted""#;
+    assert!(text.contains(served), "{text}");
+    for service in ["wrong_tier", "counters_disagree"] {
+        fs::write(&report, text.replace(served, &format!(r#""service": "{service}""#))).unwrap();
+        let merged = merge(&lab, &parts);
+        assert_eq!(merged.code, 4, "{service}: {}{}", merged.err, merged.out);
+        assert_eq!(read(&lab, "merged").verdict, Verdict::NotExercised, "{service}");
+    }
+}
+
+#[test]
 fn a_part_asks_its_own_questions_and_has_keys_of_its_own() {
     let lab = lab(8);
     assert_eq!(run_part(&lab, 0, "", "whole", "").code, 0);
