@@ -276,28 +276,33 @@ impl ServerAgreement {
 
     /// In words, each count that does not agree with the others.
     pub(super) fn disagreements(&self) -> Vec<String> {
-        let passes = [("store pass", &self.store), ("load pass", &self.load)];
-        let tokens = passes.into_iter().filter_map(|(pass, totals)| totals.disagreement(pass));
-        tokens.chain(self.shards.iter().flat_map(|shards| self.of_shards(*shards))).collect()
+        let tokens = self.load.disagreement("load pass");
+        self.of_storing().into_iter().chain(tokens).chain(self.of_reading()).collect()
     }
 
-    fn of_shards(&self, shards: ShardCounts) -> impl Iterator<Item = String> {
+    /// Those of the store pass alone.
+    fn of_storing(&self) -> Vec<String> {
+        let tokens = self.store.disagreement("store pass");
+        let shards = self.shards.and_then(|shards| {
+            let most = shards.written + shards.written_again_at_most;
+            shards.disagreement("store pass", [shards.written, most], "written", self.store.chunks_written)
+        });
+        tokens.into_iter().chain(shards).collect()
+    }
+
+    fn of_reading(&self) -> Option<String> {
+        let shards = self.shards?;
         // Of a prompt that is served whole, the server may leave the last chunk alone or not.
         let most = shards.read + self.load.whole_prompts * u64::from(shards.read_shards);
-        let (written, read) = (self.store.chunks_written, self.load.chunks_read);
-        let at_least = shards.bound == Bound::AtLeast;
-        let most_written = shards.written + shards.written_again_at_most;
-        let written_agree =
-            (shards.written..=most_written).contains(&written) || (at_least && written > most_written);
-        let read_agree = (shards.read..=most).contains(&read) || (at_least && read > most);
-        let disagreement = |pass: &str, [least, most]: [u64; 2], how: &str, counted: u64| {
-            let wanted = if least == most { least.to_string() } else { format!("{least} to {most}") };
-            format!("{pass}: {wanted} chunks had to be {how}, the server counts {counted}")
-        };
-        let written = (!written_agree)
-            .then(|| disagreement("store pass", [shards.written, most_written], "written", written));
-        let read = (!read_agree).then(|| disagreement("load pass", [shards.read, most], "read", read));
-        written.into_iter().chain(read)
+        shards.disagreement("load pass", [shards.read, most], "read", self.load.chunks_read)
+    }
+}
+
+impl ShardCounts {
+    fn disagreement(&self, pass: &str, [least, most]: [u64; 2], how: &str, counted: u64) -> Option<String> {
+        let agree = (least..=most).contains(&counted) || (self.bound == Bound::AtLeast && counted > most);
+        let wanted = if least == most { least.to_string() } else { format!("{least} to {most}") };
+        (!agree).then(|| format!("{pass}: {wanted} chunks had to be {how}, the server counts {counted}"))
     }
 }
 
@@ -387,6 +392,9 @@ pub(super) fn check_service(
             Service::UnderServed
         } else if tier.is_some_and(|tier| tier.second_tier_loads == 0) {
             Service::WrongTier
+        } else if server.as_ref().is_some_and(|server| !server.of_storing().is_empty()) {
+            // What was never stored is no load that failed.
+            Service::CountersDisagree
         } else {
             Service::LoadsFailed
         }

@@ -42,7 +42,10 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
                  {} of the load pass{first}. It serves stale KV, another request's KV, or counts wrongly.",
                 store.over_served, load.over_served
             ),
-            "Look at how hits are found and counted: keys, chunk boundaries, a prompt that is served whole.",
+            &hint_for(
+                comparison,
+                "Look at how hits are found and counted: keys, chunk boundaries, a prompt that is served whole.",
+            ),
         )),
         Service::UnderServed => not_exercised(
             format!(
@@ -50,7 +53,10 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
                  them{first}.",
                 load.cached_tokens, load.predicted_tokens, load.under_served, load.requests
             ),
-            "Look for evictions, failed stores or failed loads in the logs; give the cache more memory if it was full.",
+            &hint_for(
+                comparison,
+                "Look for evictions, failed stores or failed loads in the logs; give the cache more memory if it was full.",
+            ),
         ),
         Service::CountersDisagree if exercised.server.is_none() => {
             let counted = note(exercised.external.as_ref(), |external| {
@@ -105,11 +111,27 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
     }
 }
 
+/// What to do about hits that were predicted otherwise. Of a connector that a file describes the prediction may be wrong.
+fn hint_for(comparison: &Comparison, hint: &str) -> String {
+    let of_connector = if comparison.exercised.external.is_some() {
+        "Does the connector's description say in `[hits]` what it stores and serves? "
+    } else {
+        ""
+    };
+    format!("{of_connector}{hint}")
+}
+
 /// Right KV is equivalence only where no output speaks against it: outputs are still held by tokens that were no near tie, and
-/// by the letters' probabilities.
+/// by the letters' probabilities. Where tokens were served that no digest covers, outputs must not leave it open either.
 pub(super) fn judge_with_right_kv(comparison: &Comparison) -> Option<Judgement> {
     let right = judge_right_kv(comparison)?;
-    let harm = judge_bit_success(comparison).filter(|judgement| judgement.verdict == Verdict::Degraded);
+    let all_seen = comparison.kv.uncovered_tokens == 0;
+    let speaks_against = |judgement: &Judgement| match judgement.verdict {
+        Verdict::Degraded => true,
+        Verdict::Inconclusive => !all_seen,
+        _ => false,
+    };
+    let harm = judge_bit_success(comparison).filter(speaks_against);
     let harm = harm.or_else(|| judge_near_ties(comparison)).or_else(|| judge_distribution(comparison));
     Some(harm.unwrap_or(right))
 }

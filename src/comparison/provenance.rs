@@ -48,6 +48,10 @@ pub struct Provenance {
     /// Served chunks that are not held against anything: their prompt's last token is computed again, and the carrier need not
     /// have loaded it.
     pub left_out: u32,
+    /// Tokens that were served and lie in no chunk that was held against anything: behind the last whole chunk of their
+    /// prompt, or in one that is left out.
+    #[serde(default)]
+    pub uncovered_tokens: u64,
     /// Chunks that vLLM says were served, on each rank, and that have no digest.
     pub missing: u64,
     /// What this rung saw, or why it does not apply, in words.
@@ -143,6 +147,21 @@ pub struct CellMap {
 }
 
 impl Provenance {
+    /// What was served and is held against nothing, in words.
+    pub(super) fn not_held(&self) -> String {
+        let chunks = match self.left_out {
+            0 => String::new(),
+            some => {
+                format!(" Left out by rule, as the last token of a prompt is computed again: {some} chunks.")
+            }
+        };
+        let tokens = match self.uncovered_tokens {
+            0 => String::new(),
+            some => format!(" {some} served tokens lie in no chunk that is held: of them only outputs tell."),
+        };
+        chunks + &tokens
+    }
+
     /// Of a comparison from before there was this rung, or whose engines digest nothing.
     #[must_use]
     pub fn not_observed() -> Self {
@@ -167,6 +186,7 @@ impl Provenance {
             without_origin: 0,
             not_digested: 0,
             left_out: 0,
+            uncovered_tokens: 0,
             missing: 0,
             words,
             first: Vec::new(),
@@ -355,6 +375,8 @@ fn trace(cases: &[Case<'_>], evidence: Option<&KvEvidence>, fidelity: Fidelity, 
                     traced.left_out += 1;
                 }
             }
+            let covered = u64::from(served) * u64::from(evidence.chunk_tokens);
+            traced.uncovered_tokens += u64::from(observation.cached_tokens).saturating_sub(covered);
             count_missing(&mut traced, evidence, &chunks, served);
             trace_request(&mut traced, &copies, (pass, &case.asked.id), chunks, demand);
         }
@@ -527,12 +549,6 @@ fn outcome(traced: &Provenance, demand: Demand) -> Outcome {
 }
 
 fn describe(traced: &Provenance, demand: Demand) -> String {
-    let left_out = match traced.left_out {
-        0 => String::new(),
-        some => {
-            format!(" Left out by rule, as the last token of a prompt is computed again: {some} chunks.")
-        }
-    };
     if traced.missing > 0 {
         return format!("{} chunks were served and not digested, so this proves nothing.", traced.missing);
     }
@@ -553,14 +569,15 @@ fn describe(traced: &Provenance, demand: Demand) -> String {
         );
     }
     format!(
-        "{} of {} served cells (a chunk in a layer on a rank) are {}, when read and at the end.{left_out}",
+        "{} of {} served cells (a chunk in a layer on a rank) are {}, when read and at the end.{}",
         traced.served - traced.wrong_cells(),
         traced.served,
         match demand {
             Demand::AsStored =>
                 "what the declared arithmetic of the lossy storage makes of computed ones, bit for bit",
             Demand::Copy | Demand::Unchanged => "copies of computed ones",
-        }
+        },
+        traced.not_held()
     )
 }
 

@@ -75,13 +75,10 @@ pub(super) fn judge_right_kv(comparison: &Comparison) -> Option<Judgement> {
 }
 
 fn served_right(traced: &Provenance) -> String {
-    let left_out = match traced.left_out {
-        0 => String::new(),
-        some => format!(" Left out by rule, as the last token of a prompt is computed again: {some} chunks."),
-    };
     format!(
         "Each of {} served cells (a chunk in a layer on a rank) holds the bytes that an engine computed for its tokens, when \
-         attention begins to read it and when its request ends.{left_out}",
-        traced.served
+         attention begins to read it and when its request ends.{}",
+        traced.served,
+        traced.not_held()
     )
 }

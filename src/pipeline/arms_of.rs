@@ -89,7 +89,10 @@ impl<'a> ArmsOf<'a> {
 
     /// Engines that may share the rounds on a route.
     pub(super) fn engines(&self, route: Route) -> Result<usize, RouteError> {
-        Ok(match find_carrier(route)?.topology() {
+        let carrier = find_carrier(route)?;
+        Ok(match carrier.topology() {
+            // The folder, ports and memory of a described connector are there once.
+            Topology::SameEngine if carrier.connector_class().is_some() => 1,
             Topology::SameEngine => self.request.engines_of_a_model(),
             Topology::AnotherEngine | Topology::ProducerAndConsumer => 1,
         })

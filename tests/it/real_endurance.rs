@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
-const PATIENCE: Duration = Duration::from_mins(4);
+/// After which a run counts as hung, on whatever machine.
+const PATIENCE: Duration = Duration::from_mins(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The folder of the Python environment, made if it is not there.

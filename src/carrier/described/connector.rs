@@ -39,6 +39,11 @@ impl Carrier for Described {
         Some(&self.description.connector.as_ref()?.class)
     }
 
+    /// LMCache's servers do; of another connector nothing is known.
+    fn loads_whole_chunks(&self) -> bool {
+        self.tier.is_some()
+    }
+
     fn loads_fail(&self) -> bool {
         self.description.loads_fail
     }

@@ -21,6 +21,19 @@ const RESERVED: [&str; 4] =
     ["kv_connector", "kv_connector_module_path", "kv_role", "kv_connector_extra_config"];
 
 /// That which has vLLM compute again what was not loaded, instead of failing the request.
+/// Variables of engines that a run sets itself, or that Python reads before it hears of a connector.
+pub(in crate::carrier) const RESERVED_VARIABLES: [&str; 10] = [
+    "GOMP_SPINCOUNT",
+    "OMP_NUM_THREADS",
+    "PYTHONHASHSEED",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "VLLM_BATCH_INVARIANT",
+    "VLLM_CPU_KVCACHE_SPACE",
+    "VLLM_CPU_OMP_THREADS_BIND",
+    "VLLM_ENABLE_V1_MULTIPROCESSING",
+    "VLLM_USE_FLASHINFER_SAMPLER",
+];
 const FAILURE_POLICY: &str = "kv_load_failure_policy";
 
 /// One way for KV to travel, as a file describes it. Strings may hold places, as in `{folder}`: see [`PLACES`](super::places).
@@ -253,6 +266,21 @@ impl Description {
                 return flaw(&path(FAILURE_POLICY), problem);
             }
         }
+        let sides = [
+            ("connector", self.connector.as_ref().map(|connector| &connector.variables)),
+            ("store", Some(&self.store.variables)),
+            ("load", Some(&self.load.variables)),
+        ];
+        for (side, variables) in sides {
+            let is_reserved = |name: &&String| {
+                RESERVED_VARIABLES.contains(&name.as_str()) || name.starts_with("KV_WORKER_")
+            };
+            if let Some(name) = variables.and_then(|variables| variables.keys().find(is_reserved)) {
+                let problem = "the program sets it, the same for every engine of a run, or it comes too late"
+                    .to_owned();
+                return flaw(&format!("{side}.variables.{name}"), problem);
+            }
+        }
         if self.loads_fail && self.tier.is_none() {
             let problem =
                 "nothing counts loads that fail but the servers of a `tier`, and there is none".to_owned();
@@ -281,6 +309,21 @@ impl Description {
             if process.late.is_some() && self.topology != Topology::AnotherEngine {
                 let problem = "all is stored before anything is loaded with `another-engine` alone";
                 return flaw(&format!("processes.{index}.late"), problem);
+            }
+        }
+        if self.settle_seconds > 0 && (self.tier.is_some() || self.topology == Topology::ProducerAndConsumer)
+        {
+            return flaw(
+                "settle_seconds",
+                "nobody waits so long: what is stored is counted or handed over here",
+            );
+        }
+        if let Some(tier) = &self.tier {
+            if self.hits != HitRule::default() {
+                return flaw("hits", "LMCache's connector stores and serves by a rule of its own");
+            }
+            if tier.unreadable_each.is_some() && !self.loads_fail {
+                return flaw("tier.unreadable_each", "loads then fail, which `loads_fail = true` has to say");
             }
         }
         let sided = |text: &str| places_in(text).contains(&"side");

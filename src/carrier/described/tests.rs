@@ -73,6 +73,7 @@ fn a_mistake_is_told_with_its_place() {
 fn what_nobody_would_act_upon_is_refused() {
     let same_engine = PLAIN.replace("another-engine", "same-engine");
     let late = "late = { stopped_ms = 9, running_ms = 9 }";
+    let said = |text: &str| parse(text).unwrap_err().to_string();
     let process = |more: &str| {
         format!("[[processes]]\nname = \"server\"\ncommand = [\"server\", \"{{port}}\", {more}\n[hits]")
     };
@@ -98,6 +99,33 @@ fn what_nobody_would_act_upon_is_refused() {
         assert!(said.starts_with(&format!("understand connector mine.toml: {expected}")), "{said}");
     }
     assert!(parse(&PLAIN.replace("{folder}", "{folder}/{side}")).is_ok());
+    let handed = PLAIN.replace("another-engine\"", "producer-and-consumer\"\nsettle_seconds = 3");
+    assert!(
+        said(&handed).ends_with(
+            "line 4, column 1: nobody waits so long: what is stored is counted or handed over here"
+        )
+    );
+    let tier = "name = \"mine\"\ndescription = \"d\"\ntopology = \"another-engine\"\n[tier]\nname = \"fs\"\n\
+                adapter = { type = \"fs\", base_path = \"{folder}\" }\n";
+    assert!(parse(tier).is_ok());
+    for (more, expected) in [
+        ("[hits]\nrest = true\n", "LMCache's connector stores and serves by a rule of its own"),
+        ("unreadable_each = 3\n", "loads then fail, which `loads_fail = true` has to say"),
+    ] {
+        assert!(said(&format!("{tier}{more}")).ends_with(expected), "{}", said(&format!("{tier}{more}")));
+    }
+    assert!(said(&tier.replace("[tier]", "settle_seconds = 3\n[tier]")).contains("nobody waits so long"));
+    for name in ["PYTHONPATH", "OMP_NUM_THREADS", "KV_WORKER_LETTERS"] {
+        for place in ["variables", "store.variables"] {
+            let place = if place == "variables" { "[connector." } else { "[" }.to_owned() + place;
+            let text = PLAIN.replace("[hits]", &format!("{place}]\n{name} = \"7\"\n[hits]"));
+            assert!(
+                said(&text).contains("the program sets it, the same for every engine"),
+                "{}",
+                said(&text)
+            );
+        }
+    }
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use camino::Utf8Path;
+use serde_json::Value;
 
 use super::description::{Description, SideText, ports_in};
 use super::file::{Described, place_code};
@@ -88,24 +89,41 @@ impl<'s> Open<'s> {
     }
 }
 
-/// Puts a folder in the place of each so many-th file, in the order of their names: it is there, and nobody can read it, whoever
-/// asks.
+/// Puts a folder in the place of each so many-th file below a folder, in the order of their paths: it is there, and nobody can
+/// read it, whoever asks.
 fn make_unreadable(folder: &Path, each: NonZeroUsize) -> io::Result<()> {
     let mut files = Vec::new();
-    for entry in fs_err::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            make_unreadable(&entry.path(), each)?;
-        } else {
-            files.push(entry.path());
-        }
-    }
+    collect_files(folder, &mut files)?;
     files.sort();
     for file in files.into_iter().step_by(each.get()) {
         fs_err::remove_file(&file)?;
         fs_err::create_dir(&file)?;
     }
     Ok(())
+}
+
+fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            collect_files(&entry.path(), files)?;
+        } else {
+            files.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// Puts what one side says in the place of what both do, in tables setting by setting.
+fn override_with(value: &mut Value, own: Value) {
+    match (value, own) {
+        (Value::Object(fields), Value::Object(own)) => {
+            for (name, field) in own {
+                override_with(fields.entry(name).or_insert(Value::Null), field);
+            }
+        }
+        (value, own) => *value = own,
+    }
 }
 
 async fn start_companions(
@@ -162,7 +180,9 @@ impl Transport for Open<'_> {
             };
             let filled = |one: &_, other: &_| {
                 let mut values = places.fill_all(one);
-                values.extend(places.fill_all(other));
+                for (name, value) in places.fill_all(other) {
+                    override_with(values.entry(name).or_default(), value);
+                }
                 values
             };
             let variables = common.variables.iter().chain(&own.variables);
@@ -214,5 +234,34 @@ impl Port for DescribedPort {
             tokio::time::sleep(self.settling).await;
             Ok(before)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_side_says_what_differs_in_tables_too() {
+        let mut both = json!({"nested": {"root": "/here", "a": 1}, "plain": 1});
+        override_with(&mut both, json!({"nested": {"a": 2, "b": {"c": 3}}, "plain": {"now": "a table"}}));
+        let expected =
+            json!({"nested": {"root": "/here", "a": 2, "b": {"c": 3}}, "plain": {"now": "a table"}});
+        assert_eq!(both, expected);
+    }
+
+    #[test]
+    fn each_so_many_th_file_cannot_be_read_wherever_it_lies() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..20 {
+            let own = folder.path().join(format!("{number:02}"));
+            fs_err::create_dir(&own).unwrap();
+            fs_err::write(own.join("chunk"), "").unwrap();
+        }
+        make_unreadable(folder.path(), NonZeroUsize::new(10).unwrap()).unwrap();
+        let gone = (0..20).filter(|number| folder.path().join(format!("{number:02}/chunk")).is_dir());
+        assert_eq!(gone.collect::<Vec<_>>(), [0, 10]);
     }
 }

@@ -135,6 +135,38 @@ fn right_kv_does_not_excuse_answers_that_move() {
     assert_eq!(judgement.verdict, Verdict::Degraded);
 }
 
+/// A prompt without a matching control errs in the load pass, and another one in control and load pass alike.
+fn undecided(beyond_chunks: u32) -> (Comparison, Judgement) {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.with_kv();
+    scene.questions[0].expected.control = 256;
+    scene.edit(ArmName::Control, 0, |observation| observation.cached_tokens = 256);
+    for (arm, question) in [(ArmName::Load, 0), (ArmName::Control, 1), (ArmName::Load, 1)] {
+        scene.edit(arm, question, |observation| {
+            let letter = Choice::ALL[(observation.steps[0].chosen.token as usize + 1) % 4];
+            say(observation, letter);
+        });
+    }
+    scene.questions[7].expected.load += beyond_chunks;
+    scene.edit(ArmName::Load, 7, |observation| observation.cached_tokens += beyond_chunks);
+    judge(&Evidence { server: None, ..scene.evidence() })
+}
+
+#[test]
+fn right_kv_leaves_open_what_outputs_leave_open_where_some_of_it_was_not_seen() {
+    let (_, judgement) = undecided(0);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Equivalent, Rung::Kv), "{judgement:?}");
+    let (comparison, judgement) = undecided(10);
+    assert_eq!(comparison.kv.outcome, Outcome::Passed);
+    assert!(
+        comparison
+            .kv
+            .words
+            .ends_with(" 10 served tokens lie in no chunk that is held: of them only outputs tell.")
+    );
+    assert_eq!(judgement.verdict, Verdict::Inconclusive, "{judgement:?}");
+}
+
 #[test]
 fn kv_stored_with_loss_is_no_copy_and_must_only_stay_as_it_was() {
     let mut scene = noisy();

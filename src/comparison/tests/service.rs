@@ -329,6 +329,12 @@ fn where_loads_were_made_to_fail_some_must_have_failed_and_what_was_served_decid
     let (comparison, judgement) = judged(&evidence(false));
     assert_eq!(comparison.exercised.service, Service::NothingFailed);
     assert_eq!(judgement.verdict, Verdict::NotExercised, "{}", judgement.reason);
+    // Nor does it excuse a store pass that counts otherwise than vLLM does.
+    let mut unstored = evidence(true);
+    unstored.server.as_mut().unwrap().store.hit_tokens += 256;
+    let (comparison, judgement) = judged(&unstored);
+    assert_eq!(comparison.exercised.service, Service::CountersDisagree);
+    assert_eq!(judgement.verdict, Verdict::NotExercised, "{}", judgement.reason);
     // What is served wrong is degraded as ever.
     let mut scene = Scene::new(40, 4, 0.9);
     scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = 256);
