@@ -336,29 +336,30 @@ fn cleaning_removes_builds_that_nobody_asked_for_with_their_logs_and_leaves_thos
     let cache = machine.root.join("cache");
     let builds = cache.join("builds");
     let day = Duration::from_hours(24);
-    let build = |name: &str, age: Duration| {
+    let build = |name: &str| {
         let folder = builds.join(name);
         fs::create_dir_all(folder.join("lmcache")).unwrap();
-        fs::write(folder.with_added_extension("log"), "").unwrap();
-        let lock = FileLock::try_take(&folder.with_added_extension("lock")).unwrap().unwrap();
+        for extension in ["log", "lock"] {
+            fs::write(folder.with_added_extension(extension), "").unwrap();
+        }
+        folder
+    };
+    let (old, work, recent) = (build("lmcache-1"), build("work-2"), build("vllm-cpu-3"));
+    let lock = FileLock::try_take(&old.with_added_extension("lock")).unwrap().unwrap();
+    for (folder, age) in [(&old, 3 * day), (&work, 3 * day), (&recent, day)] {
         let file = std::fs::File::options().append(true).open(folder.with_added_extension("lock")).unwrap();
         file.set_modified(SystemTime::now() - age).unwrap();
-        (folder, lock)
-    };
-    let (old, (work, _), (recent, _)) =
-        (build("lmcache-1", 3 * day), build("work-2", 3 * day), build("vllm-cpu-3", day));
+    }
     // One of the old is just being made again.
-    assert_eq!(unused(&cache, 2 * day).unwrap(), [old.0.clone(), work.clone()]);
+    assert_eq!(unused(&cache, 2 * day).unwrap(), [old.clone(), work.clone()]);
     assert_eq!(remove_unused(&cache, 2 * day).unwrap(), std::slice::from_ref(&work));
-    assert!(
-        old.0.exists() && recent.exists() && !work.exists() && !work.with_added_extension("log").exists()
-    );
+    assert!(old.exists() && recent.exists() && !work.exists() && !work.with_added_extension("log").exists());
     // A run that finds a build asks for its lock, too.
-    drop(old.1);
+    drop(lock);
     // Another test's process holds the lock until it has left this one's memory, if it was forked meanwhile.
-    while FileLock::try_take(&old.0.with_added_extension("lock")).unwrap().is_err() {
+    while FileLock::try_take(&old.with_added_extension("lock")).unwrap().is_err() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(unused(&cache, 2 * day).unwrap().is_empty());
-    assert_eq!(remove_unused(&cache, Duration::ZERO).unwrap(), [old.0, recent]);
+    assert_eq!(remove_unused(&cache, Duration::ZERO).unwrap(), [old, recent]);
 }
