@@ -28,6 +28,8 @@ use futures_util::future::LocalBoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub(crate) use self::described::RESERVED_VARIABLES;
 pub use self::error::{CarrierError, RouteError};
 pub use self::in_process::variables as in_process_variables;
 pub use self::lmcache::{launch_server, serde_settings, server_settings, settle, with_options};

@@ -89,13 +89,7 @@ impl<'a> ArmsOf<'a> {
 
     /// Engines that may share the rounds on a route.
     pub(super) fn engines(&self, route: Route) -> Result<usize, RouteError> {
-        let carrier = find_carrier(route)?;
-        Ok(match carrier.topology() {
-            // The folder, ports and memory of a described connector are there once.
-            Topology::SameEngine if carrier.connector_class().is_some() => 1,
-            Topology::SameEngine => self.request.engines_of_a_model(),
-            Topology::AnotherEngine | Topology::ProducerAndConsumer => 1,
-        })
+        Ok(engines_of(find_carrier(route)?, self.request.engines_of_a_model()))
     }
 
     pub(super) fn compare(&self, route: Route, tokenizer: Digest) -> Result<Work, RouteError> {
@@ -135,5 +129,28 @@ impl<'a> ArmsOf<'a> {
             prompts: FOREIGN_PROMPTS,
             readers: differences(suite.lmcache.chunk_tokens, suite.engine.dtype),
         }))
+    }
+}
+
+/// How many of so many engines may share a carrier's rounds.
+fn engines_of(carrier: &dyn Carrier, most: usize) -> usize {
+    match carrier.topology() {
+        // The folder, ports and memory of a described connector are there once.
+        Topology::SameEngine if carrier.connector_class().is_some() => 1,
+        Topology::SameEngine => most,
+        Topology::AnotherEngine | Topology::ProducerAndConsumer => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_share_what_has_a_side_for_each() {
+        for (route, engines) in [("mp", 4), ("in-process+disk", 4), ("offload", 1), ("mp+fs", 1), ("nixl", 1)]
+        {
+            assert_eq!(engines_of(find_carrier(Route::named(route)).unwrap(), 4), engines, "{route}");
+        }
     }
 }

@@ -391,3 +391,22 @@ pub fn read_ready(arm: &Artifact) -> Result<Ready, StageError> {
 pub(super) fn read_blocks(inputs: &Inputs) -> Result<u32, StageError> {
     Ok(read_ready(inputs.of(StageName::Baseline))?.block_size)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::carrier::RESERVED_VARIABLES;
+
+    #[test]
+    fn no_description_of_a_connector_may_set_what_is_set_here() {
+        let cpu = Device::Cpu { name: "one".to_owned(), features: BTreeSet::new(), threads: 2 };
+        let gpu = Device::Cuda { names: Vec::new(), driver: "580".to_owned() };
+        for device in [cpu, gpu] {
+            for (name, _) in variables(1, &device, Parallelism { tensor: 2, pipeline: 1 }) {
+                assert!(RESERVED_VARIABLES.contains(&name.as_str()), "{name}");
+            }
+        }
+    }
+}

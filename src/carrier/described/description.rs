@@ -22,7 +22,7 @@ const RESERVED: [&str; 4] =
 
 /// That which has vLLM compute again what was not loaded, instead of failing the request.
 /// Variables of engines that a run sets itself, or that Python reads before it hears of a connector.
-pub(in crate::carrier) const RESERVED_VARIABLES: [&str; 10] = [
+pub(crate) const RESERVED_VARIABLES: [&str; 10] = [
     "GOMP_SPINCOUNT",
     "OMP_NUM_THREADS",
     "PYTHONHASHSEED",

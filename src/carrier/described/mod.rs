@@ -8,4 +8,6 @@ mod places;
 mod tests;
 mod transport;
 
+#[cfg(test)]
+pub(crate) use self::description::RESERVED_VARIABLES;
 pub(super) use self::file::{embedded, read};

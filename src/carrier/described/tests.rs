@@ -172,6 +172,12 @@ fn a_connector_with_several_places_is_proven_by_what_vllm_counts_of_one() {
 }
 
 #[test]
+fn servers_of_a_tier_load_whole_chunks_and_of_another_connector_nothing_is_known() {
+    let whole = |name: &str| find_carrier(Route::named(name)).unwrap().loads_whole_chunks();
+    assert_eq!(["mp+s3", "mp+valkey", "example", "nixl"].map(whole), [true, true, false, false]);
+}
+
+#[test]
 fn what_cannot_run_here_says_so_before_anything_is_started() {
     let here = |device| Here { environment: None, redis: None, device };
     let of = |name: &str| find_carrier(Route::named(name)).unwrap();

@@ -223,6 +223,22 @@ fn what_vllms_own_prefix_cache_served_in_either_pass_is_no_service_of_the_connec
 }
 
 #[test]
+fn hits_that_were_predicted_otherwise_may_be_the_descriptions_fault() {
+    for (cached, by_engine) in [(256, true), (768, true), (256, false)] {
+        let mut scene = Scene::new(40, 4, 0.9);
+        scene.edit(ArmName::Load, 17, |observation| observation.cached_tokens = cached);
+        let mut evidence = scene.evidence();
+        if by_engine {
+            evidence.server = None;
+            evidence.engine = Some(EngineEvidence::default());
+        }
+        let (_, judgement) = judged(&evidence);
+        assert_eq!(judgement.decided_by, Rung::Exercised, "{}", judgement.reason);
+        assert_eq!(judgement.next_step.contains("`[hits]`"), by_engine, "{}", judgement.next_step);
+    }
+}
+
+#[test]
 fn where_a_connector_has_several_places_what_is_served_must_come_from_the_routes() {
     for (tokens, expected) in
         [(1024, Service::AsPredicted), (20480, Service::AsPredicted), (1023, Service::WrongTier)]
