@@ -1,46 +1,57 @@
 #!/usr/bin/env bash
 # Runs the README's test command again and again beside a load of twice the machine's cores: a test that depends on speed
-# fails sooner or later. Usage: tests/under-load.sh [TIMES, 10 if left out] [arguments of cargo test]
+# fails sooner or later. Usage: tests/under-load.sh [TIMES, 10 if left out] [AT_ONCE, 1 if left out] [arguments of cargo test]
 set -eu
 cd "$(dirname "$0")/.."
-times=${1-10}
-[ $# -eq 0 ] || shift
+times=${1-10} at_once=${2-1}
+shift $(($# < 2 ? $# : 2))
 cargo test --locked --no-run --quiet
 
-load= running=
+started=()
 end_all() {
-  for process in $load; do kill "$process" 2>/dev/null || true; done
-  # Cargo, what it started, and what that did.
-  [ -z "$running" ] || kill -- "-$running" 2>/dev/null || true
+  # Each in a process group of its own: Cargo, what it started, and what that did.
+  for group in "${started[@]}"; do kill -- "-$group" 2>/dev/null || true; done
 }
 trap end_all EXIT
 trap 'exit 130' INT TERM
+set -m
 number=0
 while [ "$number" -lt $((2 * $(nproc))) ]; do
   sh -c 'while :; do :; done' &
-  load="$load $!"
+  started+=("$!")
   number=$((number + 1))
 done
 
-failed=0 run=1
-log=$(mktemp)
-while [ "$run" -le "$times" ]; do
-  started=$(date +%s)
-  set -m # in a process group of its own
-  cargo test --locked "$@" >"$log" 2>&1 &
-  running=$!
-  set +m
-  if wait "$running"; then
-    echo "run $run of $times: passed in $(($(date +%s) - started)) s"
+logs=$(mktemp -d)
+# Run number $1, and its outcome.
+one_run() {
+  local log=target/under-load-$1.log since=$SECONDS
+  shift
+  if cargo test --locked "$@" >"$log" 2>&1; then
+    echo "$log: passed in $((SECONDS - since)) s"
   else
-    failed=$((failed + 1))
-    echo "run $run of $times: FAILED in $(($(date +%s) - started)) s"
+    touch "$logs/failed-$BASHPID"
+    echo "$log: FAILED in $((SECONDS - since)) s"
     grep -E '^(---- |thread |error:|test .* FAILED)' "$log" || true
-    cp "$log" "target/under-load-$run.log"
   fi
-  running=
-  run=$((run + 1))
+}
+# Every AT_ONCE-th run, from number $1 on.
+stream() {
+  local run=$1
+  shift
+  while [ "$run" -le "$times" ]; do
+    one_run "$run" "$@"
+    run=$((run + at_once))
+  done
+}
+streams=() number=1
+while [ "$number" -le "$at_once" ]; do
+  stream "$number" "$@" &
+  started+=("$!") streams+=("$!")
+  number=$((number + 1))
 done
-rm -f "$log"
+wait "${streams[@]}"
+failed=$(find "$logs" -name 'failed-*' | wc -l)
+rm -rf "$logs"
 echo "$failed of $times runs failed"
 [ "$failed" -eq 0 ]
