@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Seek, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -114,6 +115,18 @@ fn describe(holder: Option<&Holder>) -> String {
 #[derive(Debug)]
 pub struct FileLock {
     file: std::fs::File,
+    is_shared: AtomicBool,
+}
+
+impl Drop for FileLock {
+    /// Closing the file would not do: each process that is forked at the same time has it open until it executes a program.
+    fn drop(&mut self) {
+        if !*self.is_shared.get_mut()
+            && let Err(error) = self.file.unlock()
+        {
+            tracing::debug!(%error, "the lock ends with its file");
+        }
+    }
 }
 
 impl FileLock {
@@ -124,13 +137,13 @@ impl FileLock {
     pub fn try_take(path: &Utf8Path) -> io::Result<Result<Self, Option<Holder>>> {
         let mut options = fs::OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(path)?.into_file();
-        let mut lock = Self { file };
-        match lock.file.try_lock() {
+        match file.try_lock() {
             Ok(()) => {
+                let mut lock = Self { file, is_shared: AtomicBool::new(false) };
                 lock.write_holder()?;
                 Ok(Ok(lock))
             }
-            Err(std::fs::TryLockError::WouldBlock) => Ok(Err(lock.read_holder())),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(Err(read_holder(file))),
             Err(std::fs::TryLockError::Error(error)) => Err(error),
         }
     }
@@ -175,7 +188,9 @@ impl FileLock {
     /// # Errors
     /// When the process has too many open files.
     pub fn share(&self) -> io::Result<std::fs::File> {
-        self.file.try_clone()
+        let shared = self.file.try_clone()?;
+        self.is_shared.store(true, Ordering::Relaxed);
+        Ok(shared)
     }
 
     fn write_holder(&mut self) -> io::Result<()> {
@@ -183,12 +198,12 @@ impl FileLock {
         self.file.rewind()?;
         self.file.write_all(&serde_json::to_vec(&Holder::this_process())?)
     }
+}
 
-    fn read_holder(&mut self) -> Option<Holder> {
-        let mut text = String::new();
-        self.file.read_to_string(&mut text).ok()?;
-        serde_json::from_str(&text).ok()
-    }
+fn read_holder(mut file: std::fs::File) -> Option<Holder> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 #[cfg(test)]
@@ -238,6 +253,16 @@ mod tests {
         child.wait().unwrap();
         let taken = FileLock::take(&path, "it", Duration::from_secs(10), &Events::ignored());
         assert!(taken.is_ok());
+    }
+
+    #[test]
+    fn a_lock_is_free_as_soon_as_it_is_dropped_though_a_forked_process_has_its_file_open() {
+        let (_keep, path) = lock_path();
+        let lock = FileLock::try_take(&path).unwrap().unwrap();
+        let open_elsewhere = lock.file.try_clone().unwrap();
+        drop(lock);
+        assert!(FileLock::try_take(&path).unwrap().is_ok());
+        drop(open_elsewhere);
     }
 
     #[test]

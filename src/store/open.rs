@@ -27,7 +27,20 @@ pub struct Store {
     events: Events,
     durability: Durability,
     /// A lock that all who have the store open share; none where the file system has no locks or cannot be written.
-    in_use: Option<Arc<std::fs::File>>,
+    in_use: Option<Arc<InUse>>,
+}
+
+/// The file that all who have the store open lock together.
+#[derive(Debug)]
+struct InUse(std::fs::File);
+
+impl Drop for InUse {
+    /// Closing the file would not do: each process that is forked at the same time has it open until it executes a program.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::debug!(%error, "the store is in use until its file is closed");
+        }
+    }
 }
 
 /// What a store must survive.
@@ -80,7 +93,7 @@ impl Store {
         // Whoever cleans the store is done in a moment.
         let shared = file.and_then(|file| file.file().lock_shared().map(|()| file.into_file()));
         match shared {
-            Ok(file) => store.in_use = Some(Arc::new(file)),
+            Ok(file) => store.in_use = Some(Arc::new(InUse(file))),
             Err(error) => tracing::debug!(%error, "the use of the store was not noted"),
         }
         Ok(store)
@@ -93,7 +106,7 @@ impl Store {
     /// When another process has the store open.
     pub fn alone(&self) -> Result<Alone<'_>, StoreError> {
         let in_use = || StoreError::InUse { store: self.root.clone() };
-        let file = self.in_use.as_deref().ok_or_else(in_use)?;
+        let file = &self.in_use.as_deref().ok_or_else(in_use)?.0;
         file.try_lock().map_err(|error| match error {
             std::fs::TryLockError::WouldBlock => in_use(),
             std::fs::TryLockError::Error(source) => self.io_error(source),
