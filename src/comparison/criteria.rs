@@ -45,6 +45,9 @@ pub struct Criteria {
     /// Nats between the chosen token and the runner-up within which they may change places. The default is two steps
     /// of bfloat16 at logits from 16 to 32: each of the two may be rounded by one.
     pub near_tie_gap: f64,
+    /// Whether right KV makes a comparison *equivalent*, where no output speaks against it. If not, bits or answers must
+    /// show it; wrong KV is *degraded* all the same.
+    pub kv_decides: bool,
     /// How far the load pass may move where bits cannot decide.
     pub tolerance: Tolerance,
 }
@@ -70,6 +73,7 @@ impl Default for Criteria {
             assumed_flip_rate: 0.01,
             assumed_flip_correlation: 0.2,
             near_tie_gap: 0.25,
+            kv_decides: true,
             tolerance: Tolerance::default(),
         }
     }

@@ -79,10 +79,10 @@ pub fn plan_questions(subjects: &[u32], comparisons: u32, criteria: &Criteria) -
         true => " and more subjects: too few, unless bits decide",
     };
     let margin = 100.0 * criteria.margin;
-    let reach = reach(questions);
+    let (reach, sharp) =
+        (reach(questions), if criteria.kv_decides { "kv or bits decide" } else { "bits decide" });
     let words = format!(
-        "{loss}. Equivalence within {margin:.2} points needs about {questions_needed} questions{enough}. Where kv or bits \
-         decide, {reach}."
+        "{loss}. Equivalence within {margin:.2} points needs about {questions_needed} questions{enough}. Where {sharp}, {reach}."
     );
     Plan { questions, subjects, alpha, detectable_loss, questions_needed, words }
 }

@@ -60,7 +60,8 @@ pub(super) fn judge_disturbed_kv(comparison: &Comparison) -> Option<Judgement> {
 pub(super) fn judge_right_kv(comparison: &Comparison) -> Option<Judgement> {
     let traced = &comparison.kv;
     // What is lost on the way, if it is lost as declared, is for the answers to judge.
-    if traced.outcome != Outcome::Passed || comparison.noise_floor.fidelity == Fidelity::Lossy {
+    let lossy = comparison.noise_floor.fidelity == Fidelity::Lossy;
+    if traced.outcome != Outcome::Passed || lossy || !comparison.criteria.kv_decides {
         return None;
     }
     let bits = match comparison.bit_exact.outcome {

@@ -112,7 +112,10 @@ pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
                 store.predicted_tokens
             )
         }
-        Rung::Kv => comparison.kv.words.clone(),
+        Rung::Kv if criteria.kv_decides => comparison.kv.words.clone(),
+        Rung::Kv => {
+            format!("{} That decides nothing here: the suite says `kv_decides = false`.", comparison.kv.words)
+        }
         Rung::BitExact => {
             let control = &comparison.bit_exact.against_control;
             let repeat = &comparison.noise_floor.repeat;

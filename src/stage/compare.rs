@@ -76,7 +76,7 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 14;
+    pub(crate) const SCHEMA: u32 = 15;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let evidence = self.gather(context)?;

@@ -220,6 +220,7 @@ fn a_key_holds_these_fields_and_no_other() {
     /fields/parameters/comparisons
     /fields/parameters/criteria/assumed_flip_correlation
     /fields/parameters/criteria/assumed_flip_rate
+    /fields/parameters/criteria/kv_decides
     /fields/parameters/criteria/margin
     /fields/parameters/criteria/near_tie_gap
     /fields/parameters/criteria/tolerance/beyond_gap_rate

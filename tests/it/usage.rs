@@ -113,7 +113,7 @@ fn a_suite_with_a_mistake_is_refused_with_its_line() {
        |
     28 | magrin = 0.005
        | ^^^^^^
-    unknown field `magrin`, expected one of `margin`, `assumed_flip_rate`, `assumed_flip_correlation`, `near_tie_gap`, `tolerance`
+    unknown field `magrin`, expected one of `margin`, `assumed_flip_rate`, `assumed_flip_correlation`, `near_tie_gap`, `kv_decides`, `tolerance`
 
     hint: compare it with one that is right: `kv-correctness suite show canary`
     ");
