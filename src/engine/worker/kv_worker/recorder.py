@@ -123,9 +123,13 @@ class Recorder:
         rows: list[Any] = [torch.cat(batches).cpu().numpy() if batches else None for batches in self._batches]
         starts = [list(accumulate((len(batch) for batch in batches), initial=0)) for batches in self._batches]
 
+        whole, width = b"" if rows[0] is None else rows[0].tobytes(), DIGEST_BYTES * len(self._names)
+
         def joined(places: dict[int, tuple[int, int]]) -> bytes:
             if len(self.buckets) == 1 and places:
-                return b"".join(rows[0][starts[0][batch] + row].tobytes() for batch, row in places.values())
+                batch, row = places[0]
+                start = (starts[0][batch] + row) * width
+                return whole[start : start + width]
             digests = [bytes(DIGEST_BYTES)] * len(self._names)
             for bucket, (batch, row) in places.items():
                 taken = rows[bucket][starts[bucket][batch] + row]
