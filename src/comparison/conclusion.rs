@@ -7,7 +7,7 @@ use crate::stats::holm_adjusted;
 use super::difference::count;
 use super::ladder::{
     judge_bit_failure, judge_bit_success, judge_distribution, judge_gross_harm, judge_near_ties,
-    judge_service, judge_with_right_kv,
+    judge_no_numbers, judge_service, judge_with_right_kv,
 };
 use super::last_rung::{judge_harm, judge_harmless_answers};
 use super::provenance_verdict::{judge_disturbed_kv, judge_wrong_kv};
@@ -54,6 +54,7 @@ fn judge(comparison: &Comparison, adjusted: f64) -> Judgement {
     let wrong = || {
         judge_wrong_kv(comparison)
             .or_else(|| judge_disturbed_kv(comparison))
+            .or_else(|| judge_no_numbers(comparison))
             .or_else(|| judge_bit_failure(comparison))
             .or_else(|| judge_gross_harm(comparison))
     };
@@ -68,6 +69,7 @@ fn judge(comparison: &Comparison, adjusted: f64) -> Judgement {
         // The answers are those of plain vLLM: only storing can have disturbed, or the store pass been served wrong KV.
         Service::NothingServed | Service::NothingFailed => judge_wrong_kv(comparison)
             .or_else(|| judge_disturbed_kv(comparison))
+            .or_else(|| judge_no_numbers(comparison))
             .or_else(|| judge_bit_failure(comparison)),
         Service::UnderServed | Service::CountersDisagree | Service::WrongTier => {
             wrong().or_else(far).or_else(harmful)

@@ -5,7 +5,7 @@ use super::early_stop::stopping_bound;
 use super::exercised::ExternalHits;
 use super::provenance_verdict::judge_right_kv;
 use super::verdict::{Judgement, Rung, Verdict};
-use super::{Batching, Comparison, Fidelity, Offender, Outcome, Service, Tally};
+use super::{Batching, Comparison, Fidelity, Offender, Outcome, Service, Tally, WithoutNumbers};
 
 /// What a service that is not as predicted amounts to by itself.
 pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
@@ -134,6 +134,17 @@ pub(super) fn judge_with_right_kv(comparison: &Comparison) -> Option<Judgement> 
     let harm = judge_bit_success(comparison).filter(speaks_against);
     let harm = harm.or_else(|| judge_near_ties(comparison)).or_else(|| judge_distribution(comparison));
     Some(harm.unwrap_or(right))
+}
+
+/// Log-probabilities that are no numbers are harm, since without a cache an engine that gives such ends the run.
+pub(super) fn judge_no_numbers(comparison: &Comparison) -> Option<Judgement> {
+    let WithoutNumbers { answers, first } = comparison.without_numbers.as_ref()?;
+    let reason = format!(
+        "The log-probabilities of {answers} answers of the store and the load pass are no numbers (first: {first}), and all \
+         that vLLM computes alone are."
+    );
+    let next = "Look at the KV that was served for that question: bytes of another data type or another place do that.";
+    Some(Judgement::new(Verdict::Degraded, Rung::Distribution, reason, next))
 }
 
 pub(super) fn judge_bit_failure(comparison: &Comparison) -> Option<Judgement> {

@@ -41,6 +41,8 @@ mod verdict;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::QuestionId;
+
 pub use answers::{Accuracy, Answers, Flip, FlipKind, PairedTest, Scoring, pair_predictions};
 pub use arm_name::{ArmName, Pass};
 pub use as_baseline::{AsBaseline, CellName};
@@ -102,6 +104,9 @@ pub struct Comparison {
     pub comparisons: u32,
     /// Number of questions compared.
     pub questions: u32,
+    /// Answers of the store and the load pass whose log-probabilities were no numbers, if there are any.
+    #[serde(default)]
+    pub without_numbers: Option<WithoutNumbers>,
     /// What stores and serves KV: `LMCache`, or the class of a connector that needs none. Reports from before it was
     /// written down are of the former.
     #[serde(default = "lmcache")]
@@ -130,6 +135,25 @@ pub struct Comparison {
     pub by_subject: Vec<SubjectScore>,
     /// Each question, in order.
     pub by_question: Vec<QuestionMovement>,
+}
+
+/// Answers whose log-probabilities were no numbers, though those of the baseline were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WithoutNumbers {
+    /// How many, of both passes.
+    pub answers: u32,
+    /// The first one's question.
+    pub first: QuestionId,
+}
+
+impl WithoutNumbers {
+    fn among(cases: &[evidence::Case<'_>]) -> Option<Self> {
+        let passes = cases.iter().flat_map(|case| [&case.store.observation, &case.load.observation]);
+        let without: Vec<_> = passes.filter(|observation| observation.no_numbers).collect();
+        let first = without.first()?.question.clone();
+        Some(Self { answers: difference::count(without.len()), first })
+    }
 }
 
 /// The name of what serves KV wherever nothing else is said.
@@ -165,6 +189,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         criteria: *criteria,
         comparisons,
         questions: difference::count(cases.len()),
+        without_numbers: WithoutNumbers::among(&cases),
         cache: evidence.cache.clone(),
         exercised: exercised::check_service(&cases, server, engine, evidence.loads_fail),
         sensitivity: sensitivity::measure_sensitivity(evidence.spoilt.as_ref()),

@@ -219,6 +219,7 @@ fn answer(asked: &Asked, question: usize, cached_tokens: u32, letter: Choice) ->
         cached_tokens,
         preemptions: 0,
         served_again: Vec::new(),
+        no_numbers: false,
         letters,
         steps: vec![
             Step { chosen: top[0], top },

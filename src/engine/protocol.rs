@@ -343,6 +343,9 @@ pub struct Scored {
     /// Tokens that a connector served each time it was taken up again.
     #[serde(default)]
     pub served_again: Vec<u32>,
+    /// Whether log-probabilities were no numbers; a finite one stands for each.
+    #[serde(default)]
+    pub no_numbers: bool,
 }
 
 impl Scored {

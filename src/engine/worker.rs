@@ -339,6 +339,7 @@ impl Worker {
             preemptions: scored.preemptions,
             served_again: scored.served_again,
             letters: scored.letters,
+            no_numbers: scored.no_numbers,
             steps: scored.steps,
         })
     }

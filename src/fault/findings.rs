@@ -19,7 +19,7 @@ use super::located::{Located, PlantedCell};
 pub enum Fate {
     /// The ladder saw it.
     Killed,
-    /// The engine's answer was no number, so a run ends with an error instead of a verdict, never with a pass.
+    /// The engine's answer was no number, and the engine ended there; in reports from before such an answer was judged.
     Refused,
     /// It changes what the engine reads, and the ladder did not see it.
     Survived,
@@ -152,29 +152,6 @@ impl Trial {
                 + comparison.bit_exact.against_baseline.differing,
             token_flips: comparison.distribution.load.first_token_flips,
             questions: comparison.questions,
-            ..Self::unjudged(variant, damage)
-        }
-    }
-
-    /// A planting after which the engine's answer was no number: `refusal` are its words, and that many tokens had been served
-    /// of those predicted.
-    #[must_use]
-    pub fn refused(
-        variant: &Variant,
-        damage: &Damage,
-        refusal: String,
-        [served, predicted]: [u64; 2],
-    ) -> Self {
-        let fate = match variant.fault.must {
-            _ if damage.changed_bits == 0 && variant.operator.misreading().is_none() => Fate::FalseAlarm,
-            Must::ChangeNothing | Must::ServeNothing => Fate::FalseAlarm,
-            Must::BeSeen(_) | Must::ReorderAlone => Fate::Refused,
-        };
-        Self {
-            fate,
-            refusal: Some(refusal),
-            served_tokens: served,
-            predicted_tokens: predicted,
             ..Self::unjudged(variant, damage)
         }
     }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::comparison::{
-    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, Fidelity, ServerEvidence, compare,
+    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, Fidelity, ServerEvidence, WithoutNumbers,
+    compare,
 };
 use crate::dataset::{Choice, Split};
 use crate::fault::{Arrangement, CATALOGUE, Fault};
@@ -17,6 +18,7 @@ fn observation(row: u32, cached_tokens: u32, logprob: f32) -> Observation {
         cached_tokens,
         preemptions: 0,
         served_again: Vec::new(),
+        no_numbers: false,
         letters: [f64::from(logprob), -3.0, -4.0, -5.0],
         steps: vec![Step { chosen: top[0], top }],
     }
@@ -194,14 +196,14 @@ fn names_say_what_was_planted_where() {
 
 #[test]
 fn an_answer_that_is_no_number_shows_a_fault_but_not_of_bytes_that_did_not_change() {
-    let refused = |name, changed_bits| {
-        let damage = Damage { chunks: 1, changed_bits, ..Damage::default() };
-        Trial::refused(&variant(name), &damage, "it is nan".to_owned(), [512, 512])
-    };
-    let findings = findings(vec![refused("random bits", 4), refused("identity", 0)]);
+    let without_numbers = Some(WithoutNumbers { answers: 1, first: observation(1, 0, 0.0).question });
+    let comparison = Comparison { without_numbers, ..loaded(SERVED, -0.5) };
+    let findings = findings(vec![
+        trial("random bits", 4, &comparison, on_disk(SERVED)),
+        trial("identity", 0, &comparison, on_disk(SERVED)),
+    ]);
     assert_eq!((findings.score.killed, findings.score.planted), (1, 1));
     assert_eq!(findings.score.misjudged, ["identity (every chunk)"]);
-    assert_eq!(findings.trials[0].refusal.as_deref(), Some("it is nan"));
 }
 
 #[test]
@@ -252,7 +254,4 @@ fn a_misreading_that_changes_nothing_stored_must_be_seen_all_the_same() {
     assert_eq!((found.score.killed, found.score.seen_by[&Rung::BitExact]), (1, 1));
     assert!(found.smallest.is_empty(), "no bit of a chunk was changed");
     assert_eq!(found.trials[0].name(), "position off by one (last chunk of whole prompts)");
-    let refused =
-        Trial::refused(&variant(name), &Damage { chunks: 1, ..Damage::default() }, "nan".to_owned(), [1, 2]);
-    assert_eq!(refused.fate, Fate::Refused);
 }

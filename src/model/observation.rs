@@ -50,6 +50,9 @@ pub struct Observation {
     pub served_again: Vec<u32>,
     /// Log-probabilities of the letters A to D as the first generated token.
     pub letters: [f64; 4],
+    /// Whether log-probabilities were no numbers, which only an engine with a cache may say; a finite one stands for each.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_numbers: bool,
     /// The generated tokens in order; never empty.
     pub steps: Vec<Step>,
 }

@@ -61,7 +61,7 @@ pub struct Faults {
 
 impl Faults {
     /// Also numbers what the catalogue's operators do to bytes.
-    pub(crate) const SCHEMA: u32 = 12;
+    pub(crate) const SCHEMA: u32 = 13;
 
     /// The variants for a model with KV of this shape, on a route; none where the route has no ground for them.
     ///
@@ -123,7 +123,7 @@ impl Faults {
         let pool = parent.file_name().unwrap_or_default().trim_start_matches('.').to_owned();
         let recipe =
             PlantingStack { run, surroundings: &surroundings, second: tier.settings(), secrets, salt, pool };
-        let mut stack = recipe.start(None).await?;
+        let mut stack = recipe.start().await?;
         let ready: Ready = read_json(&draft.path(READY))?;
         let (ranks, shape) = (self.engine.ranks, run.kv_shape()?);
         let known = Arrangement::known(self.engine.device.kind(), shape, ready.block_size);
@@ -165,7 +165,7 @@ impl Faults {
         let reachable = |variant: &&Variant| variant.tier == Tier::Disk || ground.memory_is_reached();
         let (variants, without): (Vec<&Variant>, Vec<&Variant>) =
             self.variants.iter().filter(reachable).partition(|variant| ground.has_place_for(variant));
-        let (mut trials, mut seconds, mut stacks, mut left_out) = (Vec::new(), Vec::new(), 1, 0);
+        let (mut trials, mut seconds) = (Vec::new(), Vec::new());
         let mut not_planted: Vec<String> = without
             .iter()
             .map(|variant| {
@@ -173,11 +173,6 @@ impl Faults {
             })
             .collect();
         for variant in &variants {
-            // A new server is given nothing to keep in its memory: it finds all in the second tier.
-            if variant.tier == Tier::Memory && stacks > 1 {
-                left_out += 1;
-                continue;
-            }
             let started = Instant::now();
             let trial = match laboratory.attempt(&mut stack, &mut ground, variant).await? {
                 Ok(trial) => trial,
@@ -187,12 +182,6 @@ impl Faults {
                     continue;
                 }
             };
-            if trial.refusal.is_some() {
-                // An engine ends with its first answer that is no number, and its server goes on holding what it was to read.
-                stacks += 1;
-                drop(stack);
-                stack = recipe.start(Some(stacks)).await?;
-            }
             trials.push(trial);
             seconds.push(started.elapsed().as_secs_f64());
             context.desk.events.emit(Event::QuestionsDone {
@@ -206,7 +195,6 @@ impl Faults {
         let questions = prompts.into_iter().map(|prompt| prompt.question).collect();
         let (chunks, chunks_in_memory) = ground.counts();
         let findings = FaultFindings {
-            left_out,
             not_planted,
             ..FaultFindings::new(layout, questions, chunks, chunks_in_memory, trials)
         };

@@ -9,7 +9,7 @@ use crate::comparison::{
     Arm, ArmName, Criteria, Evidence, KvEvidence, ServerEvidence, WrongWhen, compare, find_wrong_cells,
 };
 use crate::dataset::{Prompt, Tokenizer};
-use crate::engine::{ChangedCell, EngineError, PrefixCache, ServerCounters, TimingFault};
+use crate::engine::{ChangedCell, PrefixCache, ServerCounters, TimingFault};
 use crate::fault::{Damage, Flip, Located, Operator, PlantedCell, Reading, Tier, Trial, Variant};
 use crate::model::{KvRecord, Observation};
 
@@ -31,8 +31,7 @@ pub(super) struct NotPlanted(pub(super) String);
 
 /// What a load pass gave.
 struct Answers {
-    /// The observations, or what the engine said of an answer that was no number.
-    loaded: Result<Vec<Observation>, String>,
+    loaded: Vec<Observation>,
     counted: ServerCounters,
     kv: Vec<KvRecord>,
 }
@@ -60,7 +59,7 @@ impl Laboratory<'_> {
         }
     }
 
-    /// Flips the sampled bits in turns; ends early where an answer is no number.
+    /// Flips the sampled bits in turns.
     async fn attempt_flips(
         &self,
         stack: &mut Started,
@@ -72,12 +71,7 @@ impl Laboratory<'_> {
             let damage = ground.plant_flips(flips)?;
             let answers = self.ask(stack, variant.tier).await?;
             ground.restore().await?;
-            let turn = self.judge(variant, &damage, answers, Vec::new())?;
-            let is_refused = turn.refusal.is_some();
-            turns.push(turn);
-            if is_refused {
-                break;
-            }
+            turns.push(self.judge(variant, &damage, answers, Vec::new())?);
         }
         Ok(Trial::joined(&turns).expect("a model has a place to flip a bit at"))
     }
@@ -98,7 +92,7 @@ impl Laboratory<'_> {
             return Ok(Err(NotPlanted(problem)));
         }
         let answers = self.ask(stack, variant.tier).await?;
-        let damage = self.end_fault(stack, &answers).await?;
+        let damage = self.end_fault(stack).await?;
         if damage.changed_bits == 0 {
             return Ok(Err(NotPlanted("the same bytes lay in the blocks before".to_owned())));
         }
@@ -118,14 +112,8 @@ impl Laboratory<'_> {
         }
         ground.empty()?;
         let stored = self.ask(stack, variant.tier).await?;
-        if stored.loaded.is_ok() {
-            stack.worker.score(&self.fillers(others), PrefixCache::Read, || {}).await?;
-        }
-        let damage = self.end_fault(stack, &stored).await?;
-        if stored.loaded.is_err() {
-            ground.restore().await?;
-            return self.judge(variant, &damage, stored, Vec::new()).map(Ok);
-        }
+        stack.worker.score(&self.fillers(others), PrefixCache::Read, || {}).await?;
+        let damage = self.end_fault(stack).await?;
         let is_filled = ground.is_filled().await?;
         if damage.changed_bits == 0 {
             ground.restore().await?;
@@ -149,11 +137,8 @@ impl Laboratory<'_> {
         self.prompts.iter().take(count).map(filler).collect()
     }
 
-    /// Ends a fault of timing and returns what it did. Of an engine that is gone it is not known, but for that there was something.
-    async fn end_fault(&self, stack: &mut Started, answers: &Answers) -> Result<Damage, StageError> {
-        if answers.loaded.is_err() {
-            return Ok(Damage { changed_bits: 1, ..Damage::default() });
-        }
+    /// Ends a fault of timing and returns what it did.
+    async fn end_fault(&self, stack: &mut Started) -> Result<Damage, StageError> {
         let mut damage = Damage::default();
         let mut bits_of_chunk = std::collections::BTreeMap::<_, u64>::new();
         let is_shared = self.evidence.kv.as_ref().is_some_and(|kv| kv.shared_by_ranks);
@@ -176,12 +161,8 @@ impl Laboratory<'_> {
             stack.server.clear().await?;
         }
         let before = stack.server.counters().await?;
-        let loaded = stack.worker.score(self.prompts, PrefixCache::Read, || {}).await;
+        let loaded = stack.worker.score(self.prompts, PrefixCache::Read, || {}).await?;
         let counted = stack.server.counters().await?.since(before);
-        let loaded = match loaded {
-            Err(EngineError::NoNumbers { message, .. }) => Err(message),
-            loaded => Ok(loaded?),
-        };
         Ok(Answers { loaded, counted, kv: stack.worker.take_kv_records() })
     }
 
@@ -194,14 +175,6 @@ impl Laboratory<'_> {
         computed: Vec<KvRecord>,
     ) -> Result<Trial, StageError> {
         let Answers { loaded, counted, kv: load_records } = answers;
-        let loaded = match loaded {
-            Ok(loaded) => loaded,
-            Err(message) => {
-                let predicted =
-                    self.evidence.questions.iter().map(|asked| u64::from(asked.expected.load)).sum();
-                return Ok(Trial::refused(variant, damage, message, [counted.hit_tokens, predicted]));
-            }
-        };
         let load = Arm::new(ArmName::Load, loaded, |observation| read_answer(&self.tokenizer, observation))?;
         let server =
             self.evidence.server.clone().map(|server| ServerEvidence { load: counters(counted), ..server });

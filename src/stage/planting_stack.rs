@@ -5,7 +5,7 @@ use camino::Utf8PathBuf;
 use super::StageError;
 use super::engine_run::{EngineRun, EngineSetup};
 use crate::carrier::{Surroundings, launch_server, server_settings};
-use crate::engine::{LmcacheServer, SecondTier, Tiers, Worker, numbered, pool_path};
+use crate::engine::{LmcacheServer, SecondTier, Tiers, Worker, pool_path};
 use crate::fault::segment_fits;
 
 /// How to start them, again and again over the same second tier.
@@ -30,18 +30,16 @@ pub(super) struct Started {
 }
 
 impl PlantingStack<'_> {
-    /// Starts both; `number` tells later ones from the first.
-    pub(super) async fn start(&self, number: Option<usize>) -> Result<Started, StageError> {
-        let log = format!("{}.log", numbered("lmcache-server", number));
-        let mut settings = server_settings(self.surroundings, &log);
+    /// Starts both.
+    pub(super) async fn start(&self) -> Result<Started, StageError> {
+        let mut settings = server_settings(self.surroundings, "lmcache-server.log");
         let segment = segment_fits(u64::from(self.surroundings.lmcache.memory_gib) << 30)
-            .then(|| numbered(&format!("kv-correctness-{}", self.pool), number));
+            .then(|| format!("kv-correctness-{}", self.pool));
         settings.tiers = Tiers { second: Some(self.second.clone()), serde: None, segment: segment.clone() };
         settings.variables.extend(self.secrets.iter().cloned());
-        let name = numbered("lmcache server", number).replace('-', " ");
-        let server = launch_server(self.surroundings.events, &settings, &name).await?;
+        let server = launch_server(self.surroundings.events, &settings, "lmcache server").await?;
         let setup = EngineSetup::connected("faults", server.connector(self.salt.clone()));
-        let worker = self.run.start(setup.numbered(number)).await?;
+        let worker = self.run.start(setup).await?;
         Ok(Started { worker, server, segment: segment.map(|segment| pool_path(&segment)) })
     }
 }

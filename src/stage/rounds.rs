@@ -313,6 +313,7 @@ mod tests {
             cached_tokens: 0,
             preemptions: 0,
             served_again: Vec::new(),
+            no_numbers: false,
             letters: [0.0; 4],
             steps: Vec::new(),
         };

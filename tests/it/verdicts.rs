@@ -25,6 +25,16 @@ fn the_last_bit_of_one_log_probability_in_the_load_pass_is_degraded() {
 }
 
 #[test]
+fn an_answer_that_is_no_number_is_degraded_where_a_cache_gave_it() {
+    let degraded = judge("none@load", 1);
+    assert!(degraded.contains("  decided by   distribution of the four letters"), "{degraded}");
+    assert!(
+        degraded.contains("The log-probabilities of 2 answers of the store and the load pass are no numbers (first: botany/test/"),
+        "{degraded}"
+    );
+}
+
+#[test]
 fn a_chunk_that_is_served_wrong_is_named() {
     let lab = Lab::new();
     let ended = lab.run("rot@load", "");

@@ -347,6 +347,7 @@ fn observe(asked: &Asked, cached_tokens: u32, letter: Choice, logprob: f32) -> O
         cached_tokens,
         preemptions: 0,
         served_again: Vec::new(),
+        no_numbers: false,
         letters,
         steps: vec![step],
     }

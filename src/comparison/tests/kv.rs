@@ -39,6 +39,46 @@ fn right_kv_decides_where_neither_bits_nor_answers_can() {
 }
 
 #[test]
+fn where_the_suite_says_so_right_kv_decides_nothing_and_wrong_kv_convicts_all_the_same() {
+    let criteria = Criteria { kv_decides: false, ..Criteria::default() };
+    let judged = |scene: &Scene| {
+        let evidence = Evidence { batching: Batching::Together, ..scene.evidence() };
+        let judgement = conclude([&compare(&evidence, &criteria).unwrap()]).judgements.remove(0);
+        (judgement.verdict, judgement.decided_by)
+    };
+    assert_eq!(judged(&noisy()), (Verdict::Inconclusive, Rung::Answers));
+    let mut able = Scene::new(1000, 4, 0.5);
+    assert_eq!(judged(able.with_kv()), (Verdict::Equivalent, Rung::BitExact));
+    able.edit_all(ArmName::Load, |_, observation| observation.letters[0] -= 1e-4);
+    assert_eq!(judged(&able), (Verdict::Equivalent, Rung::Answers));
+    able.edit_kv(7, 1, |chunk| chunk.first = LayerDigests::new(vec![made_up_kv(7, 1, 0, 0), 99]));
+    assert_eq!(judged(&able), (Verdict::Degraded, Rung::Kv));
+}
+
+#[test]
+fn an_answer_that_is_no_number_is_harm_whatever_else_was_seen() {
+    for arm in [ArmName::Store, ArmName::Load] {
+        let mut scene = noisy();
+        scene.edit_all(arm, |number, observation| {
+            if number == 5 {
+                (observation.no_numbers, observation.letters) = (true, [-10_000.0; 4]);
+            }
+        });
+        for kv in [scene.evidence().kv, None] {
+            let (comparison, judgement) =
+                judge(&Evidence { kv, batching: Batching::Together, ..scene.evidence() });
+            assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Distribution));
+            assert_eq!(comparison.without_numbers.unwrap().answers, 1);
+            assert!(
+                judgement
+                    .reason
+                    .ends_with("(first: subject_01/test/2), and all that vLLM computes alone are.")
+            );
+        }
+    }
+}
+
+#[test]
 fn one_wrong_cell_is_harm_and_is_named() {
     let mut scene = noisy();
     scene.edit_kv(7, 1, |chunk| chunk.first = LayerDigests::new(vec![made_up_kv(7, 1, 0, 0), 99]));

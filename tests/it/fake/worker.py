@@ -174,6 +174,8 @@ class Engine:
                 strike(place, number)
                 if f"bit@{place}" in FAULTS:
                     answer["letters"][3] = next_float32(answer["letters"][3])
+                if f"none@{place}" in FAULTS:
+                    answer = {**answer, "letters": [-10_000.0] * 4, "no_numbers": True}
                 if f"nan@{place}" in FAULTS:
                     answer["letters"][0] = float("nan")
                 if f"null@{place}" in FAULTS:

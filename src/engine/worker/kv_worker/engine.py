@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kv_worker.protocol import (
+    NO_NUMBER,
     PROTOCOL,
     ChangedCell,
     ChunkDigests,
@@ -96,7 +97,7 @@ class Engine:
     def score(self, request: Score) -> Iterator[Scored]:
         """Answer the prompts, each as soon as it is done.
 
-        Raises ObservationError at the first answer whose log-probabilities are missing or not finite.
+        Raises ObservationError at the first answer whose log-probabilities are missing or, without a connector, no numbers.
         """
         from vllm import SamplingParams
 
@@ -151,7 +152,7 @@ class Engine:
     def spoil(self, request: Spoil) -> Spoilt:
         """Answer a prompt three times by itself, the third time with a chunk at zero when attention reads it.
 
-        Raises ObservationError at the first answer whose log-probabilities are missing or not finite.
+        Raises ObservationError at the first answer whose log-probabilities are missing.
         """
         first, second, third = (
             Score(read_cache=True, hand_over=False, misreading=None, prompts=[one]) for one in request.prompts
@@ -273,10 +274,15 @@ class Engine:
         ]
         if not positions or len(positions) != len(completion.token_ids):
             raise ObservationError(prompt.question, "the engine gave no token, or a token without log-probabilities")
+        no_numbers = False
         for logprobs in positions:
             for token, logprob in logprobs.items():
-                if not math.isfinite(logprob):
+                if math.isfinite(logprob):
+                    continue
+                if self._start.connector is None:
                     raise ObservationError(prompt.question, f"the log-probability of token {token} is {logprob}")
+                # What a cache does to an answer is an observation; without a cache the model or a kernel is broken.
+                logprobs[token], no_numbers = NO_NUMBER, True
         missing = [letter for letter in self._start.letters if letter not in positions[0]]
         if missing:
             raise ObservationError(prompt.question, f"the sampler did not report the letter token {missing[0]}")
@@ -293,6 +299,7 @@ class Engine:
                 for token, logprobs in zip(completion.token_ids, positions, strict=True)
             ],
             transfer=transfer,
+            no_numbers=no_numbers,
         )
 
     def _step(self, token: int, logprobs: dict[int, float]) -> Step:

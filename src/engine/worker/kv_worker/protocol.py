@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 PROTOCOL = 4
+# Stands for a log-probability that is no number: JSON has none, and every comparison sees it.
+NO_NUMBER = -10_000.0
 
 
 class ProtocolError(Exception):
@@ -187,7 +189,7 @@ class Scored:
     """What one prompt showed; `transfer` says where its KV was left, if it was left to another engine.
 
     `preemptions` is how often it lost its blocks; `served_again` are the tokens that a connector served each time it
-    was taken up again.
+    was taken up again. `no_numbers` says that log-probabilities were none, for which `NO_NUMBER` stands.
     """
 
     question: int
@@ -197,6 +199,7 @@ class Scored:
     transfer: dict[str, Any] | None
     preemptions: int = 0
     served_again: list[int] = field(default_factory=list)
+    no_numbers: bool = False
 
 
 @dataclass(frozen=True)
