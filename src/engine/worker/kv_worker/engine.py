@@ -97,7 +97,7 @@ class Engine:
     def score(self, request: Score) -> Iterator[Scored]:
         """Answer the prompts, each as soon as it is done.
 
-        Raises ObservationError at the first answer whose log-probabilities are missing or, without a connector, no numbers.
+        Raises ObservationError at the first answer whose log-probabilities are missing, or no numbers without a cache.
         """
         from vllm import SamplingParams
 
