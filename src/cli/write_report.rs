@@ -97,6 +97,7 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
             model_digest: compared.model.digest(),
             kv_shape: compared.model.files().kv_shape()?,
             route: compared.route,
+            connector_digest: find_carrier(compared.route)?.content(),
             judgement,
             flipped_questions,
             engine: read_ready(cached)?,

@@ -235,7 +235,10 @@ fn whole(shards: &[(&Part, &Finding)], what: &str) -> Result<Finding, MergeError
         let mut engine = json!(finding.engine);
         // Memory that others use may leave a few blocks more or less.
         engine["kv_cache_tokens"] = Value::Null;
-        json!({"model_digest": finding.model_digest, "kv_shape": finding.kv_shape, "engine": engine})
+        json!({
+            "model_digest": finding.model_digest, "kv_shape": finding.kv_shape, "engine": engine,
+            "connector_digest": finding.connector_digest,
+        })
     };
     let mut evidence = Vec::new();
     for (part, finding_of_part) in shards {

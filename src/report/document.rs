@@ -134,6 +134,9 @@ pub struct Finding {
     pub kv_shape: KvShape,
     /// The route.
     pub route: Route,
+    /// SHA-256 of what describes its connector and of the code that this names; none where nothing but this program does.
+    #[serde(default)]
+    pub connector_digest: Option<Digest>,
     /// The verdict, and why.
     pub judgement: Judgement,
     /// What every rung saw.

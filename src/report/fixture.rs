@@ -217,6 +217,7 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
             let flips = comparison.answers.flips.iter().map(|flip| asked(&flip.question));
             Finding {
                 model: model.to_owned(),
+                connector_digest: None,
                 model_digest: digest_bytes(model.as_bytes()),
                 kv_shape: if model.contains("mla") {
                     KvShape::Mla { layers: 4, latent: 128, rotary: 64 }

@@ -172,6 +172,34 @@ fn what_does_not_belong_together_is_refused_with_the_field_that_differs() {
 }
 
 #[test]
+fn parts_whose_connectors_are_described_otherwise_are_not_one_run() {
+    let lab = lab(8);
+    let description = |note: &str| {
+        let text = format!(
+            r#"
+name = "mine"
+description = "a folder"
+topology = "another-engine"
+connector = {{ class = "ExampleConnector", extra = {{ shared_storage_path = "{{folder}}", note = "{note}" }} }}
+hits = {{ unit = "block", stored_less = 1, asked_less = 2, found = "whole" }}
+"#
+        );
+        fs::write(lab.path("mine.toml"), text).unwrap();
+    };
+    for (number, note) in [(1, "one"), (2, "another")] {
+        description(note);
+        let arguments = format!("--connector mine.toml --shard {number}/2");
+        let ended = run_part(&lab, number, "", &format!("part-{number}"), &arguments);
+        assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    }
+    let error = lab.error(&merge(&lab, "part-1 part-2"));
+    assert!(error.contains("failed to merge part-1 with part-2: /connector_digest differs, "), "{error}");
+    description("one");
+    assert_eq!(run_part(&lab, 2, "", "part-2", "--connector mine.toml --shard 2/2").code, 0);
+    assert_eq!(merge(&lab, "part-1 part-2").code, 0);
+}
+
+#[test]
 fn what_one_part_was_not_served_by_its_route_no_other_part_makes_up_for() {
     let lab = lab(8);
     let parts = shards(&lab, 2, "", "");
