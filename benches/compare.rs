@@ -32,7 +32,16 @@ fn observe(number: u32, asked: &Asked, cached_tokens: u32, noise: u32) -> Observ
     let prompt_tokens = asked.expected.prompt_tokens;
     let (preemptions, served_again) = (0, Vec::new());
     let question = asked.id.clone();
-    Observation { question, prompt_tokens, cached_tokens, preemptions, served_again, letters, steps }
+    Observation {
+        question,
+        prompt_tokens,
+        cached_tokens,
+        preemptions,
+        served_again,
+        letters,
+        no_numbers: false,
+        steps,
+    }
 }
 
 /// `noise` is what the load pass and the control add to the baseline.
