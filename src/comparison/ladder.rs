@@ -140,8 +140,8 @@ pub(super) fn judge_with_right_kv(comparison: &Comparison) -> Option<Judgement> 
 pub(super) fn judge_no_numbers(comparison: &Comparison) -> Option<Judgement> {
     let WithoutNumbers { answers, first } = comparison.without_numbers.as_ref()?;
     let reason = format!(
-        "The log-probabilities of {answers} answers of the store and the load pass are no numbers (first: {first}), and all \
-         that vLLM computes alone are."
+        "The log-probabilities of {answers} answers of vLLM with a cache are no numbers (first: {first}), and all that it \
+         computes alone are."
     );
     let next = "Look at the KV that was served for that question: bytes of another data type or another place do that.";
     Some(Judgement::new(Verdict::Degraded, Rung::Distribution, reason, next))

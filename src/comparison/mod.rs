@@ -28,6 +28,7 @@ mod noise_floor;
 mod plan;
 mod provenance;
 mod provenance_verdict;
+mod provenance_words;
 #[cfg(test)]
 pub(crate) mod scene;
 mod second_look;
@@ -42,6 +43,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::QuestionId;
+use crate::model::SpoiltProbe;
 
 pub use answers::{Accuracy, Answers, Flip, FlipKind, PairedTest, Scoring, pair_predictions};
 pub use arm_name::{ArmName, Pass};
@@ -104,7 +106,7 @@ pub struct Comparison {
     pub comparisons: u32,
     /// Number of questions compared.
     pub questions: u32,
-    /// Answers of the store and the load pass whose log-probabilities were no numbers, if there are any.
+    /// Answers that a cache was asked for and whose log-probabilities were no numbers, if there are any.
     #[serde(default)]
     pub without_numbers: Option<WithoutNumbers>,
     /// What stores and serves KV: `LMCache`, or the class of a connector that needs none. Reports from before it was
@@ -141,16 +143,21 @@ pub struct Comparison {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WithoutNumbers {
-    /// How many, of both passes.
+    /// How many, of the store and the load pass and of what was asked beside a spoilt chunk.
     pub answers: u32,
     /// The first one's question.
     pub first: QuestionId,
 }
 
 impl WithoutNumbers {
-    fn among(cases: &[evidence::Case<'_>]) -> Option<Self> {
+    /// Of both passes, and of what was asked beside a spoilt chunk.
+    fn among(cases: &[evidence::Case<'_>], probe: Option<&SpoiltProbe>) -> Option<Self> {
         let passes = cases.iter().flat_map(|case| [&case.store.observation, &case.load.observation]);
-        let without: Vec<_> = passes.filter(|observation| observation.no_numbers).collect();
+        let beside = probe.into_iter().flat_map(|probe| match probe {
+            SpoiltProbe::Asked(answers) => vec![&answers.alone, &answers.again],
+            SpoiltProbe::NotAsked { .. } => Vec::new(),
+        });
+        let without: Vec<_> = passes.chain(beside).filter(|observation| observation.no_numbers).collect();
         let first = without.first()?.question.clone();
         Some(Self { answers: difference::count(without.len()), first })
     }
@@ -189,7 +196,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         criteria: *criteria,
         comparisons,
         questions: difference::count(cases.len()),
-        without_numbers: WithoutNumbers::among(&cases),
+        without_numbers: WithoutNumbers::among(&cases, evidence.spoilt.as_ref()),
         cache: evidence.cache.clone(),
         exercised: exercised::check_service(&cases, server, engine, evidence.loads_fail),
         sensitivity: sensitivity::measure_sensitivity(evidence.spoilt.as_ref()),

@@ -17,6 +17,7 @@ use super::criteria::NAMED_OFFENDERS;
 use super::evidence::{Case, Evidence, Fidelity, pair_arms};
 use super::evidence_error::EvidenceError;
 use super::kv_evidence::KvEvidence;
+use super::provenance_words::describe;
 use super::second_look::SecondLook;
 use super::{Outcome, Pass};
 
@@ -43,7 +44,7 @@ pub struct Provenance {
     pub late: u64,
     /// Served cells of a prefix that no engine computed before our eyes, so that there is nothing to hold them against.
     pub without_origin: u64,
-    /// Served cells that were not digested: window layers give such blocks away before they could be read.
+    /// Served cells that have no digest, so that all of this proves nothing.
     pub not_digested: u64,
     /// Served chunks that are not held against anything: their prompt's last token is computed again, and the carrier need not
     /// have loaded it.
@@ -102,35 +103,6 @@ pub enum WrongWhen {
     SinceComputed,
 }
 
-impl WrongCell {
-    /// `law/test/3, load pass, chunk 3, model.layers.4.self_attn.attn, rank 0: wrong when read and at the end; it is zeros`.
-    /// Chunks are counted from 1 in words.
-    #[must_use]
-    pub fn words(&self) -> String {
-        let pass = self.pass.words();
-        let looks_like = self.looks_like.as_ref().map_or_else(String::new, |what| format!("; it is {what}"));
-        let Self { question, chunk, layer, rank, when, .. } = self;
-        format!(
-            "{question}, {pass}, chunk {}, {layer}, rank {rank}: wrong {}{looks_like}",
-            chunk + 1,
-            when.words()
-        )
-    }
-}
-
-impl WrongWhen {
-    /// In words that follow "wrong".
-    #[must_use]
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Throughout => "when read and at the end",
-            Self::WhenRead => "when read, and right at the end: it came too late",
-            Self::AtTheEnd => "at the end, and right when read: something wrote over it",
-            Self::SinceComputed => "at the end, and computed otherwise: something wrote over it",
-        }
-    }
-}
-
 /// The cells of one request on one rank: a row for each chunk, a letter for each layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -147,21 +119,6 @@ pub struct CellMap {
 }
 
 impl Provenance {
-    /// What was served and is held against nothing, in words.
-    pub(super) fn not_held(&self) -> String {
-        let chunks = match self.left_out {
-            0 => String::new(),
-            some => {
-                format!(" Left out by rule, as the last token of a prompt is computed again: {some} chunks.")
-            }
-        };
-        let tokens = match self.uncovered_tokens {
-            0 => String::new(),
-            some => format!(" {some} served tokens lie in no chunk that is held: of them only outputs tell."),
-        };
-        chunks + &tokens
-    }
-
     /// Of a comparison from before there was this rung, or whose engines digest nothing.
     #[must_use]
     pub fn not_observed() -> Self {
@@ -202,7 +159,7 @@ type Identity = (Digest, u32, u32);
 
 /// What a served cell must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Demand {
+pub(super) enum Demand {
     /// A copy of a computed one.
     Copy,
     /// What the declared arithmetic of a lossy form of storage makes of a computed one, bit for bit.
@@ -270,11 +227,11 @@ impl<'a> Copies<'a> {
         copies
     }
 
-    /// The digests of a chunk with the names of their layers.
+    /// The digests of a chunk with the names of its rank's layers; a layer that none came for has none.
     fn named(&self, chunk: &ChunkDigests, digests: &LayerDigests) -> Vec<(&'a str, Option<u128>)> {
         let rank = usize::try_from(chunk.rank).ok();
         let names = rank.and_then(|rank| self.evidence.layers.get(rank)).into_iter().flatten();
-        names.map(String::as_str).zip(digests.iter()).collect()
+        names.map(String::as_str).zip(digests.iter().chain(std::iter::repeat(None))).collect()
     }
 
     fn identity(&self, question: &QuestionId, chunk: &ChunkDigests, layer: &str) -> Option<Identity> {
@@ -541,44 +498,12 @@ fn outcome(traced: &Provenance, demand: Demand) -> Outcome {
         || traced.served == 0
         || traced.without_origin > 0
         || traced.missing > 0
+        || traced.not_digested > 0
     {
         Outcome::DoesNotApply
     } else {
         Outcome::Passed
     }
-}
-
-fn describe(traced: &Provenance, demand: Demand) -> String {
-    if traced.missing > 0 {
-        return format!("{} chunks were served and not digested, so this proves nothing.", traced.missing);
-    }
-    if traced.served == 0 {
-        return "No whole chunk was served, so there is nothing to hold against its origin.".to_owned();
-    }
-    if demand == Demand::Unchanged {
-        return format!(
-            "KV is stored with loss, so served chunks are no copies; {} of {} cells changed between being read and the \
-             end of their request.",
-            traced.wrong_when_read, traced.served
-        );
-    }
-    if traced.without_origin > 0 {
-        return format!(
-            "{} of {} served cells have a prefix that no engine was seen to compute.",
-            traced.without_origin, traced.served
-        );
-    }
-    format!(
-        "{} of {} served cells (a chunk in a layer on a rank) are {}, when read and at the end.{}",
-        traced.served - traced.wrong_cells(),
-        traced.served,
-        match demand {
-            Demand::AsStored =>
-                "what the declared arithmetic of the lossy storage makes of computed ones, bit for bit",
-            Demand::Copy | Demand::Unchanged => "copies of computed ones",
-        },
-        traced.not_held()
-    )
 }
 
 fn chunks(records: &[KvRecord]) -> impl Iterator<Item = (&QuestionId, &ChunkDigests)> {

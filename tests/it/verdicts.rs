@@ -1,6 +1,6 @@
 //! Each verdict and its exit code, from what a cache can do wrong.
 
-use crate::lab::Lab;
+use crate::lab::{Lab, at_once};
 
 /// The verdict's lines in the summary of a run that must end with this exit code.
 fn judge(faults: &str, code: i32) -> String {
@@ -29,7 +29,9 @@ fn an_answer_that_is_no_number_is_degraded_where_a_cache_gave_it() {
     let degraded = judge("none@load", 1);
     assert!(degraded.contains("  decided by   distribution of the four letters"), "{degraded}");
     assert!(
-        degraded.contains("The log-probabilities of 2 answers of the store and the load pass are no numbers (first: botany/test/"),
+        degraded.contains(
+            "The log-probabilities of 2 answers of vLLM with a cache are no numbers (first: botany/test/"
+        ),
         "{degraded}"
     );
 }
@@ -258,13 +260,15 @@ fn on_two_ranks(faults: &str) -> (i32, [(u64, u64); 2]) {
 
 #[test]
 fn every_rank_must_write_and_read_its_shard_of_every_chunk() {
-    let (code, [written, read]) = on_two_ranks("");
+    // Two of them wait for chunks that never come.
+    let ended = at_once(["", "unwritten@server", "unread@server"], on_two_ranks);
+    let (code, [written, read]) = ended[0];
     assert_eq!((code, written.0), (0, written.1));
     // One prompt is whole chunks: its last chunk is read although one token less of it is served.
     assert_eq!(read.0, read.1 + 2);
-    let (code, [written, _]) = on_two_ranks("unwritten@server");
+    let (code, [written, _]) = ended[1];
     assert_eq!((code, 2 * written.0), (4, written.1));
-    let (code, [_, read]) = on_two_ranks("unread@server");
+    let (code, [_, read]) = ended[2];
     assert_eq!((code, 2 * read.0), (4, read.1 + 2));
 }
 

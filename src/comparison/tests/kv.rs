@@ -70,9 +70,7 @@ fn an_answer_that_is_no_number_is_harm_whatever_else_was_seen() {
             assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Distribution));
             assert_eq!(comparison.without_numbers.unwrap().answers, 1);
             assert!(
-                judgement
-                    .reason
-                    .ends_with("(first: subject_01/test/2), and all that vLLM computes alone are.")
+                judgement.reason.ends_with("(first: subject_01/test/2), and all that it computes alone are.")
             );
         }
     }
@@ -155,7 +153,13 @@ fn what_was_not_seen_proves_nothing() {
     without_origin.kv_of_store().remove(5);
     let mut without_hook = noisy();
     without_hook.kv_of_load().push(KvRecord::NotObserved { reason: "this vLLM lacks a hook".to_owned() });
-    for scene in [without_digest, without_origin, without_hook] {
+    let mut without_a_layer = noisy();
+    let first_layer_alone = LayerDigests::new(vec![made_up_kv(5, 1, 0, 0)]);
+    without_a_layer.edit_kv(5, 1, |chunk| chunk.first = first_layer_alone.clone());
+    let mut with_an_absent_digest = noisy();
+    with_an_absent_digest
+        .edit_kv(5, 1, |chunk| chunk.first = LayerDigests::new(vec![made_up_kv(5, 1, 0, 0), 0]));
+    for scene in [without_digest, without_origin, without_hook, without_a_layer, with_an_absent_digest] {
         let (comparison, judgement) = judged(&scene);
         assert_eq!(comparison.kv.outcome, Outcome::DoesNotApply, "{}", comparison.kv.words);
         assert_eq!(judgement.verdict, Verdict::Inconclusive);

@@ -38,6 +38,20 @@ fn answers_that_do_not_feel_their_kv_are_insensitive_whichever_rung_would_pass_t
 }
 
 #[test]
+fn an_answer_that_is_no_number_beside_a_spoilt_chunk_is_harm_and_one_with_it_is_a_feeling() {
+    let scene = Scene::new(40, 4, 0.9);
+    let none = |answer: &mut Observation| (answer.no_numbers, answer.letters) = (true, [-10_000.0; 4]);
+    for beside in [true, false] {
+        let (_, judgement) = judged(&probed(&scene, |answers| {
+            none(if beside { &mut answers.alone } else { &mut answers.again });
+        }));
+        assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Distribution));
+    }
+    let (_, judgement) = judged(&probed(&scene, |answers| none(&mut answers.spoilt)));
+    assert_eq!(judgement.verdict, Verdict::Equivalent);
+}
+
+#[test]
 fn what_is_proven_wrong_or_was_not_served_stays_so() {
     let mut scene = Scene::new(40, 4, 0.9);
     scene.edit(ArmName::Load, 3, |observation| nudge(observation, 1e-6));
