@@ -4,6 +4,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 times=${1-10} at_once=${2-1}
+case "$times $at_once" in
+  *[!0-9\ ]* | 0\ * | *\ 0) echo "usage: tests/under-load.sh [TIMES [AT_ONCE [ARGUMENT...]]], both numbers above 0" >&2; exit 2 ;;
+esac
 shift $(($# < 2 ? $# : 2))
 cargo test --locked --no-run --quiet
 
@@ -30,7 +33,7 @@ one_run() {
   if cargo test --locked "$@" >"$log" 2>&1; then
     echo "$log: passed in $((SECONDS - since)) s"
   else
-    touch "$logs/failed-$BASHPID"
+    touch "$logs/failed-$(basename "$log")"
     echo "$log: FAILED in $((SECONDS - since)) s"
     grep -E '^(---- |thread |error:|test .* FAILED)' "$log" || true
   fi

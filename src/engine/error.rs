@@ -207,7 +207,7 @@ impl EngineError {
                 Some(format!("{LESS_MEMORY}; its log is {log}"))
             }
             Self::NoNumbers { log, .. } => Some(format!(
-                "damaged KV or a broken kernel does that: if the baseline answered this question, suspect LMCache; its log is {log}"
+                "damaged KV, a broken kernel or broken weights do that: if an engine without a cache answered this question, suspect the cache; its log is {log}"
             )),
             Self::Failed { log, .. } | Self::Garbled { log, .. } | Self::Http { log, .. } => {
                 Some(format!("its log is {log}"))

@@ -321,6 +321,21 @@ impl Worker {
         }
     }
 
+    /// Fails at the first answer that is no number, for those who have nothing else to hold it against.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn require_numbers(&self, observations: &[Observation]) -> Result<(), EngineError> {
+        let Some(without) = observations.iter().find(|observation| observation.no_numbers) else {
+            return Ok(());
+        };
+        Err(EngineError::NoNumbers {
+            what: format!("{} at {}", self.what, without.question),
+            message: "its log-probabilities are no numbers".to_owned(),
+            log: self.process.log().to_owned(),
+        })
+    }
+
     /// What an answer shows of its prompt.
     fn observe(&self, prompt: &Prompt, scored: Scored) -> Result<Observation, EngineError> {
         if scored.steps.is_empty() || !scored.logprobs().all(f64::is_finite) {

@@ -271,7 +271,10 @@ fn seen_by(comparison: &Comparison) -> Vec<Rung> {
         (Rung::Kv, comparison.kv.outcome == Outcome::Failed),
         (Rung::BitExact, comparison.bit_exact.outcome == Outcome::Failed),
         (Rung::NearTies, comparison.near_ties.outcome == Outcome::Failed),
-        (Rung::Distribution, comparison.distribution.outcome == Outcome::Failed),
+        (
+            Rung::Distribution,
+            comparison.distribution.outcome == Outcome::Failed || comparison.without_numbers.is_some(),
+        ),
         (Rung::Answers, lost),
     ]
     .into_iter()

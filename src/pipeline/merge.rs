@@ -112,6 +112,7 @@ pub fn merge(parts: &[Part]) -> Result<Report, MergeError> {
     for part in &parts[1..] {
         require_alike(first, part)?;
     }
+    require_one_connector_a_route(parts)?;
     let suite = &first.report.suite;
     let (mut findings, mut not_run) = (Vec::new(), Vec::new());
     for model in &suite.models {
@@ -166,6 +167,21 @@ fn require_alike(one: &Part, other: &Part) -> Result<(), MergeError> {
         right["shards"] = Value::Null;
     }
     require_same(one, other, &left, &right)
+}
+
+/// Every part must have travelled a route by the same connector: its name and its file's path may stand for others elsewhere.
+fn require_one_connector_a_route(parts: &[Part]) -> Result<(), MergeError> {
+    let mut known: Vec<(&Part, &Finding)> = Vec::new();
+    for (part, finding) in
+        parts.iter().flat_map(|part| part.report.findings.iter().map(move |one| (part, one)))
+    {
+        let digest = |finding: &Finding| json!({"connector_digest": finding.connector_digest});
+        match known.iter().find(|(_, one)| one.route == finding.route) {
+            Some((first, one)) => require_same(first, part, &digest(one), &digest(finding))?,
+            None => known.push((part, finding)),
+        }
+    }
+    Ok(())
 }
 
 /// Fails with the first field in which two values differ.
@@ -237,7 +253,6 @@ fn whole(shards: &[(&Part, &Finding)], what: &str) -> Result<Finding, MergeError
         engine["kv_cache_tokens"] = Value::Null;
         json!({
             "model_digest": finding.model_digest, "kv_shape": finding.kv_shape, "engine": engine,
-            "connector_digest": finding.connector_digest,
         })
     };
     let mut evidence = Vec::new();

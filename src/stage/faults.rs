@@ -4,6 +4,7 @@
 //! damaged where LMCache keeps them, the questions are loaded again, and the load pass is judged like any other. The time
 //! that each took is in the note `seconds.json`.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -145,8 +146,10 @@ impl Faults {
             ground.search_memory(segment.clone())?;
         }
 
+        // A planting is held against all rungs, whichever the suite lets decide.
+        let criteria = Criteria { kv_decides: true, ..self.criteria };
         let laboratory = Laboratory {
-            criteria: &self.criteria,
+            criteria: &criteria,
             prompts: &prompts,
             chunk_tokens: layout.rows,
             flips: ground.sample_flips(self.settings.flips),
@@ -161,11 +164,12 @@ impl Faults {
                 ..self.gather(&run, &prompts, (stored, store_counters, ground.chunks()))?
             },
             tokenizer: load_tokenizer(run.files, context.model_name())?,
+            saw_no_number: Cell::new(false),
         };
         let reachable = |variant: &&Variant| variant.tier == Tier::Disk || ground.memory_is_reached();
         let (variants, without): (Vec<&Variant>, Vec<&Variant>) =
             self.variants.iter().filter(reachable).partition(|variant| ground.has_place_for(variant));
-        let (mut trials, mut seconds) = (Vec::new(), Vec::new());
+        let (mut trials, mut seconds, mut engines) = (Vec::new(), Vec::new(), 1);
         let mut not_planted: Vec<String> = without
             .iter()
             .map(|variant| {
@@ -182,6 +186,10 @@ impl Faults {
                     continue;
                 }
             };
+            if laboratory.saw_no_number.take() {
+                engines += 1;
+                stack = recipe.renew_engine(stack, engines).await?;
+            }
             trials.push(trial);
             seconds.push(started.elapsed().as_secs_f64());
             context.desk.events.emit(Event::QuestionsDone {

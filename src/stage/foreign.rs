@@ -188,6 +188,7 @@ impl Group<'_> {
         let loaded = worker.score(self.prompts, PrefixCache::Read, || {}).await?;
         let counted = server.counters().await?.since(before);
         let computed = worker.score(self.prompts, PrefixCache::FillOnly, || {}).await?;
+        worker.require_numbers(&loaded).and_then(|()| worker.require_numbers(&computed))?;
         worker.finish().await.ok(); // all answers are there
         Ok(ReadingOutcome::Answered {
             served_tokens: cached_tokens(&loaded),

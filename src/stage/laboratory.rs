@@ -1,5 +1,7 @@
 //! Plants one fault after the other and has each load pass judged. Main type: [`Laboratory`].
 
+use std::cell::Cell;
+
 use super::StageError;
 use super::answer::read_answer;
 use super::compare::counters;
@@ -24,6 +26,8 @@ pub(super) struct Laboratory<'a> {
     /// With the store pass in place of a load pass.
     pub(super) evidence: Evidence,
     pub(super) tokenizer: Tokenizer,
+    /// Whether an answer was no number since this was looked at.
+    pub(super) saw_no_number: Cell<bool>,
 }
 
 /// Why a fault of timing could not be planted, in words.
@@ -184,6 +188,7 @@ impl Laboratory<'_> {
         });
         let evidence = Evidence { load, server, kv, ..self.evidence.clone() };
         let comparison = compare(&evidence, self.criteria)?;
+        self.saw_no_number.set(self.saw_no_number.get() || comparison.without_numbers.is_some());
         let wrong = find_wrong_cells(&evidence)?;
         let when = match variant.operator {
             Operator::ComeLate => WrongWhen::WhenRead,

@@ -8,7 +8,7 @@ use crate::carrier::{Surroundings, launch_server, server_settings};
 use crate::engine::{LmcacheServer, SecondTier, Tiers, Worker, pool_path};
 use crate::fault::segment_fits;
 
-/// How to start them, again and again over the same second tier.
+/// How to start them over the second tier.
 pub(super) struct PlantingStack<'a> {
     pub(super) run: EngineRun<'a>,
     pub(super) surroundings: &'a Surroundings<'a>,
@@ -38,8 +38,24 @@ impl PlantingStack<'_> {
         settings.tiers = Tiers { second: Some(self.second.clone()), serde: None, segment: segment.clone() };
         settings.variables.extend(self.secrets.iter().cloned());
         let server = launch_server(self.surroundings.events, &settings, "lmcache server").await?;
-        let setup = EngineSetup::connected("faults", server.connector(self.salt.clone()));
-        let worker = self.run.start(setup).await?;
+        let worker = self.start_engine(&server, None).await?;
         Ok(Started { worker, server, segment: segment.map(|segment| pool_path(&segment)) })
+    }
+
+    /// Another engine in front of the same server: what an answer that was no number has left in blocks, no other may meet.
+    pub(super) async fn renew_engine(&self, stack: Started, number: usize) -> Result<Started, StageError> {
+        let Started { worker, server, segment } = stack;
+        worker.finish().await?;
+        let worker = self.start_engine(&server, Some(number)).await?;
+        Ok(Started { worker, server, segment })
+    }
+
+    async fn start_engine(
+        &self,
+        server: &LmcacheServer,
+        number: Option<usize>,
+    ) -> Result<Worker, StageError> {
+        let setup = EngineSetup::connected("faults", server.connector(self.salt.clone()));
+        self.run.start(setup.numbered(number)).await
     }
 }

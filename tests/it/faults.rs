@@ -106,7 +106,7 @@ fn a_failure_that_the_worker_reports_is_passed_on_with_its_question() {
     insta::assert_snapshot!(fail("failed@store"), @r"
     error: failed to run the mp cached engine of tiny at botany/test/2: no weights for store
 
-    hint: damaged KV or a broken kernel does that: if the baseline answered this question, suspect LMCache; its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
+    hint: damaged KV, a broken kernel or broken weights do that: if an engine without a cache answered this question, suspect the cache; its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
     ");
 }
 
