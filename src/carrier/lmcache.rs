@@ -204,8 +204,8 @@ pub async fn settle(
     before: ServerCounters,
     chunks: u64,
 ) -> Result<ServerCounters, CarrierError> {
-    let shards = chunks * u64::from(surroundings.shards_of_chunk);
-    Ok(server.settle(before, shards, surroundings.patience).await?)
+    let expected = before.written_chunks + chunks * u64::from(surroundings.shards_of_chunk);
+    Ok(server.settle(expected, surroundings.patience).await?)
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ mod tests {
         let stopped = EngineError::Stopped {
             tier: "fs",
             behind: 1,
-            due: 2,
+            written: 2,
             patience: std::time::Duration::from_secs(1),
             log: "server.log".into(),
         };

@@ -96,17 +96,17 @@ pub enum EngineError {
     },
     /// A second tier took no more of what was stored.
     #[error(
-        "wait until LMCache's second tier ({tier}) has all that was stored: {behind} of {due} objects arrived, and no more \
+        "wait until LMCache's second tier ({tier}) has all that was stored: {behind} of {written} objects arrived, and no more \
          within {} s",
         patience.as_secs()
     )]
     Stopped {
         /// LMCache's name of it.
         tier: &'static str,
-        /// Objects that have arrived.
+        /// Objects that have arrived since the server's start.
         behind: u64,
-        /// Distinct objects that were due by what is in the memory before it.
-        due: u64,
+        /// Objects that are in the memory before it.
+        written: u64,
         /// How long none arrived.
         patience: Duration,
         /// The server's log.

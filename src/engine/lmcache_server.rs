@@ -267,27 +267,19 @@ impl LmcacheServer {
         })
     }
 
-    /// Waits until so many chunks have come to the memory tier since `before`, and to a second tier that stores: storing goes on after
+    /// Waits until so many chunks are in the memory tier, and all of them in a second tier that stores: storing goes on after
     /// a request's answer. It waits as long as more arrive. What never reaches the memory tier, and a second tier that takes
     /// nothing at all, are left to the judgement of the counters that are returned.
     ///
     /// # Errors
     /// When the server does not answer, or a second tier that has taken some takes no more for so long.
-    pub async fn settle(
-        &self,
-        before: ServerCounters,
-        chunks: u64,
-        patience: Duration,
-    ) -> Result<ServerCounters, EngineError> {
+    pub async fn settle(&self, chunks: u64, patience: Duration) -> Result<ServerCounters, EngineError> {
         let stores = self.counted.second_tier.filter(|name| *name != "p2p");
         let (mut arrived, mut moved) = ([0; 2], Instant::now());
         loop {
             let counters = self.counters().await?;
-            let since = counters.since(before);
-            let (written, behind) = (since.written_chunks, since.second_tier_chunks);
-            // Requests that are computed together may write a chunk twice; it goes behind the memory once.
-            let due = written.min(chunks);
-            let behind_memory = stores.filter(|_| behind < due);
+            let (written, behind) = (counters.written_chunks, counters.second_tier_chunks);
+            let behind_memory = stores.filter(|_| behind < written);
             if written >= chunks && behind_memory.is_none() {
                 return Ok(counters);
             }
@@ -297,7 +289,7 @@ impl LmcacheServer {
             match behind_memory {
                 Some(tier) if behind > 0 && moved.elapsed() >= patience => {
                     let log = self.process.log().to_owned();
-                    return Err(EngineError::Stopped { tier, behind, due, patience, log });
+                    return Err(EngineError::Stopped { tier, behind, written, patience, log });
                 }
                 Some(_) if moved.elapsed() >= patience => return Ok(counters),
                 None if moved.elapsed() >= patience.min(MEMORY_PATIENCE) => return Ok(counters),

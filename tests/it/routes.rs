@@ -380,11 +380,3 @@ fn an_option_that_some_routes_offer_is_used_there_and_told() {
     assert_eq!(report.findings[0].judgement.verdict, Verdict::Equivalent);
     assert_eq!(report.not_run[0].route.name(), "mp");
 }
-
-#[test]
-fn a_chunk_that_requests_computed_together_write_twice_is_waited_for_once_behind_the_memory() {
-    let lab = Lab::new();
-    lab.edit("suite.toml", "max_num_seqs = 1", "max_num_seqs = 4");
-    let ended = lab.run("rewritten@server", "--route mp+fs,mp+redis");
-    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
-}

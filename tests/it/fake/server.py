@@ -170,7 +170,7 @@ def arrive():
         pending.extend(arriving.items())
         if not FAULTS & {"slow", "stuck"}:
             take_behind(len(pending))
-    counts["l1_write_chunks"] += sum(arriving.values()) + (len(arriving) > 0 and "rewritten" in FAULTS)
+    counts["l1_write_chunks"] += sum(arriving.values())
     arriving.clear()
 
 
