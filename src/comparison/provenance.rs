@@ -17,7 +17,6 @@ use super::criteria::NAMED_OFFENDERS;
 use super::evidence::{Case, Evidence, Fidelity, pair_arms};
 use super::evidence_error::EvidenceError;
 use super::kv_evidence::KvEvidence;
-use super::provenance_words::describe;
 use super::second_look::SecondLook;
 use super::{Outcome, Pass};
 
@@ -159,7 +158,7 @@ type Identity = (Digest, u32, u32);
 
 /// What a served cell must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Demand {
+enum Demand {
     /// A copy of a computed one.
     Copy,
     /// What the declared arithmetic of a lossy form of storage makes of a computed one, bit for bit.
@@ -504,6 +503,42 @@ fn outcome(traced: &Provenance, demand: Demand) -> Outcome {
     } else {
         Outcome::Passed
     }
+}
+
+fn describe(traced: &Provenance, demand: Demand) -> String {
+    if traced.missing > 0 {
+        return format!("{} chunks were served and not digested, so this proves nothing.", traced.missing);
+    }
+    if traced.not_digested > 0 {
+        return format!("{} served cells have no digest, so this proves nothing.", traced.not_digested);
+    }
+    if traced.served == 0 {
+        return "No whole chunk was served, so there is nothing to hold against its origin.".to_owned();
+    }
+    if demand == Demand::Unchanged {
+        return format!(
+            "KV is stored with loss, so served chunks are no copies; {} of {} cells changed between being read and the \
+             end of their request.",
+            traced.wrong_when_read, traced.served
+        );
+    }
+    if traced.without_origin > 0 {
+        return format!(
+            "{} of {} served cells have a prefix that no engine was seen to compute.",
+            traced.without_origin, traced.served
+        );
+    }
+    format!(
+        "{} of {} served cells (a chunk in a layer on a rank) are {}, when read and at the end.{}",
+        traced.served - traced.wrong_cells(),
+        traced.served,
+        match demand {
+            Demand::AsStored =>
+                "what the declared arithmetic of the lossy storage makes of computed ones, bit for bit",
+            Demand::Copy | Demand::Unchanged => "copies of computed ones",
+        },
+        traced.not_held()
+    )
 }
 
 fn chunks(records: &[KvRecord]) -> impl Iterator<Item = (&QuestionId, &ChunkDigests)> {

@@ -1,6 +1,6 @@
 //! What the rung `kv` saw, in words.
 
-use super::provenance::{Demand, Provenance, WrongCell, WrongWhen};
+use super::provenance::{Provenance, WrongCell, WrongWhen};
 
 impl WrongCell {
     /// `law/test/3, load pass, chunk 3, model.layers.4.self_attn.attn, rank 0: wrong when read and at the end; it is zeros`.
@@ -46,40 +46,4 @@ impl Provenance {
         };
         chunks + &tokens
     }
-}
-
-pub(super) fn describe(traced: &Provenance, demand: Demand) -> String {
-    if traced.missing > 0 {
-        return format!("{} chunks were served and not digested, so this proves nothing.", traced.missing);
-    }
-    if traced.not_digested > 0 {
-        return format!("{} served cells have no digest, so this proves nothing.", traced.not_digested);
-    }
-    if traced.served == 0 {
-        return "No whole chunk was served, so there is nothing to hold against its origin.".to_owned();
-    }
-    if demand == Demand::Unchanged {
-        return format!(
-            "KV is stored with loss, so served chunks are no copies; {} of {} cells changed between being read and the \
-             end of their request.",
-            traced.wrong_when_read, traced.served
-        );
-    }
-    if traced.without_origin > 0 {
-        return format!(
-            "{} of {} served cells have a prefix that no engine was seen to compute.",
-            traced.without_origin, traced.served
-        );
-    }
-    format!(
-        "{} of {} served cells (a chunk in a layer on a rank) are {}, when read and at the end.{}",
-        traced.served - traced.wrong_cells(),
-        traced.served,
-        match demand {
-            Demand::AsStored =>
-                "what the declared arithmetic of the lossy storage makes of computed ones, bit for bit",
-            Demand::Copy | Demand::Unchanged => "copies of computed ones",
-        },
-        traced.not_held()
-    )
 }
