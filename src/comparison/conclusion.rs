@@ -62,7 +62,7 @@ fn judge(comparison: &Comparison, adjusted: f64) -> Judgement {
     let harmful = || judge_harm(comparison, adjusted);
     let decided = match comparison.exercised.service {
         Service::OverServed => None,
-        Service::AsPredicted | Service::LoadsFailed => {
+        Service::AsPredicted | Service::LoadsFailed | Service::Contended => {
             let right = || judge_with_right_kv(comparison);
             wrong().or_else(right).or_else(|| judge_bit_success(comparison)).or_else(far).or_else(harmful)
         }

@@ -133,6 +133,12 @@ pub struct ServerCounters {
     /// Chunks that a tier behind the memory had and did not give, each rank's shard counted.
     #[serde(default)]
     pub failed_loads: u64,
+    /// Chunks that such a tier had and was not asked for, since another request had just loaded them.
+    #[serde(default)]
+    pub contended: u64,
+    /// Chunks that such a tier gave; the server counts them as written into its memory, too.
+    #[serde(default)]
+    pub given: u64,
     /// Chunks written, each rank's shard counted.
     pub chunks_written: u64,
     /// Chunks read, each rank's shard counted.

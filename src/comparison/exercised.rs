@@ -25,7 +25,7 @@ pub struct Exercised {
     /// Tokens that vLLM's own counters say were served, where these prove the service.
     #[serde(default)]
     pub external: Option<ExternalHits>,
-    /// What came of loads that were made to fail, where they were.
+    /// What came of loads that failed, where they were made to, or where several requests asked for a chunk at a time.
     #[serde(default)]
     pub failed: Option<FailedLoads>,
     /// The first requests that were not served as predicted, in the order of the questions.
@@ -41,14 +41,20 @@ pub struct FailedLoads {
     pub loads: Option<u64>,
     /// Tokens that were stored and computed again: what was not loaded, and what follows it.
     pub recomputed_tokens: u64,
+    /// Chunks that the tier was not asked for, since another request was just loading them.
+    #[serde(default)]
+    pub contended: u64,
 }
 
 impl FailedLoads {
     /// Both counts, for people.
     #[must_use]
     pub fn words(&self) -> String {
-        let loads =
-            self.loads.map_or_else(|| "loads failed".to_owned(), |loads| format!("{loads} loads failed"));
+        let loads = match (self.contended, self.loads) {
+            (0, None) => "loads failed".to_owned(),
+            (0, Some(loads)) => format!("{loads} loads failed"),
+            (contended, _) => format!("{contended} chunks were just being loaded for another request"),
+        };
         format!("{loads}; {} tokens that were stored were computed again", self.recomputed_tokens)
     }
 }
@@ -73,13 +79,16 @@ pub enum Service {
     LoadsFailed,
     /// Loads were made to fail, and none did.
     NothingFailed,
+    /// Requests asked for a chunk that another one was just loading from the tier behind the memory, were served less for it, and
+    /// computed the rest: the server counts as many of these.
+    Contended,
 }
 
 impl Service {
     /// Whether the cache was used as the route wants it.
     #[must_use]
     pub fn is_as_it_must_be(self) -> bool {
-        matches!(self, Self::AsPredicted | Self::LoadsFailed)
+        matches!(self, Self::AsPredicted | Self::LoadsFailed | Self::Contended)
     }
 }
 
@@ -223,8 +232,8 @@ pub struct ShardCounts {
     pub bound: Bound,
     /// In the store pass.
     pub written: u64,
-    /// How many more may be written: the last chunk of a prompt of whole chunks once more. LMCache 0.5.5 does so,
-    /// 0.5.6 does not.
+    /// How many more may be written: the last chunk of a prompt of whole chunks once more (LMCache 0.5.5 does so,
+    /// 0.5.6 does not), and what was copied from the tier behind the memory for requests that the store pass serves.
     #[serde(default)]
     pub written_again_at_most: u64,
     /// In the load pass, for what vLLM says that it was served.
@@ -353,6 +362,7 @@ pub(super) fn check_service(
     }
     let [store, load] = hits;
     let counted_failures = server.map(|server| server.load.failed_loads);
+    let contended = server.map_or(0, |server| server.load.contended);
     let totals = |pass: Pass, counted: ServerCounters| HitTotals {
         engine_tokens: hits[pass as usize].cached_tokens,
         served_again_tokens: hits[pass as usize].served_again_tokens,
@@ -371,7 +381,7 @@ pub(super) fn check_service(
             read_shards: rule.read_shards,
             bound: rule.bound,
             written: rule.stored_chunks * u64::from(rule.written_shards),
-            written_again_at_most: of_whole_chunks * u64::from(rule.written_shards),
+            written_again_at_most: of_whole_chunks * u64::from(rule.written_shards) + server.store.given,
             read: load_chunks * u64::from(rule.read_shards),
         }),
     });
@@ -399,7 +409,14 @@ pub(super) fn check_service(
             Service::LoadsFailed
         }
     } else if load.under_served > 0 {
-        Service::UnderServed
+        let stored = server.as_ref().is_some_and(|server| server.of_storing().is_empty());
+        let tier = server.as_ref().and_then(|server| server.tier.as_ref());
+        // Each request that was served less must have met a chunk that another one was loading.
+        if stored && contended >= u64::from(load.under_served) && tier.is_none_or(TierAgreement::holds) {
+            Service::Contended
+        } else {
+            Service::UnderServed
+        }
     } else if external.as_ref().is_some_and(|external| !external.holds()) {
         Service::WrongTier
     } else if engine
@@ -412,8 +429,9 @@ pub(super) fn check_service(
     } else {
         Service::AsPredicted
     };
-    let failed = loads_fail.then(|| FailedLoads {
+    let failed = (loads_fail || service == Service::Contended).then(|| FailedLoads {
         loads: counted_failures,
+        contended: if loads_fail { 0 } else { contended },
         recomputed_tokens: load.predicted_tokens.saturating_sub(load.cached_tokens),
     });
     Exercised { service, store, load, server, external, failed, offenders }

@@ -130,6 +130,8 @@ fn sum(one: ServerCounters, other: ServerCounters) -> ServerCounters {
         second_tier_tokens: one.second_tier_tokens + other.second_tier_tokens,
         second_tier_loads: one.second_tier_loads + other.second_tier_loads,
         failed_loads: one.failed_loads + other.failed_loads,
+        contended: one.contended + other.contended,
+        given: one.given + other.given,
         chunks_written: one.chunks_written + other.chunks_written,
         chunks_read: one.chunks_read + other.chunks_read,
     }

@@ -17,7 +17,7 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
     let not_exercised =
         |reason, next| Some(Judgement::new(Verdict::NotExercised, Rung::Exercised, reason, next));
     match exercised.service {
-        Service::AsPredicted | Service::LoadsFailed => None,
+        Service::AsPredicted | Service::LoadsFailed | Service::Contended => None,
         Service::NothingFailed => not_exercised(
             "Loads were to fail, and all that was stored was served.".to_owned(),
             "Make more loads fail: the description's `tier.adapter` says how many.",

@@ -239,6 +239,8 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
         second_tier_tokens: 0,
         second_tier_loads: 0,
         failed_loads: 0,
+        contended: 0,
+        given: 0,
         chunks_written: 0,
         chunks_read: hit_tokens / 256,
     };

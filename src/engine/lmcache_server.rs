@@ -24,6 +24,8 @@ pub(super) const CONNECTOR: &str = "LMCacheMPConnector";
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the memory tier, which takes chunks within milliseconds, may take none before it counts as done.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(20);
+/// So many readings in turn must say that nothing is left to store: between taking a chunk up and counting it a server says so, too.
+const IDLE_READINGS: u32 = 5;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// Seconds that an engine lets the server take to answer a ping. LMCache gives 10, which a server that copies for several
 /// engines on busy cores can miss; until the next ping the engine then computes everything itself, as if nothing were stored.
@@ -276,11 +278,20 @@ impl LmcacheServer {
     pub async fn settle(&self, chunks: u64, patience: Duration) -> Result<ServerCounters, EngineError> {
         let stores = self.counted.second_tier.filter(|name| *name != "p2p");
         let (mut arrived, mut moved) = ([0; 2], Instant::now());
+        let mut idle = 0;
         loop {
             let counters = self.counters().await?;
             let (written, behind) = (counters.written_chunks, counters.second_tier_chunks);
             let behind_memory = stores.filter(|_| behind < written);
             if written >= chunks && behind_memory.is_none() {
+                return Ok(counters);
+            }
+            // What a server copies from its tier into its memory, for a request that the store pass serves, counts as written, too, and
+            // never comes behind it. So a server that says it has nothing left to store has stored all; but not where it has stored nothing.
+            let says_so =
+                behind_memory.is_some() && behind > 0 && stores_nothing(&self.get("/status").await?);
+            idle = if says_so && arrived == [written, behind] { idle + 1 } else { 0 };
+            if written >= chunks && idle >= IDLE_READINGS {
                 return Ok(counters);
             }
             if arrived != [written, behind] {
@@ -373,17 +384,33 @@ async fn ask(method: Method, url: String) -> Result<String, String> {
 
 /// The peers that a server's status tells of, wherever in it.
 fn count_peers(status: &str) -> u64 {
-    fn find(value: &serde_json::Value) -> Option<u64> {
+    numbers_of(status, "p2p_peer_count").into_iter().max().unwrap_or(0)
+}
+
+/// Whether a server's status says that no chunk waits to be stored behind the memory and none is on its way; a server that does not tell
+/// of these does not say so.
+fn stores_nothing(status: &str) -> bool {
+    let left = ["pending_keys_count", "in_flight_task_count"].map(|name| numbers_of(status, name));
+    left.iter().all(|counts| !counts.is_empty() && counts.iter().all(|count| *count == 0))
+}
+
+/// The numbers of this name, wherever in a status.
+fn numbers_of(status: &str, name: &str) -> Vec<u64> {
+    fn find(value: &serde_json::Value, name: &str, found: &mut Vec<u64>) {
         match value {
-            serde_json::Value::Object(fields) => fields
-                .get("p2p_peer_count")
-                .and_then(serde_json::Value::as_u64)
-                .or_else(|| fields.values().find_map(find)),
-            serde_json::Value::Array(values) => values.iter().find_map(find),
-            _ => None,
+            serde_json::Value::Object(fields) => {
+                found.extend(fields.get(name).and_then(serde_json::Value::as_u64));
+                fields.values().for_each(|value| find(value, name, found));
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|value| find(value, name, found)),
+            _ => {}
         }
     }
-    serde_json::from_str(status).ok().as_ref().and_then(find).unwrap_or(0)
+    let mut found = Vec::new();
+    if let Ok(status) = serde_json::from_str(status) {
+        find(&status, name, &mut found);
+    }
+    found
 }
 
 #[cfg(test)]
@@ -395,5 +422,17 @@ mod tests {
         assert_eq!(count_peers(r#"{"modules":[{"name":"p2p","p2p_peer_count":2}]}"#), 2);
         assert_eq!(count_peers("{}"), 0);
         assert_eq!(count_peers("<html>"), 0);
+    }
+
+    #[test]
+    fn a_server_says_that_nothing_is_left_to_store_only_where_it_tells_of_both() {
+        let status = |pending: u64, on_the_way: u64| {
+            let controller =
+                serde_json::json!({ "pending_keys_count": pending, "in_flight_task_count": on_the_way });
+            serde_json::json!({ "storage": [{ "store_controller": controller }] }).to_string()
+        };
+        assert!(stores_nothing(&status(0, 0)));
+        assert!(!stores_nothing(&status(1, 0)) && !stores_nothing(&status(0, 1)));
+        assert!(!stores_nothing(r#"{"pending_keys_count": 0}"#) && !stores_nothing("<html>"));
     }
 }

@@ -35,6 +35,10 @@ pub struct ServerCounters {
     /// Of these, those that they gave.
     #[serde(default)]
     pub given_chunks: u64,
+    /// Chunks that a second tier had and was not asked for, since another request had just loaded them: LMCache serves the request
+    /// that comes second less then.
+    #[serde(default)]
+    pub contended_chunks: u64,
     /// Chunks that a second tier took, counted for each rank.
     pub second_tier_chunks: u64,
     /// Chunks written into the memory tier, counted for each rank.
@@ -57,6 +61,7 @@ impl ServerCounters {
             second_tier_loads: less(self.second_tier_loads, earlier.second_tier_loads),
             asked_chunks: less(self.asked_chunks, earlier.asked_chunks),
             given_chunks: less(self.given_chunks, earlier.given_chunks),
+            contended_chunks: less(self.contended_chunks, earlier.contended_chunks),
             second_tier_chunks: less(self.second_tier_chunks, earlier.second_tier_chunks),
             written_chunks: less(self.written_chunks, earlier.written_chunks),
             read_chunks: less(self.read_chunks, earlier.read_chunks),
@@ -75,6 +80,7 @@ impl ServerCounters {
             second_tier_loads: self.second_tier_loads + other.second_tier_loads,
             asked_chunks: self.asked_chunks + other.asked_chunks,
             given_chunks: self.given_chunks + other.given_chunks,
+            contended_chunks: self.contended_chunks + other.contended_chunks,
             second_tier_chunks: self.second_tier_chunks + other.second_tier_chunks,
             written_chunks: self.written_chunks + other.written_chunks,
             read_chunks: self.read_chunks + other.read_chunks,
@@ -105,6 +111,11 @@ impl ServerCounters {
             second_tier_loads: sum_metric(text, "lmcache_mp_l2_load_completed_requests_total", &named)?,
             asked_chunks: sum("lmcache_mp_l2_prefetch_load_submitted_objects_chunks_total")?,
             given_chunks: loaded_objects,
+            contended_chunks: sum_metric(
+                text,
+                "lmcache_mp_l2_prefetch_failure_chunks_total",
+                "reason=\"l1_contended\"",
+            )?,
             second_tier_chunks: sum("lmcache_mp_l2_store_completed_objects_chunks_total")?,
             written_chunks: sum("lmcache_mp_l1_write_chunks_total")?,
             read_chunks: sum("lmcache_mp_l1_read_chunks_total")?,

@@ -39,6 +39,8 @@ fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
         second_tier_tokens: 0,
         second_tier_loads: 0,
         failed_loads: 0,
+        contended: 0,
+        given: 0,
         chunks_written: 0,
         chunks_read: 0,
     };

@@ -76,7 +76,7 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 15;
+    pub(crate) const SCHEMA: u32 = 16;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let evidence = self.gather(context)?;
@@ -283,6 +283,8 @@ pub(super) fn counters(counters: ServerCounters) -> comparison::ServerCounters {
         second_tier_tokens: counters.hit_second_tier_tokens,
         second_tier_loads: counters.second_tier_loads,
         failed_loads: counters.asked_chunks.saturating_sub(counters.given_chunks),
+        contended: counters.contended_chunks,
+        given: counters.given_chunks,
         chunks_written: counters.written_chunks,
         chunks_read: counters.read_chunks,
     }

@@ -100,6 +100,23 @@ fn a_route_served_from_another_tier_is_not_exercised() {
 }
 
 #[test]
+fn what_a_store_pass_is_served_from_its_own_tier_is_no_chunk_that_is_still_to_come() {
+    let lab = lab();
+    let ended = lab.run("again@server", "--route mp+fs");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+}
+
+#[test]
+fn a_request_that_meets_a_chunk_which_another_one_is_loading_is_served_less_and_that_is_told() {
+    let lab = lab();
+    let ended = lab.run("meet@server", "--route mp+fs");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let report = lab.report();
+    assert_eq!(report.findings[0].comparison.exercised.service, Service::Contended);
+    assert!(ended.out.contains("1 chunks were just being loaded for another request"), "{}", ended.out);
+}
+
+#[test]
 fn a_route_that_cannot_run_here_is_told_and_the_others_go_on() {
     let lab = lab();
     fs::remove_file(lab.path("bin/redis-server")).unwrap();

@@ -365,3 +365,31 @@ fn where_loads_were_made_to_fail_some_must_have_failed_and_what_was_served_decid
     let (comparison, _) = judged(&Evidence { loads_fail: true, ..scene.evidence() });
     assert_eq!(comparison.exercised.service, Service::OverServed);
 }
+
+#[test]
+fn requests_that_met_a_chunk_in_loading_may_be_served_less_and_no_more_of_them_than_were_counted() {
+    let evidence = |contended: u64| {
+        let mut scene = Scene::new(40, 4, 0.9);
+        for question in [17, 23] {
+            scene.edit(ArmName::Load, question, |observation| observation.cached_tokens = 256);
+        }
+        let mut evidence = scene.evidence();
+        evidence.server.as_mut().unwrap().load.contended = contended;
+        evidence
+    };
+    let (comparison, judgement) = judged(&evidence(2));
+    assert_eq!(comparison.exercised.service, Service::Contended);
+    let words = comparison.exercised.failed.unwrap().words();
+    assert_eq!(
+        words,
+        "2 chunks were just being loaded for another request; 512 tokens that were stored were computed again"
+    );
+    assert_eq!(judgement.verdict, Verdict::Equivalent, "{}", judgement.reason);
+    let (comparison, judgement) = judged(&evidence(1));
+    assert_eq!(comparison.exercised.service, Service::UnderServed);
+    assert_eq!(judgement.verdict, Verdict::NotExercised, "{}", judgement.reason);
+    // What was never stored is no chunk that somebody was loading.
+    let mut unstored = evidence(2);
+    unstored.server.as_mut().unwrap().store.hit_tokens += 256;
+    assert_eq!(judged(&unstored).0.exercised.service, Service::UnderServed);
+}

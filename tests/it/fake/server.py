@@ -32,6 +32,7 @@ METRICS = (
     "l2_store_completed_objects_chunks",
     "l1_write_chunks",
     "l1_read_chunks",
+    "l2_prefetch_load_completed_chunks",
 )
 
 lock = threading.Lock()
@@ -42,6 +43,7 @@ SLOW_POLLS = 120  # of a tenth of a second, which is more than the patience of t
 polls = 0
 counts = dict.fromkeys(METRICS, 0)
 loads = 0
+contended = []  # chunks that another request was just loading
 salt = ""
 identity = ""
 serves = False  # whether the second tier had something from the start
@@ -132,6 +134,12 @@ def look_up(tokens, ranks):
             found += 1
             stored.add(name)
         hits += 1
+    if "meet" in FAULTS and found > 1:
+        # Another request is loading the last of them.
+        FAULTS.discard("meet")
+        stored.discard(names[hits - 1])
+        hits, found = hits - 1, found - 1
+        contended.append(1)
     if "detour" in FAULTS:
         found = 0
     loads += found > 0
@@ -165,6 +173,11 @@ def set_identity(of):
 
 
 def arrive():
+    if "again" in FAULTS and arriving:
+        # A request of the store pass is served a chunk from the second tier, which comes into the memory once more.
+        FAULTS.discard("again")
+        counts["l1_write_chunks"] += 1
+        counts["l2_prefetch_load_completed_chunks"] += 1
     stored.update(arriving)
     if tier_name() in ("fs", "resp"):
         pending.extend(arriving.items())
@@ -198,6 +211,9 @@ def metrics():
         lines.append(f"# TYPE lmcache_mp_{name}_total counter")
         shown = "NaN" if "garbled" in FAULTS else f"{float(value)}"
         lines.append(f'lmcache_mp_{name}_total{{model_name="fake"}} {shown}')
+    if contended:
+        reason = f'lmcache_mp_l2_prefetch_failure_chunks_total{{model_name="fake",reason="l1_contended"}}'
+        lines.append(f"{reason} {len(contended)}")
     if loads:
         lines.append(f'lmcache_mp_l2_load_completed_requests_total{{l2_name="{tier_name()}"}} {loads}')
     arrive()
@@ -281,7 +297,8 @@ class Http(socketserver.StreamRequestHandler):
         if request == ["GET", "/healthz"]:
             return "200 OK", "{}"
         if request == ["GET", "/status"]:
-            return "200 OK", json.dumps({"p2p": {"p2p_peer_count": len(peers())}})
+            storing = {"pending_keys_count": len(pending), "in_flight_task_count": 0}
+            return "200 OK", json.dumps({"p2p": {"p2p_peer_count": len(peers())}, "store_controller": storing})
         if request == ["GET", "/metrics"]:
             return "200 OK", metrics()
         if request == ["POST", "/cache/clear"]:
