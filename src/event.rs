@@ -107,6 +107,11 @@ pub enum Event {
         /// How long it took.
         elapsed: Duration,
     },
+    /// A pair of releases of an atlas begins.
+    AtlasStep {
+        /// Which, and what remains.
+        words: String,
+    },
     /// A step of a bisection begins or has ended.
     BisectStep {
         /// Which revision, and what of it.

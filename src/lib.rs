@@ -4,6 +4,7 @@
 //! holds this.
 
 pub mod assets;
+pub mod atlas;
 pub mod bisect;
 pub mod cache;
 pub mod carrier;

@@ -284,6 +284,7 @@ fn describe(event: &Event) -> Option<(Verbosity, String)> {
         Event::EnvironmentReused { folder } => {
             (Verbosity::Verbose, format!("environment: re-used, {folder}"))
         }
+        Event::AtlasStep { words } => (Verbosity::Normal, format!("atlas: {words}")),
         Event::BisectStep { words } => (Verbosity::Normal, format!("bisect: {words}")),
         Event::BuildReused { what } => (Verbosity::Normal, format!("{what}: re-used")),
         Event::BuildStarted { what, log } => (Verbosity::Verbose, format!("building {what}, log {log}")),

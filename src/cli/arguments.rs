@@ -6,6 +6,7 @@ use camino::Utf8PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::atlas_arguments::{ATLAS_EXAMPLES, AtlasCommand};
 use super::fleet_arguments::{DepotArguments, DepotCommand, MergeArguments, RunName};
 use super::stack::StackArguments;
 use crate::carrier::routes;
@@ -169,6 +170,9 @@ pub(super) enum Command {
         #[arg(long, env = "KV_CORRECTNESS_CACHE")]
         cache: Option<Utf8PathBuf>,
     },
+    /// Find out which releases of vLLM and LMCache are right together, and chart it
+    #[command(subcommand, after_help = ATLAS_EXAMPLES)]
+    Atlas(AtlasCommand),
     /// List and clean a depot, which many machines share
     #[command(subcommand)]
     Depot(DepotCommand),

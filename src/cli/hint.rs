@@ -7,6 +7,7 @@ use super::limits::hint_of_limit;
 use super::output::OutputError;
 use super::report::ReadReportError;
 use crate::assets::AssetError;
+use crate::atlas::{ChartError, DescriptionError};
 use crate::bisect::LogError;
 use crate::depot::DepotError;
 use crate::engine::environment::{BuildError, EnvironmentError};
@@ -23,7 +24,7 @@ use crate::thread::NoThread;
 type HintOf = fn(&(dyn Error + 'static)) -> Option<String>;
 
 /// Every type of error that knows what to do next.
-const HINTS: [HintOf; 14] = [
+const HINTS: [HintOf; 16] = [
     |cause| cause.downcast_ref().and_then(StageError::hint),
     |cause| cause.downcast_ref().and_then(AssetError::hint),
     |cause| cause.downcast_ref().and_then(SuiteError::hint),
@@ -38,6 +39,8 @@ const HINTS: [HintOf; 14] = [
     |cause| cause.downcast_ref().map(OutputError::hint),
     |cause| cause.downcast_ref().map(LogError::hint),
     |cause| cause.downcast_ref().map(ReadReportError::hint),
+    |cause| cause.downcast_ref().map(DescriptionError::hint),
+    |cause| cause.downcast_ref().map(ChartError::hint),
 ];
 
 /// For an error of the system that nothing else is known of.

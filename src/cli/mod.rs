@@ -3,6 +3,8 @@
 //! Standard output carries data (the summary, or the report with `--json`), standard error everything else.
 
 mod arguments;
+mod atlas;
+mod atlas_arguments;
 mod bisect;
 mod depot;
 mod doctor;
@@ -38,6 +40,8 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::arguments::{Cli, Command, DeviceChoice, SuiteCommand};
+use self::atlas::tend_atlas;
+use self::atlas_arguments::AtlasCommand;
 use self::bisect::{bisect, run_step};
 use self::depot::tend_depot;
 use self::doctor::examine;
@@ -93,6 +97,7 @@ fn out_folder(command: &Command) -> Option<&Utf8Path> {
         Command::Bisect(arguments) => Some(&arguments.run.out),
         Command::Reproduce(arguments) => Some(&arguments.out),
         Command::Merge { arguments, .. } => Some(&arguments.out),
+        Command::Atlas(AtlasCommand::Run(arguments)) => Some(&arguments.out),
         _ => None,
     }
 }
@@ -121,6 +126,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             until_interrupted(async { on_thread(move || make_environment(device, cache)).await? })
         }
         Command::Doctor { suite, device, cache } => examine(suite.as_deref(), device, cache),
+        Command::Atlas(command) => until_interrupted(tend_atlas(command)),
         Command::Depot(command) => until_interrupted(tend_depot(command)),
         Command::Ls { cache } => list_store(cache),
         Command::Gc { unused_days, dry_run, cache } => clean_store(unused_days, dry_run, cache),

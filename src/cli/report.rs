@@ -1,8 +1,11 @@
 //! Reads a report and writes it in another format.
 
+use std::io::{self, Read};
 use std::process::ExitCode;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+use xz2::bufread::XzDecoder;
 
 use super::arguments::{ReportArguments, ReportFormat};
 use super::output::{print, write_whole};
@@ -68,7 +71,19 @@ pub(super) fn to_json(report: &Report) -> String {
 
 pub(super) fn read_report(path: &Utf8Path) -> Result<Report, ReadReportError> {
     let path = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
-    parse_report(&path, &read_text(&path, MOST_REPORT)?)
+    let text = if path.extension() == Some("xz") { read_xz(&path)? } else { read_text(&path, MOST_REPORT)? };
+    parse_report(&path, &text)
+}
+
+/// A compressed report, as evidence is kept.
+fn read_xz(path: &Utf8Path) -> io::Result<String> {
+    let mut text = String::new();
+    let decoder = XzDecoder::new(io::BufReader::new(fs::File::open(path)?));
+    let read = decoder.take(MOST_REPORT + 1).read_to_string(&mut text)?;
+    if read as u64 > MOST_REPORT {
+        return Err(io::Error::other(format!("{path} is larger than any report")));
+    }
+    Ok(text)
 }
 
 /// Understands a report that comes from `path`.

@@ -25,7 +25,7 @@ pub(super) const NASTY: &str = "If a < b & c > \"d\", then `x` | y\r\n\u{0}\u{1b
                                 ${{ secrets }} @all :x: _so_ *it* [goes](javascript:0) <!-- # --> 𝛑 漢字 \u{202e}🙂?";
 
 /// A named report of every kind.
-pub(super) fn every_kind() -> Vec<(&'static str, Report)> {
+pub(crate) fn every_kind() -> Vec<(&'static str, Report)> {
     let many = ["canary-dense", "canary-mla"]
         .into_iter()
         .flat_map(|model| {

@@ -8,7 +8,7 @@ mod differing;
 mod document;
 mod faults;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod foreign;
 mod html;
 mod junit;

@@ -3,6 +3,7 @@
 
 #![cfg(test)]
 
+mod atlas;
 mod bisect;
 mod connectors;
 mod default_questions;

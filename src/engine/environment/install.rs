@@ -177,7 +177,7 @@ pub(super) fn builds(cache: &Utf8Path) -> Utf8PathBuf {
 
 /// The line of an installer's output that best says what went wrong: the first that names an error of the compiler or of
 /// Python, else the installer's own reason.
-fn first_relevant_line(log: &str) -> Option<&str> {
+pub(super) fn first_relevant_line(log: &str) -> Option<&str> {
     let lines = || log.lines().map(str::trim).filter(|line| !line.starts_with('$'));
     let of_tool = |line: &&str| {
         let head = line.split(':').next().unwrap_or_default();

@@ -13,9 +13,10 @@ use super::identity::platform;
 use super::installer::{Installer, clear};
 use super::layer::{Layer, LayerKind};
 use super::python::Python;
+use super::stack::pins;
 use super::{EnvironmentError, EnvironmentIdentity, Stack};
 use crate::cache::{self, Bucket};
-use crate::digest::digest_json;
+use crate::digest::{digest_bytes, digest_json};
 use crate::event::{Event, Events};
 use crate::lock::FileLock;
 use crate::machine::disk_space;
@@ -28,8 +29,10 @@ pub(super) const PATIENCE: Duration = Duration::from_hours(1);
 /// Which environment is wanted.
 #[derive(Debug, Clone)]
 pub struct EnvironmentRequest {
-    /// The packages.
+    /// The kind of packages.
     pub stack: Stack,
+    /// A lock of other releases than the stack's own, as [`lock_releases`](super::lock_releases) makes them.
+    pub lock: Option<String>,
     /// The cache folder.
     pub cache: Utf8PathBuf,
     /// An environment to use as it is: `KV_CORRECTNESS_ENV`.
@@ -150,6 +153,7 @@ impl EnvironmentRequest {
             |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Utf8PathBuf::from);
         Self {
             stack,
+            lock: None,
             cache,
             given: path("KV_CORRECTNESS_ENV"),
             given_baseline: path("KV_CORRECTNESS_ENV_BASELINE"),
@@ -248,7 +252,7 @@ impl EnvironmentRequest {
         let failed = |source| EnvironmentError::Io { folder: folder.to_owned(), source };
         let log = folder.with_extension("log");
         fs::write(&log, "").map_err(failed)?;
-        let packages = self.stack.pins().count();
+        let packages = pins(self.lock()).count();
         events.emit(Event::EnvironmentStarted { folder: folder.to_owned(), packages, log: log.clone() });
 
         let installer = Installer { log: &log, lock, events };
@@ -270,7 +274,7 @@ impl EnvironmentRequest {
             &mut run_uv(&["venv", "--no-project", "--python", python.executable.as_str(), folder.as_str()]),
         )?;
         let requirements = folder.join("requirements.txt");
-        fs::write(&requirements, self.stack.lock()).map_err(failed)?;
+        fs::write(&requirements, self.lock()).map_err(failed)?;
         let target = folder.join("bin/python");
         installer.step(
             "install vLLM and LMCache",
@@ -295,12 +299,17 @@ impl EnvironmentRequest {
         Ok(Environment::new(folder.to_owned(), marker.identity))
     }
 
+    /// What is installed: a requirements file with hashes and without addresses.
+    fn lock(&self) -> &str {
+        self.lock.as_deref().unwrap_or_else(|| self.stack.lock())
+    }
+
     /// Where the environment is or will be. It depends on the wanted Python's name, not on its version, because to learn
     /// that would mean to start it; the version is part of the identity.
     fn folder(&self) -> Utf8PathBuf {
         let id = digest_json(&serde_json::json!({
             "schema": SCHEMA,
-            "lock": self.stack.lock_digest(),
+            "lock": digest_bytes(self.lock().as_bytes()),
             "platform": platform(),
             "python": self.python,
         }));

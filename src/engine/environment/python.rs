@@ -48,6 +48,11 @@ impl Python {
         })
     }
 
+    /// Its version without the last part, as in `3.11`.
+    pub(super) fn version(&self) -> String {
+        format!("3.{}", self.minor)
+    }
+
     /// Runs an executable and reads what it is; the error completes "`python3` …".
     fn probe(executable: &Utf8Path) -> Result<Self, String> {
         let output = Command::new(executable)

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::digest::{Digest, digest_bytes};
-
 /// A pinned set of vLLM, LMCache and torch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stack {
@@ -32,26 +30,25 @@ impl Stack {
         }
     }
 
-    /// Digest of the lock's text.
-    #[must_use]
-    pub fn lock_digest(self) -> Digest {
-        digest_bytes(self.lock().as_bytes())
-    }
-
-    /// Name and version of each package that the lock pins, in the lock's order.
-    pub fn pins(self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        let pinned = |line: &'static str| line.split_whitespace().next()?.split_once("==");
-        self.lock().lines().filter(|line| !line.starts_with([' ', '#'])).filter_map(pinned)
-    }
-
     /// Disk space in bytes that the environment takes at most: `cpu` was measured at 5.3 GiB, `cuda` at 9.2 GiB.
-    pub(super) fn disk_bytes(self) -> u64 {
+    #[must_use]
+    pub fn disk_bytes(self) -> u64 {
         const GIB: u64 = 1 << 30;
         match self {
             Self::Cpu => 6 * GIB,
             Self::Cuda => 10 * GIB,
         }
     }
+}
+
+/// Name and version of each package that a lock pins, in its order.
+pub(super) fn pins(lock: &str) -> impl Iterator<Item = (&str, &str)> {
+    lock.lines().filter(|line| !line.starts_with([' ', '#'])).filter_map(pin)
+}
+
+/// Name and version in a line of a lock, if it begins a package.
+fn pin(line: &str) -> Option<(&str, &str)> {
+    line.split_whitespace().next()?.split_once("==")
 }
 
 impl fmt::Display for Stack {
@@ -73,8 +70,8 @@ mod tests {
             (Stack::Cuda, include_str!("../../../nix/stacks/cuda.in")),
         ];
         for (stack, asked) in asked {
-            let pins: BTreeMap<_, _> = stack.pins().collect();
-            assert_eq!(pins.len(), stack.pins().count(), "{stack}: a package is pinned twice");
+            let pins: BTreeMap<_, _> = super::pins(stack.lock()).collect();
+            assert_eq!(pins.len(), super::pins(stack.lock()).count(), "{stack}: a package is pinned twice");
             for line in asked.lines().filter(|line| !line.starts_with('#')) {
                 let (name, version) = line.split_once("==").unwrap();
                 assert_eq!(pins.get(name), Some(&version), "{stack}: run nix/stacks/update.sh");

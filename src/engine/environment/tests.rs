@@ -44,6 +44,7 @@ impl Machine {
 
     fn request(&self) -> EnvironmentRequest {
         EnvironmentRequest {
+            lock: None,
             stack: Stack::Cpu,
             cache: self.root.join("cache"),
             given: None,
