@@ -213,9 +213,14 @@ impl TierAgreement {
     /// Whether the right tier served.
     #[must_use]
     pub fn holds(&self) -> bool {
+        self.holds_but_for(0)
+    }
+
+    /// Whether the right tier served, but for so many tokens that nothing served.
+    fn holds_but_for(&self, missing: u64) -> bool {
         match self.second_tier_at_least {
             None => self.second_tier_tokens == 0 && self.second_tier_loads == 0,
-            Some(at_least) => self.second_tier_tokens >= at_least && self.second_tier_loads > 0,
+            Some(at_least) => self.second_tier_tokens + missing >= at_least && self.second_tier_loads > 0,
         }
     }
 }
@@ -411,8 +416,12 @@ pub(super) fn check_service(
     } else if load.under_served > 0 {
         let stored = server.as_ref().is_some_and(|server| server.of_storing().is_empty());
         let tier = server.as_ref().and_then(|server| server.tier.as_ref());
-        // Each request that was served less must have met a chunk that another one was loading.
-        if stored && contended >= u64::from(load.under_served) && tier.is_none_or(TierAgreement::holds) {
+        let missing = load.predicted_tokens.saturating_sub(load.cached_tokens);
+        // Each request that was served less must have met a chunk that another one was loading, and the tier have given the rest.
+        if stored
+            && contended >= u64::from(load.under_served)
+            && tier.is_none_or(|tier| tier.holds_but_for(missing))
+        {
             Service::Contended
         } else {
             Service::UnderServed
