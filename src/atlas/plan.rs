@@ -49,13 +49,22 @@ pub struct Pair {
     /// Release of LMCache.
     pub lmcache: String,
     /// Models on routes.
-    pub cells: Vec<(String, Route)>,
+    pub cells: Vec<Cell>,
+}
+
+impl Pair {
+    /// Whether a cell is one of this pair.
+    #[must_use]
+    pub fn is_of(&self, cell: &Cell) -> bool {
+        self.vllm == cell.vllm && self.lmcache == cell.lmcache
+    }
 }
 
 /// All cells of an atlas in the order in which they are run: the most telling scope first, in it the newest vLLM, so that its
-/// environment is made once, and the newest LMCache. `suite` is what the description's cells run.
+/// environment is made once, and the newest LMCache. `suite` is what the description's cells run, `rules` the version of the rules by which
+/// this program judges.
 #[must_use]
-pub fn plan(description: &Description, suite: &Suite) -> Vec<Cell> {
+pub fn plan(description: &Description, suite: &Suite, rules: u32) -> Vec<Cell> {
     let vllm: Vec<&String> = description.vllm().map(|(version, _)| version).rev().collect();
     let lmcache: Vec<&String> = description.lmcache.iter().rev().collect();
     let bounds = &description.bounds;
@@ -88,6 +97,7 @@ pub fn plan(description: &Description, suite: &Suite) -> Vec<Cell> {
             covered.add(vllm[a], lmcache[b], model, route);
             let key = digest_json(&serde_json::json!({
                 "schema": SCHEMA,
+                "rules": rules,
                 "suite": suite,
                 "device": description.device,
                 "vllm": vllm[a],
@@ -113,14 +123,12 @@ pub fn plan(description: &Description, suite: &Suite) -> Vec<Cell> {
 pub fn pairs<'a>(cells: impl IntoIterator<Item = &'a Cell>) -> Vec<Pair> {
     let mut pairs: Vec<Pair> = Vec::new();
     for cell in cells {
-        let known = pairs.iter_mut().find(|pair| pair.vllm == cell.vllm && pair.lmcache == cell.lmcache);
-        let asked = (cell.model.clone(), cell.route);
-        match known {
-            Some(pair) => pair.cells.push(asked),
+        match pairs.iter_mut().find(|pair| pair.is_of(cell)) {
+            Some(pair) => pair.cells.push(cell.clone()),
             None => pairs.push(Pair {
                 vllm: cell.vllm.clone(),
                 lmcache: cell.lmcache.clone(),
-                cells: vec![asked],
+                cells: vec![cell.clone()],
             }),
         }
     }
@@ -142,7 +150,7 @@ impl Covered {
         self.0.extend(Self::meetings(vllm, lmcache, model, route));
     }
 
-    /// The model and route that most meetings are new for; of several, those that come with the pair's own number in turn.
+    /// The model and route that most meetings are new for.
     fn most_new<'a>(&self, all: &[(&'a str, Route)], vllm: &str, lmcache: &str) -> Option<(&'a str, Route)> {
         let new = |(model, route): &(&str, Route)| {
             let meetings = Self::meetings(vllm, lmcache, model, *route);
@@ -174,7 +182,7 @@ mod tests {
     #[test]
     fn the_newest_pair_comes_first_and_every_pair_is_planned_once() {
         let (description, suite) = description(crate::atlas::Bounds::default());
-        let cells = plan(&description, &suite);
+        let cells = plan(&description, &suite, 1);
         let first: Vec<_> =
             cells.iter().take(4).map(|cell| (cell.vllm.as_str(), cell.lmcache.as_str())).collect();
         assert_eq!(first, [("1.5", "1.4"); 4], "both models on both routes");
@@ -190,7 +198,7 @@ mod tests {
     fn pairwise_lets_each_release_meet_each_model_and_each_route() {
         let bounds = crate::atlas::Bounds { newest: 0, neighbours: false, rest: Rest::Pairwise };
         let (description, suite) = description(bounds);
-        let cells = plan(&description, &suite);
+        let cells = plan(&description, &suite, 1);
         assert_eq!(cells.len(), 6 * 5);
         for (vllm, _) in description.vllm() {
             let of = |pick: fn(&Cell) -> String| {
@@ -209,15 +217,15 @@ mod tests {
     fn nothing_of_the_rest_is_planned_where_none_is_asked_for_and_keys_differ() {
         let bounds = crate::atlas::Bounds { newest: 1, neighbours: true, rest: Rest::None };
         let (mut description, mut suite) = description(bounds);
-        let cells = plan(&description, &suite);
+        let cells = plan(&description, &suite, 1);
         assert_eq!(pairs(&cells).len(), 1 + 5 + 4);
         let keys: BTreeSet<Digest> = cells.iter().map(|cell| cell.key).collect();
         assert_eq!(keys.len(), cells.len());
         suite.engine.seed += 1;
-        assert!(plan(&description, &suite).iter().all(|cell| !keys.contains(&cell.key)));
+        assert!(plan(&description, &suite, 1).iter().all(|cell| !keys.contains(&cell.key)));
         suite.engine.seed -= 1;
         description.vllm[1].torch = "3".to_owned();
-        let changed = plan(&description, &suite);
+        let changed = plan(&description, &suite, 1);
         let same = changed.iter().filter(|cell| keys.contains(&cell.key)).count();
         assert_eq!(
             same,

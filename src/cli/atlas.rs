@@ -4,27 +4,25 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use clap::Parser;
 use fs_err as fs;
 
 use super::arguments::RunArguments;
 use super::atlas_arguments::{AtlasCommand, AtlasRunArguments};
+use super::atlas_environments::Environments;
 use super::output::{OutputError, print, write_whole};
-use super::prepare::{changed_suite, prepare, stack};
+use super::prepare::{changed_suite, prepare};
 use super::report::read_report;
-use super::stack::{Replacement, replace};
 use super::untestable::why_unjudged;
 use super::write_report::write_report;
 use crate::atlas::{Cell, Chart, Description, Made, Outcome, Pair, pairs, plan, to_page};
-use crate::engine::environment::{
-    Environment, EnvironmentError, EnvironmentRequest, LayerKind, Releases, Stack, lock_releases,
-};
-use crate::event::{Event, Events};
+use crate::event::Event;
+use crate::lock::FileLock;
 use crate::machine::DeviceKind;
 use crate::pipeline::{Bench, Inputs, Locating, prepare_inputs, run};
+use crate::stage::Compare;
 use crate::suite::Suite;
-use crate::thread::on_thread;
 
 /// Cells are left that were not tried.
 const WAITING: u8 = 3;
@@ -42,19 +40,26 @@ pub(super) async fn tend_atlas(command: AtlasCommand) -> anyhow::Result<ExitCode
         AtlasCommand::Plan { atlas } => {
             let description = Description::load(&atlas)?;
             let suite = suite_of(&description, &run_arguments(&description, None, false)?)?;
-            print(&(serde_json::to_string_pretty(&plan(&description, &suite))? + "\n"))?;
+            print(&(serde_json::to_string_pretty(&plan(&description, &suite, Compare::SCHEMA))? + "\n"))?;
             Ok(ExitCode::SUCCESS)
         }
         AtlasCommand::Run(arguments) => run_atlas(&arguments).await,
         AtlasCommand::Add { chart, reports } => add_reports(&chart, &reports),
         AtlasCommand::Page { charts, out } => {
-            let missing = |path: &Utf8Path| {
-                format!("read the chart {path}: there is none\n\nhint: `atlas run` and `atlas add` write one")
+            let load = |path: &Utf8PathBuf| -> anyhow::Result<Chart> {
+                let missing = || {
+                    format!(
+                        "read the chart {path}: there is none\n\nhint: `atlas run` and `atlas add` write one"
+                    )
+                };
+                let mut chart = Chart::load(path)?.with_context(missing)?;
+                let folder = folder_of(path);
+                for made in chart.rows.iter_mut().filter_map(|row| row.made.as_mut()) {
+                    made.report = link(&out, &folder.join(&made.report));
+                }
+                Ok(chart)
             };
-            let charts: Vec<Chart> = charts
-                .iter()
-                .map(|path| Chart::load(path)?.with_context(|| missing(path)))
-                .collect::<anyhow::Result<_>>()?;
+            let charts: Vec<Chart> = charts.iter().map(load).collect::<anyhow::Result<_>>()?;
             write_whole(&out, &to_page(&charts))?;
             print(&format!("{out}\n"))?;
             Ok(ExitCode::SUCCESS)
@@ -103,44 +108,61 @@ async fn run_atlas(arguments: &AtlasRunArguments) -> anyhow::Result<ExitCode> {
     (bench.request.suite, bench.request.locating) = (suite, Locating::NotAsked);
     let out = &arguments.out;
     fs::create_dir_all(out).map_err(OutputError::at(out))?;
+    let what = format!("the atlas in {out}");
+    let _lock = FileLock::take(&out.join("atlas.lock"), &what, Duration::ZERO, &bench.desk.events)?;
     let path = out.join(CHART);
     let named = || Chart::new(&description.name, &description.description, description.device);
     let mut chart = Chart::load(&path)?.unwrap_or_else(named);
+    anyhow::ensure!(
+        (&chart.name, chart.device) == (&description.name, description.device),
+        "go on with {path}: it is of the atlas {} on {}\n\nhint: name another folder with `--out DIR`",
+        chart.name,
+        chart.device
+    );
+    let cells = plan(&description, &bench.request.suite, Compare::SCHEMA);
     let vllm = description.vllm().map(|(version, _)| version.clone()).collect();
-    chart.follow(vllm, description.lmcache.clone(), plan(&description, &bench.request.suite));
+    chart.follow(vllm, description.lmcache.clone(), cells.clone());
     save(&chart, out)?;
     let inputs = prepare_inputs(&bench).await?;
-    let mut environments = Environments {
-        description: &description,
-        out,
-        at_most: usize::try_from(arguments.disk_gib.get() << 30).unwrap_or(usize::MAX)
-            / usize::try_from(stack(&bench.request.device).disk_bytes())?,
-        kept: Vec::new(),
+    let mut environments = Environments::of(&description, out, arguments.disk_gib, &bench)?;
+    let is_todo = |cell: &&Cell| {
+        let row = chart.rows.iter().find(|row| row.cell == **cell);
+        let may = |outcome: &Outcome| {
+            *outcome == Outcome::Waiting || (arguments.again && outcome.may_be_tried_again())
+        };
+        row.is_some_and(|row| may(&row.outcome))
     };
-    let wanted =
-        |outcome: &Outcome| *outcome == Outcome::Waiting || (arguments.again && outcome.may_be_tried_again());
-    let todo: Vec<Pair> = pairs(chart.rows.iter().filter(|row| wanted(&row.outcome)).map(|row| &row.cell));
+    let todo: Vec<Cell> = cells.iter().filter(is_todo).cloned().collect();
+    let mut work: Vec<Pair> = pairs(&todo);
+    // Its report holds all cells of a pair: those that are finished take no time.
+    for pair in &mut work {
+        pair.cells = cells.iter().filter(|cell| pair.is_of(cell)).cloned().collect();
+    }
     let (started, limit) =
         (Instant::now(), arguments.hours.map(|hours| Duration::from_secs_f64(hours * 3600.0)));
-    for (place, pair) in todo.iter().enumerate() {
+    for (place, pair) in work.iter().enumerate() {
         if limit.is_some_and(|limit| started.elapsed() >= limit) {
             break;
         }
         let left = if place == 0 {
             String::new()
         } else {
-            let each = started.elapsed().as_secs_f64() / place as f64;
-            format!("; about {:.0} min left", each * (todo.len() - place) as f64 / 60.0)
+            let each = started.elapsed() / u32::try_from(place)?;
+            format!("; about {} min left", each.as_secs() * u64::try_from(work.len() - place)? / 60)
         };
         let words = format!(
             "pair {} of {}: vLLM {} with LMCache {}{left}",
             place + 1,
-            todo.len(),
+            work.len(),
             pair.vllm,
             pair.lmcache
         );
         bench.desk.events.emit(Event::AtlasStep { words });
-        run_pair(&mut bench, &inputs, &mut environments, pair, &mut chart).await?;
+        for (cell, outcome, made) in run_pair(&mut bench, &inputs, &mut environments, pair, out).await? {
+            if todo.contains(&cell) {
+                chart.set(&cell, outcome, made);
+            }
+        }
         save(&chart, out)?;
     }
     let waiting = chart.rows.iter().filter(|row| row.outcome == Outcome::Waiting).count();
@@ -155,44 +177,30 @@ fn save(chart: &Chart, out: &Utf8Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the cells of one pair, and notes what each came to.
+/// Runs the cells of one pair: what each came to, and how.
 async fn run_pair(
     bench: &mut Bench,
     inputs: &Inputs,
     environments: &mut Environments<'_>,
     pair: &Pair,
-    chart: &mut Chart,
-) -> anyhow::Result<()> {
+    out: &Utf8Path,
+) -> anyhow::Result<Vec<(Cell, Outcome, Option<Made>)>> {
     let started = Instant::now();
-    let cells: Vec<Cell> = chart
-        .rows
-        .iter()
-        .map(|row| &row.cell)
-        .filter(|cell| cell.vllm == pair.vllm && cell.lmcache == pair.lmcache)
-        .filter(|cell| pair.cells.contains(&(cell.model.clone(), cell.route)))
-        .cloned()
-        .collect();
+    let all =
+        |outcome: &Outcome| pair.cells.iter().map(|cell| (cell.clone(), outcome.clone(), None)).collect();
     match environments.provide(bench, pair).await? {
         Ok(environment) => bench.desk.environment = Some(environment),
-        Err(reason) => {
-            for cell in &cells {
-                chart.set(cell, Outcome::NoEnvironment { reason: reason.clone() }, None);
-            }
-            return Ok(());
-        }
+        Err(reason) => return Ok(all(&Outcome::NoEnvironment { reason })),
     }
-    bench.request.cells = Some(pair.cells.iter().cloned().collect());
+    bench.request.cells = Some(pair.cells.iter().map(|cell| (cell.model.clone(), cell.route)).collect());
     let found = run(bench, inputs).await;
     bench.desk.fork_servers.end().await; // they have imported these releases
     let mut findings = match found {
         Ok(findings) => findings,
-        Err(error) => {
-            let Some(reason) = why_unjudged(&error) else { return Err(error.into()) };
-            for cell in &cells {
-                chart.set(cell, Outcome::NotRun { reason: reason.clone() }, None);
-            }
-            return Ok(());
-        }
+        Err(error) => match why_unjudged(&error) {
+            Some(reason) => return Ok(all(&Outcome::NotRun { reason })),
+            None => return Err(error.into()),
+        },
     };
     if let Some(error) = findings.failure.take()
         && why_unjudged(&error).is_none()
@@ -200,112 +208,19 @@ async fn run_pair(
         return Err(error.into()); // the next pair would meet it, too
     }
     let folder = format!("pairs/vllm-{}-lmcache-{}", pair.vllm, pair.lmcache);
-    let (report, _, _) = write_report(bench, findings, &environments.out.join(&folder), false)?;
+    let (report, _, _) = write_report(bench, findings, &out.join(&folder), false)?;
     let made = Made::of(&report, &format!("{folder}/report.html"), Some(started.elapsed().as_secs()));
-    for cell in &cells {
+    let outcome = |cell: &Cell| {
         let is_of = |model: &str, route| model == cell.model && route == cell.route;
         let finding = report.findings.iter().find(|finding| is_of(&finding.model, finding.route));
         let not_run = report.not_run.iter().find(|not_run| is_of(&not_run.model, not_run.route));
-        let outcome = match (finding, not_run) {
+        match (finding, not_run) {
             (Some(finding), _) => Outcome::of_finding(finding),
             (None, Some(not_run)) => Outcome::NotRun { reason: not_run.reason.clone() },
             (None, None) => Outcome::NotRun { reason: "failed to find it in the report".to_owned() },
-        };
-        chart.set(cell, outcome, Some(made.clone()));
-    }
-    Ok(())
-}
-
-/// Environments, each of one vLLM; every LMCache lies on top.
-struct Environments<'a> {
-    description: &'a Description,
-    out: &'a Utf8Path,
-    /// How many may be kept.
-    at_most: usize,
-    /// Those that were made, the one that served last behind the others.
-    kept: Vec<(String, Utf8PathBuf)>,
-}
-
-impl Environments<'_> {
-    /// The environment of a pair; or why there is none.
-    async fn provide(&mut self, bench: &Bench, pair: &Pair) -> anyhow::Result<Result<Environment, String>> {
-        let (cache, events) = (&bench.desk.cache, &bench.desk.events);
-        let stack = stack(&bench.request.device);
-        let known = self.kept.iter().position(|(vllm, _)| *vllm == pair.vllm);
-        match known {
-            Some(place) => {
-                let used = self.kept.remove(place);
-                self.kept.push(used);
-            }
-            None => {
-                while self.kept.len() >= self.at_most.max(1) {
-                    let (_, folder) = self.kept.remove(0);
-                    fs::remove_dir_all(&folder).or_else(|error| match error.kind() {
-                        std::io::ErrorKind::NotFound => Ok(()),
-                        _ => Err(error),
-                    })?;
-                }
-            }
         }
-        let base = match self.base(stack, pair, cache, events).await? {
-            Ok(base) => base,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        if known.is_none() {
-            self.kept.push((pair.vllm.clone(), base.folder().to_owned()));
-        }
-        let layer = Replacement::Release { kind: LayerKind::Lmcache, version: pair.lmcache.clone() };
-        Ok(replace(&base, vec![layer], stack, cache, events)
-            .await?
-            .map_err(|error| format!("failed to {error}")))
-    }
-
-    /// The environment of a vLLM with what the newest LMCache that fits it depends on.
-    async fn base(
-        &self,
-        stack: Stack,
-        pair: &Pair,
-        cache: &Utf8Path,
-        events: &Events,
-    ) -> anyhow::Result<Result<Environment, String>> {
-        let torch = self.description.torch_of(&pair.vllm).context("a pair is of releases that are named")?;
-        let mut request = EnvironmentRequest::from_variables(stack, cache.to_owned());
-        (request.given, request.given_baseline) = (None, None);
-        let path = self.out.join("packages").join(format!("vllm-{}.txt", pair.vllm));
-        let releases = |lmcache: &String| Releases {
-            vllm: pair.vllm.clone(),
-            lmcache: lmcache.clone(),
-            torch: torch.to_owned(),
-        };
-        let candidates: Vec<Releases> = self.description.lmcache.iter().rev().map(releases).collect();
-        let events = events.clone();
-        let work = move || -> Result<Environment, EnvironmentError> {
-            let mut first_error = None;
-            for releases in &candidates {
-                match lock_releases(&request, releases, &path, &events) {
-                    Ok(lock) => {
-                        request.lock = Some(lock);
-                        return request.provide(&events);
-                    }
-                    Err(error @ EnvironmentError::Step { .. }) => {
-                        first_error.get_or_insert(error);
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            Err(first_error.expect("an atlas names a release of LMCache"))
-        };
-        match on_thread(work).await? {
-            Ok(environment) => Ok(Ok(environment)),
-            Err(error @ EnvironmentError::Step { .. }) => {
-                let EnvironmentError::Step { step, outcome, .. } = &error else {
-                    unreachable!("just matched")
-                };
-                Ok(Err(format!("failed to {step}: {outcome}")))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
+    };
+    Ok(pair.cells.iter().map(|cell| (cell.clone(), outcome(cell), Some(made.clone()))).collect())
 }
 
 fn summary(chart: &Chart, waiting: usize, out: &Utf8Path) -> String {
@@ -359,7 +274,12 @@ fn add_reports(path: &Utf8Path, reports: &[Utf8PathBuf]) -> anyhow::Result<ExitC
             report.device.kind(),
             chart.device
         );
-        chart.add_report(&report, &link(path, place));
+        let place = if place.is_dir() { place.join("report.json") } else { place.clone() };
+        chart.add_report(&report, &link(path, &place)).map_err(|why| {
+            anyhow::anyhow!(
+                "add {place} to {path}: {why}\n\nhint: add reports of whole runs with released versions"
+            )
+        })?;
     }
     let chart = chart.context("clap asks for a report")?;
     write_whole(path, &(serde_json::to_string_pretty(&chart)? + "\n"))?;
@@ -367,15 +287,28 @@ fn add_reports(path: &Utf8Path, reports: &[Utf8PathBuf]) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-/// How a chart's folder leads to a report: by the shortest way down or up, else by the report's own path.
-fn link(chart: &Utf8Path, report: &Utf8Path) -> String {
-    let whole = |path: &Utf8Path| camino::absolute_utf8(path).unwrap_or_else(|_| path.to_owned());
-    let folder = chart.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
-    let (from, to) = (whole(folder), whole(report));
+/// How a file's folder leads to another file: by the shortest way up and down.
+fn link(from: &Utf8Path, to: &Utf8Path) -> String {
+    let whole = |path: &Utf8Path| {
+        let path = camino::absolute_utf8(path).unwrap_or_else(|_| path.to_owned());
+        path.components().fold(Utf8PathBuf::new(), |mut whole, part| {
+            if part == Utf8Component::ParentDir {
+                whole.pop();
+            } else {
+                whole.push(part);
+            }
+            whole
+        })
+    };
+    let (from, to) = (whole(folder_of(from)), whole(to));
     let shared = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
     let up = from.components().skip(shared).map(|_| "..".to_owned());
     let down = to.components().skip(shared).map(|part| part.as_str().to_owned());
     up.chain(down).collect::<Vec<_>>().join("/")
+}
+
+fn folder_of(file: &Utf8Path) -> &Utf8Path {
+    file.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."))
 }
 
 #[cfg(test)]

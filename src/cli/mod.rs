@@ -5,6 +5,7 @@
 mod arguments;
 mod atlas;
 mod atlas_arguments;
+mod atlas_environments;
 mod bisect;
 mod depot;
 mod doctor;

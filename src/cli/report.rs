@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use xz2::bufread::XzDecoder;
+use xz2::stream::{CONCATENATED, Stream};
 
 use super::arguments::{ReportArguments, ReportFormat};
 use super::output::{print, write_whole};
@@ -16,6 +17,8 @@ use crate::report::{
 
 /// Bytes of a report of more cells and questions than anybody asks.
 const MOST_REPORT: u64 = 1 << 30;
+/// Bytes of memory that `xz -9` takes to read what it wrote, and as much again.
+const MOST_XZ_MEMORY: u64 = 128 << 20;
 
 /// Why a report cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +81,8 @@ pub(super) fn read_report(path: &Utf8Path) -> Result<Report, ReadReportError> {
 /// A compressed report, as evidence is kept.
 fn read_xz(path: &Utf8Path) -> io::Result<String> {
     let mut text = String::new();
-    let decoder = XzDecoder::new(io::BufReader::new(fs::File::open(path)?));
+    let stream = Stream::new_stream_decoder(MOST_XZ_MEMORY, CONCATENATED).map_err(io::Error::other)?;
+    let decoder = XzDecoder::new_stream(io::BufReader::new(fs::File::open(path)?), stream);
     let read = decoder.take(MOST_REPORT + 1).read_to_string(&mut text)?;
     if read as u64 > MOST_REPORT {
         return Err(io::Error::other(format!("{path} is larger than any report")));

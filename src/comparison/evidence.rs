@@ -133,7 +133,7 @@ pub struct ServerCounters {
     /// Chunks that a tier behind the memory had and did not give, each rank's shard counted.
     #[serde(default)]
     pub failed_loads: u64,
-    /// Chunks that such a tier had and was not asked for, since another request had just loaded them.
+    /// Chunks that such a tier had and was not asked for, since another request was just loading them.
     #[serde(default)]
     pub contended: u64,
     /// Chunks that such a tier gave; the server counts them as written into its memory, too.

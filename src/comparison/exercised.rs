@@ -237,8 +237,8 @@ pub struct ShardCounts {
     pub bound: Bound,
     /// In the store pass.
     pub written: u64,
-    /// How many more may be written: the last chunk of a prompt of whole chunks once more (LMCache 0.5.5 does so,
-    /// 0.5.6 does not), and what was copied from the tier behind the memory for requests that the store pass serves.
+    /// How many more may be written: chunks that generated tokens complete (LMCache up to 0.5.5 writes them, 0.5.6 does not),
+    /// and what was copied from the tier behind the memory for requests that the store pass serves.
     #[serde(default)]
     pub written_again_at_most: u64,
     /// In the load pass, for what vLLM says that it was served.
@@ -336,11 +336,15 @@ pub(super) fn check_service(
     let mut hits = [PassHits::default(); 2];
     let mut whole_prompts = [0_u64; 2];
     let chunk_tokens = server.and_then(|server| server.sharding).map_or(1, |rule| rule.chunk_tokens.max(1));
-    let (mut load_chunks, mut of_whole_chunks) = (0, 0);
+    let (mut load_chunks, mut completed_chunks) = (0, 0);
     for case in cases {
         let expected = case.asked.expected;
         let seen = &case.load.observation;
-        of_whole_chunks += u64::from(expected.prompt_tokens.is_multiple_of(chunk_tokens));
+        // The KV of the last token is never computed.
+        let generated = case.store.observation.steps.len().saturating_sub(1);
+        let computed =
+            expected.prompt_tokens + u32::try_from(generated).unwrap_or(u32::MAX - expected.prompt_tokens);
+        completed_chunks += u64::from(computed / chunk_tokens - expected.prompt_tokens / chunk_tokens);
         load_chunks += once_and_again(seen).map(|tokens| u64::from(tokens / chunk_tokens)).sum::<u64>();
         let store = (Pass::Store, &case.store.observation, expected.store_at_most);
         let load = (Pass::Load, seen, expected.load);
@@ -367,7 +371,10 @@ pub(super) fn check_service(
     }
     let [store, load] = hits;
     let counted_failures = server.map(|server| server.load.failed_loads);
-    let contended = server.map_or(0, |server| server.load.contended);
+    // Each rank that reads a chunk counts it.
+    let readers =
+        server.and_then(|server| server.sharding).map_or(1, |rule| u64::from(rule.read_shards.max(1)));
+    let contended = server.map_or(0, |server| server.load.contended / readers);
     let totals = |pass: Pass, counted: ServerCounters| HitTotals {
         engine_tokens: hits[pass as usize].cached_tokens,
         served_again_tokens: hits[pass as usize].served_again_tokens,
@@ -386,11 +393,14 @@ pub(super) fn check_service(
             read_shards: rule.read_shards,
             bound: rule.bound,
             written: rule.stored_chunks * u64::from(rule.written_shards),
-            written_again_at_most: of_whole_chunks * u64::from(rule.written_shards) + server.store.given,
+            written_again_at_most: completed_chunks * u64::from(rule.written_shards) + server.store.given,
             read: load_chunks * u64::from(rule.read_shards),
         }),
     });
     let external = engine.map(ExternalHits::new);
+    let counters_agree = engine
+        .is_none_or(|counted| agree_with_requests(counted.external, [store, load], whole_prompts))
+        && server.as_ref().is_none_or(ServerAgreement::holds);
     let service = if load.cached_tokens == 0 {
         Service::NothingServed
     } else if engine.is_some_and(|counted| counted.own != [0; 2]) {
@@ -414,24 +424,21 @@ pub(super) fn check_service(
             Service::LoadsFailed
         }
     } else if load.under_served > 0 {
-        let stored = server.as_ref().is_some_and(|server| server.of_storing().is_empty());
         let tier = server.as_ref().and_then(|server| server.tier.as_ref());
         let missing = load.predicted_tokens.saturating_sub(load.cached_tokens);
-        // Each request that was served less must have met a chunk that another one was loading, and the tier have given the rest.
-        if stored
-            && contended >= u64::from(load.under_served)
-            && tier.is_none_or(|tier| tier.holds_but_for(missing))
-        {
+        // All else must be as predicted; each request that was served less met a chunk that another one was loading, and most met none.
+        let all_else = counters_agree
+            && external.as_ref().is_none_or(ExternalHits::holds)
+            && counted_failures == Some(0)
+            && tier.is_none_or(|tier| tier.holds_but_for(missing));
+        if all_else && contended >= u64::from(load.under_served) && load.under_served * 2 <= load.requests {
             Service::Contended
         } else {
             Service::UnderServed
         }
     } else if external.as_ref().is_some_and(|external| !external.holds()) {
         Service::WrongTier
-    } else if engine
-        .is_some_and(|counted| !agree_with_requests(counted.external, [store, load], whole_prompts))
-        || server.as_ref().is_some_and(|server| !server.holds())
-    {
+    } else if !counters_agree {
         Service::CountersDisagree
     } else if server.as_ref().and_then(|server| server.tier.as_ref()).is_some_and(|tier| !tier.holds()) {
         Service::WrongTier

@@ -287,11 +287,13 @@ impl LmcacheServer {
                 return Ok(counters);
             }
             // What a server copies from its tier into its memory, for a request that the store pass serves, counts as written, too, and
-            // never comes behind it. So a server that says it has nothing left to store has stored all; but not where it has stored nothing.
-            let says_so =
-                behind_memory.is_some() && behind > 0 && stores_nothing(&self.get("/status").await?);
+            // never comes behind it. So where as many as must be are behind it, the server is asked whether more are to come.
+            let says_so = behind_memory.is_some() && behind >= chunks && behind > 0 && {
+                let status = self.get("/status").await;
+                status.is_ok_and(|status| stores_nothing(&status))
+            };
             idle = if says_so && arrived == [written, behind] { idle + 1 } else { 0 };
-            if written >= chunks && idle >= IDLE_READINGS {
+            if idle >= IDLE_READINGS {
                 return Ok(counters);
             }
             if arrived != [written, behind] {

@@ -35,8 +35,8 @@ pub struct ServerCounters {
     /// Of these, those that they gave.
     #[serde(default)]
     pub given_chunks: u64,
-    /// Chunks that a second tier had and was not asked for, since another request had just loaded them: LMCache serves the request
-    /// that comes second less then.
+    /// Chunks that a second tier had and was not asked for, since another request was just loading them (in LMCache 0.5.6:
+    /// had loaded them since the lookup): LMCache serves the request that comes second less then.
     #[serde(default)]
     pub contended_chunks: u64,
     /// Chunks that a second tier took, counted for each rank.

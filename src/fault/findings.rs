@@ -120,8 +120,10 @@ impl Trial {
         let Judgement { verdict, decided_by, .. } = judgement;
         let elsewhere = match variant.tier {
             Tier::Memory => counted.hit_tokens - counted.hit_memory_tokens.min(counted.hit_tokens),
-            // Memory was empty: what it serves, a request that asked for the same chunk before has loaded from the tier.
-            Tier::Disk if counted.given_chunks >= u64::from(damage.chunks) => 0,
+            // What memory serves, a request that asked for the same chunk before has loaded from the tier: the bytes tell, where planting
+            // changes any, else that the tier gave as many.
+            Tier::Disk if located.as_ref().is_some_and(|located| located.named > 0) => 0,
+            Tier::Disk if damage.changed_bits == 0 && counted.given_chunks >= u64::from(damage.chunks) => 0,
             Tier::Disk => counted.hit_tokens - counted.hit_second_tier_tokens.min(counted.hit_tokens),
         };
         let changes_nothing = damage.changed_bits == 0 && variant.operator.misreading().is_none();

@@ -80,9 +80,10 @@ fn every_pair_comes_to_something_and_a_verdict_is_never_tried_again() {
     assert_eq!((again.code, again.out, steps), (0, ended.out.clone(), vec![]));
     assert_eq!(chart(&lab), first);
 
-    // What has no verdict is tried again when asked for, and nothing else.
+    // What has no verdict is tried again when asked for, and nothing else: the pairs without an LMCache and those without a vLLM.
     let (again, steps) = lab.steps_of(|| drive(&lab, &format!("{run} --again")));
     assert_eq!((again.code, count(&steps, "start cached")), (0, 0), "{steps:?}");
+    assert_eq!(again.err.matches("atlas: pair ").count(), 5, "{}", again.err);
 
     // A release more: what is there stays.
     lab.edit("mine.toml", "\"2.0\"]", "\"2.0\", \"2.1\"]");
@@ -124,6 +125,10 @@ fn reports_of_other_runs_become_a_chart_and_a_page() {
     assert_eq!(ended.code, 0, "{}", ended.err);
     let page = fs::read_to_string(lab.path("charts/page.html")).unwrap();
     assert!(page.contains("href=\"../out/report.json\""), "{page}");
+    // A page elsewhere leads to the same report.
+    assert_eq!(drive(&lab, "atlas page charts/elsewhere.json --out pages/deep/page.html").code, 0);
+    let page = fs::read_to_string(lab.path("pages/deep/page.html")).unwrap();
+    assert!(page.contains("href=\"../../out/report.json\""), "{page}");
 }
 
 #[test]

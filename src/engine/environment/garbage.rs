@@ -56,30 +56,40 @@ fn unused_in(
 pub fn remove_unused(cache: &Utf8Path, unused_for: Duration) -> Result<Vec<Utf8PathBuf>, EnvironmentError> {
     let mut removed = Vec::new();
     for folder in unused(cache, unused_for)? {
-        let remove = || -> io::Result<bool> {
-            let Ok(_lock) = FileLock::try_take(&folder.with_added_extension("lock"))? else {
-                return Ok(false);
-            };
-            // Without its marker a folder that is removed by half is taken neither for an environment nor for a build.
-            for file in [
-                folder.join(make::MARKER),
-                folder.join(install::MARKER),
-                folder.join(beside::MARKER),
-                folder.with_added_extension("log"),
-                folder.with_added_extension("txt"),
-            ] {
-                if let Err(error) = fs::remove_file(file)
-                    && error.kind() != io::ErrorKind::NotFound
-                {
-                    return Err(error);
-                }
-            }
-            fs::remove_dir_all(&folder)?;
-            Ok(true)
-        };
-        if remove().map_err(|source| EnvironmentError::Io { folder: folder.clone(), source })? {
+        if remove(&folder)? {
             removed.push(folder);
         }
     }
     Ok(removed)
+}
+
+/// Removes an environment, a build or a tool with the log of how it was made, unless it is just being made; whether it was removed.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove(folder: &Utf8Path) -> Result<bool, EnvironmentError> {
+    let remove = || -> io::Result<bool> {
+        let Ok(_lock) = FileLock::try_take(&folder.with_added_extension("lock"))? else {
+            return Ok(false);
+        };
+        // Without its marker a folder that is removed by half is taken neither for an environment nor for a build.
+        for file in [
+            folder.join(make::MARKER),
+            folder.join(install::MARKER),
+            folder.join(beside::MARKER),
+            folder.with_added_extension("log"),
+            folder.with_added_extension("txt"),
+        ] {
+            if let Err(error) = fs::remove_file(file)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
+            }
+        }
+        if folder.exists() {
+            fs::remove_dir_all(folder)?;
+        }
+        Ok(true)
+    };
+    remove().map_err(|source| EnvironmentError::Io { folder: folder.to_owned(), source })
 }

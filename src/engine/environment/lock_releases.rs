@@ -26,6 +26,14 @@ pub struct Releases {
     pub torch: String,
 }
 
+impl Releases {
+    /// What their lock is called; all that it depends on is in the name.
+    fn file_name(&self, stack: Stack, python: &str) -> String {
+        let Self { vllm, lmcache, torch } = self;
+        format!("{}-{vllm}-lmcache-{lmcache}-torch-{torch}-python-{python}.txt", stack.vllm_package())
+    }
+}
+
 impl Stack {
     /// What vLLM is called for it in the package index.
     #[must_use]
@@ -45,32 +53,33 @@ impl Stack {
     }
 }
 
-/// The lock of these releases with all that they depend on, for the Python that an environment is made with. It is read from `path`
-/// if it is there, else asked of the package index and kept there: what is tested stays the same from one run to the next.
+/// The lock of these releases with all that they depend on, for the Python that an environment is made with; or why no set of packages
+/// has them. It is read from `folder` if it is there, else asked of the package index and kept there: what is tested stays the same from
+/// one run to the next.
 ///
 /// # Errors
-/// When there is no fitting Python, no installer, or no set of packages that has these releases; or the file cannot be read or written.
+/// When there is no fitting Python or installer, the package index does not answer, or the folder cannot be read or written.
 pub fn lock_releases(
     request: &EnvironmentRequest,
     releases: &Releases,
-    path: &Utf8Path,
+    folder: &Utf8Path,
     events: &Events,
-) -> Result<String, EnvironmentError> {
-    let path = absolute(path);
-    let failed = |source| EnvironmentError::Io { folder: path.clone(), source };
-    let folder = path.parent().unwrap_or(&path);
-    fs::create_dir_all(folder).map_err(failed)?;
+) -> Result<Result<String, String>, EnvironmentError> {
+    let folder = absolute(folder);
+    let failed = |source| EnvironmentError::Io { folder: folder.clone(), source };
+    fs::create_dir_all(&folder).map_err(failed)?;
+    let python = Python::find(request.python.as_deref(), &request.search_path)?;
+    let path = folder.join(releases.file_name(request.stack, &python.version()));
     let held = FileLock::take(&path.with_extension("lock"), path.as_str(), PATIENCE, events)?;
     if path.exists() {
-        return fs::read_to_string(&path).map_err(failed);
+        return fs::read_to_string(&path).map(Ok).map_err(failed);
     }
-    let python = Python::find(request.python.as_deref(), &request.search_path)?;
     let log = path.with_extension("log");
     fs::write(&log, "").map_err(failed)?;
     let installer = Installer { log: &log, lock: &held, events };
     let tools = Bucket::Tools.folder(&absolute(&request.cache));
     let uv = installer.find_uv(&request.search_path, &tools, &python.executable, PATIENCE)?;
-    let scratch = tempfile::tempdir_in(folder).map_err(failed)?;
+    let scratch = tempfile::tempdir_in(&folder).map_err(failed)?;
     let in_scratch = |name: &str| Utf8PathBuf::from(scratch.path().join(name).to_string_lossy().into_owned());
     let [wanted, overrides, lock] = ["wanted.in", "overrides.txt", "lock.txt"].map(in_scratch);
     fs::write(&wanted, wanted_packages(request.stack, releases)).map_err(failed)?;
@@ -81,18 +90,19 @@ pub fn lock_releases(
     command.args(["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]);
     command.args(["--generate-hashes", "--output-file", lock.as_str()]);
     // The settings of a project that the user stands in are not meant for this.
-    command.current_dir(folder).env("NO_COLOR", "1").env("UV_PYTHON_DOWNLOADS", "never");
-    installer.step("find packages that fit one another", &mut command).map_err(|error| match error {
-        EnvironmentError::Step { step, outcome, log, last_lines } => {
-            let text = fs::read_to_string(&log).unwrap_or_default();
-            let outcome = first_relevant_line(&text).map_or(outcome, str::to_owned);
-            EnvironmentError::Step { step, outcome, log, last_lines }
-        }
-        other => other,
-    })?;
+    command.current_dir(&folder).env("NO_COLOR", "1").env("UV_PYTHON_DOWNLOADS", "never");
+    if let Err(error) = installer.step("find packages that fit one another", &mut command) {
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        // Anything else may be another time.
+        return if said.contains("No solution found") {
+            Ok(Err(first_relevant_line(&said).unwrap_or("No solution found").to_owned()))
+        } else {
+            Err(error)
+        };
+    }
     let text = fs::read_to_string(&lock).map_err(failed)?;
     files::write_whole(&path, text.as_bytes()).map_err(failed)?;
-    Ok(text)
+    Ok(Ok(text))
 }
 
 fn wanted_packages(stack: Stack, releases: &Releases) -> String {

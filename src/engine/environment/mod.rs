@@ -37,7 +37,7 @@ pub use build::build_lmcache;
 pub use build_error::BuildError;
 pub use error::EnvironmentError;
 pub use extension::{Extension, try_extension};
-pub use garbage::{remove_unused, unused};
+pub use garbage::{remove, remove_unused, unused};
 pub use identity::{EnvironmentIdentity, Package};
 pub use install::install_release;
 pub use layer::{Layer, LayerKind};

@@ -1,0 +1,113 @@
+//! The environments of an atlas: made, used and removed. Main type: [`Environments`].
+
+use std::num::NonZeroU64;
+
+use anyhow::Context;
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::prepare::stack;
+use super::stack::{Replacement, replace};
+use super::untestable::why_unbuildable;
+use crate::atlas::{Description, Pair};
+use crate::engine::environment::{
+    Environment, EnvironmentError, EnvironmentRequest, LayerKind, Releases, lock_releases, remove,
+};
+use crate::pipeline::Bench;
+use crate::thread::on_thread;
+
+/// Where the locks lie, in the atlas's folder; and a list of the environments that were made of them, which an atlas that goes on removes.
+const LOCKS: &str = "packages";
+
+/// Environments, each of one vLLM; every LMCache lies on top.
+pub(super) struct Environments<'a> {
+    description: &'a Description,
+    locks: Utf8PathBuf,
+    /// What an environment is asked for with, but for its lock.
+    request: EnvironmentRequest,
+    /// How many may be kept.
+    at_most: usize,
+    /// Those that are there, the one that served last behind the others.
+    kept: Vec<Utf8PathBuf>,
+}
+
+impl<'a> Environments<'a> {
+    /// Those of an atlas; what an earlier run of it has left is known.
+    pub(super) fn of(
+        description: &'a Description,
+        out: &Utf8Path,
+        disk_gib: NonZeroU64,
+        bench: &Bench,
+    ) -> anyhow::Result<Self> {
+        let stack = stack(&bench.request.device);
+        let mut request = EnvironmentRequest::from_variables(stack, bench.desk.cache.clone());
+        (request.given, request.given_baseline) = (None, None);
+        let locks = out.join(LOCKS);
+        let mut kept = Vec::new();
+        let files =
+            if locks.exists() { locks.read_dir_utf8()?.collect::<Result<_, _>>()? } else { Vec::new() };
+        for file in files.iter().filter(|file| file.path().extension() == Some("txt")) {
+            let lock = Some(fs_err::read_to_string(file.path())?);
+            let of_lock = EnvironmentRequest { lock, ..request.clone() };
+            kept.extend(of_lock.find()?.map(|environment| environment.folder().to_owned()));
+        }
+        let at_most = usize::try_from((disk_gib.get() << 30) / stack.disk_bytes())?.max(1);
+        Ok(Self { description, locks, request, at_most, kept })
+    }
+
+    /// The environment of a pair; or why its releases cannot be installed together.
+    pub(super) async fn provide(
+        &mut self,
+        bench: &Bench,
+        pair: &Pair,
+    ) -> anyhow::Result<Result<Environment, String>> {
+        let (cache, events) = (&bench.desk.cache, &bench.desk.events);
+        let request = match self.lock(bench, pair).await? {
+            Ok(lock) => EnvironmentRequest { lock: Some(lock), ..self.request.clone() },
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let there = request.find()?.map(|environment| environment.folder().to_owned());
+        self.kept.retain(|folder| there.as_ref() != Some(folder));
+        while self.kept.len() >= self.at_most {
+            remove(&self.kept.remove(0))?;
+        }
+        let (stack, events_there) = (request.stack, events.clone());
+        let base = on_thread(move || request.provide(&events_there))
+            .await
+            .context("make the Python environment")??;
+        self.kept.push(base.folder().to_owned());
+        let layer = Replacement::Release { kind: LayerKind::Lmcache, version: pair.lmcache.clone() };
+        match replace(&base, vec![layer], stack, cache, events).await? {
+            Ok(environment) => Ok(Ok(environment)),
+            Err(error) => match why_unbuildable(&error) {
+                Some(_) => Ok(Err(format!("failed to {error}"))),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    /// The lock of a vLLM with the newest LMCache that fits it; or why none does.
+    async fn lock(&self, bench: &Bench, pair: &Pair) -> anyhow::Result<Result<String, String>> {
+        let torch = self.description.torch_of(&pair.vllm).context("a pair is of releases that are named")?;
+        let releases = |lmcache: &String| Releases {
+            vllm: pair.vllm.clone(),
+            lmcache: lmcache.clone(),
+            torch: torch.to_owned(),
+        };
+        let candidates: Vec<Releases> = self.description.lmcache.iter().rev().map(releases).collect();
+        let (request, locks, events) = (self.request.clone(), self.locks.clone(), bench.desk.events.clone());
+        let work = move || -> Result<Result<String, String>, EnvironmentError> {
+            let mut of_newest = None;
+            for releases in &candidates {
+                match lock_releases(&request, releases, &locks, &events)? {
+                    Ok(lock) => return Ok(Ok(lock)),
+                    Err(reason) => {
+                        of_newest
+                            .get_or_insert(format!("failed to find packages that fit one another: {reason}"));
+                    }
+                }
+            }
+            Ok(Err(of_newest.unwrap_or_default()))
+        };
+        Ok(on_thread(work).await??)
+    }
+}
