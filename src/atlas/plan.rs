@@ -89,7 +89,7 @@ pub fn plan(description: &Description, suite: &Suite, rules: u32) -> Vec<Cell> {
         let chosen: Vec<(&str, Route)> = match (scope, bounds.rest) {
             (Scope::Rest, Rest::None) => Vec::new(),
             (Scope::Rest, Rest::Pairwise) => {
-                covered.most_new(&all, vllm[a], lmcache[b]).into_iter().collect()
+                covered.most_new(&all, vllm[a], lmcache[b], a + b).into_iter().collect()
             }
             _ => all.clone(),
         };
@@ -150,14 +150,21 @@ impl Covered {
         self.0.extend(Self::meetings(vllm, lmcache, model, route));
     }
 
-    /// The model and route that most meetings are new for.
-    fn most_new<'a>(&self, all: &[(&'a str, Route)], vllm: &str, lmcache: &str) -> Option<(&'a str, Route)> {
+    /// The model and route that most meetings are new for; where all are old, each in turn.
+    fn most_new<'a>(
+        &self,
+        all: &[(&'a str, Route)],
+        vllm: &str,
+        lmcache: &str,
+        turn: usize,
+    ) -> Option<(&'a str, Route)> {
         let new = |(model, route): &(&str, Route)| {
             let meetings = Self::meetings(vllm, lmcache, model, *route);
             meetings.iter().filter(|meeting| !self.0.contains(meeting)).count()
         };
-        // The first of the best, so that the order of the suite decides between equals.
-        all.iter().rev().max_by_key(|cell| new(cell)).copied()
+        let in_turn = (0..all.len()).map(|place| all[(place + turn) % all.len()]);
+        // The last of the best, from behind: the first.
+        in_turn.rev().max_by_key(new)
     }
 }
 
@@ -192,6 +199,13 @@ mod tests {
         // Nine pairs in whole; three and two beside them; one cell each of the other sixteen.
         assert_eq!((of(Scope::Newest), of(Scope::Neighbour), of(Scope::Rest)), (36, 20, 16));
         assert!(cells.is_sorted_by_key(|cell| cell.scope));
+        // All meet all among the first; the rest goes through models and routes all the same.
+        let rest: BTreeSet<_> = cells
+            .iter()
+            .filter(|cell| cell.scope == Scope::Rest)
+            .map(|cell| (cell.model.as_str(), cell.route))
+            .collect();
+        assert_eq!(rest.len(), 4);
     }
 
     #[test]

@@ -130,6 +130,25 @@ fn a_fault_that_was_not_read_from_its_tier_shows_nothing() {
 }
 
 #[test]
+fn a_chunk_that_was_loaded_once_and_served_from_memory_to_others_was_read() {
+    let shared =
+        |given_chunks| ServerCounters { hit_second_tier_tokens: 256, given_chunks, ..on_disk(SERVED) };
+    let judge = |changed_bits, logprob, named, given_chunks| {
+        let damage = Damage { chunks: 1, changed_bits, ..Damage::default() };
+        let located = Located { planted: 2, named, elsewhere: 0, missed: Vec::new() };
+        let comparison = loaded(SERVED, logprob);
+        let reading =
+            Reading { comparison: &comparison, counted: shared(given_chunks), located: Some(located) };
+        Trial::judge(&variant("zeros"), &damage, reading).fate
+    };
+    // The bytes tell that it was read, whatever was counted; the counts alone do where nothing was changed.
+    assert_eq!(judge(9, -0.6, 2, 0), Fate::Killed);
+    assert_eq!(judge(9, -0.6, 0, 9), Fate::NotRead);
+    assert_eq!(judge(0, -0.5, 0, 1), Fate::Harmless);
+    assert_eq!(judge(0, -0.5, 0, 0), Fate::NotRead);
+}
+
+#[test]
 fn what_lmcache_notices_itself_is_seen_in_the_hits() {
     let cut = trial("file cut", 9, &loaded(256, -0.5), on_disk(256));
     assert_eq!((cut.fate, cut.decided_by), (Fate::Killed, Some(Rung::Exercised)));
