@@ -168,6 +168,7 @@ impl Description {
     }
 
     /// Releases of vLLM with the torch that each was compiled for, oldest first.
+    #[must_use]
     pub fn vllm(&self) -> impl DoubleEndedIterator<Item = (&String, &str)> {
         self.vllm
             .iter()

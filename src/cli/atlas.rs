@@ -224,7 +224,7 @@ async fn run_pair(
 }
 
 fn summary(chart: &Chart, waiting: usize, out: &Utf8Path) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for pair in pairs(chart.rows.iter().map(|row| &row.cell)) {
         let of_pair =
             chart.rows.iter().filter(|row| row.cell.vllm == pair.vllm && row.cell.lmcache == pair.lmcache);
@@ -242,16 +242,16 @@ fn summary(chart: &Chart, waiting: usize, out: &Utf8Path) -> String {
                 Outcome::Waiting => continue,
             };
             let cell = &row.cell;
-            text += &format!(
-                "{:<10} {:<10} {:<16} {:<10} {words}\n",
-                cell.vllm, cell.lmcache, cell.model, cell.route
-            );
+            let place =
+                format!("{:<10} {:<10} {:<16} {:<10}", cell.vllm, cell.lmcache, cell.model, cell.route);
+            lines.push(format!("{place} {words}"));
         }
     }
     if waiting > 0 {
-        text += &format!("\n{waiting} of {} cells wait: the same command goes on\n", chart.rows.len());
+        lines.push(format!("\n{waiting} of {} cells wait: the same command goes on", chart.rows.len()));
     }
-    text + &format!("\npage: {}\n", out.join("atlas.html"))
+    lines.push(format!("\npage: {}\n", out.join("atlas.html")));
+    lines.join("\n")
 }
 
 /// Adds reports to a chart, which links to them from where it is.

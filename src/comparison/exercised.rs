@@ -267,6 +267,18 @@ pub struct HitTotals {
 }
 
 impl HitTotals {
+    fn new(hits: PassHits, whole_prompts: u64, counted: ServerCounters) -> Self {
+        Self {
+            engine_tokens: hits.cached_tokens,
+            served_again_tokens: hits.served_again_tokens,
+            server_tokens: counted.hit_tokens,
+            server_requested_tokens: counted.requested_tokens,
+            whole_prompts,
+            chunks_written: counted.chunks_written,
+            chunks_read: counted.chunks_read,
+        }
+    }
+
     fn disagreement(&self, pass: &str) -> Option<String> {
         let (first, again) = (self.engine_tokens, self.served_again_tokens);
         let least = first + again;
@@ -340,11 +352,7 @@ pub(super) fn check_service(
     for case in cases {
         let expected = case.asked.expected;
         let seen = &case.load.observation;
-        // The KV of the last token is never computed.
-        let generated = case.store.observation.steps.len().saturating_sub(1);
-        let computed =
-            expected.prompt_tokens + u32::try_from(generated).unwrap_or(u32::MAX - expected.prompt_tokens);
-        completed_chunks += u64::from(computed / chunk_tokens - expected.prompt_tokens / chunk_tokens);
+        completed_chunks += completed(&case.store.observation, expected.prompt_tokens, chunk_tokens);
         load_chunks += once_and_again(seen).map(|tokens| u64::from(tokens / chunk_tokens)).sum::<u64>();
         let store = (Pass::Store, &case.store.observation, expected.store_at_most);
         let load = (Pass::Load, seen, expected.load);
@@ -375,15 +383,8 @@ pub(super) fn check_service(
     let readers =
         server.and_then(|server| server.sharding).map_or(1, |rule| u64::from(rule.read_shards.max(1)));
     let contended = server.map_or(0, |server| server.load.contended / readers);
-    let totals = |pass: Pass, counted: ServerCounters| HitTotals {
-        engine_tokens: hits[pass as usize].cached_tokens,
-        served_again_tokens: hits[pass as usize].served_again_tokens,
-        server_tokens: counted.hit_tokens,
-        server_requested_tokens: counted.requested_tokens,
-        whole_prompts: whole_prompts[pass as usize],
-        chunks_written: counted.chunks_written,
-        chunks_read: counted.chunks_read,
-    };
+    let totals =
+        |pass: Pass, counted| HitTotals::new(hits[pass as usize], whole_prompts[pass as usize], counted);
     let server = server.map(|server| ServerAgreement {
         store: totals(Pass::Store, server.store),
         load: totals(Pass::Load, server.load),
@@ -424,14 +425,8 @@ pub(super) fn check_service(
             Service::LoadsFailed
         }
     } else if load.under_served > 0 {
-        let tier = server.as_ref().and_then(|server| server.tier.as_ref());
-        let missing = load.predicted_tokens.saturating_sub(load.cached_tokens);
-        // All else must be as predicted; each request that was served less met a chunk that another one was loading, and most met none.
-        let all_else = counters_agree
-            && external.as_ref().is_none_or(ExternalHits::holds)
-            && counted_failures == Some(0)
-            && tier.is_none_or(|tier| tier.holds_but_for(missing));
-        if all_else && contended >= u64::from(load.under_served) && load.under_served * 2 <= load.requests {
+        let met = Met { chunks: contended, failed_loads: counted_failures, counters_agree };
+        if met.excuses(load, server.as_ref(), external.as_ref()) {
             Service::Contended
         } else {
             Service::UnderServed
@@ -451,6 +446,42 @@ pub(super) fn check_service(
         recomputed_tokens: load.predicted_tokens.saturating_sub(load.cached_tokens),
     });
     Exercised { service, store, load, server, external, failed, offenders }
+}
+
+/// Chunks that generated tokens have completed, behind the prompt's own. The KV of the last token is never computed.
+fn completed(seen: &Observation, prompt_tokens: u32, chunk_tokens: u32) -> u64 {
+    let generated = u32::try_from(seen.steps.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    u64::from(prompt_tokens.saturating_add(generated) / chunk_tokens - prompt_tokens / chunk_tokens)
+}
+
+/// What the load pass met of chunks that another request was just loading, and what else was counted.
+struct Met {
+    /// Such chunks.
+    chunks: u64,
+    /// Chunks that the tier had and did not give.
+    failed_loads: Option<u64>,
+    /// Whether vLLM's and the server's counts agree.
+    counters_agree: bool,
+}
+
+impl Met {
+    /// Whether all that was served less was so for them: each request that was served less met one, most met none, and all else is
+    /// as predicted.
+    fn excuses(
+        &self,
+        load: PassHits,
+        server: Option<&ServerAgreement>,
+        external: Option<&ExternalHits>,
+    ) -> bool {
+        let tier = server.and_then(|server| server.tier.as_ref());
+        let missing = load.predicted_tokens.saturating_sub(load.cached_tokens);
+        self.chunks >= u64::from(load.under_served)
+            && load.under_served * 2 <= load.requests
+            && self.counters_agree
+            && self.failed_loads == Some(0)
+            && external.is_none_or(ExternalHits::holds)
+            && tier.is_none_or(|tier| tier.holds_but_for(missing))
+    }
 }
 
 /// Whether vLLM's counter of what its connector served says the same as its requests, in both passes. Of a prompt that was

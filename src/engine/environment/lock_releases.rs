@@ -117,7 +117,7 @@ fn overridden(stack: Stack, releases: &Releases) -> String {
     let others =
         stack.overrides().lines().filter(|line| !line.starts_with("torch==") && !line.starts_with('#'));
     let torch = format!("torch=={}", releases.torch);
-    [torch.as_str()].into_iter().chain(others).map(|line| format!("{line}\n")).collect()
+    [torch.as_str()].into_iter().chain(others).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 #[cfg(test)]
