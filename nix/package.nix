@@ -29,7 +29,7 @@ rustPlatform.buildRustPackage {
         ../data
         ../docs/report.schema.json
         (lib.fileset.fileFilter (
-          file: file.hasExt "in" || file.hasExt "lock" || file.hasExt "txt"
+          file: file.hasExt "in" || file.hasExt "lock" || file.hasExt "overrides" || file.hasExt "txt"
         ) ../nix/stacks)
         ../src
         ../templates
