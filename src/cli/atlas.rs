@@ -208,7 +208,8 @@ async fn run_pair(
         return Err(error.into()); // the next pair would meet it, too
     }
     let folder = format!("pairs/vllm-{}-lmcache-{}", pair.vllm, pair.lmcache);
-    let (report, _, _) = write_report(bench, findings, &out.join(&folder), false)?;
+    // It is read on other machines, where no log of this one is.
+    let (report, _, _) = write_report(bench, findings, &out.join(&folder), true)?;
     let made = Made::of(&report, &format!("{folder}/report.html"), Some(started.elapsed().as_secs()));
     let outcome = |cell: &Cell| {
         let is_of = |model: &str, route| model == cell.model && route == cell.route;
