@@ -53,10 +53,11 @@ pub struct VllmReleases {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bounds {
-    /// So many of the newest releases of each are tested all with all, with every model and route.
+    /// So many of the newest releases of each, and what was pre-released since, are tested all with all, with every model and
+    /// route.
     pub newest: usize,
-    /// Whether the newest release of each is tested with every release of the other, with every model and route: what who
-    /// upgrades one of them alone gets.
+    /// Whether the newest release of each, and what was pre-released since, is tested with every release of the other, with
+    /// every model and route: what who upgrades one of them alone gets.
     pub neighbours: bool,
     /// What is tested of all other pairs.
     pub rest: Rest,
@@ -119,6 +120,12 @@ impl DescriptionError {
     }
 }
 
+/// Whether a version comes before its release, as PEP 440 writes it: `1.2rc1`, `1.2.dev3`, `1.2a1`.
+pub(super) fn is_pre_release(version: &str) -> bool {
+    let public = version.split('+').next().unwrap_or_default();
+    public.replace("post", "").contains(|letter: char| letter.is_ascii_alphabetic())
+}
+
 /// Names of the embedded descriptions.
 fn names() -> Vec<&'static str> {
     EMBEDDED.files().filter_map(|file| file.path().file_stem()?.to_str()).collect()
@@ -148,9 +155,6 @@ impl Description {
             ("lmcache", self.lmcache.iter().collect()),
             ("vllm", self.vllm().map(|(version, _)| version).collect::<Vec<_>>()),
         ] {
-            if versions.is_empty() {
-                return Err(format!("`{what}` names no release"));
-            }
             for (place, version) in versions.iter().enumerate() {
                 let word = |letter: char| letter.is_ascii_alphanumeric() || ".+-!".contains(letter);
                 if version.is_empty() || !version.chars().all(word) {
@@ -159,6 +163,9 @@ impl Description {
                 if versions[..place].contains(version) {
                     return Err(format!("`{what}` names {version} twice"));
                 }
+            }
+            if versions.iter().all(|version| is_pre_release(version)) {
+                return Err(format!("`{what}` names no release"));
             }
         }
         if self.routes.is_empty() {
@@ -173,6 +180,11 @@ impl Description {
         self.vllm
             .iter()
             .flat_map(|releases| releases.versions.iter().map(|version| (version, releases.torch.as_str())))
+    }
+
+    /// Versions of LMCache that are released, newest first.
+    pub fn released_lmcache(&self) -> impl Iterator<Item = &String> {
+        self.lmcache.iter().rev().filter(|version| !is_pre_release(version))
     }
 
     /// The torch that a vLLM was compiled for.
@@ -196,6 +208,16 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_before_a_release_is_told_from_releases() {
+        for version in ["0.5.7rc2", "0.5.6rc4.dev27", "1.0a1", "2.0.dev1+local"] {
+            assert!(is_pre_release(version), "{version}");
+        }
+        for version in ["0.5.6", "0.3.9.post2", "2.11.0+cu130"] {
+            assert!(!is_pre_release(version), "{version}");
+        }
+    }
+
+    #[test]
     fn a_release_that_is_named_twice_or_is_none_is_refused_with_its_name() {
         let mut description = Description::load("cpu").unwrap();
         description.lmcache.push(description.lmcache[0].clone());
@@ -206,8 +228,10 @@ mod tests {
             description.check(),
             Err("`lmcache` names \"0.5.6 ; rm\", which is no version".to_owned())
         );
-        description.lmcache = Vec::new();
-        assert_eq!(description.check(), Err("`lmcache` names no release".to_owned()));
+        for none in [vec![], vec!["0.5.7rc2".to_owned()]] {
+            description.lmcache = none;
+            assert_eq!(description.check(), Err("`lmcache` names no release".to_owned()));
+        }
         let error = Description::load("no-such-atlas").unwrap_err();
         assert!(error.hint().contains("cpu"), "{}", error.hint());
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::description::{Description, Rest};
+use super::description::{Description, Rest, is_pre_release};
 use crate::digest::{Digest, digest_json};
 use crate::model::Route;
 use crate::suite::Suite;
@@ -53,6 +53,12 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// What its folders are called.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("vllm-{}-lmcache-{}", self.vllm, self.lmcache)
+    }
+
     /// Whether a cell is one of this pair.
     #[must_use]
     pub fn is_of(&self, cell: &Cell) -> bool {
@@ -73,9 +79,10 @@ pub fn plan(description: &Description, suite: &Suite, rules: u32) -> Vec<Cell> {
         (0, _) | (_, 0) if bounds.neighbours => Scope::Neighbour,
         _ => Scope::Rest,
     };
+    let (ages_of_vllm, ages_of_lmcache) = (ages(&vllm), ages(&lmcache));
     let mut pairs: Vec<(Scope, usize, usize)> = (0..vllm.len())
         .flat_map(|a| (0..lmcache.len()).map(move |b| (a, b)))
-        .map(|(a, b)| (scope(a, b), a, b))
+        .map(|(a, b)| (scope(ages_of_vllm[a], ages_of_lmcache[b]), a, b))
         .collect();
     pairs.sort_unstable();
     let all: Vec<(&str, Route)> = suite
@@ -88,9 +95,10 @@ pub fn plan(description: &Description, suite: &Suite, rules: u32) -> Vec<Cell> {
     for (scope, a, b) in pairs {
         let chosen: Vec<(&str, Route)> = match (scope, bounds.rest) {
             (Scope::Rest, Rest::None) => Vec::new(),
-            (Scope::Rest, Rest::Pairwise) => {
-                covered.most_new(&all, vllm[a], lmcache[b], a + b).into_iter().collect()
-            }
+            (Scope::Rest, Rest::Pairwise) => covered
+                .most_new(&all, vllm[a], lmcache[b], ages_of_vllm[a] + ages_of_lmcache[b])
+                .into_iter()
+                .collect(),
             _ => all.clone(),
         };
         for (model, route) in chosen {
@@ -117,6 +125,17 @@ pub fn plan(description: &Description, suite: &Suite, rules: u32) -> Vec<Cell> {
         }
     }
     cells
+}
+
+/// How many releases are newer than each version, newest first; a pre-release takes no release's place.
+fn ages(versions: &[&String]) -> Vec<usize> {
+    let mut newer = 0;
+    let age = |version: &&String| {
+        let age = newer;
+        newer += usize::from(!is_pre_release(version));
+        age
+    };
+    versions.iter().map(age).collect()
 }
 
 /// Cells by their pair, in the order of the pairs' first cells.
@@ -206,6 +225,20 @@ mod tests {
             .map(|cell| (cell.model.as_str(), cell.route))
             .collect();
         assert_eq!(rest.len(), 4);
+    }
+
+    #[test]
+    fn a_pre_release_is_tested_like_the_newest_and_takes_no_release_from_its_place() {
+        let (mut description, suite) = description(crate::atlas::Bounds::default());
+        let before = plan(&description, &suite, 1);
+        description.lmcache.push("1.5rc1".to_owned());
+        let cells = plan(&description, &suite, 1);
+        let of_pre_release = |cell: &&Cell| cell.lmcache == "1.5rc1";
+        assert!(before.iter().all(|cell| cells.contains(cell)), "what was planned stays as it was");
+        assert_eq!(cells.len() - before.len(), cells.iter().filter(of_pre_release).count());
+        // With each of six releases of vLLM both models on both routes: with three as one of the newest.
+        let of = |scope| cells.iter().filter(of_pre_release).filter(|cell| cell.scope == scope).count();
+        assert_eq!((of(Scope::Newest), of(Scope::Neighbour), of(Scope::Rest)), (12, 12, 0));
     }
 
     #[test]

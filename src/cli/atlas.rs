@@ -124,7 +124,7 @@ async fn run_atlas(arguments: &AtlasRunArguments) -> anyhow::Result<ExitCode> {
     chart.follow(vllm, description.lmcache.clone(), cells.clone());
     save(&chart, out)?;
     let inputs = prepare_inputs(&bench).await?;
-    let mut environments = Environments::of(&description, out, arguments.disk_gib, &bench)?;
+    let mut environments = Environments::of(&description, arguments, &bench)?;
     let is_todo = |cell: &&Cell| {
         let row = chart.rows.iter().find(|row| row.cell == **cell);
         let may = |outcome: &Outcome| {
@@ -207,7 +207,7 @@ async fn run_pair(
     {
         return Err(error.into()); // the next pair would meet it, too
     }
-    let folder = format!("pairs/vllm-{}-lmcache-{}", pair.vllm, pair.lmcache);
+    let folder = format!("pairs/{}", pair.name());
     // It is read on other machines, where no log of this one is.
     let (report, _, _) = write_report(bench, findings, &out.join(&folder), true)?;
     let made = Made::of(&report, &format!("{folder}/report.html"), Some(started.elapsed().as_secs()));

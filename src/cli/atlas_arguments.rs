@@ -57,6 +57,9 @@ pub(super) struct AtlasRunArguments {
     /// Begin no pair of releases after so many hours
     #[arg(long, value_name = "H", value_parser = hours)]
     pub(super) hours: Option<f64>,
+    /// Folder of environments that are there already, vllm-X-lmcache-Y each: none is made, and no package index is asked
+    #[arg(long, value_name = "DIR", conflicts_with = "disk_gib")]
+    pub(super) environments: Option<Utf8PathBuf>,
     /// GiB of disk that environments may take at a time; the one that has not served for longest goes first
     #[arg(long, value_name = "N", default_value = "20")]
     pub(super) disk_gib: NonZeroU64,

