@@ -7,6 +7,7 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Cell, Scope};
+use super::version::age;
 use crate::comparison::{Rung, Verdict};
 use crate::digest::digest_json;
 use crate::machine::DeviceKind;
@@ -281,6 +282,35 @@ impl Chart {
         Ok(())
     }
 
+    /// Adds what another chart found, as one of the same atlas that another machine ran: a verdict that is there stays, unless this
+    /// one is worse. `link` leads from this chart's folder to a report that the other one links to.
+    ///
+    /// # Errors
+    /// When it computed elsewise, or asked a cell of this one otherwise; with why.
+    pub fn add_chart(&mut self, other: Self, link: impl Fn(&str) -> String) -> Result<(), String> {
+        if other.device != self.device {
+            return Err(format!("it was computed on {}, and the chart is of {}", other.device, self.device));
+        }
+        for mut row in other.rows {
+            if let Some(made) = &mut row.made {
+                made.report = link(&made.report);
+            }
+            match self.rows.iter_mut().find(|known| known.cell.is_where(&row.cell)) {
+                Some(known) if known.cell.key != row.cell.key => {
+                    let Cell { vllm, lmcache, model, route, .. } = &row.cell;
+                    return Err(format!(
+                        "it asked {model} over {route} with vLLM {vllm} and LMCache {lmcache} otherwise, or judged by other rules"
+                    ));
+                }
+                Some(known) if known.outcome.rank() <= row.outcome.rank() => {}
+                Some(known) => (known.outcome, known.made) = (row.outcome, row.made),
+                None => self.rows.push(row),
+            }
+        }
+        self.name_releases();
+        Ok(())
+    }
+
     /// Sets what cells of a pair came to.
     pub fn set(&mut self, cell: &Cell, outcome: Outcome, made: Option<Made>) {
         if let Some(row) = self.rows.iter_mut().find(|row| row.cell == *cell) {
@@ -373,23 +403,6 @@ impl Outcome {
             Self::Waiting => 12,
         }
     }
-}
-
-/// What a version is older or newer than another by: its numbers; whether it comes before (`rc`, `dev`), as or behind (`post`) what these
-/// alone name; and the numbers behind that word.
-fn age(version: &str) -> (Vec<u64>, u8, Vec<u64>) {
-    let numbers = |text: &str| -> Vec<u64> {
-        text.split(|letter: char| !letter.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
-    };
-    let version = version.split('+').next().unwrap_or(version);
-    let word = version.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(version.len());
-    let (release, rest) = version.split_at(word);
-    let kind = match rest {
-        "" => 1,
-        rest if rest.starts_with("post") => 2,
-        _ => 0,
-    };
-    (numbers(release), kind, numbers(rest))
 }
 
 #[cfg(test)]

@@ -116,14 +116,6 @@ fn a_report_that_proves_less_than_it_seems_is_refused_or_says_so() {
 }
 
 #[test]
-fn versions_are_sorted_by_age() {
-    let mut versions = ["0.10.0", "0.9.0.post1", "1.0rc1", "0.9.0", "1.0", "1.0.dev3", "1.0+cpu"];
-    versions.sort_by_key(|version| age(version));
-    assert_eq!(versions[..3], ["0.9.0", "0.9.0.post1", "0.10.0"]);
-    assert_eq!(versions[5..], ["1.0", "1.0+cpu"]);
-}
-
-#[test]
 fn a_file_of_another_format_is_refused_with_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::from_path_buf(folder.path().join("atlas.json")).unwrap();
@@ -135,4 +127,37 @@ fn a_file_of_another_format_is_refused_with_its_name() {
     fs::write(&path, serde_json::to_vec(&chart).unwrap()).unwrap();
     let error = Chart::load(&path).unwrap_err();
     assert!(error.to_string().contains("its schema is 2") && error.hint().contains(path.as_str()), "{error}");
+}
+
+#[test]
+fn what_several_machines_found_of_one_atlas_comes_together() {
+    let (_, mut suite, mut chart) = chart();
+    let description = Description::load("cpu").unwrap();
+    let [first, second] = [0, 1].map(|place: usize| chart.rows[place].cell.clone());
+    let mut other = chart.clone();
+    chart.set(&first, judged(Verdict::Equivalent), None);
+    let made = Made {
+        version: "1".to_owned(),
+        device: "a processor".to_owned(),
+        torch: "2.13.0".to_owned(),
+        python: "3.12".to_owned(),
+        seconds: None,
+        report: "pairs/one/report.html".to_owned(),
+    };
+    other.set(&first, judged(Verdict::Degraded), Some(made));
+    other.set(&second, judged(Verdict::Equivalent), None);
+    chart.add_chart(other.clone(), |report| format!("../other/{report}")).unwrap();
+    let found = |cell: &Cell| chart.rows.iter().find(|row| row.cell == *cell).unwrap();
+    assert_eq!(found(&first).outcome, judged(Verdict::Degraded), "the worse one stands there");
+    assert_eq!(found(&first).made.as_ref().unwrap().report, "../other/pairs/one/report.html");
+    assert_eq!(found(&second).outcome, judged(Verdict::Equivalent));
+
+    // What was asked otherwise is another cell.
+    suite.engine.seed += 1;
+    let mut otherwise = Chart::new("cpu", "of a test", DeviceKind::Cpu);
+    follow(&mut otherwise, &description, &suite);
+    let why = chart.clone().add_chart(otherwise, str::to_owned).unwrap_err();
+    assert!(why.contains("otherwise"), "{why}");
+    let on_gpu = Chart { device: DeviceKind::Cuda, ..other };
+    assert!(chart.add_chart(on_gpu, str::to_owned).unwrap_err().contains("computed on"));
 }

@@ -7,6 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 
+use super::version::is_pre_release;
 use crate::files::{MOST_TEXT, read_text};
 use crate::machine::DeviceKind;
 use crate::model::Route;
@@ -120,12 +121,6 @@ impl DescriptionError {
     }
 }
 
-/// Whether a version comes before its release, as PEP 440 writes it: `1.2rc1`, `1.2.dev3`, `1.2a1`.
-pub(super) fn is_pre_release(version: &str) -> bool {
-    let public = version.split('+').next().unwrap_or_default();
-    public.replace("post", "").contains(|letter: char| letter.is_ascii_alphabetic())
-}
-
 /// Names of the embedded descriptions.
 fn names() -> Vec<&'static str> {
     EMBEDDED.files().filter_map(|file| file.path().file_stem()?.to_str()).collect()
@@ -205,16 +200,6 @@ mod tests {
             assert_eq!(description.name, name);
         }
         assert!(names().contains(&"cpu"));
-    }
-
-    #[test]
-    fn what_comes_before_a_release_is_told_from_releases() {
-        for version in ["0.5.7rc2", "0.5.6rc4.dev27", "1.0a1", "2.0.dev1+local"] {
-            assert!(is_pre_release(version), "{version}");
-        }
-        for version in ["0.5.6", "0.3.9.post2", "2.11.0+cu130"] {
-            assert!(!is_pre_release(version), "{version}");
-        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod chart;
 mod description;
 mod page;
 mod plan;
+mod version;
 
 pub use chart::{Chart, ChartError, Made, Outcome, Row, SCHEMA};
 pub use description::{Bounds, Description, DescriptionError, Rest, VllmReleases};

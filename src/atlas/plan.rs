@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::description::{Description, Rest, is_pre_release};
+use super::description::{Description, Rest};
+use super::version::is_pre_release;
 use crate::digest::{Digest, digest_json};
 use crate::model::Route;
 use crate::suite::Suite;

@@ -47,12 +47,7 @@ pub(super) async fn tend_atlas(command: AtlasCommand) -> anyhow::Result<ExitCode
         AtlasCommand::Add { chart, reports } => add_reports(&chart, &reports),
         AtlasCommand::Page { charts, out } => {
             let load = |path: &Utf8PathBuf| -> anyhow::Result<Chart> {
-                let missing = || {
-                    format!(
-                        "read the chart {path}: there is none\n\nhint: `atlas run` and `atlas add` write one"
-                    )
-                };
-                let mut chart = Chart::load(path)?.with_context(missing)?;
+                let mut chart = load_chart(path)?;
                 let folder = folder_of(path);
                 for made in chart.rows.iter_mut().filter_map(|row| row.made.as_mut()) {
                     made.report = link(&out, &folder.join(&made.report));
@@ -65,6 +60,13 @@ pub(super) async fn tend_atlas(command: AtlasCommand) -> anyhow::Result<ExitCode
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// A chart that must be there.
+fn load_chart(path: &Utf8Path) -> anyhow::Result<Chart> {
+    let missing =
+        || format!("read the chart {path}: there is none\n\nhint: `atlas run` and `atlas add` write one");
+    Chart::load(path)?.with_context(missing)
 }
 
 /// What a `run` of the description's cells would be told.
@@ -119,6 +121,14 @@ async fn run_atlas(arguments: &AtlasRunArguments) -> anyhow::Result<ExitCode> {
         chart.name,
         chart.device
     );
+    for version in &arguments.vllm {
+        anyhow::ensure!(
+            description.torch_of(version).is_some(),
+            "run vLLM {version}: the atlas {} names no such release\n\nhint: `atlas plan {}` lists its cells",
+            description.name,
+            arguments.atlas
+        );
+    }
     let cells = plan(&description, &bench.request.suite, Compare::SCHEMA);
     let vllm = description.vllm().map(|(version, _)| version.clone()).collect();
     chart.follow(vllm, description.lmcache.clone(), cells.clone());
@@ -132,7 +142,8 @@ async fn run_atlas(arguments: &AtlasRunArguments) -> anyhow::Result<ExitCode> {
         };
         row.is_some_and(|row| may(&row.outcome))
     };
-    let todo: Vec<Cell> = cells.iter().filter(is_todo).cloned().collect();
+    let is_asked = |cell: &&Cell| arguments.vllm.is_empty() || arguments.vllm.contains(&cell.vllm);
+    let todo: Vec<Cell> = cells.iter().filter(is_todo).filter(is_asked).cloned().collect();
     let mut work: Vec<Pair> = pairs(&todo);
     // Its report holds all cells of a pair: those that are finished take no time.
     for pair in &mut work {
@@ -259,6 +270,15 @@ fn summary(chart: &Chart, waiting: usize, out: &Utf8Path) -> String {
 fn add_reports(path: &Utf8Path, reports: &[Utf8PathBuf]) -> anyhow::Result<ExitCode> {
     let mut chart = Chart::load(path)?;
     for place in reports {
+        let hint = "add reports of whole runs with released versions, and charts of the same atlas";
+        let refused = |why: String| anyhow::anyhow!("add {place} to {path}: {why}\n\nhint: {hint}");
+        if place.file_name() == Some(CHART) {
+            let other = load_chart(place)?;
+            let new = || Chart::new(&other.name, &other.description, other.device);
+            let leads = |report: &str| link(path, &folder_of(place).join(report));
+            chart.get_or_insert_with(new).add_chart(other, leads).map_err(refused)?;
+            continue;
+        }
         let report = read_report(place)?;
         let chart = chart.get_or_insert_with(|| {
             let name = path.file_stem().unwrap_or("atlas");
@@ -275,12 +295,8 @@ fn add_reports(path: &Utf8Path, reports: &[Utf8PathBuf]) -> anyhow::Result<ExitC
             report.device.kind(),
             chart.device
         );
-        let place = if place.is_dir() { place.join("report.json") } else { place.clone() };
-        chart.add_report(&report, &link(path, &place)).map_err(|why| {
-            anyhow::anyhow!(
-                "add {place} to {path}: {why}\n\nhint: add reports of whole runs with released versions"
-            )
-        })?;
+        let file = if place.is_dir() { place.join("report.json") } else { place.clone() };
+        chart.add_report(&report, &link(path, &file)).map_err(refused)?;
     }
     let chart = chart.context("clap asks for a report")?;
     write_whole(path, &(serde_json::to_string_pretty(&chart)? + "\n"))?;

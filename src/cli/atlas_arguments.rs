@@ -26,13 +26,13 @@ pub(super) enum AtlasCommand {
     /// Run the cells of an atlas that have no verdict yet: environments are made, used and removed
     #[command(after_help = RUN_EXIT_CODES)]
     Run(AtlasRunArguments),
-    /// Add what reports of other runs found to a chart, which is made if need be
+    /// Add what reports of other runs found, and other machines' charts of an atlas, to a chart, which is made if need be
     Add {
         /// The chart
         #[arg(value_name = "ATLAS.JSON")]
         chart: Utf8PathBuf,
-        /// Reports, which the chart links to from where it is; .xz is read, too
-        #[arg(required = true, value_name = "REPORT.JSON")]
+        /// Reports, which the chart links to from where it is; .xz is read, too. A file called atlas.json is a chart
+        #[arg(required = true, value_name = "REPORT.JSON|ATLAS.JSON")]
         reports: Vec<Utf8PathBuf>,
     },
     /// Make one page of one chart or several
@@ -54,6 +54,9 @@ pub(super) struct AtlasRunArguments {
     /// Folder of atlas.json, of the page and of each pair's report and packages
     #[arg(long, default_value = "kv-correctness-atlas")]
     pub(super) out: Utf8PathBuf,
+    /// Run pairs of these releases of vLLM alone; `atlas add` puts charts together that several machines have made
+    #[arg(long, value_name = "X[,X]", value_delimiter = ',')]
+    pub(super) vllm: Vec<String>,
     /// Begin no pair of releases after so many hours
     #[arg(long, value_name = "H", value_parser = hours)]
     pub(super) hours: Option<f64>,

@@ -332,7 +332,12 @@ impl LmcacheServer {
     /// # Errors
     /// When the server does not answer.
     pub async fn clear(&self) -> Result<(), EngineError> {
-        self.ask(Method::Post, "/cache/clear").await.map(drop)
+        let url = |path: &str| format!("http://127.0.0.1:{}{path}", self.http_port);
+        match ask(Method::Post, url(CLEAR)).await {
+            // LMCache 0.5.0 has the older name alone.
+            Err(problem) if problem.contains("404") => self.ask(Method::Post, "/clear-cache").await.map(drop),
+            answer => answer.map(drop).map_err(|problem| self.unanswered(CLEAR, &problem)),
+        }
     }
 
     async fn get(&self, path: &'static str) -> Result<String, EngineError> {
@@ -355,6 +360,9 @@ impl LmcacheServer {
         EngineError::Http { url, problem, log: self.process.log().to_owned() }
     }
 }
+
+/// Empties the memory tier.
+const CLEAR: &str = "/cache/clear";
 
 #[derive(Debug, Clone, Copy)]
 enum Method {

@@ -159,6 +159,29 @@ fn what_is_no_atlas_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn machines_that_run_a_part_each_make_one_chart() {
+    let lab = lab();
+    for vllm in ["0.30.0", "0.31.0,9.9"] {
+        let ended = drive(&lab, &format!("atlas run mine.toml --out of-{vllm} --vllm {vllm}"));
+        assert_eq!(ended.code, 3, "others wait: {}{}", ended.err, ended.out);
+    }
+    let ended = drive(&lab, "atlas add atlas/atlas.json of-0.30.0/atlas.json of-0.31.0,9.9/atlas.json");
+    assert_eq!((ended.code, ended.out.as_str()), (0, "atlas/atlas.json: 9 cells\n"), "{}", ended.err);
+    // Nothing is left to do, and each report is found.
+    let (ended, steps) = lab.steps_of(|| drive(&lab, "atlas run mine.toml --out atlas"));
+    assert_eq!((ended.code, steps), (0, vec![]), "{}{}", ended.err, ended.out);
+    let reports = chart(&lab)["rows"].as_array().unwrap().clone();
+    let reports: Vec<&str> = reports.iter().filter_map(|row| row["made"]["report"].as_str()).collect();
+    assert_eq!(reports.len(), 4);
+    assert!(reports.iter().all(|report| lab.path("atlas").join(report).exists()), "{reports:?}");
+    insta::assert_snapshot!(lab.error(&drive(&lab, "atlas run mine.toml --out atlas --vllm 8.8")), @r"
+    error: failed to run vLLM 8.8: the atlas mine names no such release
+
+    hint: `atlas plan mine.toml` lists its cells
+    ");
+}
+
+#[test]
 fn environments_that_others_have_made_serve_and_none_is_made() {
     let lab = lab();
     let run = "atlas run mine.toml --out atlas --environments prepared";

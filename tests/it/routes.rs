@@ -90,6 +90,14 @@ fn on_each_remote_route_another_engine_is_served_from_the_routes_own_tier() {
 }
 
 #[test]
+fn a_server_that_clears_its_memory_by_the_older_name_is_cleared() {
+    let lab = Lab::new();
+    let (ended, steps) = lab.steps_of(|| lab.run("older@server", ""));
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    assert!(steps.iter().any(|step| step.starts_with("clear ")), "{steps:?}");
+}
+
+#[test]
 fn a_route_served_from_another_tier_is_not_exercised() {
     let lab = lab();
     let ended = lab.run("detour@server", "--route mp+fs");

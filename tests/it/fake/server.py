@@ -301,7 +301,7 @@ class Http(socketserver.StreamRequestHandler):
             return "200 OK", json.dumps({"p2p": {"p2p_peer_count": len(peers())}, "store_controller": storing})
         if request == ["GET", "/metrics"]:
             return "200 OK", metrics()
-        if request == ["POST", "/cache/clear"]:
+        if request == ["POST", "/clear-cache" if "older" in FAULTS else "/cache/clear"]:
             note(f"clear {len(stored)}")
             stored.clear()
             pending.clear()
