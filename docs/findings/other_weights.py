@@ -2,9 +2,10 @@
 
     python other_weights.py
 
-An engine answers four prompts over an LMCache server (`LMCacheMPConnector`), which stores their KV. Then another revision
-of the model's weights takes the place of the first, in the same folder, and a new engine asks the same server, and then
-answers without LMCache. Its answers must be its own. The model is a small Llama with random weights, made here.
+An engine answers four prompts over an LMCache server (`LMCacheMPConnector`), which stores their KV. Then another
+revision of the model's weights takes the place of the first, in the same folder, and a new engine asks the same
+server, and then answers without LMCache. Its answers must be its own. The model is a small Llama with random weights,
+made here.
 
 Exit status: 1 it was served what is not its own, 0 it was served nothing, 2 the control failed: the engine that stored
 is served nothing itself.
@@ -95,7 +96,7 @@ def let_vllm_start_in_one_process() -> None:
 def ask(model: str, port: int) -> list[dict[str, Any]]:
     """Run `answer` in a process of its own."""
     command = [sys.executable, __file__, "--answer", model, str(port)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | VARIABLES)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | VARIABLES)
     if done.returncode:
         sys.exit(f"an engine ended with {done.returncode}:\n{done.stderr[-2000:]}")
     answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
@@ -111,7 +112,7 @@ def start_server() -> tuple[subprocess.Popen[bytes], int]:
     options = f"--host 127.0.0.1 --port {port} --http-host 127.0.0.1 --http-port {http} --prometheus-port {metrics}"
     options += f" --chunk-size {CHUNK_TOKENS} --l1-size-gb 1 --eviction-policy LRU --supported-transfer-mode auto"
     program = Path(sys.executable).parent / "lmcache"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen([str(program), "server", *options.split()], env=os.environ | VARIABLES, **quiet)
     for _ in range(120):
         time.sleep(1)
