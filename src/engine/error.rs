@@ -124,6 +124,8 @@ pub enum EngineError {
     },
 }
 
+/// What vLLM's CPU build says once its warning that a library is missing has passed.
+const NO_OPERATORS: &str = "no attribute 'init_cpu_memory_env'";
 /// What mends a lack of memory.
 const LESS_MEMORY: &str = "close what else uses that memory, or lower `engine.kv_cache_gib`, `engine.max_model_len` or \
                            `lmcache.memory_gib` in the suite";
@@ -206,6 +208,9 @@ impl EngineError {
             Self::Failed { message, log, .. } if message.to_lowercase().contains("out of memory") => {
                 Some(format!("{LESS_MEMORY}; its log is {log}"))
             }
+            Self::Failed { message, log, .. } if message.contains(NO_OPERATORS) => Some(format!(
+                "vLLM's compiled operators could not be loaded: is libnuma.so.1 there (`apt-get install libnuma1`)? its log is {log}"
+            )),
             Self::NoNumbers { log, .. } => Some(format!(
                 "damaged KV, a broken kernel or broken weights do that: if an engine without a cache answered this question, suspect the cache; its log is {log}"
             )),
@@ -239,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mends_a_lack_of_memory_is_said_with_the_place_of_the_log() {
+    fn what_mends_a_lack_of_memory_or_of_a_library_is_said_with_the_place_of_the_log() {
         let failed = |message: &str| {
             let error = EngineError::Failed {
                 what: "the baseline engine of tiny".to_owned(),
@@ -257,6 +262,11 @@ mod tests {
         failed to run the baseline engine of tiny: Model architectures ['NoSuchModel'] are not supported for now.
 
         hint: its log is notes/engine.log
+        ");
+        insta::assert_snapshot!(failed("'_OpNamespace' '_C' object has no attribute 'init_cpu_memory_env'"), @r"
+        failed to run the baseline engine of tiny: '_OpNamespace' '_C' object has no attribute 'init_cpu_memory_env'
+
+        hint: vLLM's compiled operators could not be loaded: is libnuma.so.1 there (`apt-get install libnuma1`)? its log is notes/engine.log
         ");
     }
 }

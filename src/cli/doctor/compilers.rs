@@ -1,4 +1,4 @@
-//! What an engine compiles with while it starts, found as inductor, Triton and `FlashInfer` find it.
+//! What an engine compiles with or loads while it starts, found as inductor, Triton, `FlashInfer` and the loader find it.
 
 use std::ffi::OsString;
 
@@ -8,6 +8,9 @@ use super::line::Line;
 
 use crate::engine::environment::{EnvironmentRequest, Stack};
 use crate::machine::find_program;
+
+/// Where distributions keep libraries.
+const LIBRARY_FOLDERS: [&str; 3] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"];
 
 /// Where each of them is, or what will fail without it.
 pub(super) fn compiler_lines(request: &EnvironmentRequest) -> Vec<Line> {
@@ -29,6 +32,14 @@ pub(super) fn compiler_lines(request: &EnvironmentRequest) -> Vec<Line> {
         ),
         Line::new("lscpu", found("", &["lscpu"], "vLLM on a CPU needs it: `apt-get install util-linux`")),
     ];
+    if request.stack == Stack::Cpu {
+        let file = LIBRARY_FOLDERS.iter().map(|folder| Utf8Path::new(folder).join("libnuma.so.1"));
+        let otherwise =
+            "not found; vLLM on a CPU needs it, unless the environment brings it: `apt-get install libnuma1`";
+        let found = file.into_iter().find(|path| path.exists());
+        lines
+            .push(Line::new("libnuma", found.map_or_else(|| otherwise.to_owned(), Utf8PathBuf::into_string)));
+    }
     if request.stack == Stack::Cuda {
         let loader =
             ["/sbin/ldconfig", "/usr/sbin/ldconfig"].into_iter().find(|path| Utf8Path::new(path).exists());
