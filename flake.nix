@@ -8,13 +8,9 @@
       follows = "";
       flake = false;
     };
+    # Unset, too: an environment holds the wheel of vLLM. A tree's Python files are laid over it.
     vllm = {
-      url = "https://github.com/vllm-project/vllm/archive/refs/tags/v0.24.0.tar.gz";
-      flake = false;
-    };
-    # What the pinned wheel of vLLM was built from: not meant to be overridden.
-    vllm-release = {
-      url = "https://github.com/vllm-project/vllm/archive/refs/tags/v0.24.0.tar.gz";
+      follows = "";
       flake = false;
     };
   };

@@ -5,10 +5,7 @@
   tools,
 }:
 let
-  problems = import ./lock-problems.nix {
-    lock = builtins.fromJSON (builtins.readFile ../flake.lock);
-    wheels = builtins.fromJSON (builtins.readFile ./stacks/cuda.wheels.json);
-  };
+  problems = import ./lock-problems.nix (builtins.fromJSON (builtins.readFile ../flake.lock));
   # Files whose digest the stack's lock does not hold: the list was not made again after the lock.
   strangers =
     stack:

@@ -4,12 +4,11 @@
   nixpkgs,
   lmcache,
   vllm,
-  vllm-release,
 }:
 let
   system = "x86_64-linux";
-  # The input that is not set follows this flake itself.
-  lmcacheTree = if lmcache.outPath == self.outPath then null else lmcache;
+  # An input that is not set follows this flake itself.
+  given = input: if input.outPath == self.outPath then null else input;
   pkgs = import nixpkgs {
     inherit system;
     config.allowUnfree = true; # CUDA's compiler and headers, and nothing else
@@ -18,13 +17,14 @@ let
   driver = pkgs.kv-correctness;
   cpu = import ./environments.nix {
     inherit pkgs;
-    lmcache = lmcacheTree;
+    lmcache = given lmcache;
     stack = "cpu";
     python = pkgs.python311;
   };
   cuda = import ./environments.nix {
-    inherit pkgs vllm vllm-release;
-    lmcache = lmcacheTree;
+    inherit pkgs;
+    lmcache = given lmcache;
+    vllm = given vllm;
     stack = "cuda";
     python = pkgs.python312;
   };

@@ -5,8 +5,7 @@
   stack, # "cpu" or "cuda"
   python,
   lmcache, # a tree, or null for the release that the stack's lock pins
-  vllm ? null, # a tree to lay over the wheel, which was built from vllm-release
-  vllm-release ? null,
+  vllm ? null, # a tree to lay over the wheel, or null for the wheel as it is
 }:
 let
   inherit (pkgs) lib stdenv;
@@ -27,10 +26,13 @@ let
     in
     builtins.head (builtins.head found);
 
-  source = import ./lmcache-source.nix {
+  release = import ./release.nix {
     inherit (pkgs) fetchPypi;
+    sources = pinned.source;
+  };
+  source = import ./lmcache-source.nix {
     tree = lmcache;
-    release = pinned.source;
+    release = release "lmcache";
   };
 
   links = uses: "mkdir wheels\n" + builtins.concatStringsSep "" (builtins.concatMap linksOf uses);
@@ -79,8 +81,6 @@ let
   }
   // lib.optionalAttrs onCuda { libcudaStub = cuda.libcudaStub; };
 
-  changedTree = vllm != null && vllm.narHash != vllm-release.narHash;
-
   baseline = stdenv.mkDerivation (
     common
     // {
@@ -92,8 +92,10 @@ let
         make_environment $out ${python.interpreter} ${site}
         install_wheels $out wheels/*.whl
       ''
-      + lib.optionalString changedTree ''
-        bash ${./vllm-tree.sh} ${vllm-release} ${vllm} $out/${site}
+      + lib.optionalString (vllm != null) ''
+        mkdir release
+        tar xzf ${(release "vllm").archive} -C release --strip-components=1
+        bash ${./vllm-tree.sh} release ${vllm} $out/${site}
         printf '%s' '${origin "https://github.com/vllm-project/vllm" vllm}' > $(echo $out/${site}/vllm-*.dist-info)/direct_url.json
       ''
       + ''
@@ -182,7 +184,7 @@ let
 
   agreed =
     value:
-    assert lib.assertMsg (!onCuda || wantedTorch == version "torch")
+    assert lib.assertMsg (vllm == null || wantedTorch == version "torch")
       "the input vllm asks for torch ${wantedTorch}, and nix/stacks/cuda.lock pins ${version "torch"}: this commit cannot run over the pinned wheels";
     assert lib.assertMsg (!onCuda || lib.hasPrefix "${cuda.release}." (version "nvidia_cuda_runtime"))
       "nix/stacks/cuda.lock pins CUDA ${version "nvidia_cuda_runtime"}, and LMCache would be compiled with ${cuda.release}";

@@ -1,13 +1,10 @@
 # The LMCache that a stack compiles: the tree that the flake's input names, or the release of the stack's lock. Returns its tree
 # and its version, which only the tree itself can tell.
 {
-  fetchPypi,
   tree, # null: the release
-  release, # { "lmcache-VERSION.tar.gz" = SHA-256; }
+  release, # as release.nix returns it
 }:
 let
-  file = builtins.head (builtins.attrNames release);
-  released = builtins.head (builtins.match "lmcache-(.+)[.]tar[.]gz" file);
   # A source distribution says which release it is; a tree from Git does not, and its tags do not come along.
   info = "${tree}/PKG-INFO";
   lines =
@@ -19,12 +16,8 @@ let
 in
 if tree == null then
   {
-    version = released;
-    tree = fetchPypi {
-      pname = "lmcache";
-      version = released;
-      sha256 = release.${file};
-    };
+    inherit (release) version;
+    tree = release.archive;
   }
 else
   {

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lays the Python files of a vLLM tree over the installed wheel, which was built from another tree: RELEASE TREE SITE.
+# Lays the Python files of a vLLM tree over the installed wheel, which was built from another tree: RELEASE TREE SITE. RELEASE is
+# the unpacked source distribution of that wheel: all that Git tracks, and what was generated when it was packed.
 # Refuses a tree that also changes what is compiled or depended on, since the wheel would not have that.
 set -euo pipefail
 release=$1 tree=$2 site=$3
@@ -7,7 +8,10 @@ release=$1 tree=$2 site=$3
 # What ends up in neither the wheel's Python files nor its compiled ones.
 harmless=(--exclude='.[!.]*' --exclude='*.md' --exclude=benchmarks --exclude=docker --exclude=docs --exclude=examples
   --exclude=mkdocs.yaml --exclude=tests --exclude=tools)
-refused=$(diff -rq --no-dereference "${harmless[@]}" --exclude=vllm "$release" "$tree" || true)
+# What packing generates; setup.cfg only where Git has none.
+generated=(--exclude=PKG-INFO --exclude='*.egg-info')
+refused=$(diff -rq --no-dereference "${harmless[@]}" "${generated[@]}" --exclude=vllm "$release" "$tree" |
+  grep -vxF "Only in $release: setup.cfg" || true)
 if [ -n "$refused" ]; then
   echo "refused: this vLLM changes more than Python files, and its wheel is that of the pinned release:" >&2
   printf '%s\n' "$refused" | sed "s|$release|release|g; s|$tree|commit|g" | head -n 20 >&2
@@ -15,7 +19,7 @@ if [ -n "$refused" ]; then
   exit 1
 fi
 # Files that the tree no longer has go; those that only the wheel has (compiled or generated) stay.
-(cd "$release/vllm" && find . -type f) | while read -r file; do
+(cd "$release/vllm" && find . -type f ! -path ./_version.py) | while read -r file; do
   [ -e "$tree/vllm/$file" ] || rm -f "$site/vllm/$file"
 done
 cp -r --no-preserve=mode,ownership "$tree/vllm/." "$site/vllm/"

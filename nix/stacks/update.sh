@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compiles the locks of the stacks from what is asked for in *.in and *.overrides, and names the same vLLM in the flake.
+# Compiles the locks of the stacks from what is asked for in *.in and *.overrides, and lists the wheels that Nix fetches.
 #
 #   nix/stacks/update.sh              re-make the locks; versions that still fit are kept
 #   nix/stacks/update.sh --upgrade    re-make them with the newest versions that fit
@@ -91,8 +91,6 @@ update cuda cuda.lock 3.11
 serves cuda cuda.lock 3.12
 serves cuda cuda.lock 3.13
 wheels cuda 3.12
-release=$(sed -n 's/^vllm==\([^ ;]*\).*/\1/p' "$work/cuda.lock")
-./inputs.sh ../.. "$release" "$mode" || stale=1
 update uv uv.txt 3.11
 update lint lint.txt 3.11
 update moto moto.txt 3.11

@@ -5,7 +5,8 @@
 PYLOCK is the stack as pylock.toml, which alone tells file names; LOCK the requirements with the hashes that count; VLLM
 lists `name==version` of what vLLM needs without LMCache, BUILD of what LMCache's build needs; PYTHON is a version like
 3.12. Prints JSON: names and SHA-256 of the wheels for vLLM, of those that LMCache needs besides, of those for its build,
-and of LMCache's source distribution, which Nix builds where no other source is named.
+and of source distributions: LMCache's, which Nix builds where no other source is named, and vLLM's, which another tree of
+vLLM is compared with before it is laid over the wheel (there is none for processors).
 """
 
 import json
@@ -36,11 +37,12 @@ def main(pylock: str, lock: str, vllm: str, build: str, python: str) -> None:
     for_vllm, for_build = names(vllm), names(build)
     chosen: dict[str, dict[str, str]] = {"vllm": {}, "lmcache": {}, "build": {}, "source": {}}
     for package in tomllib.loads(Path(pylock).read_text())["packages"]:
-        if package["name"] == "lmcache":
+        if package["name"] in ("lmcache", "vllm"):
             source = package["sdist"]
             if source["hashes"]["sha256"] not in locked:
-                sys.exit(f"{lock} does not hold the hash of LMCache's source distribution")
+                sys.exit(f"{lock} does not hold the hash of {package['name']}'s source distribution")
             chosen["source"][source["url"].rsplit("/", 1)[-1]] = source["hashes"]["sha256"]
+        if package["name"] == "lmcache":
             continue
         best = None
         for wheel in package.get("wheels", []):

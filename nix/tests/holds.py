@@ -1,6 +1,7 @@
 """Looks into derivations that `evaluate` wrote as JSON, for what a run would lack: holds.py FOLDER."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -27,8 +28,9 @@ def main(folder: str) -> None:
         holds(name, "libcudaStub", "cuda_cudart", "/lib/stubs")
     holds("lmcache", "CUDA_HOME", "cuda-home")
     holds("lmcache", "buildPhase", "MAX_JOBS=$NIX_BUILD_CORES")
-    holds("lmcache", "SETUPTOOLS_SCM_PRETEND_VERSION_FOR_LMCACHE", "0.5.3")
-    holds("lmcache-cpu", "SETUPTOOLS_SCM_PRETEND_VERSION_FOR_LMCACHE", "0.5.6")
+    for name, stack in (("lmcache", "cuda"), ("lmcache-cpu", "cpu")):
+        pinned = re.search(r"^lmcache==(\S+)", Path(f"nix/stacks/{stack}.lock").read_text(), re.MULTILINE)
+        holds(name, "SETUPTOOLS_SCM_PRETEND_VERSION_FOR_LMCACHE", pinned[1])
     # Headers lie in outputs of their own.
     paths = environment("cuda-home")["paths"].split()
     for library in ("libcusparse", "libcublas", "libcusolver", "libcurand", "cuda_nvrtc"):

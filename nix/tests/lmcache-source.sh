@@ -5,8 +5,8 @@ cd "$(dirname "$0")/../.."
 rm -rf "$1" && mkdir -p "$1"/{release,git}
 printf 'Metadata-Version: 2.4\nName: lmcache\nVersion: 9.8.7\n' >"$1/release/PKG-INFO"
 version() { # TREE, as Nix: the version that it is given
-  nix eval --impure --raw --expr "(import ./nix/lmcache-source.nix { fetchPypi = _: \"\"; tree = $1;
-    release = (builtins.fromJSON (builtins.readFile ./nix/stacks/$2.wheels.json)).source; }).version"
+  nix eval --impure --raw --expr "(import ./nix/lmcache-source.nix { tree = $1; release = import ./nix/release.nix {
+    fetchPypi = _: \"\"; sources = (builtins.fromJSON (builtins.readFile ./nix/stacks/$2.wheels.json)).source; } \"lmcache\"; }).version"
 }
 expect() { [ "$1" = "$2" ] || { echo "lmcache-source: expected $2, found $1" >&2; exit 1; }; }
 

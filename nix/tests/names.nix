@@ -1,17 +1,15 @@
 # Evaluates every output of the flake with nixpkgs as nothing but names: see names/default.nix. Returns how many there are.
+{
+  vllm ? "/self", # a tree of vLLM; by default the input is not set
+}:
 let
-  tree = path: {
-    outPath = toString path;
-    narHash = "none";
-  };
   outputs = import ../. {
     self = outputs // {
       outPath = "/self";
     };
     nixpkgs = ./names;
     lmcache.outPath = "/self"; # not set
-    vllm = tree ./names/vllm;
-    vllm-release = tree ./names/vllm;
+    vllm.outPath = vllm;
   };
   drvPaths =
     set:

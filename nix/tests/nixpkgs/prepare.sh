@@ -40,3 +40,10 @@ add_tree() {
   fi
   printf '  tree = "%s";\n  narHash = "%s";\n' "$stored" "$(nix hash path "$stored")"
 }
+
+# vllm_tree FOLDER: a tree of vLLM that asks for the torch which the stack pins
+vllm_tree() {
+  mkdir -p "$1"/{requirements,vllm}
+  sed -n 's/^\(torch==[^ ;]*\).*/\1/p' nix/stacks/cuda.lock >"$1/requirements/cuda.txt"
+  echo "one = 1" >"$1/vllm/one.py"
+}
