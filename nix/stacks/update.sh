@@ -3,7 +3,8 @@
 #
 #   nix/stacks/update.sh              re-make the locks; versions that still fit are kept
 #   nix/stacks/update.sh --upgrade    re-make them with the newest versions that fit
-#   nix/stacks/update.sh --check      change nothing; exit 1 and say so when a lock is stale
+#   nix/stacks/update.sh --atlas      move each stack to the newest pair that its chart in docs/atlas found right, first
+#   nix/stacks/update.sh --check      change nothing; exit 1 and say so when a lock is stale, or a stack is not at that pair
 #
 # Needs uv and a package index. A lock holds names, versions and hashes, and no address.
 set -eu
@@ -11,8 +12,8 @@ cd "$(dirname "$0")"
 
 mode=${1-}
 case $mode in
-  '' | --upgrade | --check) ;;
-  *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  '' | --upgrade | --atlas | --check) ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 command -v uv >/dev/null || { echo "update.sh needs uv on PATH (pip install -r nix/stacks/uv.txt)" >&2; exit 2; }
 work=$(mktemp -d)
@@ -40,7 +41,7 @@ update() {
   settle "$lock"
 }
 
-# settle FILE: takes over what was made, or says that the file is stale
+# settle FILE [OPTION]: takes over what was made, or says that the file is stale
 settle() {
   if grep -n '://' "$work/$1"; then
     echo "$1: an address got into it" >&2
@@ -49,12 +50,22 @@ settle() {
   if cmp -s "$1" "$work/$1"; then
     echo "$1 is up to date" >&2
   elif [ "$mode" = --check ]; then
-    echo "$1 is stale: run nix/stacks/update.sh" >&2
+    echo "$1 is stale: run nix/stacks/update.sh${2:+ $2}" >&2
     stale=1
   else
     cp "$work/$1" "$1"
     echo "$1 was re-made" >&2
   fi
+}
+
+# follow STACK CHART: moves what is asked for to the newest pair that the chart found right, or says that it is not that
+follow() {
+  case $mode in --atlas | --check) ;; *) return ;; esac
+  for file in "$1.in" "$1.overrides"; do
+    [ -f "$file" ] || continue
+    uv run --quiet --no-project python atlas.py "../../docs/atlas/$2" "$file" >"$work/$file"
+    settle "$file" --atlas
+  done
 }
 
 # serves STACK LOCK PYTHON: fails when another Python would need something that the lock lacks
@@ -82,6 +93,8 @@ wheels() {
   settle "$1.wheels.json"
 }
 
+follow cpu cpu/atlas.json
+follow cuda cuda/atlas.json
 update lmcache-build lmcache-build.txt 3.11 --no-deps
 update cpu cpu.lock 3.11
 serves cpu cpu.lock 3.12

@@ -34,6 +34,8 @@ good=$(problems "builtins.fromJSON (builtins.readFile $PWD/flake.lock)")
 
 step "which LMCache each stack compiles"
 nix/tests/lmcache-source.sh "$work/lmcache-source"
+step "which pair a chart moves a stack to"
+nix/tests/atlas.sh "$work/atlas"
 step "vLLM's tree over its wheel"
 nix/tests/vllm-tree.sh "$work/vllm-tree"
 step "the driver's libraries, lscpu, the apps"
