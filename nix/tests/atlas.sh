@@ -44,6 +44,6 @@ expected='# vllm==1 is asked for,vllm==0.10.0,lmcache==1.0.10,torch==2.3.0,six==
 [ "$(tr '\n' , <"$1/moved.in")" = "$expected" ] || fail "moved to $(cat "$1/moved.in")"
 rows | grep 'mp+fs' | moved "$1" && fail "a chart without a right pair moves a stack"
 grep -q "no pair of the chart made is right over mp" "$1/error" || fail "no reason: $(cat "$1/error")"
-for real in cpu/atlas.json:cpu gpu.json:cuda; do
+for real in cpu/atlas.json:cpu cuda/atlas.json:cuda; do
   python3 nix/stacks/atlas.py "docs/atlas/${real%:*}" "nix/stacks/${real#*:}.in" >/dev/null 2>"$1/error" || fail "$(cat "$1/error")"
 done
