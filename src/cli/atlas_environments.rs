@@ -105,6 +105,9 @@ impl<'a> Environments<'a> {
             held.0.unwrap_or("nowhere"),
             held.1.unwrap_or("nowhere")
         );
+        if let Err(error) = identity.require_known_vllm() {
+            return Ok(Err(format!("failed to {error}")));
+        }
         Ok(Ok(environment))
     }
 

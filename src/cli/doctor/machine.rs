@@ -66,11 +66,13 @@ fn program_lines(request: &EnvironmentRequest) -> Vec<Line> {
         Ok(Some(environment)) => {
             let version = |version: Option<&str>| version.unwrap_or("unknown").to_owned();
             let identity = environment.identity();
+            let unknown = identity.require_known_vllm().err();
             format!(
-                "{} (vLLM {}, LMCache {})",
+                "{} (vLLM {}, LMCache {}){}",
                 environment.folder(),
                 version(identity.vllm_version()),
-                version(identity.version("lmcache"))
+                version(identity.version("lmcache")),
+                unknown.map(|error| format!("; no run can {error}")).unwrap_or_default()
             )
         }
         Ok(None) => {

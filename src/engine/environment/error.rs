@@ -5,6 +5,7 @@ use std::io;
 use camino::Utf8PathBuf;
 
 use super::Stack;
+use super::identity::KNOWN_VLLM;
 use crate::lock::LockError;
 
 /// Why there is no environment; completes "failed to …".
@@ -105,6 +106,14 @@ pub enum EnvironmentError {
         /// Its versions, with and without LMCache.
         versions: (String, String),
     },
+    /// The worker was never seen to work in this vLLM.
+    #[error(
+        "observe vLLM {version}: the worker is known to work in {KNOWN_VLLM}, and what it reaches into may be another in this one"
+    )]
+    UnknownVllm {
+        /// The version.
+        version: String,
+    },
     /// Another process makes the same environment.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -150,6 +159,10 @@ impl EnvironmentError {
             }
             Self::Disagreement { package, .. } => {
                 format!("install the same {package} in both, or leave KV_CORRECTNESS_ENV_BASELINE unset")
+            }
+            Self::UnknownVllm { .. } => {
+                "use one of these (`--vllm-version`), or a newer kv-correctness; with KV_CORRECTNESS_ANY_VLLM=1 it is tried all the same"
+                    .to_owned()
             }
             Self::Editable { package, .. } => format!("install {package} there without --editable"),
             Self::Lock(error) => return error.hint(),

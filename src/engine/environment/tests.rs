@@ -361,3 +361,23 @@ fn cleaning_removes_builds_that_nobody_asked_for_with_their_logs_and_leaves_thos
     assert!(unused(&cache, 2 * day).unwrap().is_empty());
     assert_eq!(remove_unused(&cache, Duration::ZERO).unwrap(), [old, recent]);
 }
+
+#[test]
+fn a_vllm_that_the_worker_was_never_seen_in_is_refused() {
+    let machine = Machine::with(&[]);
+    for (version, is_known) in [
+        ("0.24.0", true),
+        ("0.33.1.dev5+g1a2b3c4", true),
+        ("0.34.0", false),
+        ("0.23.9", false),
+        ("dev", false),
+    ] {
+        let vllm = format!("vllm-{version}.dist-info");
+        let folder = machine.environment(version, &[TORCH, (&vllm, ""), LMCACHE]);
+        let outcome = identity(&folder).require_known_vllm();
+        assert_eq!(outcome.is_ok(), is_known, "{version}");
+        if let Err(error) = outcome {
+            assert!(error.to_string().contains(version) && error.hint().is_some(), "{error}");
+        }
+    }
+}
