@@ -26,7 +26,8 @@ use crate::machine::Device;
 use crate::model::{KvGroups, KvShape};
 use crate::suite::{ModelSettings, Suite};
 
-const CANARY: &str = "canary";
+/// What a suite calls the embedded questions.
+pub const CANARY: &str = "canary";
 static CANARY_ARCHIVE: &[u8] = include_bytes!("../data/canary.tar.xz");
 static MODELS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/data/models");
 

@@ -12,7 +12,7 @@ use super::arguments::{CellChoice, DeviceChoice, RunArguments};
 use super::hint::all;
 use super::output::OutputError;
 use super::stack::{Replacement, replace};
-use crate::assets::is_name;
+use crate::assets::{CANARY, is_name};
 use crate::cache::Bucket;
 use crate::carrier::{find_carrier, learn};
 use crate::engine::environment::{Environment, EnvironmentRequest, Extension, Stack, try_extension};
@@ -159,8 +159,11 @@ fn learn_of(connector: &Utf8Path) -> anyhow::Result<Route> {
 pub(super) fn changed_suite(arguments: &RunArguments) -> anyhow::Result<Suite> {
     let mut suite = load_suite(&arguments.suite)?;
     if let Some(data) = &arguments.data {
+        // How many of the embedded questions are enough says nothing of others.
+        if suite.dataset == CANARY {
+            suite.questions = None;
+        }
         suite.dataset = data.to_string();
-        suite.questions = None;
     }
     if let Some(subjects) = arguments.subjects {
         suite.subjects = subjects;
@@ -315,4 +318,30 @@ pub(super) fn cache_folder(given: Option<Utf8PathBuf>) -> anyhow::Result<Utf8Pat
         },
     };
     Ok(camino::absolute_utf8(&folder)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Words {
+        #[command(flatten)]
+        arguments: RunArguments,
+    }
+
+    #[test]
+    fn other_questions_are_asked_all_where_the_suite_counts_those_that_are_embedded() {
+        let questions = |words: &str| {
+            let words = Words::try_parse_from(words.split(' ')).unwrap();
+            changed_suite(&words.arguments).unwrap().questions.map(usize::from)
+        };
+        assert_eq!(questions("run --suite canary"), Some(8));
+        assert_eq!(questions("run --suite canary --data mmlu.tar"), None);
+        assert_eq!(questions("run --suite mmlu-small"), Some(6));
+        assert_eq!(questions("run --suite mmlu-small --data mmlu.tar"), Some(6));
+        assert_eq!(questions("run --suite mmlu-small --data mmlu.tar --subjects 2"), None);
+    }
 }
