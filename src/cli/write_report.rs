@@ -15,19 +15,29 @@ use crate::report::{
 use crate::stage::{read_dataset, read_ready};
 use crate::stage_name::StageName;
 
-/// Writes what a run leaves behind; the report, and its text as JSON and for people.
+/// Writes what a run leaves behind; the report, and its text as JSON and for people. What is `read_elsewhere` holds no place of this
+/// machine.
 pub(super) fn write_report(
     bench: &Bench,
     findings: Findings,
     out: &Utf8Path,
-    logs_end_with_run: bool,
+    read_elsewhere: bool,
 ) -> anyhow::Result<(Report, String, String)> {
     let mut report = make_report(bench, findings)?;
-    if logs_end_with_run {
+    if read_elsewhere {
         report.findings.iter_mut().for_each(|finding| finding.logs.clear());
+        let environment = bench.desk.environment.as_ref().context("a run has an environment")?;
+        report = without_places(&report, environment.folder(), &bench.desk.cache)?;
     }
     let (json, summary) = write_formats(&report, out)?;
     Ok((report, json, summary))
+}
+
+/// The report with words for the folders that engines name in their errors.
+fn without_places(report: &Report, environment: &Utf8Path, cache: &Utf8Path) -> anyhow::Result<Report> {
+    let text = to_json(report).replace(environment.as_str(), "<environment>");
+    let text = text.replace(cache.as_str(), "<cache>");
+    Ok(serde_json::from_str(&text)?)
 }
 
 /// Writes a report in every format; its text as JSON and for people.
