@@ -10,8 +10,10 @@ harmless=(--exclude='.[!.]*' --exclude='*.md' --exclude=benchmarks --exclude=doc
   --exclude=mkdocs.yaml --exclude=tests --exclude=tools)
 # What packing generates; setup.cfg only where Git has none.
 generated=(--exclude=PKG-INFO --exclude='*.egg-info')
-refused=$(diff -rq --no-dereference "${harmless[@]}" "${generated[@]}" --exclude=vllm "$release" "$tree" |
-  grep -vxF "Only in $release: setup.cfg" || true)
+status=0
+differing=$(diff -rq --no-dereference "${harmless[@]}" "${generated[@]}" --exclude=vllm "$release" "$tree") || status=$?
+[ "$status" -le 1 ] # 2: it could not compare them
+refused=$(grep -vxF "Only in $release: setup.cfg" <<<"$differing" || true)
 if [ -n "$refused" ]; then
   echo "refused: this vLLM changes more than Python files, and its wheel is that of the pinned release:" >&2
   printf '%s\n' "$refused" | sed "s|$release|release|g; s|$tree|commit|g" | head -n 20 >&2

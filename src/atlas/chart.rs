@@ -72,7 +72,7 @@ pub enum Outcome {
         /// Why: `failed to …`, with all causes.
         reason: String,
     },
-    /// The releases cannot be installed together.
+    /// There is no environment of both: they cannot be installed together, or nobody has.
     NoEnvironment {
         /// Why.
         reason: String,
@@ -288,15 +288,18 @@ impl Chart {
     /// # Errors
     /// When it computed elsewise, or asked a cell of this one otherwise; with why.
     pub fn add_chart(&mut self, other: Self, link: impl Fn(&str) -> String) -> Result<(), String> {
-        if other.device != self.device {
-            return Err(format!("it was computed on {}, and the chart is of {}", other.device, self.device));
+        if (&other.name, other.device) != (&self.name, self.device) {
+            return Err(format!(
+                "it is of the atlas {} on {}, and the chart of {} on {}",
+                other.name, other.device, self.name, self.device
+            ));
         }
         for mut row in other.rows {
             if let Some(made) = &mut row.made {
                 made.report = link(&made.report);
             }
             match self.rows.iter_mut().find(|known| known.cell.is_where(&row.cell)) {
-                Some(known) if known.cell.key != row.cell.key => {
+                Some(known) if row.outcome != Outcome::Waiting && known.cell.key != row.cell.key => {
                     let Cell { vllm, lmcache, model, route, .. } = &row.cell;
                     return Err(format!(
                         "it asked {model} over {route} with vLLM {vllm} and LMCache {lmcache} otherwise, or judged by other rules"

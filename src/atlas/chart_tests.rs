@@ -159,5 +159,5 @@ fn what_several_machines_found_of_one_atlas_comes_together() {
     let why = chart.clone().add_chart(otherwise, str::to_owned).unwrap_err();
     assert!(why.contains("otherwise"), "{why}");
     let on_gpu = Chart { device: DeviceKind::Cuda, ..other };
-    assert!(chart.add_chart(on_gpu, str::to_owned).unwrap_err().contains("computed on"));
+    assert!(chart.add_chart(on_gpu, str::to_owned).unwrap_err().contains("on cuda"));
 }

@@ -118,7 +118,7 @@ const KINDS: [Kind; 8] = [
         class: "idle",
         symbol: "×",
         words: "no environment",
-        meaning: "the two cannot be installed together",
+        meaning: "the two cannot be installed together, or nobody has",
     },
     Kind { class: "idle", symbol: "…", words: "waiting", meaning: "planned and not tried yet" },
 ];

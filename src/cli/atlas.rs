@@ -15,8 +15,8 @@ use super::output::{OutputError, print, write_whole};
 use super::prepare::{changed_suite, prepare};
 use super::report::read_report;
 use super::untestable::why_unjudged;
-use super::write_report::write_report;
-use crate::atlas::{Cell, Chart, Description, Made, Outcome, Pair, pairs, plan, to_page};
+use super::write_report::{without_places, write_report};
+use crate::atlas::{Cell, Chart, Description, Made, Outcome, Pair, Row, pairs, plan, to_page};
 use crate::event::Event;
 use crate::lock::FileLock;
 use crate::machine::DeviceKind;
@@ -176,8 +176,10 @@ async fn run_atlas(arguments: &AtlasRunArguments) -> anyhow::Result<ExitCode> {
         }
         save(&chart, out)?;
     }
-    let waiting = chart.rows.iter().filter(|row| row.outcome == Outcome::Waiting).count();
-    print(&summary(&chart, waiting, out))?;
+    let waits = |row: &&Row| row.outcome == Outcome::Waiting;
+    let waiting = chart.rows.iter().filter(waits).filter(|row| is_asked(&&row.cell)).count();
+    let of_others = chart.rows.iter().filter(waits).count() - waiting;
+    print(&summary(&chart, waiting, of_others, out))?;
     Ok(ExitCode::from(if waiting == 0 { 0 } else { WAITING }))
 }
 
@@ -209,7 +211,10 @@ async fn run_pair(
     let mut findings = match found {
         Ok(findings) => findings,
         Err(error) => match why_unjudged(&error) {
-            Some(reason) => return Ok(all(&Outcome::NotRun { reason })),
+            Some(reason) => {
+                let reason = without_places(&reason, bench)?;
+                return Ok(all(&Outcome::NotRun { reason }));
+            }
             None => return Err(error.into()),
         },
     };
@@ -235,7 +240,7 @@ async fn run_pair(
     Ok(pair.cells.iter().map(|cell| (cell.clone(), outcome(cell), Some(made.clone()))).collect())
 }
 
-fn summary(chart: &Chart, waiting: usize, out: &Utf8Path) -> String {
+fn summary(chart: &Chart, waiting: usize, of_others: usize, out: &Utf8Path) -> String {
     let mut lines = Vec::new();
     for pair in pairs(chart.rows.iter().map(|row| &row.cell)) {
         let of_pair =
@@ -262,6 +267,9 @@ fn summary(chart: &Chart, waiting: usize, out: &Utf8Path) -> String {
     if waiting > 0 {
         lines.push(format!("\n{waiting} of {} cells wait: the same command goes on", chart.rows.len()));
     }
+    if of_others > 0 {
+        lines.push(format!("\n{of_others} cells of other releases of vLLM wait: leave out --vllm, or add charts of other machines (atlas add)"));
+    }
     lines.push(format!("\npage: {}\n", out.join("atlas.html")));
     lines.join("\n")
 }
@@ -270,10 +278,9 @@ fn summary(chart: &Chart, waiting: usize, out: &Utf8Path) -> String {
 fn add_reports(path: &Utf8Path, reports: &[Utf8PathBuf]) -> anyhow::Result<ExitCode> {
     let mut chart = Chart::load(path)?;
     for place in reports {
-        let hint = "add reports of whole runs with released versions, and charts of the same atlas";
+        let hint = "add reports of whole runs with released versions, and charts of this atlas";
         let refused = |why: String| anyhow::anyhow!("add {place} to {path}: {why}\n\nhint: {hint}");
-        if place.file_name() == Some(CHART) {
-            let other = load_chart(place)?;
+        if let Ok(Some(other)) = Chart::load(place) {
             let new = || Chart::new(&other.name, &other.description, other.device);
             let leads = |report: &str| link(path, &folder_of(place).join(report));
             chart.get_or_insert_with(new).add_chart(other, leads).map_err(refused)?;

@@ -13,7 +13,7 @@ Examples:
   kv-correctness atlas page cpu/atlas.json gpu.json  one page of both";
 
 const RUN_EXIT_CODES: &str = "\
-Exit codes: 0 every cell came to something, whatever it is, 2 error, 3 cells still wait (--hours)";
+Exit codes: 0 every cell that was asked for came to something, whatever it is, 2 error, 3 cells still wait (--hours)";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AtlasCommand {
@@ -31,7 +31,7 @@ pub(super) enum AtlasCommand {
         /// The chart
         #[arg(value_name = "ATLAS.JSON")]
         chart: Utf8PathBuf,
-        /// Reports, which the chart links to from where it is; .xz is read, too. A file called atlas.json is a chart
+        /// Reports, which the chart links to from where it is; .xz is read, too. Charts are told from them by what they hold
         #[arg(required = true, value_name = "REPORT.JSON|ATLAS.JSON")]
         reports: Vec<Utf8PathBuf>,
     },

@@ -93,7 +93,9 @@ impl<'a> Environments<'a> {
     fn prepared_for(&self, pair: &Pair, folder: &Utf8Path) -> anyhow::Result<Result<Environment, String>> {
         let given = folder.join(pair.name());
         if !given.exists() {
-            return Ok(Err(format!("failed to find an environment of this pair in {folder}")));
+            return Ok(Err(
+                "failed to find an environment of this pair where they were said to be".to_owned()
+            ));
         }
         let request = EnvironmentRequest { given: Some(given.clone()), ..self.request.clone() };
         let environment = request.find()?.context("an environment that is given is found")?;
@@ -102,8 +104,16 @@ impl<'a> Environments<'a> {
         anyhow::ensure!(
             held == (Some(&pair.vllm), Some(&pair.lmcache)),
             "use {given}: it holds vLLM {} and LMCache {}\n\nhint: a folder of `--environments` is named after what it holds",
-            held.0.unwrap_or("nowhere"),
-            held.1.unwrap_or("nowhere")
+            held.0.unwrap_or("in no release"),
+            held.1.unwrap_or("in no release")
+        );
+        let torch = identity.version("torch").unwrap_or_default();
+        let wanted = self.description.torch_of(&pair.vllm).unwrap_or_default();
+        anyhow::ensure!(
+            torch.split('+').next() == Some(wanted),
+            "use {given}: it holds torch {torch}, and the atlas {} has vLLM {} with {wanted}\n\nhint: install that torch there",
+            self.description.name,
+            pair.vllm
         );
         if let Err(error) = identity.require_known_vllm() {
             return Ok(Err(format!("failed to {error}")));

@@ -340,8 +340,8 @@ mod tests {
         };
         assert_eq!(questions("run --suite canary"), Some(8));
         assert_eq!(questions("run --suite canary --data mmlu.tar"), None);
-        assert_eq!(questions("run --suite mmlu-small"), Some(3));
-        assert_eq!(questions("run --suite mmlu-small --data mmlu.tar"), Some(3));
+        assert_eq!(questions("run --suite mmlu-small"), Some(6));
+        assert_eq!(questions("run --suite mmlu-small --data mmlu.tar"), Some(6));
         assert_eq!(questions("run --suite mmlu-small --data mmlu.tar --subjects 2"), None);
     }
 }

