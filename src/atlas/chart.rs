@@ -4,6 +4,7 @@ use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Cell, Scope};
@@ -18,7 +19,7 @@ use crate::report::{Finding, Report};
 pub const SCHEMA: u32 = 1;
 
 /// Every cell of an atlas, and what it came to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Chart {
     /// The format: [`SCHEMA`].
@@ -38,7 +39,7 @@ pub struct Chart {
 }
 
 /// One cell, and what it came to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
     /// Which it is.
@@ -51,7 +52,7 @@ pub struct Row {
 }
 
 /// What a cell came to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Outcome {
     /// It was not tried yet.
@@ -80,7 +81,7 @@ pub enum Outcome {
 }
 
 /// When, where and with what a cell's outcome was made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Made {
     /// Version of this program.

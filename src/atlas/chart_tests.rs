@@ -156,8 +156,29 @@ fn what_several_machines_found_of_one_atlas_comes_together() {
     suite.engine.seed += 1;
     let mut otherwise = Chart::new("cpu", "of a test", DeviceKind::Cpu);
     follow(&mut otherwise, &description, &suite);
+    chart.add_chart(otherwise.clone(), str::to_owned).unwrap(); // what waits there says nothing
+    let cell = otherwise.rows[0].cell.clone();
+    otherwise.set(&cell, judged(Verdict::Equivalent), None);
     let why = chart.clone().add_chart(otherwise, str::to_owned).unwrap_err();
     assert!(why.contains("otherwise"), "{why}");
     let on_gpu = Chart { device: DeviceKind::Cuda, ..other };
     assert!(chart.add_chart(on_gpu, str::to_owned).unwrap_err().contains("on cuda"));
+}
+
+#[test]
+fn the_committed_schema_is_that_of_a_chart_and_the_committed_charts_follow_it() {
+    let docs = Utf8Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/docs"));
+    let read = |name: &str| fs::read_to_string(docs.join(name)).unwrap();
+    let schema = read("atlas.schema.json");
+    assert!(
+        schema == crate::report::json_schema::<Chart>(),
+        "stale: run `kv-correctness schema atlas > docs/atlas.schema.json`"
+    );
+    let validator = jsonschema::draft202012::new(&serde_json::from_str(&schema).unwrap()).unwrap();
+    for chart in ["atlas/cpu/atlas.json", "atlas/cuda/atlas.json", "atlas/gpu.json"] {
+        let mut value = serde_json::from_str(&read(chart)).unwrap();
+        assert!(validator.is_valid(&value), "{chart}");
+        value["rows"][0]["outcome"]["kind"] = "unheard-of".into();
+        assert!(!validator.is_valid(&value), "{chart}");
+    }
 }

@@ -92,6 +92,15 @@ pub(super) struct Cli {
     pub(super) command: Command,
 }
 
+/// What a JSON Schema is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Document {
+    /// report.json
+    Report,
+    /// atlas.json
+    Atlas,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run a suite: baseline, control, LMCache twice, comparison, verdict
@@ -195,8 +204,12 @@ pub(super) enum Command {
         #[arg(long, env = "KV_CORRECTNESS_CACHE")]
         cache: Option<Utf8PathBuf>,
     },
-    /// Print the JSON Schema of report.json
-    Schema,
+    /// Print the JSON Schema of report.json, or of atlas.json
+    Schema {
+        /// Which of them
+        #[arg(value_enum, default_value_t = Document::Report)]
+        of: Document,
+    },
     /// Print a shell's completions, as in `kv-correctness completions bash > /etc/bash_completion.d/kv-correctness`
     Completions {
         /// bash, elvish, fish, powershell or zsh

@@ -40,7 +40,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::arguments::{Cli, Command, DeviceChoice, SuiteCommand};
+use self::arguments::{Cli, Command, DeviceChoice, Document, SuiteCommand};
 use self::atlas::tend_atlas;
 use self::atlas_arguments::AtlasCommand;
 use self::bisect::{bisect, run_step};
@@ -60,11 +60,12 @@ use self::run::{export_stage, run_suite};
 use self::shell::{print_completions, write_manual_pages};
 use self::store::{clean_store, list_store};
 use self::suite::{check_suite, show_suite};
+use crate::atlas::Chart;
 use crate::engine::environment::{EnvironmentRequest, Stack};
 use crate::engine::{end_all, kill_all};
 use crate::exit_code::ERROR;
 use crate::progress::{self, Progress, Verbosity};
-use crate::report::{describe_catalogue, json_schema};
+use crate::report::{Report, describe_catalogue, json_schema};
 use crate::thread::on_thread;
 
 const INTERRUPTED: u8 = 130;
@@ -131,8 +132,11 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Depot(command) => until_interrupted(tend_depot(command)),
         Command::Ls { cache } => list_store(cache),
         Command::Gc { unused_days, dry_run, cache } => clean_store(unused_days, dry_run, cache),
-        Command::Schema => {
-            print(&json_schema())?;
+        Command::Schema { of } => {
+            print(&match of {
+                Document::Report => json_schema::<Report>(),
+                Document::Atlas => json_schema::<Chart>(),
+            })?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Completions { shell } => print_completions(shell),

@@ -164,7 +164,11 @@ fn machines_that_run_a_part_each_make_one_chart() {
     for vllm in ["0.30.0", "0.31.0,9.9"] {
         let ended = drive(&lab, &format!("atlas run mine.toml --out of-{vllm} --vllm {vllm}"));
         assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
-        assert!(ended.out.contains("cells of other releases of vLLM wait: leave out --vllm"), "{}", ended.out);
+        assert!(
+            ended.out.contains("cells of other releases of vLLM wait: leave out --vllm"),
+            "{}",
+            ended.out
+        );
     }
     let ended = drive(&lab, "atlas add atlas/atlas.json of-0.30.0/atlas.json of-0.31.0,9.9/atlas.json");
     assert_eq!((ended.code, ended.out.as_str()), (0, "atlas/atlas.json: 9 cells\n"), "{}", ended.err);
@@ -205,7 +209,7 @@ fn environments_that_others_have_made_serve_and_none_is_made() {
         "{}",
         ended.out
     );
-    let missing = "no environment: failed to find an environment of this pair in prepared";
+    let missing = "no environment: failed to find an environment of this pair where they were said to be";
     assert_eq!(ended.out.matches(missing).count(), 8, "{}", ended.out);
     assert_eq!(count(&steps, "make an environment"), 0, "{steps:?}");
 

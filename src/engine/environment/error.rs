@@ -5,7 +5,7 @@ use std::io;
 use camino::Utf8PathBuf;
 
 use super::Stack;
-use super::identity::KNOWN_VLLM;
+use super::known_vllm::KNOWN_VLLM;
 use crate::lock::LockError;
 
 /// Why there is no environment; completes "failed to …".

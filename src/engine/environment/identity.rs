@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::RangeInclusive;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
@@ -11,13 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::EnvironmentError;
+use super::known_vllm::KNOWN_VLLM;
 use crate::digest::{Digest, digest_bytes};
 
 const NIX_STORE: &str = "/nix/store";
-
-/// The releases of vLLM among which those are that the worker was seen to work in, but for the last number of each; docs/architecture.md
-/// has which these are, and what each needed.
-pub(super) const KNOWN_VLLM: RangeInclusive<(u64, u64)> = (0, 24)..=(0, 33);
 
 /// What an environment is; equal identities promise equal behaviour. It holds no path, so it is a field of keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

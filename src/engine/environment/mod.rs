@@ -25,6 +25,7 @@ mod garbage;
 mod identity;
 mod install;
 mod installer;
+mod known_vllm;
 mod layer;
 mod lock_releases;
 mod make;
