@@ -8,6 +8,7 @@ use crate::engine::EngineError;
 use crate::engine::environment::EnvironmentError;
 use crate::machine::DeviceKind;
 use crate::model::Route;
+use crate::suite::nearest;
 use crate::thread::NoThread;
 
 /// Why a route cannot run on this machine, found out before its engines start. Other routes can go on.
@@ -126,7 +127,10 @@ impl RouteError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            Self::Unknown { .. } => "choose one of these, or write `all`".to_owned(),
+            Self::Unknown { route, known } => match nearest(route.name(), known) {
+                Some(near) => format!("did you mean {near}?"),
+                None => "choose one of these, or write `all`".to_owned(),
+            },
             Self::NotOffered { option, .. } => {
                 format!(
                     "leave `{option}` out of the suite, or choose a route that offers it (docs/routes.md) with `--route`"

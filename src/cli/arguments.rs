@@ -1,9 +1,10 @@
 //! What can be asked for on the command line, as clap reads it.
 
+use std::ffi::OsStr;
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use camino::Utf8PathBuf;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::atlas_arguments::{ATLAS_EXAMPLES, AtlasCommand};
@@ -259,8 +260,9 @@ pub(super) struct RunArguments {
     /// What computes: auto takes a GPU if there is one
     #[arg(long, value_enum, default_value = "auto")]
     pub(super) device: DeviceChoice,
-    /// How KV travels; may be repeated or separated by commas. Left out: the suite's routes
-    #[arg(long, value_delimiter = ',', value_parser = route_choice_parser())]
+    /// How KV travels: one of these, or a route that the suite's own connectors give; may be repeated or separated by commas. Left
+    /// out: the suite's routes
+    #[arg(long, value_delimiter = ',', value_parser = RouteChoiceParser)]
     pub(super) route: Vec<RouteChoice>,
     /// A TOML file that describes a connector, whose route is tested besides those of --route, or alone; may be repeated
     #[arg(long, value_name = "FILE")]
@@ -538,6 +540,8 @@ impl std::str::FromStr for CellChoice {
     }
 }
 
+const ALL_ROUTES: &str = "all";
+
 /// One route, or all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RouteChoice {
@@ -564,12 +568,28 @@ fn route_parser() -> impl TypedValueParser<Value = Route> {
     PossibleValuesParser::new(routes().into_iter().map(Route::name)).map(|name| Route::named(&name))
 }
 
-fn route_choice_parser() -> impl TypedValueParser<Value = RouteChoice> {
-    let names = routes().into_iter().map(Route::name).chain(["all"]);
-    PossibleValuesParser::new(names).map(|name| match name.as_str() {
-        "all" => RouteChoice::All,
-        name => RouteChoice::One(Route::named(name)),
-    })
+/// Reads any name, since a suite's connectors may give routes of their own; help and completions list those that there are
+/// without one.
+#[derive(Debug, Clone, Copy)]
+struct RouteChoiceParser;
+
+impl TypedValueParser for RouteChoiceParser {
+    type Value = RouteChoice;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<RouteChoice, clap::Error> {
+        let name = NonEmptyStringValueParser::new().parse_ref(command, argument, value)?;
+        Ok(if name == ALL_ROUTES { RouteChoice::All } else { RouteChoice::One(Route::named(&name)) })
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let names = routes().into_iter().map(Route::name).chain([ALL_ROUTES]);
+        Some(Box::new(names.map(PossibleValue::new)))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

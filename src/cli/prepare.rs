@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
@@ -173,7 +173,11 @@ pub(super) fn changed_suite(arguments: &RunArguments) -> anyhow::Result<Suite> {
     suite.connectors.extend(arguments.connector.iter().map(ToString::to_string));
     if !arguments.route.is_empty() || !described.is_empty() {
         let mut seen = BTreeSet::new();
-        let chosen = arguments.route.iter().flat_map(|choice| choice.routes()).chain(described);
+        let named = arguments.route.iter().flat_map(|choice| choice.routes());
+        all(named
+            .clone()
+            .map(|route| find_carrier(route).map_err(|error| anyhow!(StageError::from(error)))))?;
+        let chosen = named.chain(described);
         suite.routes = chosen.filter(|route| seen.insert(*route)).collect();
     }
     if let Some(identity) = arguments.identity {

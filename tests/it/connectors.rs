@@ -32,6 +32,24 @@ fn a_connector_of_vllms_own_needs_no_lmcache_in_the_environment() {
 }
 
 #[test]
+fn a_route_that_a_suites_own_connector_gives_is_chosen_by_its_name() {
+    let lab = Lab::new();
+    fs::write(lab.path("mine.toml"), MINE).unwrap();
+    lab.edit("suite.toml", "routes = ", "connectors = [\"mine.toml\"]\nroutes = ");
+    let ended = lab.run("", "--route mine");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let routes: Vec<&str> = lab.report().findings.iter().map(|finding| finding.route.name()).collect();
+    assert_eq!(routes, ["mine"]);
+
+    let message = lab.error(&lab.run("", "--route mien"));
+    assert!(
+        message.contains("mien") && message.contains("mp+fs, ") && message.contains(", mine"),
+        "{message}"
+    );
+    assert!(message.ends_with("hint: did you mean mine?"), "{message}");
+}
+
+#[test]
 fn a_count_of_vllms_own_that_tells_other_hits_than_its_requests_is_no_service() {
     let lab = Lab::new();
     let ended = lab.run("miscount@engine", "--route example");
