@@ -12,7 +12,8 @@ const MIDDLE_AND_ONE_LAYER: Spots = &[(Place::Middle, Layers::All), (Place::Midd
 const MIDDLE_AND_EVERY: Spots = &[(Place::Middle, Layers::All), (Place::Every, Layers::All)];
 const EACH_PLACE: Spots =
     &[(Place::First, Layers::All), (Place::Middle, Layers::All), (Place::Last, Layers::All)];
-const ENDS: Spots = &[(Place::First, Layers::All), (Place::Last, Layers::All)];
+const ENDS_AND_RARE: Spots =
+    &[(Place::First, Layers::All), (Place::Last, Layers::All), (Place::OneInAHundred, Layers::All)];
 const LAST: Spots = &[(Place::Last, Layers::All)];
 const WHOLE: Spots = &[(Place::LastOfWhole, Layers::All)];
 const OUTER_LAYERS: Spots = &[(Place::Middle, Layers::First), (Place::Middle, Layers::Last)];
@@ -98,7 +99,7 @@ pub const CATALOGUE: &[Fault] = &[
         what: "a chunk is that of the next question",
         stands_for: "another request's KV from disk (LMCache 4385); KV of the wrong blocks (Dynamo 8419)",
         donor: Donor::NextQuestion,
-        doses: &[("", Operator::TakeAll, ENDS)],
+        doses: &[("", Operator::TakeAll, ENDS_AND_RARE)],
         in_memory: true,
         ..PLAIN
     },

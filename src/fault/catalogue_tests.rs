@@ -79,8 +79,9 @@ fn faults_of_shards_need_shards_and_faults_of_heads_need_heads() {
 
 #[test]
 fn places_and_layers_are_where_their_names_say() {
-    let places = [Place::First, Place::Middle, Place::Last, Place::LastOfWhole, Place::Every];
-    assert_eq!(places.map(|place| place.of(5)), [0..1, 2..3, 4..5, 4..5, 0..5]);
+    let places =
+        [Place::First, Place::Middle, Place::Last, Place::LastOfWhole, Place::Every, Place::OneInAHundred];
+    assert_eq!(places.map(|place| place.of(5)), [0..1, 2..3, 4..5, 4..5, 0..5, 0..5]);
     assert_eq!([Place::First, Place::Middle, Place::Last].map(|place| place.of(1)), [0..1, 0..1, 0..1]);
     let layers = [Layers::All, Layers::First, Layers::Middle, Layers::Last].map(|layers| layers.of(6));
     assert_eq!(layers, [0..6, 0..1, 3..4, 5..6]);

@@ -11,7 +11,7 @@ use crate::engine::ServerCounters;
 
 use super::kind::{Group, Layers, Must, Place, Tier, Variant};
 use super::layout::Layout;
-use super::located::{Located, PlantedCell};
+use super::located::{Changed, Located};
 
 /// What became of a planted fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -97,7 +97,7 @@ pub struct Damage {
     /// Bits that differ in the most changed of them.
     pub changed_bits: u64,
     /// Where they differ, as far as it can be read.
-    pub cells: BTreeSet<PlantedCell>,
+    pub cells: Changed,
 }
 
 /// What the load pass showed after a fault was planted.
@@ -230,6 +230,7 @@ impl Trial {
             Place::Last => "last chunk",
             Place::Every => "every chunk",
             Place::LastOfWhole => "last chunk of whole prompts",
+            Place::OneInAHundred => "one chunk in a hundred",
         };
         let layers = match self.layers {
             Layers::All => "",
@@ -247,12 +248,14 @@ impl Trial {
         format!("{name} ({place}{layers}{tier})")
     }
 
-    /// What the rung `kv` names of what was planted: `48 of 48 cells`; `None` where it says nothing.
+    /// What the rung `kv` names of what was planted: `48 of 48`; `None` where it says nothing.
     #[must_use]
     pub fn located_words(&self) -> Option<String> {
-        let Located { planted, named, elsewhere, .. } = self.located.as_ref()?;
+        let Located { planted, not_served, named, elsewhere, .. } = self.located.as_ref()?;
         let besides = if *elsewhere == 0 { String::new() } else { format!(" and {elsewhere} others") };
-        (*planted > 0 || *elsewhere > 0).then(|| format!("{named} of {planted}{besides}"))
+        let unread = if *not_served == 0 { String::new() } else { format!(", {not_served} not served") };
+        let says_something = *planted > 0 || *elsewhere > 0 || *not_served > 0;
+        says_something.then(|| format!("{named} of {planted}{besides}{unread}"))
     }
 
     /// Whether it was the fault's part to be seen.

@@ -135,7 +135,7 @@ fn a_chunk_that_was_loaded_once_and_served_from_memory_to_others_was_read() {
         |given_chunks| ServerCounters { hit_second_tier_tokens: 256, given_chunks, ..on_disk(SERVED) };
     let judge = |changed_bits, logprob, named, given_chunks| {
         let damage = Damage { chunks: 1, changed_bits, ..Damage::default() };
-        let located = Located { planted: 2, named, elsewhere: 0, missed: Vec::new() };
+        let located = Located { planted: 2, named, elsewhere: 0, ..Located::default() };
         let comparison = loaded(SERVED, logprob);
         let reading =
             Reading { comparison: &comparison, counted: shared(given_chunks), located: Some(located) };
@@ -242,7 +242,7 @@ fn what_was_not_planted_in_memory_is_told() {
 
 /// A turn of single bits of which so many of eight are named.
 fn turn(named: u64, logprob: f32) -> Trial {
-    let located = Some(Located { planted: 8, named, elsewhere: 0, missed: Vec::new() });
+    let located = Some(Located { planted: 8, named, elsewhere: 0, ..Located::default() });
     let damage = Damage { chunks: 8, changed_bits: 1, ..Damage::default() };
     let (comparison, counted) = (&loaded(SERVED, logprob), on_disk(SERVED));
     Trial::judge(&variant("single bits"), &damage, Reading { comparison, counted, located })

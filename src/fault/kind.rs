@@ -144,6 +144,9 @@ pub enum Place {
     /// The last one of a prompt that is a whole number of chunks; of others none.
     #[serde(rename = "last of whole prompts")]
     LastOfWhole,
+    /// One in a hundred of all prompts' distinct chunks, at least one.
+    #[serde(rename = "one in a hundred")]
+    OneInAHundred,
 }
 
 /// Layers of a chunk.
@@ -161,7 +164,7 @@ pub enum Layers {
 }
 
 impl Place {
-    /// The places among so many chunks, at least one.
+    /// The places among so many chunks of a prompt, at least one; of one in a hundred those that it may be.
     #[must_use]
     pub fn of(self, chunks: usize) -> Range<usize> {
         let one = |place| place..place + 1;
@@ -169,7 +172,7 @@ impl Place {
             Self::First => one(0),
             Self::Middle => one(chunks / 2),
             Self::Last | Self::LastOfWhole => one(chunks - 1),
-            Self::Every => 0..chunks,
+            Self::Every | Self::OneInAHundred => 0..chunks,
         }
     }
 }

@@ -26,7 +26,7 @@ pub use findings::{Damage, Fate, FaultFindings, Reading, Score, SmallestDose, Tr
 pub use flips::{Flip, sample_flips};
 pub use kind::{Applies, Donor, Dose, Fault, Group, Layers, Must, Place, Ranks, Spots, Tier, Variant};
 pub use layout::{Arrangement, Layout, LayoutError, Probe};
-pub use located::{Located, PlantedCell};
+pub use located::{Changed, Located, PlantedCell};
 pub use memory::{MemoryTier, segment_fits};
 pub use operator::{Bit, Operator, Spread};
 pub use planting::{Planting, plantings};

@@ -1,9 +1,12 @@
 //! Which shards a variant changes, and where foreign bytes come from. Main type: [`Planting`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::chunk_name::{ChunkName, Shard};
 use super::kind::{Donor, Place, Ranks};
+
+/// Of so many distinct chunks one is changed where one in a hundred is meant.
+const HUNDRED: usize = 100;
 
 /// A shard to change, and the shard that foreign bytes come from: itself where there is no donor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,9 +50,13 @@ pub fn plantings(
 /// Each chunk that is changed, and the one that foreign bytes come from.
 fn pair_chunks(place: Place, donor: Donor, prompts: &[Vec<ChunkName>]) -> BTreeMap<ChunkName, ChunkName> {
     let mut planted = BTreeMap::new();
+    let rare = (place == Place::OneInAHundred).then(|| one_in_a_hundred(prompts));
     for (question, chunks) in prompts.iter().enumerate() {
         for at in place.of(chunks.len()) {
             let chunk = &chunks[at];
+            if rare.as_ref().is_some_and(|rare| !rare.contains(chunk)) {
+                continue;
+            }
             let neighbour = if at + 1 < chunks.len() { at + 1 } else { at.saturating_sub(1) };
             let from = match donor {
                 Donor::Nobody | Donor::FirstRank | Donor::NextRank => Some(chunk),
@@ -72,6 +79,15 @@ fn pair_chunks(place: Place, donor: Donor, prompts: &[Vec<ChunkName>]) -> BTreeM
         }
     }
     planted
+}
+
+/// The middle one of each hundred distinct chunks, in the order of the prompts that are first to have them; of fewer the middle one
+/// of all.
+fn one_in_a_hundred(prompts: &[Vec<ChunkName>]) -> BTreeSet<&ChunkName> {
+    let mut seen = BTreeSet::new();
+    let distinct: Vec<&ChunkName> = prompts.iter().flatten().filter(|chunk| seen.insert(*chunk)).collect();
+    let hundreds = distinct.chunks(HUNDRED).filter(|hundred| hundred.len() == HUNDRED.min(distinct.len()));
+    hundreds.map(|hundred| hundred[hundred.len() / 2]).collect()
 }
 
 /// The chunk of another prompt at the same place: the same number where every chunk is meant.
@@ -125,6 +141,16 @@ mod tests {
         assert_eq!(of(Place::Last, Donor::NextQuestion), owned(&[("0.1", "1.2"), ("1.2", "0.1")]));
         assert_eq!(of(Place::First, Donor::FirstQuestion), owned(&[("1.0", "0.0")]));
         assert_eq!(of(Place::Every, Donor::Nobody).len(), 5);
+    }
+
+    #[test]
+    fn one_chunk_in_a_hundred_is_one_of_each_full_hundred_and_at_least_one() {
+        let few = prompts(false);
+        assert_eq!(pairs(Place::OneInAHundred, Donor::NextQuestion, &few), owned(&[("1.0", "0.0")]));
+        let prompt = |number: u32| ChunkName::of_prompt(&[number, 1, 2, 3, 4, 5, 6, 7, 8], 2);
+        let many: Vec<Vec<ChunkName>> = (0..80).map(prompt).collect();
+        let planted = pairs(Place::OneInAHundred, Donor::NextQuestion, &many);
+        assert_eq!(planted, owned(&[("12.2", "13.2"), ("37.2", "38.2"), ("62.2", "63.2")]), "of 320 chunks");
     }
 
     #[test]

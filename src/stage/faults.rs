@@ -62,7 +62,7 @@ pub struct Faults {
 
 impl Faults {
     /// Also numbers what the catalogue's operators do to bytes.
-    pub(crate) const SCHEMA: u32 = 14;
+    pub(crate) const SCHEMA: u32 = 15;
 
     /// The variants for a model with KV of this shape, on a route; none where the route has no ground for them.
     ///

@@ -1,6 +1,7 @@
 //! Plants one fault after the other and has each load pass judged. Main type: [`Laboratory`].
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 
 use super::StageError;
 use super::answer::read_answer;
@@ -10,7 +11,7 @@ use super::planting_stack::Started;
 use crate::comparison::{
     Arm, ArmName, Criteria, Evidence, KvEvidence, ServerEvidence, WrongWhen, compare, find_wrong_cells,
 };
-use crate::dataset::{Prompt, Tokenizer};
+use crate::dataset::{Prompt, QuestionId, Tokenizer};
 use crate::engine::{ChangedCell, PrefixCache, ServerCounters, TimingFault};
 use crate::fault::{Damage, Flip, Located, Operator, PlantedCell, Reading, Tier, Trial, Variant};
 use crate::model::{KvRecord, Observation};
@@ -117,7 +118,8 @@ impl Laboratory<'_> {
         ground.empty()?;
         let stored = self.ask(stack, variant.tier).await?;
         stack.worker.score(&self.fillers(others), PrefixCache::Read, || {}).await?;
-        let damage = self.end_fault(stack).await?;
+        let mut damage = self.end_fault(stack).await?;
+        damage.cells = ground.read_by(&damage.cells.certain, &self.computed_chunks(&stored.kv));
         let is_filled = ground.is_filled().await?;
         if damage.changed_bits == 0 {
             ground.restore().await?;
@@ -130,6 +132,21 @@ impl Laboratory<'_> {
         let answers = self.ask(stack, variant.tier).await?;
         ground.restore().await?;
         self.judge(variant, &damage, answers, stored.kv).map(Ok)
+    }
+
+    /// The chunks that requests computed: places of prompts, and in them.
+    fn computed_chunks(&self, records: &[KvRecord]) -> BTreeSet<(usize, usize)> {
+        let place = |asked: &QuestionId| self.prompts.iter().position(|prompt| prompt.question == *asked);
+        let mut computed = BTreeSet::new();
+        for record in records {
+            if let KvRecord::Request { question, chunks } = record
+                && let Some(prompt) = place(question)
+            {
+                let own = chunks.iter().filter(|chunk| !chunk.served);
+                computed.extend(own.map(|chunk| (prompt, size(chunk.chunk))));
+            }
+        }
+        computed
     }
 
     /// So many prompts, at most, of a little more than a chunk that nobody has asked, to write into the blocks that others had.
@@ -148,7 +165,7 @@ impl Laboratory<'_> {
         let is_shared = self.evidence.kv.as_ref().is_some_and(|kv| kv.shared_by_ranks);
         for ChangedCell { question, chunk, layer, rank, bits } in stack.worker.end_fault().await? {
             *bits_of_chunk.entry((question, chunk, rank)).or_default() += bits;
-            damage.cells.insert(PlantedCell {
+            damage.cells.certain.insert(PlantedCell {
                 prompt: size(question),
                 chunk: size(chunk),
                 layer: size(layer),

@@ -11,8 +11,8 @@ use super::prompts::read_prompts;
 use crate::dataset::{Prompt, QuestionId, Subject};
 use crate::engine::{PrefixCache, Worker};
 use crate::fault::{
-    Arrangement, ChunkName, Damage, Fault, FaultError, Flip, Layout, MemoryTier, Must, Place, PlantedCell,
-    PlantedTier, Probe, Shard, Tier, Variant, plantings, sample_flips,
+    Arrangement, Changed, ChunkName, Damage, Fault, FaultError, Flip, Layout, MemoryTier, Must, Place,
+    PlantedCell, PlantedTier, Probe, Shard, Tier, Variant, plantings, sample_flips,
 };
 use crate::store::Artifact;
 
@@ -230,8 +230,22 @@ impl Ground {
             let bytes = self.layout.layer(*layer);
             before[bytes.clone()] != after[bytes]
         }) {
-            damage.cells.extend(cells_of(shard, layer, self.prompts.iter().chain(&self.whole_prompts)));
+            damage.cells.certain.extend(cells_of(
+                shard,
+                layer,
+                self.prompts.iter().chain(&self.whole_prompts),
+            ));
         }
+    }
+
+    /// What prompts read of cells that requests stored wrongly; `computed` are the chunks that each request computed.
+    pub(super) fn read_by(
+        &self,
+        wrongly: &BTreeSet<PlantedCell>,
+        computed: &BTreeSet<(usize, usize)>,
+    ) -> Changed {
+        let prompts = [&self.prompts[..], &self.whole_prompts].concat();
+        Changed::stored(wrongly, computed, &prompts)
     }
 
     /// Puts back what was stored. Where files were deleted, the engine has stored the chunks again by now or will soon, and
