@@ -37,3 +37,4 @@ pub mod stats;
 pub mod store;
 pub mod suite;
 pub mod thread;
+pub mod turns;

@@ -23,9 +23,9 @@ use crate::job::{Graph, Job, JobId, Work};
 use crate::model::{HitRule, HitUnit, Route};
 use crate::stage::{Extract, Label, Sources, StageError};
 
-pub use self::bench::{Bench, EarlyStopping, ForeignReading, Inputs, Locating, Planting, Request};
+pub use self::bench::{Bench, EarlyStopping, ForeignReading, Inputs, Locating, Planting, Request, Turning};
 pub use self::cells::{Wanted, look_up, prepare_inputs, require_a_route, run, run_stage};
-pub use self::findings::{Compared, Findings, ForeignFound, Planted};
+pub use self::findings::{Compared, Findings, ForeignFound, Planted, Talked};
 pub use self::merge::{MergeError, Part, merge};
 pub use self::outlook::foretell;
 
@@ -49,6 +49,8 @@ pub struct ModelJobs {
     pub planted: Vec<(Route, JobId)>,
     /// Foreign KV, if that is asked for.
     pub foreign: Option<JobId>,
+    /// Conversations, by route, if they are asked for.
+    pub talks: Vec<(Route, JobId)>,
 }
 
 /// One model on one route.
@@ -77,7 +79,8 @@ pub fn graph(
     for (model, tokenizer) in sources.models_with_tokenizers() {
         let work = arms_of::prompts(request, tokenizer);
         let prompts = run.graph.add(job(Label::of_model(model.name()), work, [questions], 0));
-        run.models.push(ModelJobs { prompts, cells: Vec::new(), planted: Vec::new(), foreign: None });
+        let (cells, planted, talks) = (Vec::new(), Vec::new(), Vec::new());
+        run.models.push(ModelJobs { prompts, cells, planted, foreign: None, talks });
     }
     let Some(environment) = environment else { return Ok(run) };
     for ((model, tokenizer), jobs) in sources.models_with_tokenizers().zip(&mut run.models) {
@@ -125,6 +128,14 @@ pub fn graph(
         }
         if request.foreign == ForeignReading::Asked {
             jobs.foreign = Some(graph.add(job(Label::of_model(name), arms.foreign(), [prompts], 1)));
+        }
+        if request.turns == Turning::Asked {
+            for route in request.routes().filter(|&route| request.takes(name, route)) {
+                for (words, work) in arms.turns(route)? {
+                    let label = Label::on_route(&format!("{name}{words}"), route);
+                    jobs.talks.push((route, graph.add(job(label, work, [prompts], 1))));
+                }
+            }
         }
     }
     Ok(run)

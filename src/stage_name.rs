@@ -26,11 +26,13 @@ pub enum StageName {
     Faults,
     /// What LMCache serves of KV of another identity.
     Foreign,
+    /// Conversations over a cache.
+    Turns,
 }
 
 impl StageName {
     /// All stages, in the order in which they run.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Extract,
         Self::Prompts,
         Self::Baseline,
@@ -39,6 +41,7 @@ impl StageName {
         Self::Compare,
         Self::Faults,
         Self::Foreign,
+        Self::Turns,
     ];
 
     /// The name on the command line, in keys and in folders.
@@ -53,6 +56,7 @@ impl StageName {
             Self::Compare => "compare",
             Self::Faults => "faults",
             Self::Foreign => "foreign",
+            Self::Turns => "turns",
         }
     }
 }
@@ -65,7 +69,9 @@ impl fmt::Display for StageName {
 
 /// A text that names no stage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a stage (extract, prompts, baseline, control, cached, compare, faults or foreign)")]
+#[error(
+    "{0:?} is not a stage (extract, prompts, baseline, control, cached, compare, faults, foreign or turns)"
+)]
 pub struct NotAStage(pub String);
 
 impl FromStr for StageName {

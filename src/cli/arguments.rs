@@ -285,7 +285,7 @@ pub(super) struct RunArguments {
     pub(super) depot: DepotArguments,
     /// Ask one of several parts of the questions, as in 3/8: whole subjects, dealt so that parts are about as large. `merge` gives
     /// the verdict on all; a part ends with 0 once its evidence is there
-    #[arg(long, value_name = "K/N", conflicts_with_all = ["faults", "foreign", "as_bisect_step"])]
+    #[arg(long, value_name = "K/N", conflicts_with_all = ["faults", "foreign", "turns", "as_bisect_step"])]
     pub(super) shard: Option<Shard>,
     /// Only these models on these routes of the suite; the chance of a false alarm stays divided among all of the suite's
     #[arg(long, value_name = "MODEL/ROUTE", value_delimiter = ',')]
@@ -321,6 +321,10 @@ pub(super) struct RunArguments {
     /// it, and what it serves is reported as a finding about LMCache, without a change of the verdict
     #[arg(long)]
     pub(super) foreign: bool,
+    /// Ask conversations over each route of LMCache: sixteen turns, each of which holds the answers of those before, once with the KV of
+    /// answers stored and once without. They have verdicts of their own
+    #[arg(long)]
+    pub(super) turns: bool,
     /// Print the report as JSON instead of the summary
     #[arg(long)]
     pub(super) json: bool,

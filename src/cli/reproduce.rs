@@ -19,7 +19,7 @@ use crate::engine::environment::{BuildError, Environment, EnvironmentIdentity, L
 use crate::fetch::Needs;
 use crate::machine::{Device, DeviceKind};
 use crate::pipeline::{
-    Bench, EarlyStopping, ForeignReading, Locating, Planting, Request, prepare_inputs, run,
+    Bench, EarlyStopping, ForeignReading, Locating, Planting, Request, Turning, prepare_inputs, run,
 };
 use crate::progress::{Progress, Verbosity};
 use crate::report::{Finding, Report, differing_questions};
@@ -125,6 +125,7 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
         early_stopping: EarlyStopping::Allowed,
         planting: Planting::NotAsked,
         foreign: ForeignReading::NotAsked,
+        turns: Turning::NotAsked,
         locating: Locating::NotAsked,
         engines_at_a_time: 1,
     };

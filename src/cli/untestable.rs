@@ -57,6 +57,7 @@ pub(super) fn why_unjudged(error: &StageError) -> Option<String> {
         | StageError::Store(_)
         | StageError::TooLarge { .. }
         | StageError::TooLong { .. }
+        | StageError::NoRoomForTurns { .. }
         | StageError::LessRoom { .. }
         | StageError::Write { .. }
         | StageError::Read { .. }

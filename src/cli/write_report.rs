@@ -9,7 +9,7 @@ use crate::carrier::{Carrier, PlantingGround, find_carrier};
 use crate::exit_code::{ERROR, exit_code_of_run};
 use crate::pipeline::{Bench, Findings};
 use crate::report::{
-    Finding, ForeignKv, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, summarise, tabulate_faults, to_html,
+    Finding, ForeignKv, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, Talk, summarise, tabulate_faults, to_html,
     to_junit, to_markdown,
 };
 use crate::stage::{read_dataset, read_ready};
@@ -63,7 +63,7 @@ pub(super) fn write_formats(report: &Report, out: &Utf8Path) -> anyhow::Result<(
 }
 
 fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
-    let Findings { compared, not_run, conclusion, planted, foreign, verdict, failure: _ } = outcome;
+    let Findings { compared, not_run, conclusion, planted, foreign, talked, verdict, failure: _ } = outcome;
     let environment = bench.desk.environment.as_ref().context("a run has an environment")?;
     let planted_faults = planted
         .into_iter()
@@ -83,6 +83,17 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
             findings: foreign.findings,
             artifact: foreign.artifact.output_digest(),
             log: foreign.artifact.note_path(""),
+        })
+        .collect();
+    let talks = talked
+        .into_iter()
+        .map(|talked| Talk {
+            model: talked.model.name().to_owned(),
+            route: talked.route,
+            judgement: talked.findings.judge(),
+            findings: talked.findings,
+            artifact: talked.artifact.output_digest(),
+            log: talked.artifact.note_path(""),
         })
         .collect();
     let void = foreign_kv.iter().filter(|foreign| !foreign.findings.control_holds()).count();
@@ -145,5 +156,6 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
         not_run,
         planted_faults,
         foreign_kv,
+        talks,
     })
 }

@@ -115,6 +115,8 @@ pub struct Start {
     pub whole_hits: bool,
     /// Tokens of the chunks whose KV is digested; `None`: it is not.
     pub digest_chunk_tokens: Option<u32>,
+    /// Whether chunks that generated tokens complete are digested, too.
+    pub digest_answers: bool,
     /// torch's name of the data type that a lossy form of storage puts each element through; what that makes of computed chunks
     /// is then digested, too. `None`: there is none, or its arithmetic is not known.
     pub stored_as: Option<&'static str>,

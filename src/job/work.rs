@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::event::Effort;
 use crate::stage::{
     Baseline, Cached, Compare, Context, Control, Cut, EngineSpec, Extract, Faults, Foreign, Inputs, Prompts,
-    StageError,
+    StageError, Turns,
 };
 use crate::stage_name::StageName;
 use crate::store::StageKey;
@@ -34,6 +34,8 @@ pub enum Work {
     Faults(Box<Faults>),
     /// What readers of another identity are served.
     Foreign(Box<Foreign>),
+    /// Conversations over a carrier.
+    Turns(Box<Turns>),
 }
 
 /// What a key holds.
@@ -57,6 +59,7 @@ impl Work {
             Self::Compare(_) => StageName::Compare,
             Self::Faults(_) => StageName::Faults,
             Self::Foreign(_) => StageName::Foreign,
+            Self::Turns(_) => StageName::Turns,
         }
     }
 
@@ -69,6 +72,7 @@ impl Work {
             Self::Cached(work) => Some(&work.engine),
             Self::Faults(work) => Some(&work.engine),
             Self::Foreign(work) => Some(&work.engine),
+            Self::Turns(work) => Some(&work.engine),
         }
     }
 
@@ -89,6 +93,7 @@ impl Work {
             Self::Cached(work) => Some(work.effort(prompts)),
             Self::Faults(work) => Some(work.effort()),
             Self::Foreign(work) => Some(work.effort()),
+            Self::Turns(work) => Some(work.effort()),
         };
         let ranks = self.engine().map_or(1, |engine| engine.ranks.ranks());
         effort.map(|effort| Effort { further_ranks: effort.engines * further(ranks), ..effort })
@@ -114,6 +119,7 @@ impl Work {
             Self::Compare(work) => key(Compare::SCHEMA, stage, inputs, work),
             Self::Faults(work) => key(Faults::SCHEMA, stage, inputs, work),
             Self::Foreign(work) => key(Foreign::SCHEMA, stage, inputs, work),
+            Self::Turns(work) => key(Turns::SCHEMA, stage, inputs, work),
         }
     }
 
@@ -132,6 +138,7 @@ impl Work {
             Self::Compare(work) => work.fill(context),
             Self::Faults(work) => work.fill(context).await,
             Self::Foreign(work) => work.fill(context).await,
+            Self::Turns(work) => work.fill(context).await,
         }
     }
 }

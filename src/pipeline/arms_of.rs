@@ -8,11 +8,20 @@ use crate::digest::Digest;
 use crate::engine::Capacity;
 use crate::engine::environment::Environment;
 use crate::job::Work;
-use crate::model::{HitRule, KvShape, Route};
+use crate::model::{HitRule, HitUnit, KvShape, Route};
+use crate::options::StoringOptions;
 use crate::stage::{
     Baseline, Cached, Compare, Control, EngineSpec, FOREIGN_PROMPTS, Faults, Foreign, Prompts, Shards,
-    StageError, batching, capacity, differences, prompt_limits,
+    StageError, Turns, batching, capacity, differences, prompt_limits,
 };
+use crate::suite::LmcacheSettings;
+
+/// Tokens of a chunk in conversations: so few that the last prompts have more than 128 of them.
+const TURN_CHUNK: u32 = 32;
+/// Tokens that each turn of a conversation generates: two chunks of them, at least one of which is of the answer alone.
+const TURN_ANSWER: u32 = 64;
+const CONVERSATIONS: usize = 2;
+const TURNS: usize = 16;
 
 /// The prompts of a model with this tokenizer.
 pub(super) fn prompts(request: &Request, tokenizer: Digest) -> Work {
@@ -118,6 +127,39 @@ impl<'a> ArmsOf<'a> {
             settings: suite.faults,
             variants: Faults::variants(self.model, route, ranks, self.shape, suite.faults)?,
         })))
+    }
+
+    /// Conversations over a route, with words for the label: answers not stored and stored. None where vLLM's blocks are what a
+    /// carrier serves, where loads fail, and where one engine receives from another.
+    pub(super) fn turns(&self, route: Route) -> Result<Vec<(&'static str, Work)>, RouteError> {
+        let (suite, carrier) = (&self.request.suite, find_carrier(route)?);
+        let is_apart = carrier.hits().unit == HitUnit::Block
+            || carrier.topology() == Topology::ProducerAndConsumer
+            || carrier.loads_fail();
+        if is_apart || !carrier.needs_lmcache() {
+            return Ok(Vec::new());
+        }
+        let work = |save_decode_cache| {
+            let options = StoringOptions { save_decode_cache, ..suite.lmcache.options };
+            let lmcache = LmcacheSettings { chunk_tokens: TURN_CHUNK, options, ..suite.lmcache };
+            let capacity = Capacity { chunk_tokens: TURN_CHUNK, ..self.capacity };
+            let mut engine = self.connected.clone();
+            engine.arguments.insert("block_size".to_owned(), TURN_CHUNK.into());
+            let engine = EngineSpec { max_tokens: TURN_ANSWER, digest_chunk_tokens: TURN_CHUNK, ..engine };
+            Work::Turns(Box::new(Turns {
+                engine,
+                route,
+                lmcache,
+                capacity,
+                conversations: CONVERSATIONS,
+                turns: TURNS,
+                max_model_len: suite.engine.max_model_len,
+                tolerance: suite.criteria.near_tie_gap,
+                carrier: carrier.content(),
+                added_packages: carrier.added_packages(&self.connected.environment),
+            }))
+        };
+        Ok(vec![(", turns", work(false)), (", turns with answers stored", work(true))])
     }
 
     pub(super) fn foreign(&self) -> Work {

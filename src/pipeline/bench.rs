@@ -32,6 +32,8 @@ pub struct Request {
     pub planting: Planting,
     /// Whether LMCache is asked for KV of another identity.
     pub foreign: ForeignReading,
+    /// Whether conversations are asked.
+    pub turns: Turning,
     /// Whether the chunk that is served wrong is looked for after a mismatch.
     pub locating: Locating,
     /// Engines that may run beside each other. It is in no key: what one computes does not depend on others.
@@ -62,6 +64,15 @@ pub enum ForeignReading {
     /// By every kind of reader, of every model.
     Asked,
     /// By none.
+    NotAsked,
+}
+
+/// Whether conversations are asked, whose turns hold the answers of those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turning {
+    /// Over each route of LMCache, of every model.
+    Asked,
+    /// Over none.
     NotAsked,
 }
 

@@ -3,7 +3,7 @@
 
 use super::findings::{Findings, gather};
 use super::outlook::{promise, tell_work};
-use super::{Bench, Cell, ForeignReading, Inputs, Planting, RunGraph, graph};
+use super::{Bench, Cell, ForeignReading, Inputs, Planting, RunGraph, Turning, graph};
 use crate::carrier::{Here, RouteError, find_carrier, foreign_route, planting_routes};
 use crate::job::{Ended, JobId, Whereabouts};
 use crate::model::Route;
@@ -92,7 +92,8 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
     let of_model = |jobs: &super::ModelJobs| {
         let cells = jobs.cells.iter().filter(|cell| admitted(&cell.route)).map(|cell: &Cell| cell.compare);
         let planted = jobs.planted.iter().filter(|(route, _)| admitted(route)).map(|(_, job)| *job);
-        cells.chain(planted).chain(jobs.foreign).collect::<Vec<JobId>>()
+        let talks = jobs.talks.iter().filter(|(route, _)| admitted(route)).map(|(_, job)| *job);
+        cells.chain(planted).chain(jobs.foreign).chain(talks).collect::<Vec<JobId>>()
     };
     let wanted = run.models.iter().flat_map(of_model).collect();
     for (route, error) in &refused {
@@ -145,6 +146,7 @@ pub async fn run_stage(
     match stage {
         StageName::Faults => request.planting = Planting::Asked,
         StageName::Foreign => request.foreign = ForeignReading::Asked,
+        StageName::Turns => request.turns = Turning::Asked,
         _ => {}
     }
     let run = graph(&request, &bench.desk.sources, bench.desk.environment.as_ref())?;

@@ -1,7 +1,7 @@
 //! What a run shows. Main type: [`Findings`].
 
 use super::locate::locate;
-use super::{Bench, Cell, ModelJobs, RunGraph};
+use super::{Bench, Cell, ModelJobs, RunGraph, Turning};
 use crate::assets::Model;
 use crate::carrier::{RouteError, foreign_route};
 use crate::comparison::{Comparison, Conclusion, Location, Verdict, conclude};
@@ -10,9 +10,10 @@ use crate::foreign::ForeignFindings;
 use crate::job::{Ended, JobId};
 use crate::model::Route;
 use crate::report::{Known, NotRun};
-use crate::stage::{StageError, in_full, read_comparison, read_faults, read_foreign};
+use crate::stage::{StageError, in_full, read_comparison, read_faults, read_foreign, read_turns};
 use crate::stage_name::StageName;
 use crate::store::Artifact;
+use crate::turns::TurnsFindings;
 
 /// One model on one route: its artifacts, and what they show.
 #[derive(Debug)]
@@ -53,6 +54,19 @@ pub struct ForeignFound {
     pub findings: ForeignFindings,
 }
 
+/// What conversations of one model over a route showed.
+#[derive(Debug)]
+pub struct Talked {
+    /// The model.
+    pub model: Model,
+    /// The route.
+    pub route: Route,
+    /// Of the turns stage.
+    pub artifact: Artifact,
+    /// Each turn, and what they come to.
+    pub findings: TurnsFindings,
+}
+
 /// What a run shows.
 #[derive(Debug)]
 pub struct Findings {
@@ -66,6 +80,8 @@ pub struct Findings {
     pub planted: Vec<Planted>,
     /// Each model with foreign KV, if that was asked for. The verdict does not depend on it.
     pub foreign: Vec<ForeignFound>,
+    /// Each model on each route with conversations, if they were asked for.
+    pub talked: Vec<Talked>,
     /// The verdict on all: the conclusion's, unless planted faults say that it cannot be relied on. There is none where there
     /// is a [`failure`](Self::failure).
     pub verdict: Verdict,
@@ -100,7 +116,7 @@ pub(super) async fn gather(
     mut refused: Vec<(Route, RouteError)>,
 ) -> Result<Findings, StageError> {
     let mut gathered = Gathered { bench, run, ended: &ended, compared: Vec::new(), not_run: Vec::new() };
-    let (mut planted, mut foreign) = (Vec::new(), Vec::new());
+    let (mut planted, mut foreign, mut talked) = (Vec::new(), Vec::new(), Vec::new());
     for (model, jobs) in bench.desk.sources.models().iter().zip(&run.models) {
         for cell in &jobs.cells {
             match refused.iter().find(|(route, _)| *route == cell.route) {
@@ -128,6 +144,26 @@ pub(super) async fn gather(
             }
             foreign.push(ForeignFound { model: model.clone(), artifact: artifact.clone(), findings });
         }
+        if bench.request.turns == Turning::Asked {
+            let untold = |cell: &&Cell| jobs.talks.iter().all(|(route, _)| *route != cell.route);
+            let silent = jobs
+                .cells
+                .iter()
+                .filter(untold)
+                .filter(|cell| refused.iter().all(|(route, _)| *route != cell.route));
+            gathered.not_run.extend(silent.map(|cell| NotRun {
+                model: model.name().to_owned(),
+                route: cell.route,
+                known: Known::Beforehand,
+                reason: NO_TALKS.to_owned(),
+                next_step: "leave out `--turns` on this route, or choose `--route mp`".to_owned(),
+            }));
+        }
+        for &(route, job) in &jobs.talks {
+            let Some(artifact) = gathered.made(model, route, job, "ask conversations") else { continue };
+            let findings = read_turns(artifact)?;
+            talked.push(Talked { model: model.clone(), route, artifact: artifact.clone(), findings });
+        }
     }
     let Gathered { compared, not_run, .. } = gathered;
     let failure = if compared.is_empty() {
@@ -138,9 +174,13 @@ pub(super) async fn gather(
     };
     let conclusion = conclude(compared.iter().map(|compared| &compared.comparison));
     let doubts = planted.iter().filter_map(|planted| planted.findings.doubt());
-    let verdict = doubts.map(|doubt| doubt.verdict).fold(conclusion.overall, Verdict::min);
-    Ok(Findings { compared, not_run, conclusion, planted, foreign, verdict, failure })
+    let talks = talked.iter().map(|talked| talked.findings.judge().verdict);
+    let verdict = doubts.map(|doubt| doubt.verdict).chain(talks).fold(conclusion.overall, Verdict::min);
+    Ok(Findings { compared, not_run, conclusion, planted, foreign, talked, verdict, failure })
 }
+
+/// Why a route has no conversations.
+const NO_TALKS: &str = "failed to ask conversations: only of LMCache's chunks, loaded by an engine that stores as well, is it worked out what each turn must be served";
 
 /// Findings that are being gathered.
 struct Gathered<'a> {

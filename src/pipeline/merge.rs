@@ -124,6 +124,7 @@ pub fn merge(parts: &[Part]) -> Result<Report, MergeError> {
         }
     }
     let planted_faults: Vec<_> = parts.iter().flat_map(|part| part.report.planted_faults.clone()).collect();
+    let talks: Vec<_> = parts.iter().flat_map(|part| part.report.talks.clone()).collect();
     let foreign_kv: Vec<_> = parts.iter().flat_map(|part| part.report.foreign_kv.clone()).collect();
     let conclusion = conclude(findings.iter().map(|finding: &Finding| &finding.comparison));
     for (finding, judgement) in findings.iter_mut().zip(conclusion.judgements) {
@@ -146,6 +147,7 @@ pub fn merge(parts: &[Part]) -> Result<Report, MergeError> {
         not_run,
         planted_faults,
         foreign_kv,
+        talks,
     })
 }
 

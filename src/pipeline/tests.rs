@@ -37,6 +37,7 @@ fn request(suite: Suite) -> Request {
         early_stopping: EarlyStopping::Allowed,
         planting: Planting::Asked,
         foreign: ForeignReading::Asked,
+        turns: Turning::Asked,
         locating: Locating::Asked,
         engines_at_a_time: 1,
     }
@@ -155,7 +156,7 @@ fn what_was_asked_for_besides_the_suite_is_an_ingredient_where_it_matters() {
             .collect();
         words.join(" ")
     };
-    let engines = "baseline control cached faults foreign";
+    let engines = "baseline control cached faults foreign turns";
     assert_eq!(
         after(|request| request.device =
             Device::Cpu { name: "one".to_owned(), features: BTreeSet::new(), threads: 3 }),
@@ -190,7 +191,10 @@ fn what_is_computed_together_is_told_by_the_keys_that_depend_on_it() {
 fn another_lmcache_changes_nothing_without_one() {
     let before = parameters(&request(suite()), &environment("0.5.6"));
     let after = parameters(&request(suite()), &environment("0.5.5"));
-    assert_eq!(changed(&before, &after), [StageName::Cached, StageName::Faults, StageName::Foreign]);
+    assert_eq!(
+        changed(&before, &after),
+        [StageName::Cached, StageName::Faults, StageName::Foreign, StageName::Turns]
+    );
 }
 
 #[test]
@@ -212,8 +216,12 @@ fn without_an_environment_there_are_questions_and_prompts() {
 fn a_carrier_of_one_file_and_one_line_has_its_place_in_the_graph() {
     let mut suite = suite();
     suite.routes = vec![Route::named("fake")];
-    let request =
-        Request { planting: Planting::NotAsked, foreign: ForeignReading::NotAsked, ..request(suite) };
+    let request = Request {
+        planting: Planting::NotAsked,
+        foreign: ForeignReading::NotAsked,
+        turns: Turning::NotAsked,
+        ..request(suite)
+    };
     let sources = Sources::find(&request.suite, Utf8Path::new("/nonexistent")).unwrap();
     let run = graph(&request, &sources, Some(&environment("0.5.6"))).unwrap();
     let labels: Vec<String> =

@@ -17,6 +17,7 @@ use crate::machine::Device;
 use crate::model::{KvShape, Route};
 use crate::stage_name::StageName;
 use crate::suite::Suite;
+use crate::turns::TurnsFindings;
 
 /// Number of the format of `report.json`; a change that a reader could stumble over raises it.
 pub const SCHEMA: u32 = 4;
@@ -58,6 +59,28 @@ pub struct Report {
     /// Each model with what LMCache served of its KV to readers of another identity; empty if that was not asked for.
     #[serde(default)]
     pub foreign_kv: Vec<ForeignKv>,
+    /// Each model on each route with conversations, answers stored and not; empty if they were not asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub talks: Vec<Talk>,
+}
+
+/// Conversations of one model over a route, and what they come to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Talk {
+    /// The model's name.
+    pub model: String,
+    /// The route.
+    pub route: Route,
+    /// What they come to.
+    pub judgement: Judgement,
+    /// Every turn.
+    pub findings: TurnsFindings,
+    /// Output digest of the turns stage.
+    pub artifact: Digest,
+    /// Where vLLM's and LMCache's output is, on the machine that ran them.
+    #[schemars(with = "String")]
+    pub log: Utf8PathBuf,
 }
 
 /// What LMCache served of one model's KV to readers of another identity, on the route `mp+fs`.

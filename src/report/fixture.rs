@@ -299,6 +299,7 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
         not_run: Vec::new(),
         planted_faults: Vec::new(),
         foreign_kv: Vec::new(),
+        talks: Vec::new(),
     }
 }
 

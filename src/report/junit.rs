@@ -9,6 +9,7 @@ use quick_junit::{NonSuccessKind, Property, TestCase, TestCaseStatus, TestSuite}
 use super::faults::seen_words;
 use super::foreign::foreign_rows;
 use super::ladder::{RungState, rungs};
+use super::section::Section;
 use super::words::{flip_kind, flip_letters, one_line, rung, short_rung};
 use super::{Finding, ForeignKv, NotRun, PlantedFaults, Report};
 use crate::comparison::{Rung, Verdict};
@@ -26,6 +27,7 @@ pub fn to_junit(report: &Report) -> String {
     junit.add_test_suites(report.not_run.iter().map(not_run_suite));
     junit.add_test_suites(report.planted_faults.iter().map(faults_suite));
     junit.add_test_suites(report.foreign_kv.iter().map(foreign_suite));
+    junit.add_test_suites(report.talks.iter().map(|talk| section_suite(&Section::of_talk(talk))));
     junit.to_string().expect("a report has no form that XML lacks")
 }
 
@@ -267,6 +269,25 @@ fn foreign_suite(foreign: &ForeignKv) -> TestSuite {
         ]);
         suite.add_test_case(case);
     }
+    suite
+}
+
+/// One case, which fails or cannot tell as its verdict does.
+fn section_suite(section: &Section) -> TestSuite {
+    let mut suite = TestSuite::new(section.title.clone());
+    let status = match section.judgement.verdict {
+        Verdict::Equivalent => TestCaseStatus::success(),
+        verdict => {
+            let kind =
+                if verdict == Verdict::Degraded { NonSuccessKind::Failure } else { NonSuccessKind::Error };
+            let mut status = TestCaseStatus::non_success(kind);
+            status.set_type(verdict.name()).set_message(&*section.judgement.reason);
+            status
+        }
+    };
+    let mut case = TestCase::new("conversations", status);
+    case.set_classname(&*section.title);
+    suite.add_test_case(case);
     suite
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::foreign::{ForeignRow, foreign_rows, foreign_words};
 use super::ladder::rungs;
+use super::section::Section;
 use super::words::{
     counted, ending, flip_kind, flip_letters, nats, one_line, percent, points, rung, short_rung,
 };
@@ -47,6 +48,9 @@ pub fn to_markdown(report: &Report, limit: usize) -> String {
     }
     for foreign in &report.foreign_kv {
         page.add("table of foreign KV", &foreign_table(foreign));
+    }
+    for talk in &report.talks {
+        page.add("table of conversations", &section_table(&Section::of_talk(talk)));
     }
     for finding in report.findings.iter().filter(|finding| !finding.flipped_questions.is_empty()) {
         add_flips(&mut page, finding);
@@ -237,6 +241,22 @@ fn foreign_table(foreign: &ForeignKv) -> String {
         let (differs_in, meaning) = (escape(&differs_in), escape(&meaning));
         writeln!(text, "| {differs_in} | {served} of {expected} | {meaning} | {movement} |")
             .expect("a string can be written to");
+    }
+    text + "\n"
+}
+
+fn section_table(section: &Section) -> String {
+    let mut text = format!(
+        "**{}: {}**\n\n{}\n\n",
+        escape(&section.title),
+        section.judgement.verdict,
+        escape(&section.judgement.reason)
+    );
+    writeln!(text, "| {} |", section.head.join(" | ")).expect("a string can be written to");
+    writeln!(text, "|{}", "--:|".repeat(section.head.len())).expect("a string can be written to");
+    for row in &section.rows {
+        let row: Vec<String> = row.iter().map(|cell| escape(cell)).collect();
+        writeln!(text, "| {} |", row.join(" | ")).expect("a string can be written to");
     }
     text + "\n"
 }

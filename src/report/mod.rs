@@ -17,12 +17,13 @@ mod lmcache_jsonl;
 mod markdown;
 mod matrix;
 mod schema;
+mod section;
 mod standalone;
 mod text;
 mod words;
 
 pub use differing::differing_questions;
-pub use document::{Finding, ForeignKv, Known, NotRun, OLDEST_SCHEMA, PlantedFaults, Report, SCHEMA};
+pub use document::{Finding, ForeignKv, Known, NotRun, OLDEST_SCHEMA, PlantedFaults, Report, SCHEMA, Talk};
 pub use faults::{describe_catalogue, tabulate_faults};
 pub use html::to_html;
 pub use junit::to_junit;

@@ -6,6 +6,7 @@ use super::faults::describe_turns;
 use super::foreign::{ForeignRow, foreign_rows, foreign_words};
 use super::ladder::numbers;
 use super::matrix::write_matrix;
+use super::section::Section;
 use super::words::{asked, ending, flip_kind, flip_letters, p_value, rung};
 use super::{Finding, ForeignKv, Known, PlantedFaults, Report};
 use crate::comparison::{Comparison, Flip, Rung, TierAgreement};
@@ -48,6 +49,10 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     for foreign in &report.foreign_kv {
         writeln!(text)?;
         write_foreign(text, foreign)?;
+    }
+    for talk in &report.talks {
+        writeln!(text)?;
+        write_section(text, &Section::of_talk(talk))?;
     }
     write_matrix(text, report)?;
     writeln!(text)?;
@@ -254,6 +259,13 @@ fn write_foreign(text: &mut String, foreign: &ForeignKv) -> fmt::Result {
         line(text, "finding", &finding)?;
     }
     line(text, "logs", foreign.log.as_str())
+}
+
+fn write_section(text: &mut String, section: &Section) -> fmt::Result {
+    writeln!(text, "{}: {}", section.title, section.judgement.verdict.name().to_uppercase())?;
+    line(text, "why", &section.judgement.reason)?;
+    line(text, "next", &section.judgement.next_step)?;
+    line(text, "logs", &section.log)
 }
 
 fn line(text: &mut String, name: &str, value: &str) -> fmt::Result {

@@ -175,6 +175,8 @@ pub(super) struct EngineSetup {
     pub(super) stored_as: Option<&'static str>,
     /// What its KV cache must hold at a time, if anything must.
     pub(super) holds: Option<Holds>,
+    /// Whether chunks that generated tokens complete are digested, too.
+    pub(super) digests_answers: bool,
 }
 
 /// What an engine's KV cache must hold at a time.
@@ -329,6 +331,7 @@ impl<'a> EngineRun<'a> {
             dtype,
             stored_as,
             holds,
+            digests_answers,
         } = setup;
         let letters = load_tokenizer(self.files, model)?
             .letter_tokens()
@@ -343,6 +346,7 @@ impl<'a> EngineRun<'a> {
             hit_multiple,
             whole_hits,
             digest_chunk_tokens: Some(self.digest_chunk_tokens),
+            digest_answers: digests_answers,
             stored_as,
             letters,
             top: spec.top,

@@ -101,6 +101,18 @@ pub enum StageError {
         /// Tokens that have room.
         room: u64,
     },
+    /// A few turns of a conversation are longer than the suite's longest sequence.
+    #[error(
+        "have room for conversations with {model}: a few turns take {needed} tokens, and `engine.max_model_len` is {room}"
+    )]
+    NoRoomForTurns {
+        /// The model.
+        model: String,
+        /// Tokens of the longest sequence.
+        room: u32,
+        /// Tokens of the fewest turns.
+        needed: usize,
+    },
     /// An engine with less room than its rounds were planned for.
     #[error(
         "hold a round of the control: it takes {needed} tokens of vLLM's KV cache, which says that it holds {room}, in blocks of \
@@ -199,6 +211,9 @@ impl StageError {
             Self::TooLong { room, .. } => Some(format!(
                 "set `engine.max_model_len` to {room} or less, or raise `engine.kv_cache_gib`; where the suite names \
                  `num_gpu_blocks_override`, raise that, and name `block_size` beside it unless that is 16"
+            )),
+            Self::NoRoomForTurns { needed, .. } => Some(format!(
+                "set `engine.max_model_len` to {needed} or more, if the model has as many positions, or leave out `--turns`"
             )),
             Self::LessRoom { block_size, .. } => Some(format!(
                 "raise `engine.kv_cache_gib` and leave `lmcache.memory_gib` as it is, which bounds a round, too; where the suite \

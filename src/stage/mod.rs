@@ -15,6 +15,7 @@
 //! | compare | model and route | `comparison.json`; of a shard also `evidence.json` |
 //! | faults | model and route | `faults.json`, `engine.json` |
 //! | foreign | model | `foreign.json`, `engine.json` |
+//! | turns | model and route | `turns.json`, `engine.json` |
 
 mod answer;
 mod arms;
@@ -41,6 +42,7 @@ mod prompts;
 mod rounds;
 mod second_look;
 mod sources;
+mod turns;
 mod watch;
 
 pub use arms::{Baseline, Control};
@@ -60,3 +62,4 @@ pub use prompts::{
     require_letters, template,
 };
 pub use sources::Sources;
+pub use turns::{Turns, read_turns};

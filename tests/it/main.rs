@@ -33,5 +33,7 @@ mod reproduce;
 mod routes;
 mod runs;
 mod shards;
+mod turns;
+
 mod usage;
 mod verdicts;

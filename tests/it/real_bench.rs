@@ -105,6 +105,7 @@ impl Bench {
             hit_multiple,
             whole_hits: true,
             digest_chunk_tokens: None,
+            digest_answers: false,
             stored_as: None,
             letters: [40, 41, 42, 43],
             top: 8,

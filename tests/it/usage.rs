@@ -26,7 +26,7 @@ fn a_suite_that_does_not_exist_is_refused_with_the_names_of_those_that_do() {
 fn stages_and_routes_that_do_not_exist_are_refused_with_the_names_of_those_that_do() {
     insta::assert_snapshot!(refuse("stage basline"), @r#"
     error: invalid value 'basline' for '<NAME>'
-      [possible values: extract, prompts, baseline, control, cached, compare, faults, foreign]
+      [possible values: extract, prompts, baseline, control, cached, compare, faults, foreign, turns]
 
       tip: a similar value exists: 'baseline'
 
@@ -34,7 +34,7 @@ fn stages_and_routes_that_do_not_exist_are_refused_with_the_names_of_those_that_
     "#);
     insta::assert_snapshot!(refuse("run --force basline"), @r#"
     error: invalid value 'basline' for '--force <STAGE>'
-      [possible values: extract, prompts, baseline, control, cached, compare, faults, foreign]
+      [possible values: extract, prompts, baseline, control, cached, compare, faults, foreign, turns]
 
       tip: a similar value exists: 'baseline'
 

@@ -19,6 +19,7 @@ use self::foreign::ForeignView;
 use self::forest::Forest;
 use self::shown::Badge;
 use super::Report;
+use super::section::Section;
 use super::words::{counted, one_line, short_rung};
 use crate::comparison::Verdict;
 use crate::model::Route;
@@ -43,8 +44,22 @@ struct Page<'a> {
     findings: Vec<FindingView<'a>>,
     faults: Vec<FaultsView<'a>>,
     foreign: Vec<ForeignView<'a>>,
+    sections: Vec<SectionView>,
     provenance: Vec<(&'static str, String)>,
     settings: String,
+}
+
+/// A part of the run with a verdict of its own.
+struct SectionView {
+    section: Section,
+    badge: Badge,
+}
+
+impl SectionView {
+    fn of(section: Section) -> Self {
+        let badge = section.judgement.verdict.into();
+        Self { section, badge }
+    }
 }
 
 /// Columns of the matrix, besides the first, where routes are the columns: on a phone no more have room.
@@ -95,6 +110,7 @@ impl<'a> Page<'a> {
                 .collect(),
             faults: report.planted_faults.iter().map(FaultsView::of).collect(),
             foreign: report.foreign_kv.iter().map(ForeignView::of).collect(),
+            sections: report.talks.iter().map(|talk| SectionView::of(Section::of_talk(talk))).collect(),
             provenance: provenance(report),
             settings: serde_json::to_string_pretty(&report.suite).expect("a suite has a JSON form"),
         }
@@ -122,7 +138,9 @@ fn worst(report: &Report) -> (String, Option<String>) {
     let judged = report.findings.iter().map(|finding| (&finding.model, &finding.judgement));
     let doubted =
         report.planted_faults.iter().filter_map(|planted| Some((&planted.model, planted.doubt.as_ref()?)));
-    let worst: Vec<_> = judged.chain(doubted).filter(|(_, it)| it.verdict == report.verdict).collect();
+    let talked = report.talks.iter().map(|talk| (&talk.model, &talk.judgement));
+    let worst: Vec<_> =
+        judged.chain(talked).chain(doubted).filter(|(_, it)| it.verdict == report.verdict).collect();
     let Some((model, judgement)) = worst.first() else {
         return ("Nothing was compared.".to_owned(), None);
     };

@@ -107,6 +107,9 @@ class Engine:
         self.multiple = start["hit_multiple"]
         self.own_hits = 0
         self.chunk_tokens = start["digest_chunk_tokens"]
+        self.digests_answers = start["digest_answers"]
+        self.stores_answers = False
+        self.max_tokens = start["max_tokens"]
         self.ranks = start["arguments"].get("tensor_parallel_size", 1)
         self.prefixes = set()
         self.kv = {}
@@ -124,6 +127,7 @@ class Engine:
                 self.server = Server(connector["extra"]["lmcache.mp.port"], ranks)
                 if connector["cache_salt"] is not None:
                     self.server.ask("salt", connector["cache_salt"])
+                self.stores_answers = connector["extra"].get("lmcache.mp.save_decode_cache", False)
                 self.server.ask("identity", {"dtype": start["arguments"]["dtype"], "weights": weights(start["model"])})
             elif connector["name"] == "ExampleConnector":
                 note(f"prefix caching {connector['prefix_caching']}")
@@ -138,6 +142,8 @@ class Engine:
     def score(self, request):
         if self.arm == "control":
             place = "control" if request["read_cache"] else "repeat"
+        elif self.digests_answers:
+            place = "turn"
         elif self.arm == "cached":
             first = digest(request["prompts"][0]["token_ids"])
             later = first in self.seen or (self.server is not None and self.server.ask("serves", None))
@@ -192,12 +198,25 @@ class Engine:
                 if f"preempt@{place}" in FAULTS:
                     answer |= {"preemptions": 1, "served_again": served_again}
             reply("scored", question=number, cached_tokens=cached, **answer)
-            digested.append((number, self.digests(tokens, cached, place, index)))
+            told = self.keep_answer(tokens, answer)
+            digested.append((number, self.digests(told, cached, place, index)))
         for number, chunks in digested:
             if self.chunk_tokens and chunks:
                 reply("digested", question=number, chunks=chunks)
         problem = "the fake engine lacks a hook" if f"blindfold@{place}" in FAULTS else None
         reply("counted", digest_problem=problem, counters=self.counters("miscount@engine" in FAULTS))
+
+    def keep_answer(self, tokens, answer):
+        """Keep what an answer was computed with; the tokens whose KV is digested."""
+        # The last generated token's KV is never computed.
+        told = tokens + [step["chosen"]["token"] for step in answer["steps"][:-1]]
+        if self.multiple is not None:
+            self.prefixes.update(digest(told[:end]) for end in range(self.multiple, len(told) + 1, self.multiple))
+        if not self.digests_answers:
+            return tokens
+        if self.stores_answers and "forgetful@answer" not in FAULTS:
+            self.server.ask("store", told)
+        return told
 
     def counters(self, too_many=0):
         return {
@@ -317,7 +336,8 @@ class Engine:
         ranked.sort(key=lambda entry: (-entry[1], entry[0]))
         top = [{"token": token, "logprob": value} for token, value in ranked[: self.top]]
         end = {"token": END_OF_TEXT, "logprob": logprob(-0.001, 0.001, 9)}
-        return {"letters": letters, "steps": [{"chosen": top[0], "top": top}, {"chosen": end, "top": [end]}]}
+        ends = [{"chosen": end, "top": [end]}] * (self.max_tokens - 1)
+        return {"letters": letters, "steps": [{"chosen": top[0], "top": top}, *ends]}
 
     def choose(self, tokens, opinion, place):
         """Index of the letter, or None for a word."""

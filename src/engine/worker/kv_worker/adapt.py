@@ -39,17 +39,17 @@ class WorkerExtension:
         except (AttributeError, IndexError, TypeError):
             return "unknown"
 
-    def start_digests(self, chunk_tokens: int, stored_as: str | None) -> list[str] | str:
+    def start_digests(self, chunk_tokens: int, stored_as: str | None, answers: bool) -> list[str] | str:
         """Observe the KV of chunks of so many tokens from now on; names the layers, or says why it cannot be done.
 
-        `stored_as`: see `Start`.
+        `stored_as`, and `answers` for `digest_answers`: see `Start`.
         """
         from kv_worker.digests import CannotDigestError
         from kv_worker.dumps import Dumper
         from kv_worker.recorder import Recorder
 
         try:
-            self.kv_recorder = Recorder(self.model_runner, chunk_tokens, stored_as)
+            self.kv_recorder = Recorder(self.model_runner, chunk_tokens, stored_as, answers=answers)
         except (CannotDigestError, AttributeError, KeyError) as error:
             return f"{error}" if isinstance(error, CannotDigestError) else f"this vLLM lacks a hook ({error!r})"
         self.kv_dumper = Dumper(self.model_runner, self.kv_recorder, self.rank)

@@ -254,7 +254,8 @@ class Engine:
         if self._start.digest_chunk_tokens is None:
             return None
         started = self._llm.collective_rpc(
-            "start_digests", args=(self._start.digest_chunk_tokens, self._start.stored_as)
+            "start_digests",
+            args=(self._start.digest_chunk_tokens, self._start.stored_as, self._start.digest_answers),
         )
         problem = next((said for said in started if isinstance(said, str)), None)
         return Digests([] if problem else started, problem)

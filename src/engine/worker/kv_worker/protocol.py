@@ -43,7 +43,7 @@ class Start:
     `hit_multiple` is None where vLLM's own prefix caching serves nothing; otherwise it is on, and serves whole
     chunks of so many tokens; with `whole_hits` it serves a prompt of whole chunks all but its last token.
     `digest_chunk_tokens` is None where the KV itself is not observed; otherwise each whole chunk of so many tokens is
-    digested. `stored_as` is torch's name of the data type that a lossy form of storage puts each element through,
+    digested; with `digest_answers` those, too, that generated tokens complete. `stored_as` is torch's name of the data type that a lossy form of storage puts each element through,
     where there is one that is known; what that makes of computed chunks is then digested, too.
     """
 
@@ -54,6 +54,7 @@ class Start:
     hit_multiple: int | None
     whole_hits: bool
     digest_chunk_tokens: int | None
+    digest_answers: bool
     stored_as: str | None
     letters: tuple[int, int, int, int]
     top: int

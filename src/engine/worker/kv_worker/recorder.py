@@ -74,12 +74,14 @@ class Wanted:
 class Recorder:
     """Follows the scheduler's output through one rank and takes the digests that are due."""
 
-    def __init__(self, model_runner: Any, chunk_tokens: int, stored_as: str | None) -> None:
+    def __init__(self, model_runner: Any, chunk_tokens: int, stored_as: str | None, *, answers: bool) -> None:
         """Find the layers and hook into the model runner; raises CannotDigestError where that is not possible.
 
         `stored_as` is torch's name of the data type that elements go through on their way into the cache and back.
+        With `answers` chunks that generated tokens complete are digested, too.
         """
         self.stored_as = stored_as
+        self._answers = answers
         self._modules = model_runner.vllm_config.compilation_config.static_forward_context
         self.chunk_tokens = chunk_tokens
         self._names, self.buckets = find_layers(model_runner, chunk_tokens)
@@ -214,7 +216,8 @@ class Recorder:
         for request_id in output.finished_req_ids:
             self._whole_chunks.pop(request_id, None)
         for new in output.scheduled_new_reqs:
-            self._whole_chunks[new.req_id] = len(new.prompt_token_ids or ()) // self.chunk_tokens
+            tokens = len(new.prompt_token_ids or ()) + (new.sampling_params.max_tokens if self._answers else 0)
+            self._whole_chunks[new.req_id] = tokens // self.chunk_tokens
             self._admit(new.req_id, new.block_ids, new.num_computed_tokens)
         cached = output.scheduled_cached_reqs
         for request_id, new_blocks, computed in zip(

@@ -1,0 +1,210 @@
+//! Conversations over a cache: a prompt, what the model answers, a follow-up that holds both, and so on. Pure.
+//!
+//! Owns what each turn must be served, whether the KV that it was served is KV that an engine computed for the same tokens, those that it
+//! generated itself among them, and what that comes to; leaves asking to `stage::turns`. Main types: [`TurnsFindings`],
+//! [`Turn`].
+
+mod cells;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::comparison::{Judgement, Rung, Verdict, nats};
+
+pub use self::cells::{Cells, ToldKv, trace_turns};
+
+/// What conversations of one model over one route showed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TurnsFindings {
+    /// Whether KV of generated tokens is stored, too (`save_decode_cache`).
+    pub saves_answers: bool,
+    /// Tokens of a chunk, and of a block of vLLM's.
+    pub chunk_tokens: u32,
+    /// Tokens that each turn generates.
+    pub answer_tokens: u32,
+    /// The turn, from 1, ahead of which the engine was ended and another one started; `None`: it never was.
+    pub restarted_before: Option<u32>,
+    /// How far a letter's log-probability may be from that of KV computed afresh, in nats.
+    pub tolerance: f64,
+    /// Every turn, conversation by conversation.
+    pub turns: Vec<Turn>,
+}
+
+/// One turn of one conversation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Turn {
+    /// Which conversation, from 1.
+    pub conversation: u32,
+    /// Which turn of it, from 1.
+    pub turn: u32,
+    /// Tokens of its prompt, all earlier turns and their answers among them.
+    pub prompt_tokens: u32,
+    /// Tokens that the cache must serve: whole chunks of what the turn before had stored.
+    pub expected_tokens: u32,
+    /// Tokens that it served.
+    pub served_tokens: u32,
+    /// The cells that it was served, and computed.
+    pub cells: Cells,
+    /// What an engine that kept its own KV from turn to turn answered, where it was served as many tokens.
+    pub kept: Option<Likeness>,
+    /// What an engine that computed everything afresh answered.
+    pub fresh: Likeness,
+}
+
+/// How near another engine's answer to the same prompt is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Likeness {
+    /// All log-probabilities of all generated tokens are equal to the last bit.
+    pub is_equal: bool,
+    /// Largest difference of a letter's log-probability at the first generated token, in nats.
+    pub letters: f64,
+}
+
+/// Tokens that a turn must be served: whole chunks of the turn before it, whose prompt had so many tokens and whose answer so many.
+/// The KV of the last generated token is never computed.
+#[must_use]
+pub fn expected_tokens(before: (u32, u32), chunk_tokens: u32, saves_answers: bool) -> u32 {
+    let (prompt, answer) = before;
+    let stored = if saves_answers { prompt + answer.saturating_sub(1) } else { prompt };
+    stored / chunk_tokens * chunk_tokens
+}
+
+impl TurnsFindings {
+    /// What the turns come to. What is wrong is told ahead of what is missing.
+    #[must_use]
+    pub fn judge(&self) -> Judgement {
+        let judged = |verdict, decided_by, reason: String, next_step: &str| Judgement {
+            verdict,
+            decided_by,
+            reason,
+            next_step: next_step.to_owned(),
+        };
+        let place = |turn: &Turn| format!("turn {} of conversation {}", turn.turn, turn.conversation);
+        let sum = |of: fn(&Cells) -> u64| self.turns.iter().map(|turn| of(&turn.cells)).sum::<u64>();
+        let wrong = self.turns.iter().find_map(|turn| Some((turn, turn.cells.first_wrong.as_ref()?)));
+        if let Some((turn, cell)) = wrong {
+            let cells = sum(|cells| cells.wrong);
+            let reason = format!(
+                "{cells} served cells are no copies of computed ones (first: {}, {cell}).",
+                place(turn)
+            );
+            return judged(Verdict::Degraded, Rung::Kv, reason, LOOK_AT_TURN);
+        }
+        if let Some(turn) = self.turns.iter().find(|turn| turn.served_tokens > turn.expected_tokens) {
+            let Turn { served_tokens, expected_tokens, .. } = turn;
+            let reason = format!(
+                "In {} {served_tokens} tokens were served, where {expected_tokens} can have been stored.",
+                place(turn)
+            );
+            return judged(Verdict::Degraded, Rung::Exercised, reason, LOOK_AT_TURN);
+        }
+        let far = |turn: &&Turn| turn.kept.is_some_and(|kept| kept.letters > self.tolerance);
+        if let Some((turn, kept)) = self.turns.iter().find(far).and_then(|turn| Some((turn, turn.kept?))) {
+            let reason = format!(
+                "In {} the answer is another than that of an engine that kept its KV: letters move by up to {} nats, where {} are \
+                 allowed.",
+                place(turn),
+                nats(kept.letters),
+                nats(self.tolerance)
+            );
+            return judged(Verdict::Degraded, Rung::Distribution, reason, LOOK_AT_TURN);
+        }
+        if let Some(turn) = self.turns.iter().find(|turn| turn.served_tokens < turn.expected_tokens) {
+            let Turn { served_tokens, expected_tokens, .. } = turn;
+            let reason =
+                format!("In {} {served_tokens} of {expected_tokens} tokens were served.", place(turn));
+            return judged(Verdict::NotExercised, Rung::Exercised, reason, LOOK_AT_LOGS);
+        }
+        let (served, unseen) = (sum(|cells| cells.served), sum(|cells| cells.unseen));
+        if served == 0 || unseen > 0 {
+            let reason = format!(
+                "{unseen} served cells have no digest or no origin, beside {served} that have, so nothing is shown."
+            );
+            return judged(Verdict::NotExercised, Rung::Kv, reason, LOOK_AT_LOGS);
+        }
+        let longest = self.turns.iter().map(|turn| turn.prompt_tokens).max().unwrap_or(0);
+        let reason = format!(
+            "All {served} served cells are copies of computed ones, {} of them of chunks that an answer completed, over prompts of up to \
+             {longest} tokens.",
+            sum(|cells| cells.generated)
+        );
+        judged(Verdict::Equivalent, Rung::Kv, reason, "Nothing.")
+    }
+}
+
+const LOOK_AT_TURN: &str = "Read the table of turns: whether it begins behind the turn where another engine went on, or where an answer \
+                            completes a chunk.";
+const LOOK_AT_LOGS: &str = "Read the logs of that engine and of what served it.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turn(turn: u32, served_tokens: u32) -> Turn {
+        let likeness = Likeness { is_equal: true, letters: 0.0 };
+        let cells = Cells { served: 4, generated: 1, ..Cells::default() };
+        let (kept, fresh) = (Some(likeness), likeness);
+        Turn {
+            conversation: 1,
+            turn,
+            prompt_tokens: 100,
+            expected_tokens: 64,
+            served_tokens,
+            cells,
+            kept,
+            fresh,
+        }
+    }
+
+    fn findings(turns: Vec<Turn>) -> TurnsFindings {
+        let (saves_answers, chunk_tokens, answer_tokens, tolerance) = (true, 32, 64, 0.25);
+        TurnsFindings {
+            saves_answers,
+            chunk_tokens,
+            answer_tokens,
+            restarted_before: Some(2),
+            tolerance,
+            turns,
+        }
+    }
+
+    #[test]
+    fn the_last_generated_token_has_no_kv_to_store() {
+        assert_eq!(expected_tokens((33, 64), 32, true), 96);
+        assert_eq!(expected_tokens((32, 64), 32, true), 64);
+        assert_eq!(expected_tokens((63, 64), 32, false), 32);
+    }
+
+    #[test]
+    fn each_turn_is_held_to_its_cells_its_hits_and_an_engine_that_kept_its_kv() {
+        let of = |turns| findings(turns).judge();
+        let right = of(vec![turn(1, 64), turn(2, 64)]);
+        assert_eq!((right.verdict, right.decided_by), (Verdict::Equivalent, Rung::Kv));
+        insta::assert_snapshot!(right.reason, @"All 8 served cells are copies of computed ones, 2 of them of chunks that an answer completed, over prompts of up to 100 tokens.");
+        let less = of(vec![turn(1, 64), turn(2, 32)]);
+        assert_eq!((less.verdict, less.decided_by), (Verdict::NotExercised, Rung::Exercised));
+        assert_eq!(less.reason, "In turn 2 of conversation 1 32 of 64 tokens were served.");
+        let more = of(vec![turn(1, 96)]);
+        assert_eq!((more.verdict, more.decided_by), (Verdict::Degraded, Rung::Exercised));
+        let mut wrong = turn(3, 64);
+        wrong.cells.wrong = 2;
+        wrong.cells.first_wrong = Some("chunk 5, one, rank 0".to_owned());
+        // Wrong KV is told ahead of what is missing.
+        let wrong = of(vec![turn(2, 32), wrong]);
+        assert_eq!((wrong.verdict, wrong.decided_by), (Verdict::Degraded, Rung::Kv));
+        assert!(
+            wrong.reason.contains("first: turn 3 of conversation 1, chunk 5, one, rank 0"),
+            "{}",
+            wrong.reason
+        );
+        let mut far = turn(1, 64);
+        far.kept = Some(Likeness { is_equal: false, letters: 0.5 });
+        assert_eq!(of(vec![far]).decided_by, Rung::Distribution);
+        let mut unseen = turn(1, 64);
+        unseen.cells.unseen = 1;
+        assert_eq!(of(vec![unseen]).verdict, Verdict::NotExercised);
+    }
+}
