@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use kv_correctness::comparison::{
-    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, Fidelity, compare, conclude,
+    Arm, ArmName, Asked, Batching, Criteria, CutEvidence, Evidence, Expected, Fidelity, compare, conclude,
 };
 use kv_correctness::dataset::{Choice, QuestionId, Split};
 use kv_correctness::model::{Observation, Step, TokenLogprob};
@@ -61,6 +61,7 @@ fn evidence(noise: u32) -> Evidence {
         control: Some(arm(ArmName::Control, 768, noise)),
         store: arm(ArmName::Store, 512, 0),
         load: arm(ArmName::Load, 768, 2 * noise),
+        cut: CutEvidence::LeftOut { reason: "only whole prompts are compared".to_owned() },
         server: None,
         kv: None,
         engine: None,

@@ -317,6 +317,14 @@ impl ModelFiles {
         KvGroups::from_config(&String::from_utf8_lossy(&text)).is_ok_and(|groups| groups.need_whole_windows())
     }
 
+    /// How many tokens those of the model's layers see that see a window, each width once; none where all layers are alike.
+    #[must_use]
+    pub fn windows(&self) -> Vec<u64> {
+        let text = self.read("config.json").unwrap_or_default();
+        let groups = KvGroups::from_config(&String::from_utf8_lossy(&text));
+        groups.map_or_else(|_| Vec::new(), |groups| groups.windows())
+    }
+
     /// The shape of the model's KV cache.
     ///
     /// # Errors

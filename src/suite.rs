@@ -111,6 +111,10 @@ pub struct LmcacheSettings {
     /// What else changes what is stored.
     #[serde(default)]
     pub options: StoringOptions,
+    /// Whether a server is stopped and let run in turn while it stores and loads, in the rhythm of `engine.seed`: 50 ms of each
+    /// 70, a quarter more or less.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub slow: bool,
 }
 
 /// What faults are planted in, where they are asked for.
@@ -179,6 +183,10 @@ pub struct ModelSettings {
     /// What starts the ranks; vLLM chooses where it is not said.
     #[serde(default)]
     pub distributed_executor_backend: Option<ExecutorBackend>,
+    /// Whether vLLM's hybrid KV cache manager is on, in each arm alike: layers that see a window then keep no more than that.
+    /// Otherwise every layer keeps every token.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hybrid_kv_cache_manager: bool,
     /// Further keyword arguments of `vllm.LLM` for this model.
     #[serde(default)]
     pub arguments: BTreeMap<String, serde_json::Value>,

@@ -30,6 +30,9 @@ pub enum RouteError {
         /// Why not.
         reason: &'static str,
     },
+    /// There is no server that could be slow.
+    #[error("stop and continue an LMCache server: this route has none")]
+    NoServerToHalt,
     /// What a serde makes of KV is no ground for faults.
     #[error("plant faults in KV that `lmcache.options.serde` turns into other bytes")]
     FaultsBehindSerde,
@@ -135,6 +138,9 @@ impl RouteError {
                 format!(
                     "leave `{option}` out of the suite, or choose a route that offers it (docs/routes.md) with `--route`"
                 )
+            }
+            Self::NoServerToHalt => {
+                "leave out `--slow` and the suite's `lmcache.slow`, or choose `mp` with `--route`".to_owned()
             }
             Self::FaultsBehindSerde => "leave out `--faults`, or the suite's `serde`".to_owned(),
             Self::NoLmcache(error) => error.hint().unwrap_or_else(|| "install LMCache into it".to_owned()),

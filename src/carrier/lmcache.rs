@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use super::{CarrierError, Doing, Here, Port, RouteError, Side, Surroundings};
 use crate::cache::Bucket;
 use crate::engine::environment::Environment;
-use crate::engine::{Connector, LmcacheServer, SecondTier, ServerCounters, ServerSettings, Tiers};
+use crate::engine::{
+    Connector, Halting, Halts, LmcacheServer, SecondTier, ServerCounters, ServerSettings, Tiers,
+};
 use crate::event::{Event, Events};
 use crate::options::{NotOffered, Serde, StoringOptions};
 use crate::suite::LmcacheSettings;
@@ -173,6 +175,14 @@ impl Port for ServerPort<'_> {
 
     fn require_alive(&self) -> Doing<'_, ()> {
         Box::pin(async { Ok(self.server.require_alive().await?) })
+    }
+
+    fn require_content(&self) -> Result<(), CarrierError> {
+        Ok(self.server.require_content()?)
+    }
+
+    fn halt(&self, halts: Halts) -> Result<Option<Halting>, CarrierError> {
+        Ok(Some(self.server.halt(halts)?))
     }
 }
 

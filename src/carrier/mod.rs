@@ -37,7 +37,7 @@ pub use self::redis::provide_redis;
 pub use self::surroundings::{Here, Surroundings, make_folder};
 use crate::digest::Digest;
 use crate::engine::environment::EnvironmentIdentity;
-use crate::engine::{Connector, ServerCounters};
+use crate::engine::{Connector, Halting, Halts, ServerCounters};
 use crate::machine::DeviceKind;
 use crate::model::{HitRule, Route};
 use crate::options::{NotOffered, StoringOptions};
@@ -264,6 +264,22 @@ pub trait Port {
     /// Sees that it still answers, since others load from it.
     fn require_alive(&self) -> Doing<'_, ()> {
         Box::pin(async { Ok(()) })
+    }
+
+    /// Fails where it has refused an engine without telling that engine.
+    ///
+    /// # Errors
+    /// When it has.
+    fn require_content(&self) -> Result<(), CarrierError> {
+        Ok(())
+    }
+
+    /// Makes it slow, until the value that is returned is dropped; nothing where there is no server.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    fn halt(&self, _: Halts) -> Result<Option<Halting>, CarrierError> {
+        Ok(None)
     }
 }
 

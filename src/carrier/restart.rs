@@ -4,8 +4,10 @@ use super::lmcache::{
     ServerPort, Translation, launch_server, refused_by_server, require_server, server_settings,
 };
 use super::surroundings::require_memory;
-use super::{Carrier, Doing, Here, Port, Proof, RouteError, Side, Surroundings, Topology, Transport};
-use crate::engine::{Connector, ServerCounters};
+use super::{
+    Carrier, CarrierError, Doing, Here, Port, Proof, RouteError, Side, Surroundings, Topology, Transport,
+};
+use crate::engine::{Connector, Halting, Halts, ServerCounters};
 use crate::options::{NotOffered, StoringOptions};
 
 const GIB: u64 = 1 << 30;
@@ -87,5 +89,13 @@ impl Port for SideOfKept<'_> {
 
     fn settle(&self, before: ServerCounters, chunks: u64) -> Doing<'_, ServerCounters> {
         self.0.settle(before, chunks)
+    }
+
+    fn require_content(&self) -> Result<(), CarrierError> {
+        self.0.require_content()
+    }
+
+    fn halt(&self, halts: Halts) -> Result<Option<Halting>, CarrierError> {
+        self.0.halt(halts)
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn surroundings_in<'a>(
     Surroundings {
         environment,
         variables: Vec::new(),
-        lmcache: LmcacheSettings { chunk_tokens: 16, memory_gib: 1, options },
+        lmcache: LmcacheSettings { chunk_tokens: 16, memory_gib: 1, options, slow: false },
         shards_of_chunk: 1,
         notes: notes.to_owned(),
         patience: Duration::from_secs(1),

@@ -325,6 +325,10 @@ pub(super) struct RunArguments {
     /// answers stored and once without. They have verdicts of their own
     #[arg(long)]
     pub(super) turns: bool,
+    /// Stop LMCache's server and let it run in turn while it stores and loads, 50 ms of each 70: what is right only as long as
+    /// it is quick then shows
+    #[arg(long)]
+    pub(super) slow: bool,
     /// Print the report as JSON instead of the summary
     #[arg(long)]
     pub(super) json: bool,
@@ -519,6 +523,9 @@ impl RunArguments {
         add("--vllm-version", self.stack.vllm_version.clone());
         if self.no_early_stop {
             words.push("--no-early-stop".to_owned());
+        }
+        if self.slow {
+            words.push("--slow".to_owned());
         }
         words
     }

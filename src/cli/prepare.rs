@@ -181,6 +181,7 @@ pub(super) fn changed_suite(arguments: &RunArguments) -> anyhow::Result<Suite> {
         let chosen = named.chain(described);
         suite.routes = chosen.filter(|route| seen.insert(*route)).collect();
     }
+    suite.lmcache.slow |= arguments.slow;
     if let Some(identity) = arguments.identity {
         suite.faults.identity = identity;
     }

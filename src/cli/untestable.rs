@@ -58,6 +58,7 @@ pub(super) fn why_unjudged(error: &StageError) -> Option<String> {
         | StageError::TooLarge { .. }
         | StageError::TooLong { .. }
         | StageError::NoRoomForTurns { .. }
+        | StageError::Windows { .. }
         | StageError::LessRoom { .. }
         | StageError::Write { .. }
         | StageError::Read { .. }

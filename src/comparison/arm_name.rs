@@ -31,7 +31,7 @@ impl std::fmt::Display for ArmName {
     }
 }
 
-/// One of the two passes with `LMCache`.
+/// One of the passes with `LMCache`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pass {
@@ -39,6 +39,8 @@ pub enum Pass {
     Store,
     /// The second: it is served from it.
     Load,
+    /// The third: prefixes of prompts that were stored are served from it.
+    Cut,
 }
 
 impl Pass {
@@ -48,6 +50,7 @@ impl Pass {
         match self {
             Self::Store => "store pass",
             Self::Load => "load pass",
+            Self::Cut => "cut pass",
         }
     }
 }

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::Outcome;
 use super::criteria::{Criteria, PROVEN_SHARE};
 use super::difference::{Parting, count, first_difference, letter_difference, part};
-use super::evidence::{Case, Fidelity};
+use super::evidence::{AskedCut, Case, CutEvidence, Fidelity};
 use super::noise_floor::NoiseFloor;
 use super::tally::Tally;
+use crate::model::Observation;
 
 /// The load pass held against its nearest computation without `LMCache`, bit for bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +27,9 @@ pub struct BitExact {
     pub left_over: LeftOver,
     /// Questions that the store pass was served nothing for, held against the baseline: storing must not disturb.
     pub store_pass: Tally,
+    /// Prefixes of stored prompts, held against vLLM's own prefix cache that was asked the same ones.
+    #[serde(default)]
+    pub cuts: Tally,
 }
 
 /// Questions that bits do not decide although they decide the others; the next rungs judge each of them.
@@ -41,7 +45,12 @@ pub struct LeftOver {
 }
 
 /// Compares every question's bits.
-pub(super) fn compare_bits(cases: &[Case<'_>], noise: &NoiseFloor, criteria: &Criteria) -> BitExact {
+pub(super) fn compare_bits(
+    cases: &[Case<'_>],
+    cut: &CutEvidence,
+    noise: &NoiseFloor,
+    criteria: &Criteria,
+) -> BitExact {
     let mut against_control = Tally::default();
     let mut against_baseline = Tally::default();
     let mut store_pass = Tally::default();
@@ -67,17 +76,37 @@ pub(super) fn compare_bits(cases: &[Case<'_>], noise: &NoiseFloor, criteria: &Cr
         }
         against_baseline.add(difference);
     }
+    let cuts = compare_cuts(cases, cut.asked(), noise);
     let proven = f64::from(against_control.compared + against_baseline.compared - left_over.questions);
     let lossy = noise.fidelity == Fidelity::Lossy;
-    let wrong = store_pass.differing + if lossy { 0 } else { against_control.differing };
+    let wrong = store_pass.differing + if lossy { 0 } else { against_control.differing + cuts.differing };
     let outcome = if wrong > 0 && noise.lets_bits_decide() {
         Outcome::Failed
     } else if lossy {
         Outcome::DoesNotApply
-    } else if against_control.differing == 0 && proven >= PROVEN_SHARE * f64::from(count(cases.len())) {
+    } else if against_control.differing + cuts.differing == 0
+        && proven >= PROVEN_SHARE * f64::from(count(cases.len()))
+    {
         Outcome::Passed
     } else {
         Outcome::DoesNotApply
     };
-    BitExact { outcome, against_control, against_baseline, left_over, store_pass }
+    BitExact { outcome, against_control, against_baseline, left_over, store_pass, cuts }
+}
+
+/// Holds prefixes against those controls that left the same tokens of them to compute.
+fn compare_cuts(cases: &[Case<'_>], cuts: &[AskedCut], noise: &NoiseFloor) -> Tally {
+    let mut tally = Tally::default();
+    for AskedCut { observation, control, .. } in cuts {
+        let shape = |one: &Observation| (one.prompt_tokens, one.cached_tokens);
+        let Some(control) = control.as_ref().filter(|control| shape(control) == shape(observation)) else {
+            continue;
+        };
+        let difference = first_difference(control, observation);
+        let case = cases.iter().find(|case| case.asked.id == observation.question);
+        if difference.is_none() || case.is_some_and(|case| noise.tells_that_stored_is_computed(case)) {
+            tally.add(difference);
+        }
+    }
+    tally
 }

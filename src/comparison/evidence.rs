@@ -39,6 +39,41 @@ pub struct Expected {
     pub control: u32,
 }
 
+/// What prefixes of stored prompts showed, or why none were asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum CutEvidence {
+    /// They were asked, in the order of asking.
+    Asked(Vec<AskedCut>),
+    /// None were.
+    LeftOut {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl CutEvidence {
+    /// Those that were asked.
+    pub(super) fn asked(&self) -> &[AskedCut] {
+        match self {
+            Self::Asked(cuts) => cuts,
+            Self::LeftOut { .. } => &[],
+        }
+    }
+}
+
+/// One prefix of a stored prompt, asked under the prompt's question.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskedCut {
+    /// Tokens that it must be served, exactly.
+    pub expected: u32,
+    /// What the engine with a cache showed.
+    pub observation: Observation,
+    /// What vLLM showed of the same prefix, served by its own prefix cache, where it was asked.
+    pub control: Option<Observation>,
+}
+
 /// One request's observation and the letter that its generated text was read as.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,7 +154,7 @@ fn is_finite(observation: &Observation) -> bool {
 }
 
 /// The `LMCache` server's own counters over one pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerCounters {
     /// Tokens that were looked up.
@@ -153,6 +188,8 @@ pub struct ServerEvidence {
     pub store: ServerCounters,
     /// Over the load pass.
     pub load: ServerCounters,
+    /// Over the cut pass.
+    pub cut: ServerCounters,
     /// What the stack makes of a chunk, if known.
     pub sharding: Option<Sharding>,
     /// The tier that the load pass must be served from, if it matters.
@@ -269,6 +306,8 @@ pub struct Evidence {
     pub store: Arm,
     /// With `LMCache`, second pass.
     pub load: Arm,
+    /// Prefixes of stored prompts, behind the load pass.
+    pub cut: CutEvidence,
     /// The server's own counters, where the route has a server.
     pub server: Option<ServerEvidence>,
     /// vLLM's own counters, where these must prove the service.

@@ -8,9 +8,11 @@ use crate::model::Observation;
 
 use super::arm_name::Pass;
 use super::criteria::NAMED_OFFENDERS;
-use super::evidence::{Bound, Case, EngineEvidence, ServerCounters, ServerEvidence, ServingTier, SourceHits};
+use super::evidence::{
+    Bound, Case, CutEvidence, EngineEvidence, ServerCounters, ServerEvidence, ServingTier, SourceHits,
+};
 
-/// What the two passes with `LMCache` were served.
+/// What the passes with `LMCache` were served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exercised {
@@ -20,6 +22,9 @@ pub struct Exercised {
     pub store: PassHits,
     /// The second pass; its prediction is exact.
     pub load: PassHits,
+    /// Prefixes of prompts behind the second pass; there were none before there was this field.
+    #[serde(default = "CutHits::not_asked")]
+    pub cut: CutHits,
     /// Whether the server's own counters tell the same, where there is a server.
     pub server: Option<ServerAgreement>,
     /// Tokens that vLLM's own counters say were served, where these prove the service.
@@ -112,6 +117,35 @@ pub struct PassHits {
     /// Sum of what such requests were served again, tokens; `cached_tokens` and the predictions are of the first time.
     #[serde(default)]
     pub served_again_tokens: u64,
+}
+
+/// What prefixes of stored prompts were served, as vLLM reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum CutHits {
+    /// They were asked; the prediction is exact.
+    Asked(PassHits),
+    /// None were.
+    LeftOut {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+impl CutHits {
+    /// Of a comparison from before there was a cut pass.
+    fn not_asked() -> Self {
+        Self::LeftOut { reason: "no prefixes of prompts were asked then".to_owned() }
+    }
+
+    /// What those that were asked were served.
+    #[must_use]
+    pub fn hits(&self) -> PassHits {
+        match self {
+            Self::Asked(hits) => *hits,
+            Self::LeftOut { .. } => PassHits::default(),
+        }
+    }
 }
 
 /// A request that was not served as predicted.
@@ -337,9 +371,10 @@ fn once_and_again(seen: &Observation) -> impl Iterator<Item = u32> {
     std::iter::once(seen.cached_tokens).chain(seen.served_again.iter().copied())
 }
 
-/// Holds every request of both passes against its prediction.
+/// Holds every request of all passes against its prediction.
 pub(super) fn check_service(
     cases: &[Case<'_>],
+    cut: &CutEvidence,
     server: Option<&ServerEvidence>,
     engine: Option<&EngineEvidence>,
     loads_fail: bool,
@@ -358,31 +393,25 @@ pub(super) fn check_service(
         let load = (Pass::Load, seen, expected.load);
         for (pass, seen, predicted) in [store, load] {
             let cached = seen.cached_tokens;
-            let under = pass == Pass::Load && cached < predicted;
-            let over = cached > predicted;
-            let sum = &mut hits[pass as usize];
-            sum.requests += 1;
-            sum.predicted_tokens += u64::from(predicted);
-            sum.cached_tokens += u64::from(cached);
-            sum.under_served += u32::from(under);
-            sum.over_served += u32::from(over);
-            sum.preemptions += seen.preemptions;
-            sum.served_again_tokens += seen.served_again.iter().copied().map(u64::from).sum::<u64>();
+            let offends = hits[pass as usize].add(seen, predicted, pass);
             // Taken up again, a prompt has grown by what was generated.
             let whole = seen.served_again.iter().filter(|&&tokens| (tokens + 1).is_multiple_of(chunk_tokens));
             whole_prompts[pass as usize] +=
                 u64::from(cached + 1 == expected.prompt_tokens) + whole.count() as u64;
-            if (under || over) && offenders.len() < NAMED_OFFENDERS {
+            if offends && offenders.len() < NAMED_OFFENDERS {
                 offenders.push(Offender { question: case.asked.id.clone(), pass, predicted, cached });
             }
         }
     }
+    let cut = count_cuts(cut, &mut offenders);
+    let cut_hits = cut.hits();
     let [store, load] = hits;
     let counted_failures = server.map(|server| server.load.failed_loads);
     // Each rank that reads a chunk counts it.
     let readers =
         server.and_then(|server| server.sharding).map_or(1, |rule| u64::from(rule.read_shards.max(1)));
-    let contended = server.map_or(0, |server| server.load.contended / readers);
+    let [contended, contended_cut] =
+        server.map_or([0; 2], |server| [server.load, server.cut].map(|counted| counted.contended / readers));
     let totals =
         |pass: Pass, counted| HitTotals::new(hits[pass as usize], whole_prompts[pass as usize], counted);
     let server = server.map(|server| ServerAgreement {
@@ -407,7 +436,7 @@ pub(super) fn check_service(
     } else if engine.is_some_and(|counted| counted.own != [0; 2]) {
         // Whatever else is off is nothing that the connector claimed.
         Service::WrongTier
-    } else if store.over_served + load.over_served > 0 {
+    } else if store.over_served + load.over_served + cut_hits.over_served > 0 {
         Service::OverServed
     } else if loads_fail {
         let tier = server.as_ref().and_then(|server| server.tier.as_ref());
@@ -424,6 +453,8 @@ pub(super) fn check_service(
         } else {
             Service::LoadsFailed
         }
+    } else if cut_hits.under_served > 0 && contended_cut < u64::from(cut_hits.under_served) {
+        Service::UnderServed
     } else if load.under_served > 0 {
         let met = Met { chunks: contended, failed_loads: counted_failures, counters_agree };
         if met.excuses(load, server.as_ref(), external.as_ref()) {
@@ -445,7 +476,41 @@ pub(super) fn check_service(
         contended: if loads_fail { 0 } else { contended },
         recomputed_tokens: load.predicted_tokens.saturating_sub(load.cached_tokens),
     });
-    Exercised { service, store, load, server, external, failed, offenders }
+    Exercised { service, store, load, cut, server, external, failed, offenders }
+}
+
+impl PassHits {
+    /// Takes one request; whether it was not served as predicted.
+    fn add(&mut self, seen: &Observation, predicted: u32, pass: Pass) -> bool {
+        let cached = seen.cached_tokens;
+        let under = pass != Pass::Store && cached < predicted;
+        let over = cached > predicted;
+        self.requests += 1;
+        self.predicted_tokens += u64::from(predicted);
+        self.cached_tokens += u64::from(cached);
+        self.under_served += u32::from(under);
+        self.over_served += u32::from(over);
+        self.preemptions += seen.preemptions;
+        self.served_again_tokens += seen.served_again.iter().copied().map(u64::from).sum::<u64>();
+        under || over
+    }
+}
+
+/// Holds every prefix against its prediction.
+fn count_cuts(cut: &CutEvidence, offenders: &mut Vec<Offender>) -> CutHits {
+    let asked = match cut {
+        CutEvidence::Asked(asked) => asked,
+        CutEvidence::LeftOut { reason } => return CutHits::LeftOut { reason: reason.clone() },
+    };
+    let mut hits = PassHits::default();
+    for cut in asked {
+        let (seen, pass, predicted) = (&cut.observation, Pass::Cut, cut.expected);
+        if hits.add(seen, predicted, pass) && offenders.len() < NAMED_OFFENDERS {
+            let (question, cached) = (seen.question.clone(), seen.cached_tokens);
+            offenders.push(Offender { question, pass, predicted, cached });
+        }
+    }
+    CutHits::Asked(hits)
 }
 
 /// Chunks that generated tokens have completed, behind the prompt's own. The KV of the last token is never computed.

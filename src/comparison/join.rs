@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::evidence::{
-    Arm, EngineEvidence, Evidence, ServerCounters, ServerEvidence, ServingTier, Sharding, SourceHits,
+    Arm, CutEvidence, EngineEvidence, Evidence, ServerCounters, ServerEvidence, ServingTier, Sharding,
+    SourceHits,
 };
 use super::evidence_error::EvidenceError;
 use super::kv_evidence::KvEvidence;
@@ -50,6 +51,7 @@ pub fn join_evidence(parts: Vec<Evidence>) -> Result<Evidence, JoinError> {
         whole.repeat = joined(whole.repeat, part.repeat)?;
         whole.store = joined(whole.store, part.store)?;
         whole.load = joined(whole.load, part.load)?;
+        whole.cut = cuts(whole.cut, part.cut)?;
         same("control", &whole.control.is_some(), &part.control.is_some())?;
         whole.control = whole.control.zip(part.control).map(|(one, other)| joined(one, other)).transpose()?;
         same("server", &whole.server.is_some(), &part.server.is_some())?;
@@ -85,6 +87,18 @@ fn joined(one: Arm, other: Arm) -> Result<Arm, JoinError> {
     Ok(one.joined(other)?)
 }
 
+fn cuts(one: CutEvidence, other: CutEvidence) -> Result<CutEvidence, JoinError> {
+    match (one, other) {
+        (CutEvidence::Asked(mut one), CutEvidence::Asked(other)) => {
+            one.extend(other);
+            // As the arms are, in whatever order parts come.
+            one.sort_by(|left, right| left.observation.question.cmp(&right.observation.question));
+            Ok(CutEvidence::Asked(one))
+        }
+        (one, other) => same("cut", &one, &other).map(|()| one),
+    }
+}
+
 fn engines(one: EngineEvidence, other: EngineEvidence) -> Result<EngineEvidence, JoinError> {
     let sums = |one: [u64; 2], other: [u64; 2]| [one[0] + other[0], one[1] + other[1]];
     let name = |engine: &EngineEvidence| engine.source.as_ref().map(|source| source.name.clone());
@@ -118,6 +132,7 @@ fn servers(one: &ServerEvidence, other: &ServerEvidence) -> Result<ServerEvidenc
     Ok(ServerEvidence {
         store: sum(one.store, other.store),
         load: sum(one.load, other.load),
+        cut: sum(one.cut, other.cut),
         sharding: sharding.transpose()?,
         tier: tier.transpose()?,
     })
@@ -140,10 +155,13 @@ fn sum(one: ServerCounters, other: ServerCounters) -> ServerCounters {
 fn kv(mut one: KvEvidence, other: KvEvidence) -> Result<KvEvidence, JoinError> {
     same("kv.chunk_tokens", &one.chunk_tokens, &other.chunk_tokens)?;
     same("kv.layers", &one.layers, &other.layers)?;
+    same("kv.windows", &one.windows, &other.windows)?;
+    same("kv.block_tokens", &one.block_tokens, &other.block_tokens)?;
     same("kv.shared_by_ranks", &one.shared_by_ranks, &other.shared_by_ranks)?;
     one.prefixes.extend(other.prefixes);
     one.store.extend(other.store);
     one.load.extend(other.load);
+    one.cut.extend(other.cut);
     one.baseline.extend(other.baseline);
     one.repeat.extend(other.repeat);
     one.looks.extend(other.looks);

@@ -18,6 +18,10 @@ pub struct KvEvidence {
     pub chunk_tokens: u32,
     /// Each rank's layers by name, in the order in which their digests come.
     pub layers: Vec<Vec<String>>,
+    /// How many tokens each of them keeps, in the same order; none where it keeps all, and nothing where all do.
+    pub windows: Vec<Vec<Option<u32>>>,
+    /// Tokens of a block, which a window gives away as a whole.
+    pub block_tokens: u32,
     /// Whether ranks hold the same KV and read one shard, as those of a model with latent attention do.
     pub shared_by_ranks: bool,
     /// Whether whole chunks are loaded, also where a prompt's last token is computed again.
@@ -29,12 +33,31 @@ pub struct KvEvidence {
     pub store: Vec<KvRecord>,
     /// Of the load pass.
     pub load: Vec<KvRecord>,
+    /// Of the cut pass, each under the question whose prompt a prefix is of.
+    pub cut: Vec<KvRecord>,
     /// Of the baseline, whose layers are the same; none where its KV was not seen.
     pub baseline: Vec<KvRecord>,
     /// Of its repeat.
     pub repeat: Vec<KvRecord>,
     /// What was looked at again.
     pub looks: Vec<SecondLook>,
+}
+
+impl KvEvidence {
+    /// How many tokens a layer keeps, if not all.
+    pub(super) fn window(&self, rank: u32, layer: &str) -> Option<u32> {
+        let rank = usize::try_from(rank).ok()?;
+        let place = self.layers.get(rank)?.iter().position(|name| name == layer)?;
+        *self.windows.get(rank)?.get(place)?
+    }
+
+    /// Whether a layer that keeps a window holds a chunk as a whole when a request goes on behind so many tokens: the first
+    /// of these sees itself and the window's others before it, and blocks behind that are given away.
+    pub(super) fn keeps(&self, window: u32, chunk: u32, served_tokens: u32) -> bool {
+        let block = self.block_tokens.max(1);
+        let given_away = (served_tokens + 1).saturating_sub(window) / block * block;
+        chunk * self.chunk_tokens >= given_away
+    }
 }
 
 /// A map as a list of pairs, since keys of JSON are texts.

@@ -5,12 +5,12 @@ use super::early_stop::stopping_bound;
 use super::exercised::ExternalHits;
 use super::provenance_verdict::judge_right_kv;
 use super::verdict::{Judgement, Rung, Verdict};
-use super::{Batching, Comparison, Fidelity, Offender, Outcome, Service, Tally, WithoutNumbers};
+use super::{Batching, Comparison, Fidelity, Offender, Outcome, Pass, Service, Tally, WithoutNumbers};
 
 /// What a service that is not as predicted amounts to by itself.
 pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
     let (exercised, cache) = (&comparison.exercised, &comparison.cache);
-    let (store, load) = (exercised.store, exercised.load);
+    let (store, load, cut) = (exercised.store, exercised.load, exercised.cut.hits());
     let first = note(exercised.offenders.first(), |Offender { question, cached, predicted, .. }| {
         format!("first: {question}, {cached} tokens instead of {predicted}")
     });
@@ -38,9 +38,9 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
             Verdict::Degraded,
             Rung::Exercised,
             format!(
-                "The cache claimed more tokens than earlier requests had stored, for {} requests of the store pass and \
-                 {} of the load pass{first}. It serves stale KV, another request's KV, or counts wrongly.",
-                store.over_served, load.over_served
+                "The cache claimed more tokens than earlier requests had stored, for {} requests of the store pass, {} \
+                 of the load pass and {} of the cut pass{first}. It serves stale KV, another request's KV, or counts wrongly.",
+                store.over_served, load.over_served, cut.over_served
             ),
             &hint_for(
                 comparison,
@@ -48,11 +48,22 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
             ),
         )),
         Service::UnderServed => not_exercised(
-            format!(
-                "{cache} served {} of {} tokens in the load pass; {} of {} requests got fewer than were stored for \
-                 them{first}.",
-                load.cached_tokens, load.predicted_tokens, load.under_served, load.requests
-            ),
+            {
+                let (pass, hits) = if load.under_served == 0 && cut.under_served > 0 {
+                    (Pass::Cut, cut)
+                } else {
+                    (Pass::Load, load)
+                };
+                format!(
+                    "{cache} served {} of {} tokens in the {}; {} of {} requests got fewer than were stored for \
+                     them{first}.",
+                    hits.cached_tokens,
+                    hits.predicted_tokens,
+                    pass.words(),
+                    hits.under_served,
+                    hits.requests
+                )
+            },
             &hint_for(
                 comparison,
                 "Look for evictions, failed stores or failed loads in the logs; give the cache more memory if it was full.",
@@ -155,6 +166,8 @@ pub(super) fn judge_bit_failure(comparison: &Comparison) -> Option<Judgement> {
     let exact = comparison.noise_floor.fidelity == Fidelity::Exact;
     let (pass, tally, reference) = if exact && bits.against_control.differing > 0 {
         ("load pass", &bits.against_control, "the control, which computes the same shapes by vLLM alone")
+    } else if exact && bits.cuts.differing > 0 {
+        ("cut pass", &bits.cuts, "the control, which computes the same prefixes of prompts by vLLM alone")
     } else {
         ("store pass", &bits.store_pass, "the baseline, although nothing was served from the cache")
     };

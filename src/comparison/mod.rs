@@ -58,12 +58,12 @@ pub use difference::{Difference, DifferenceKind};
 pub use distribution::{Distribution, Shift};
 pub use early_stop::{EarlyStop, HarmMonitor, shuffle_questions};
 pub use evidence::{
-    Answered, Arm, Asked, Batching, Bound, EngineEvidence, Evidence, Expected, Fidelity, ServerCounters,
-    ServerEvidence, ServingTier, Sharding, SourceHits,
+    Answered, Arm, Asked, AskedCut, Batching, Bound, CutEvidence, EngineEvidence, Evidence, Expected,
+    Fidelity, ServerCounters, ServerEvidence, ServingTier, Sharding, SourceHits,
 };
 pub use evidence_error::EvidenceError;
 pub use exercised::{
-    Exercised, FailedLoads, HitTotals, Offender, PassHits, ServerAgreement, Service, ShardCounts,
+    CutHits, Exercised, FailedLoads, HitTotals, Offender, PassHits, ServerAgreement, Service, ShardCounts,
     TierAgreement,
 };
 pub use join::{JoinError, join_evidence};
@@ -143,16 +143,17 @@ pub struct Comparison {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WithoutNumbers {
-    /// How many, of the store and the load pass and of what was asked beside a spoilt chunk.
+    /// How many, of the store, the load and the cut pass and of what was asked beside a spoilt chunk.
     pub answers: u32,
     /// The first one's question.
     pub first: QuestionId,
 }
 
 impl WithoutNumbers {
-    /// Of both passes, and of what was asked beside a spoilt chunk.
-    fn among(cases: &[evidence::Case<'_>], probe: Option<&SpoiltProbe>) -> Option<Self> {
+    /// Of all passes, and of what was asked beside a spoilt chunk.
+    fn among(cases: &[evidence::Case<'_>], cuts: &[AskedCut], probe: Option<&SpoiltProbe>) -> Option<Self> {
         let passes = cases.iter().flat_map(|case| [&case.store.observation, &case.load.observation]);
+        let passes = passes.chain(cuts.iter().map(|cut| &cut.observation));
         let beside = probe.into_iter().flat_map(|probe| match probe {
             SpoiltProbe::Asked(answers) => vec![&answers.alone, &answers.again],
             SpoiltProbe::NotAsked { .. } => Vec::new(),
@@ -196,15 +197,15 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         criteria: *criteria,
         comparisons,
         questions: difference::count(cases.len()),
-        without_numbers: WithoutNumbers::among(&cases, evidence.spoilt.as_ref()),
+        without_numbers: WithoutNumbers::among(&cases, evidence.cut.asked(), evidence.spoilt.as_ref()),
         cache: evidence.cache.clone(),
-        exercised: exercised::check_service(&cases, server, engine, evidence.loads_fail),
+        exercised: exercised::check_service(&cases, &evidence.cut, server, engine, evidence.loads_fail),
         sensitivity: sensitivity::measure_sensitivity(evidence.spoilt.as_ref()),
         kv: provenance::Provenance {
             as_baseline: as_baseline::compare_computed(&cases, evidence.kv.as_ref(), &noise_floor),
-            ..provenance::trace_origins(&cases, evidence.kv.as_ref(), evidence.fidelity)
+            ..provenance::trace_origins(&cases, &evidence.cut, evidence.kv.as_ref(), evidence.fidelity)
         },
-        bit_exact: bit_exact::compare_bits(&cases, &noise_floor, criteria),
+        bit_exact: bit_exact::compare_bits(&cases, &evidence.cut, &noise_floor, criteria),
         near_ties,
         distribution,
         answers: answers::score_answers(&cases, criteria),

@@ -14,7 +14,7 @@ use crate::model::{ChunkDigests, KvRecord, LayerDigests, Observation};
 
 use super::as_baseline::AsBaseline;
 use super::criteria::NAMED_OFFENDERS;
-use super::evidence::{Case, Evidence, Fidelity, pair_arms};
+use super::evidence::{AskedCut, Case, CutEvidence, Evidence, Fidelity, pair_arms};
 use super::evidence_error::EvidenceError;
 use super::kv_evidence::KvEvidence;
 use super::second_look::SecondLook;
@@ -33,8 +33,11 @@ pub struct Provenance {
     pub computed: u64,
     /// Computed cells that did not stay as they were until their request ended.
     pub changed: u64,
-    /// Cells that a cache served, in both passes.
+    /// Cells that a cache served, in all passes.
     pub served: u64,
+    /// Those of them that were read by prefixes of stored prompts.
+    #[serde(default)]
+    pub served_to_cuts: u64,
     /// Served cells that are no copy where attention begins to read them.
     pub wrong_when_read: u64,
     /// Served cells that are no copy when their request ends.
@@ -80,6 +83,9 @@ pub struct WrongCell {
     pub chunk: u32,
     /// Which layer, by its name in vLLM.
     pub layer: String,
+    /// How many tokens the layers of its group keep, where they do not keep all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<u32>,
     /// On which rank.
     pub rank: u32,
     /// When it was wrong.
@@ -113,7 +119,7 @@ pub struct CellMap {
     /// On which rank.
     pub rank: u32,
     /// For each chunk, from 0, a letter for each layer: `.` right, `c` computed, `X` wrong throughout, `R` wrong only when
-    /// read, `E` wrong only at the end, `?` without an origin, `-` not digested.
+    /// read, `E` wrong only at the end, `?` without an origin, `-` not digested, `_` not kept since it lies before a window.
     pub chunks: Vec<String>,
 }
 
@@ -136,6 +142,7 @@ impl Provenance {
             computed: 0,
             changed: 0,
             served: 0,
+            served_to_cuts: 0,
             wrong_when_read: 0,
             wrong_at_the_end: 0,
             late: 0,
@@ -169,7 +176,7 @@ enum Demand {
 
 impl Demand {
     fn of(evidence: &KvEvidence, fidelity: Fidelity) -> Self {
-        let mut computed = chunks(&evidence.store).chain(chunks(&evidence.load));
+        let mut computed = evidence.passes().into_iter().flat_map(|(_, records)| chunks(records));
         match fidelity {
             Fidelity::Exact => Self::Copy,
             Fidelity::Lossy if computed.any(|(_, chunk)| chunk.stored.is_some()) => Self::AsStored,
@@ -202,7 +209,7 @@ impl<'a> Copies<'a> {
             owners: HashMap::new(),
             most_named,
         };
-        for (question, chunk) in chunks(&evidence.store).chain(chunks(&evidence.load)) {
+        for (question, chunk) in evidence.passes().into_iter().flat_map(|(_, records)| chunks(records)) {
             if chunk.served {
                 continue;
             }
@@ -277,10 +284,11 @@ const ZEROS: u128 = {
 /// Holds every served cell of these questions against what engines computed.
 pub(super) fn trace_origins(
     cases: &[Case<'_>],
+    cut: &CutEvidence,
     evidence: Option<&KvEvidence>,
     fidelity: Fidelity,
 ) -> Provenance {
-    trace(cases, evidence, fidelity, NAMED_OFFENDERS)
+    trace((cases, cut.asked()), evidence, fidelity, NAMED_OFFENDERS)
 }
 
 /// Names every wrong cell of all questions, where a comparison names the first few.
@@ -289,13 +297,18 @@ pub(super) fn trace_origins(
 /// When the arms do not hold the same questions and prompts.
 pub fn find_wrong_cells(evidence: &Evidence) -> Result<Vec<WrongCell>, EvidenceError> {
     let cases = pair_arms(evidence)?;
-    Ok(trace(&cases, evidence.kv.as_ref(), evidence.fidelity, usize::MAX).first)
+    Ok(trace((&cases, evidence.cut.asked()), evidence.kv.as_ref(), evidence.fidelity, usize::MAX).first)
 }
 
-fn trace(cases: &[Case<'_>], evidence: Option<&KvEvidence>, fidelity: Fidelity, named: usize) -> Provenance {
+fn trace(
+    (cases, cuts): (&[Case<'_>], &[AskedCut]),
+    evidence: Option<&KvEvidence>,
+    fidelity: Fidelity,
+    named: usize,
+) -> Provenance {
     let Some(evidence) = evidence else { return Provenance::not_observed() };
     let unobserved =
-        [&evidence.store, &evidence.load].into_iter().flatten().find_map(|record| match record {
+        evidence.passes().into_iter().flat_map(|(_, records)| records).find_map(|record| match record {
             KvRecord::NotObserved { reason } => Some(reason),
             KvRecord::Request { .. } => None,
         });
@@ -305,22 +318,22 @@ fn trace(cases: &[Case<'_>], evidence: Option<&KvEvidence>, fidelity: Fidelity, 
     let demand = Demand::of(evidence, fidelity);
     let copies = Copies::of(evidence, (demand, named));
     let mut traced = Provenance::without_evidence(String::new());
-    let asked: HashMap<&QuestionId, &Case<'_>> = cases.iter().map(|case| (&case.asked.id, case)).collect();
-    for (pass, records) in [(Pass::Store, &evidence.store), (Pass::Load, &evidence.load)] {
-        let mut of_question: BTreeMap<&QuestionId, &[ChunkDigests]> = BTreeMap::new();
+    for (pass, records) in evidence.passes() {
+        let mut of_question: HashMap<&QuestionId, &[ChunkDigests]> = HashMap::new();
         for record in records {
-            if let KvRecord::Request { question, chunks } = record
-                && asked.contains_key(question)
-            {
+            if let KvRecord::Request { question, chunks } = record {
                 of_question.insert(question, chunks);
             }
         }
-        for case in cases {
-            let chunks = of_question.get(&case.asked.id).copied().unwrap_or_default();
-            let observation = match pass {
-                Pass::Store => &case.store.observation,
-                Pass::Load => &case.load.observation,
-            };
+        let observations: Vec<&Observation> = match pass {
+            Pass::Store => cases.iter().map(|case| &case.store.observation).collect(),
+            Pass::Load => cases.iter().map(|case| &case.load.observation).collect(),
+            Pass::Cut => cuts.iter().map(|cut| &cut.observation).collect(),
+        };
+        let served_before = traced.served;
+        for observation in observations {
+            let question = &observation.question;
+            let chunks = of_question.get(question).copied().unwrap_or_default();
             let mut served = observation.cached_tokens / evidence.chunk_tokens;
             let mut chunks: Vec<&ChunkDigests> = chunks.iter().collect();
             if is_completed_again(observation, evidence) {
@@ -334,7 +347,10 @@ fn trace(cases: &[Case<'_>], evidence: Option<&KvEvidence>, fidelity: Fidelity, 
             let covered = u64::from(served) * u64::from(evidence.chunk_tokens);
             traced.uncovered_tokens += u64::from(observation.cached_tokens).saturating_sub(covered);
             count_missing(&mut traced, evidence, &chunks, served);
-            trace_request(&mut traced, &copies, (pass, &case.asked.id), chunks, demand);
+            trace_request(&mut traced, &copies, (pass, observation), chunks, demand);
+        }
+        if pass == Pass::Cut {
+            traced.served_to_cuts = traced.served - served_before;
         }
     }
     traced.outcome = outcome(&traced, demand);
@@ -361,12 +377,15 @@ fn count_missing(traced: &mut Provenance, evidence: &KvEvidence, chunks: &[&Chun
 fn trace_request(
     traced: &mut Provenance,
     copies: &Copies<'_>,
-    (pass, question): (Pass, &QuestionId),
+    (pass, observation): (Pass, &Observation),
     mut in_order: Vec<&ChunkDigests>,
     demand: Demand,
 ) {
     let mut maps: BTreeMap<u32, BTreeMap<u32, String>> = BTreeMap::new();
     in_order.sort_by_key(|chunk| (chunk.chunk, chunk.rank));
+    let question = &observation.question;
+    // Of a request that was taken up again a chunk may have left its window since.
+    let most_served = observation.served_again.iter().copied().fold(observation.cached_tokens, u32::max);
     let wrong_before = all_wrong(traced);
     for chunk in in_order {
         let last = chunk.last.as_ref().unwrap_or(&chunk.first);
@@ -374,7 +393,12 @@ fn trace_request(
         for ((layer, first), (_, last)) in
             copies.named(chunk, &chunk.first).into_iter().zip(copies.named(chunk, last))
         {
-            let when = if chunk.served {
+            let window = copies.evidence.window(chunk.rank, layer);
+            let when = if first.is_none()
+                && window.is_some_and(|window| !copies.evidence.keeps(window, chunk.chunk, most_served))
+            {
+                Cell::OutsideWindow
+            } else if chunk.served {
                 let known =
                     copies.identity(question, chunk, layer).and_then(|id| copies.by_identity.get(&id));
                 trace_served(traced, known, (first, last), demand)
@@ -397,6 +421,7 @@ fn trace_request(
                     pass,
                     chunk: chunk.chunk,
                     layer: layer.to_owned(),
+                    window,
                     rank: chunk.rank,
                     when,
                     looks_like: seen.and_then(|seen| copies.recognise(seen, question, chunk, layer)),
@@ -431,6 +456,7 @@ enum Cell {
     Wrong(WrongWhen),
     WithoutOrigin,
     NotDigested,
+    OutsideWindow,
 }
 
 impl Cell {
@@ -443,6 +469,7 @@ impl Cell {
             Self::Wrong(WrongWhen::AtTheEnd | WrongWhen::SinceComputed) => 'E',
             Self::WithoutOrigin => '?',
             Self::NotDigested => '-',
+            Self::OutsideWindow => '_',
         }
     }
 }
@@ -539,6 +566,13 @@ fn describe(traced: &Provenance, demand: Demand) -> String {
         },
         traced.not_held()
     )
+}
+
+impl KvEvidence {
+    /// The passes with a cache, in the order of asking.
+    fn passes(&self) -> [(Pass, &Vec<KvRecord>); 3] {
+        [(Pass::Store, &self.store), (Pass::Load, &self.load), (Pass::Cut, &self.cut)]
+    }
 }
 
 fn chunks(records: &[KvRecord]) -> impl Iterator<Item = (&QuestionId, &ChunkDigests)> {

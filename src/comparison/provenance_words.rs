@@ -9,9 +9,10 @@ impl WrongCell {
     pub fn words(&self) -> String {
         let pass = self.pass.words();
         let looks_like = self.looks_like.as_ref().map_or_else(String::new, |what| format!("; it is {what}"));
-        let Self { question, chunk, layer, rank, when, .. } = self;
+        let Self { question, chunk, layer, rank, when, window, .. } = self;
+        let group = window.map_or_else(String::new, |tokens| format!(" (sliding window of {tokens} tokens)"));
         format!(
-            "{question}, {pass}, chunk {}, {layer}, rank {rank}: wrong {}{looks_like}",
+            "{question}, {pass}, chunk {}, {layer}{group}, rank {rank}: wrong {}{looks_like}",
             chunk + 1,
             when.words()
         )
@@ -32,8 +33,12 @@ impl WrongWhen {
 }
 
 impl Provenance {
-    /// What was served and is held against nothing, in words.
+    /// Of what was served: what prefixes of prompts read, and what is held against nothing, in words.
     pub(super) fn not_held(&self) -> String {
+        let cuts = match self.served_to_cuts {
+            0 => String::new(),
+            some => format!(" Prefixes of stored prompts read {some} of them."),
+        };
         let chunks = match self.left_out {
             0 => String::new(),
             some => {
@@ -44,6 +49,6 @@ impl Provenance {
             0 => String::new(),
             some => format!(" {some} served tokens lie in no chunk that is held: of them only outputs tell."),
         };
-        chunks + &tokens
+        cuts + &chunks + &tokens
     }
 }

@@ -7,7 +7,8 @@ use crate::model::{
 };
 
 use super::{
-    Arm, ArmName, Asked, Batching, Evidence, Expected, Fidelity, KvEvidence, ServerCounters, ServerEvidence,
+    Arm, ArmName, Asked, AskedCut, Batching, CutEvidence, Evidence, Expected, Fidelity, KvEvidence,
+    ServerCounters, ServerEvidence,
 };
 
 /// A run in the making. Tokens 0 to 3 are the letters; any other token is read as no letter.
@@ -16,6 +17,7 @@ pub(crate) struct Scene {
     pub(crate) arms: [Vec<Observation>; 5],
     has_control: bool,
     kv: Option<KvEvidence>,
+    cuts: Vec<AskedCut>,
 }
 
 impl Scene {
@@ -36,7 +38,7 @@ impl Scene {
         };
         let arms = [ArmName::Baseline, ArmName::Repeat, ArmName::Control, ArmName::Store, ArmName::Load]
             .map(observe);
-        Self { questions: asked, arms, has_control: true, kv: None }
+        Self { questions: asked, arms, has_control: true, kv: None, cuts: Vec::new() }
     }
 
     /// Changes the observation of one question in one arm.
@@ -81,16 +83,44 @@ impl Scene {
         self.kv = Some(KvEvidence {
             chunk_tokens: CHUNK_TOKENS,
             layers: vec![layers.clone(), layers],
+            windows: Vec::new(),
+            block_tokens: CHUNK_TOKENS,
             shared_by_ranks: false,
             loads_whole_chunks: true,
             prefixes: self.questions.iter().zip(0..).map(|(asked, number)| prefixes(asked, number)).collect(),
             store: records(ArmName::Store),
             load: records(ArmName::Load),
+            cut: self
+                .cuts
+                .iter()
+                .zip(0..)
+                .map(|(cut, number)| kv_record((&cut.observation, number)))
+                .collect(),
             baseline: records(ArmName::Baseline),
             repeat: records(ArmName::Repeat),
             looks: Vec::new(),
         });
         self
+    }
+
+    /// Asks prefixes of the first prompts, too, of a chunk and sixteen tokens each; before the KV is observed.
+    pub(crate) fn with_cuts(&mut self, prompts: usize) -> &mut Self {
+        let of_load = self.arms[ArmName::Load as usize].iter().take(prompts);
+        let cut = |whole: &Observation| {
+            let observation = Observation {
+                prompt_tokens: CHUNK_TOKENS + 16,
+                cached_tokens: CHUNK_TOKENS,
+                ..whole.clone()
+            };
+            AskedCut { expected: CHUNK_TOKENS, control: Some(observation.clone()), observation }
+        };
+        self.cuts = of_load.map(cut).collect();
+        self
+    }
+
+    /// What prefixes of prompts showed.
+    pub(crate) fn cuts(&mut self) -> &mut Vec<AskedCut> {
+        &mut self.cuts
     }
 
     /// What was seen of the KV in the store pass.
@@ -123,7 +153,11 @@ impl Scene {
 
     /// The evidence as it now stands, with a server whose counters agree.
     pub(crate) fn evidence(&self) -> Evidence {
-        Evidence { kv: self.kv.clone(), ..build(&self.questions, &self.arms, self.has_control) }
+        let cut = match self.cuts.as_slice() {
+            [] => CutEvidence::LeftOut { reason: "nobody asks them here".to_owned() },
+            cuts => CutEvidence::Asked(cuts.to_vec()),
+        };
+        Evidence { kv: self.kv.clone(), cut, ..build(&self.questions, &self.arms, self.has_control) }
     }
 }
 
@@ -255,9 +289,11 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
         control: has_control.then(|| arm(ArmName::Control)),
         store: arm(ArmName::Store),
         load: arm(ArmName::Load),
+        cut: CutEvidence::Asked(Vec::new()),
         server: Some(ServerEvidence {
             store: counters(hits(ArmName::Store)),
             load: counters(hits(ArmName::Load)),
+            cut: ServerCounters::default(),
             tier: None,
             sharding: None,
         }),

@@ -1,15 +1,12 @@
 //! A process that a connector needs beside the engines: started, watched until it is ready, ended. Main type: [`Companion`].
 
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
-use rustix::process::Signal;
 
 use super::error::EngineError;
-use super::group::signal_group;
+use super::halting::{Halting, Halts};
 use super::lmcache_server::answers;
 use super::process::{Launch, OwnedProcess, Streams};
 use crate::thread::on_thread;
@@ -33,15 +30,6 @@ pub struct CompanionSettings {
     pub ready: Option<String>,
     /// How long it may take to be ready.
     pub patience: Duration,
-}
-
-/// How a process is made to answer late: it is stopped and let run in turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Halts {
-    /// How long it is stopped each time.
-    pub stopped: Duration,
-    /// How long it runs in between.
-    pub running: Duration,
 }
 
 /// A process that is ready; it ends with this value.
@@ -96,41 +84,6 @@ impl Companion {
         }
         let (what, log) = (self.name.clone(), self.process.log().to_owned());
         Err(EngineError::Gone { what, problem: "it no longer answers".to_owned(), log })
-    }
-}
-
-/// A thread that stops a process group and lets it run, until this value is dropped; then the group runs.
-#[derive(Debug)]
-struct Halting {
-    end: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Halting {
-    fn begin(group: u32, halts: Halts) -> std::io::Result<Self> {
-        let (end, ended) = channel();
-        let waits = move |duration| ended.recv_timeout(duration) == Err(RecvTimeoutError::Timeout);
-        let halt = move || {
-            loop {
-                signal_group(group, Signal::STOP);
-                let goes_on = waits(halts.stopped);
-                signal_group(group, Signal::CONT);
-                if !goes_on || !waits(halts.running) {
-                    return;
-                }
-            }
-        };
-        let thread = thread::Builder::new().name("halting".to_owned()).spawn(halt)?;
-        Ok(Self { end: Some(end), thread: Some(thread) })
-    }
-}
-
-impl Drop for Halting {
-    fn drop(&mut self) {
-        self.end.take();
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::warn!("a process that was made to answer late may be stopped still");
-        }
     }
 }
 

@@ -208,6 +208,26 @@ impl EngineError {
             Self::Failed { message, log, .. } if message.to_lowercase().contains("out of memory") => {
                 Some(format!("{LESS_MEMORY}; its log is {log}"))
             }
+            Self::Failed { message, log, .. }
+                if message.contains("must be a multiple of tokens_per_block") =>
+            {
+                Some(format!(
+                    "a window smaller than a chunk must be whole blocks: name another `block_size` under `[engine.arguments]`, \
+                     or leave `hybrid_kv_cache_manager` out; its log is {log}"
+                ))
+            }
+            Self::Failed { message, log, .. } if message.contains("multiple KV transfer groups") => {
+                Some(format!(
+                    "write `transfer_mode = \"lmcache_driven\"` under `[lmcache.options]`, or leave `hybrid_kv_cache_manager` out; its \
+                 log is {log}"
+                ))
+            }
+            Self::Failed { message, log, .. } if message.contains("requires a contiguous tensor") => {
+                Some(format!(
+                    "layers whose state does not fill its page cannot be stored by LMCache 0.5.6: leave this model out of routes over \
+                 its server; its log is {log}"
+                ))
+            }
             Self::Failed { message, log, .. } if message.contains(NO_OPERATORS) => Some(format!(
                 "vLLM's compiled operators could not be loaded: is libnuma.so.1 there (`apt-get install libnuma1`)? its log is {log}"
             )),

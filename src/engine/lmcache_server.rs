@@ -11,8 +11,9 @@ use camino::Utf8PathBuf;
 
 use super::error::{EngineError, quote};
 use super::fork_server::{ForkServers, Imports};
+use super::halting::{Halting, Halts};
 use super::ports::{free_ports, start_on_free_ports};
-use super::process::{Launch, OwnedProcess, Streams, telling_line};
+use super::process::{Launch, OwnedProcess, Streams, line_with, telling_line};
 use super::protocol::Connector;
 use super::server_counters::{Counted, ServerCounters};
 use crate::http::agent;
@@ -22,6 +23,9 @@ const WHAT: &str = "the LMCache server";
 /// What vLLM asks a server through.
 pub(super) const CONNECTOR: &str = "LMCacheMPConnector";
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Words of errors of a server that leave the engine which asked it without an answer, until that gives up after minutes.
+const REFUSALS: [&str; 2] =
+    ["must be a multiple of tokens_per_block", "must be a multiple of slots_per_block"];
 /// How long the memory tier, which takes chunks within milliseconds, may take none before it counts as done.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(20);
 /// So many readings in turn must say that nothing is left to store: between taking a chunk up and counting it a server says so, too.
@@ -243,6 +247,29 @@ impl LmcacheServer {
             ]),
             cache_salt,
             ..Connector::default()
+        }
+    }
+
+    /// Makes it slow, until the value that is returned is dropped.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn halt(&self, halts: Halts) -> Result<Halting, EngineError> {
+        Halting::begin(self.process.group(), halts)
+            .map_err(|source| EngineError::Spawn { command: WHAT.to_owned(), source })
+    }
+
+    /// What it says that keeps an engine waiting without end, as soon as it says it.
+    ///
+    /// # Errors
+    /// When it said such a thing.
+    pub fn require_content(&self) -> Result<(), EngineError> {
+        let log = self.process.log();
+        match line_with(log, &REFUSALS) {
+            Some(said) => {
+                Err(EngineError::Failed { what: WHAT.to_owned(), message: said, log: log.to_owned() })
+            }
+            None => Ok(()),
         }
     }
 

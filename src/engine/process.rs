@@ -199,6 +199,15 @@ pub(super) fn telling_line(log: &Utf8Path) -> Option<String> {
     Some(line.chars().take(400).collect())
 }
 
+/// The last line of a log that holds one of these words.
+pub(super) fn line_with(log: &Utf8Path, words: &[&str]) -> Option<String> {
+    let text = fs_err::read(log).ok()?;
+    let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(64 * 1024)..]).into_owned();
+    let tail = console::strip_ansi_codes(&tail);
+    let line = tail.lines().rfind(|line| words.iter().any(|words| line.contains(words)))?;
+    Some(line.trim().chars().take(400).collect())
+}
+
 /// Whether an error's words leave the cause to another line of the log.
 pub(super) fn points_elsewhere(words: &str) -> bool {
     words.contains("root cause")

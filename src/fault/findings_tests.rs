@@ -1,7 +1,7 @@
 use super::*;
 use crate::comparison::{
-    Arm, ArmName, Asked, Batching, Criteria, Evidence, Expected, Fidelity, ServerEvidence, WithoutNumbers,
-    compare,
+    Arm, ArmName, Asked, Batching, Criteria, CutEvidence, Evidence, Expected, Fidelity, ServerEvidence,
+    WithoutNumbers, compare,
 };
 use crate::dataset::{Choice, Split};
 use crate::fault::{Arrangement, CATALOGUE, Fault};
@@ -55,9 +55,11 @@ fn loaded(cached_tokens: u32, logprob: f32) -> Comparison {
         control: Some(arm(ArmName::Control, SERVED, -0.5)),
         store: arm(ArmName::Store, 0, -0.5),
         load: arm(ArmName::Load, cached_tokens, logprob),
+        cut: CutEvidence::LeftOut { reason: String::new() },
         server: Some(ServerEvidence {
             store: counted(0),
             load: counted(cached_tokens),
+            cut: crate::comparison::ServerCounters::default(),
             tier: None,
             sharding: None,
         }),

@@ -147,7 +147,16 @@ fn readings(
                 continue;
             }
             let (question, pass, looks_like) = (question.clone(), Pass::Load, None);
-            names.insert(name(&WrongCell { question, pass, chunk, layer, rank, when, looks_like }));
+            names.insert(name(&WrongCell {
+                question,
+                pass,
+                chunk,
+                layer,
+                window: None,
+                rank,
+                when,
+                looks_like,
+            }));
         }
     }
     (names, not_served)
@@ -164,9 +173,9 @@ fn served_chunks(kv: &KvEvidence) -> Option<HashSet<(&QuestionId, u32, u32)>> {
     Some(served)
 }
 
-/// A wrong cell in words, without what it looks like.
+/// A wrong cell in words, without what it looks like and what its layer keeps.
 fn name(cell: &WrongCell) -> String {
-    WrongCell { looks_like: None, ..cell.clone() }.words()
+    WrongCell { looks_like: None, window: None, ..cell.clone() }.words()
 }
 
 fn count(number: usize) -> u32 {
@@ -186,7 +195,7 @@ mod tests {
     fn wrong(row: u32, chunk: u32, layer: &str, rank: u32) -> WrongCell {
         let (layer, looks_like) = (layer.to_owned(), Some("zeros".to_owned()));
         let (pass, when) = (Pass::Load, WrongWhen::Throughout);
-        WrongCell { question: question(row), pass, chunk, layer, rank, when, looks_like }
+        WrongCell { question: question(row), pass, chunk, layer, window: None, rank, when, looks_like }
     }
 
     /// Bits are planted in the second prompt's chunk 1, layer 0, and in the first one's chunk 0, layer 1; perhaps also in its
@@ -201,11 +210,14 @@ mod tests {
         let kv = KvEvidence {
             chunk_tokens: 4,
             layers,
+            windows: Vec::new(),
+            block_tokens: 4,
             shared_by_ranks,
             loads_whole_chunks: true,
             prefixes,
             store,
             load,
+            cut: Vec::new(),
             baseline,
             repeat,
             looks,

@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::event::Effort;
 use crate::stage::{
     Baseline, Cached, Compare, Context, Control, Cut, EngineSpec, Extract, Faults, Foreign, Inputs, Prompts,
-    StageError, Turns,
+    StageError, Turns, about_cuts,
 };
 use crate::stage_name::StageName;
 use crate::store::StageKey;
@@ -89,7 +89,7 @@ impl Work {
         let effort = match self {
             Self::Extract(_) | Self::Prompts(_) | Self::Cut(_) | Self::Compare(_) => None,
             Self::Baseline(_) => Some(arm),
-            Self::Control(_) => Some(Effort { served: prompts, ..arm }),
+            Self::Control(_) => Some(Effort { served: prompts + about_cuts(prompts), ..arm }),
             Self::Cached(work) => Some(work.effort(prompts)),
             Self::Faults(work) => Some(work.effort()),
             Self::Foreign(work) => Some(work.effort()),

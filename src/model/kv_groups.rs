@@ -231,6 +231,16 @@ impl KvGroups {
         self.with_whole_windows().is_some()
     }
 
+    /// How many tokens those of the layers see that see a window, each width once, beside others that see all.
+    #[must_use]
+    pub fn windows(&self) -> Vec<u64> {
+        let width = |group: &KvGroup| match group.kind {
+            KvKind::SlidingWindow { width, .. } => Some(width),
+            _ => None,
+        };
+        if self.need_whole_windows() { self.0.iter().filter_map(width).collect() } else { Vec::new() }
+    }
+
     /// Groups of so many layers; those of none are left out, and those of one kind put together.
     fn of(counted: impl IntoIterator<Item = (u64, KvKind)>) -> Self {
         let mut counts: BTreeMap<KvKind, u64> = BTreeMap::new();

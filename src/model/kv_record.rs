@@ -21,6 +21,9 @@ pub struct DigestedLayers {
     pub layers: Vec<Vec<String>>,
     /// Why nothing is digested, if that is so.
     pub problem: Option<String>,
+    /// How many tokens each layer keeps, in the same order; none where it keeps all, and nothing where all do.
+    #[serde(default)]
+    pub windows: Vec<Vec<Option<u32>>>,
 }
 
 /// What one pass shows of the KV of one request, or why it shows nothing.

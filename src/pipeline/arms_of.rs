@@ -121,7 +121,7 @@ impl<'a> ArmsOf<'a> {
         Ok(Work::Faults(Box::new(Faults {
             engine: self.connected.clone(),
             route,
-            lmcache: suite.lmcache,
+            lmcache: LmcacheSettings { slow: false, ..suite.lmcache },
             capacity: self.capacity,
             criteria: suite.criteria,
             settings: suite.faults,
@@ -166,7 +166,7 @@ impl<'a> ArmsOf<'a> {
         let suite = &self.request.suite;
         Work::Foreign(Box::new(Foreign {
             engine: self.connected.clone(),
-            lmcache: suite.lmcache,
+            lmcache: LmcacheSettings { slow: false, ..suite.lmcache },
             capacity: self.capacity,
             prompts: FOREIGN_PROMPTS,
             readers: differences(suite.lmcache.chunk_tokens, suite.engine.dtype),

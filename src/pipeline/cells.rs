@@ -7,7 +7,7 @@ use super::{Bench, Cell, ForeignReading, Inputs, Planting, RunGraph, Turning, gr
 use crate::carrier::{Here, RouteError, find_carrier, foreign_route, planting_routes};
 use crate::job::{Ended, JobId, Whereabouts};
 use crate::model::Route;
-use crate::stage::{StageError, admit_length, admit_prompts, capacity, require_letters};
+use crate::stage::{StageError, admit_length, admit_prompts, admit_windows, capacity, require_letters};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 
@@ -23,6 +23,7 @@ pub async fn prepare_inputs(bench: &Bench) -> Result<Inputs, StageError> {
         model.files().check_weights(suite, model.settings())?;
         require_letters(model.files(), model.name())?;
         admit_length(suite, model.name(), capacity(suite, model.settings(), model.files())?)?;
+        admit_windows(suite, model, bench.request.device.kind())?;
     }
     let run = graph(&bench.request, sources, None)?;
     let wanted: Vec<JobId> = run.graph.jobs().map(|(id, _)| id).collect();
@@ -127,6 +128,9 @@ fn admit_route(bench: &Bench, route: Route) -> Result<(), RouteError> {
     let carrier = find_carrier(route)?;
     if let Some(refused) = carrier.refused_option(bench.request.suite.lmcache.options) {
         return Err(RouteError::NotOffered { option: refused.option, reason: refused.reason });
+    }
+    if bench.request.suite.lmcache.slow && !carrier.proof().is_of_a_server() {
+        return Err(RouteError::NoServerToHalt);
     }
     let desk = &bench.desk;
     let device = bench.request.device.kind();

@@ -1,5 +1,9 @@
 //! After a mismatch: which chunk is the first that is served wrong. The first offender's prompt is cut behind each whole
 //! chunk, and the pieces go through control and cached arm once more, as jobs like any other. Main function: [`locate`].
+//!
+//! Where the rung `kv` has seen the wrong cell, in the load pass or in the cut pass, it is named already, and nothing is asked
+//! again. The cut pass cannot stand in for the pieces elsewhere: it asks one prefix of few prompts, and the offender is seldom
+//! among them.
 
 use super::outlook::tell_work;
 use super::{Bench, Cell, Locating, ModelJobs, RunGraph};
@@ -10,7 +14,7 @@ use crate::stage::{Cut, Label, StageError, find_location};
 use crate::stage_name::StageName;
 
 /// Looks for the first wrong chunk of the first question whose bits differ from the control's; `None` where that is
-/// not asked, the cache was not used as it must, or bits show no mismatch.
+/// not asked, the cache was not used as it must, bits show no mismatch, or a wrong cell of KV is named.
 /// What keeps it from looking is a warning: the mismatch is proven already, and its verdict must not be lost.
 pub(super) async fn locate(
     bench: &Bench,
@@ -23,6 +27,7 @@ pub(super) async fn locate(
     if bench.request.locating == Locating::NotAsked
         || !comparison.exercised.service.is_as_it_must_be()
         || comparison.bit_exact.outcome != Outcome::Failed
+        || !comparison.kv.first.is_empty()
     {
         return None;
     }

@@ -12,7 +12,7 @@ use super::ladder::{RungState, rungs};
 use super::section::Section;
 use super::words::{flip_kind, flip_letters, one_line, rung, short_rung};
 use super::{Finding, ForeignKv, NotRun, PlantedFaults, Report};
-use crate::comparison::{Rung, Verdict};
+use crate::comparison::{CutHits, Rung, Verdict};
 use crate::fault::Fate;
 use crate::foreign::Meaning;
 
@@ -112,7 +112,7 @@ fn properties(finding: &Finding, rung: Rung) -> Vec<(&'static str, String)> {
     match rung {
         Rung::Exercised => {
             let (store, load) = (&comparison.exercised.store, &comparison.exercised.load);
-            vec![
+            let mut properties = vec![
                 ("load_tokens_served", load.cached_tokens.to_string()),
                 ("load_tokens_predicted", load.predicted_tokens.to_string()),
                 ("load_requests", load.requests.to_string()),
@@ -120,7 +120,17 @@ fn properties(finding: &Finding, rung: Rung) -> Vec<(&'static str, String)> {
                 ("load_requests_over_served", load.over_served.to_string()),
                 ("store_tokens_served", store.cached_tokens.to_string()),
                 ("store_tokens_at_most", store.predicted_tokens.to_string()),
-            ]
+            ];
+            if let CutHits::Asked(cut) = &comparison.exercised.cut {
+                properties.extend([
+                    ("cut_tokens_served", cut.cached_tokens.to_string()),
+                    ("cut_tokens_predicted", cut.predicted_tokens.to_string()),
+                    ("cut_requests", cut.requests.to_string()),
+                    ("cut_requests_under_served", cut.under_served.to_string()),
+                    ("cut_requests_over_served", cut.over_served.to_string()),
+                ]);
+            }
+            properties
         }
         Rung::Kv => {
             let kv = &comparison.kv;

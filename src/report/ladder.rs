@@ -2,7 +2,7 @@
 
 use super::Finding;
 use super::words::{nats, percent, points};
-use crate::comparison::{Comparison, Outcome, Rung, Verdict};
+use crate::comparison::{Comparison, CutHits, Outcome, Rung, Verdict};
 
 /// What a rung amounts to in a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,19 +90,30 @@ pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
     match rung {
         Rung::Exercised => {
             let (store, load) = (&comparison.exercised.store, &comparison.exercised.load);
-            let preempted = match load.preemptions + store.preemptions {
+            let cut = comparison.exercised.cut.hits();
+            let preempted = match load.preemptions + store.preemptions + cut.preemptions {
                 0 => String::new(),
                 times => format!(
                     "; requests lost their blocks {times} times and were served {} tokens again",
-                    load.served_again_tokens + store.served_again_tokens
+                    load.served_again_tokens + store.served_again_tokens + cut.served_again_tokens
                 ),
             };
             let failed = comparison
                 .exercised
                 .failed
                 .map_or_else(String::new, |failed| format!("; {}", failed.words()));
+            let cut = match &comparison.exercised.cut {
+                CutHits::Asked(cut) => format!(
+                    "; cut pass {} of {} predicted, {} of {} off",
+                    cut.cached_tokens,
+                    cut.predicted_tokens,
+                    cut.under_served + cut.over_served,
+                    cut.requests
+                ),
+                CutHits::LeftOut { reason } => format!("; no cut pass: {reason}"),
+            };
             format!(
-                "load pass {} of {} predicted tokens, {} of {} requests off; store pass {} of at most \
+                "load pass {} of {} predicted tokens, {} of {} requests off{cut}; store pass {} of at most \
                  {}{preempted}{failed}",
                 load.cached_tokens,
                 load.predicted_tokens,
@@ -119,8 +130,14 @@ pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
         Rung::BitExact => {
             let control = &comparison.bit_exact.against_control;
             let repeat = &comparison.noise_floor.repeat;
+            let cuts = match &comparison.bit_exact.cuts {
+                cuts if cuts.compared > 0 => {
+                    format!("; cut pass from its own in {} of {}", cuts.differing, cuts.compared)
+                }
+                _ => String::new(),
+            };
             format!(
-                "load pass differs from its control in {} of {}; baseline from its repeat in {} of {}",
+                "load pass differs from its control in {} of {}{cuts}; baseline from its repeat in {} of {}",
                 control.differing, control.compared, repeat.differing, repeat.compared
             )
         }

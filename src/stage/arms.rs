@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::cut_pass::CutRule;
 use super::engine_run::{EngineRun, EngineSetup, EngineSpec, Holds, read_blocks};
 use super::files::PassName;
 use super::order::slices;
@@ -23,7 +24,7 @@ pub struct Baseline {
 
 /// vLLM alone, with its own prefix caching: each round first fills the emptied cache without reading it, which repeats the
 /// baseline, then is served from it, which leaves the same tokens to compute as a hit does. Where whole prompts are served all but
-/// their last token, so are they here. Inputs: the prompts, and the baseline where chunks are its blocks.
+/// their last token, so are they here. Then the prefixes are asked that the cut pass asks. Inputs: the prompts, and the baseline where chunks are its blocks.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Control {
     /// The engine.
@@ -63,7 +64,7 @@ impl Baseline {
 const ROUND: usize = 8;
 
 impl Control {
-    pub(crate) const SCHEMA: u32 = 4;
+    pub(crate) const SCHEMA: u32 = 5;
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let capacity = match self.capacity.hits.unit {
@@ -75,6 +76,8 @@ impl Control {
         let (rounds, total) = (Rounds::of(run.prompts(), &plan.rounds)?, plan.expectations.len());
         let repeat = Pass::of(context, PassName::Repeat, total)?;
         let control = Pass::of(context, PassName::Control, total)?;
+        let rule = CutRule::new(capacity.chunk_tokens, self.engine.seed);
+        let cuts = Pass::of(context, PassName::CutControl, rule.count(&plan))?;
         rounds
             .share(context.engines, async |number| {
                 let chunk_tokens = Some(capacity.chunk_tokens);
@@ -90,6 +93,11 @@ impl Control {
                     for slice in slices(&round.prompts, &self.engine) {
                         control.score(&mut worker, &round, &slice, PrefixCache::Read).await?;
                     }
+                    let prefixes = rule.cut(&round.prompts);
+                    if !prefixes.is_empty() {
+                        cuts.score(&mut worker, &round, &prefixes, PrefixCache::Read).await?;
+                    }
+                    cuts.is_over(&round)?;
                     repeat.is_over(&round)?;
                     control.is_over(&round)?;
                     rounds.is_over(&round);
@@ -98,6 +106,7 @@ impl Control {
             })
             .await?;
         repeat.finish()?;
-        control.finish()
+        control.finish()?;
+        cuts.finish()
     }
 }

@@ -1,6 +1,6 @@
 //! The arm with a cache under test: one artifact with both passes, so a stale store is never paired with another load.
 //!
-//! Output: `store.jsonl` and `load.jsonl` as in the other arms, [`Passes`] in `passes.json`, and `second-look.json`, which
+//! Output: `store.jsonl`, `load.jsonl` and `cut.jsonl` as in the other arms, [`Passes`] in `passes.json`, and `second-look.json`, which
 //! holds nothing where every cell of KV is right.
 
 use std::cell::{Cell, RefCell};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::capacity::chunk_bytes;
+use super::cut_pass::{self, CutPass, CutRule};
 use super::engine_run::{EngineRun, EngineSetup, EngineSpec, READY, read_blocks};
 use super::files::PassName;
 use super::known_copies::KnownCopies;
@@ -22,7 +23,9 @@ use crate::carrier::{Carrier, Port, Side, Topology, Transport, find_carrier};
 use crate::comparison::{self, Fidelity};
 use crate::dataset::Prompt;
 use crate::digest::Digest;
-use crate::engine::{Capacity, EngineHits, Handing, Plan, PrefixCache, Ready, ServerCounters, Worker};
+use crate::engine::{
+    Capacity, EngineHits, Halting, Halts, Handing, Plan, PrefixCache, Ready, ServerCounters, Worker,
+};
 use crate::event::Effort;
 use crate::model::{HitUnit, Route};
 use crate::store::Artifact;
@@ -31,8 +34,11 @@ use crate::suite::LmcacheSettings;
 const PASSES: &str = "passes.json";
 /// Between two looks at whether what a load pass is served from is still there.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a server that is made slow is stopped at a time, and runs in between.
+const STOPPED: Duration = Duration::from_millis(50);
+const RUNNING: Duration = Duration::from_millis(20);
 
-/// vLLM with a carrier, every question twice: stored, then loaded. Inputs: the prompts; questions and baseline where the load
+/// vLLM with a carrier, every question twice: stored, then loaded; and prefixes of some. Inputs: the prompts; questions and baseline where the load
 /// pass may end early; the baseline where the carrier serves blocks, whose size it tells.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cached {
@@ -54,7 +60,7 @@ pub struct Cached {
 }
 
 impl Cached {
-    pub(crate) const SCHEMA: u32 = 9;
+    pub(crate) const SCHEMA: u32 = 10;
 
     /// What it takes time for.
     pub(crate) fn effort(&self, prompts: usize) -> Effort {
@@ -65,7 +71,9 @@ impl Cached {
         };
         let has_server = carrier.is_some_and(|carrier| carrier.proof().is_of_a_server());
         let servers = if has_server { engines } else { 0 };
-        Effort { engines, servers, computed: prompts, served: prompts, ..Effort::default() }
+        let has_cuts = carrier.is_some_and(|carrier| cut_pass::left_out(carrier).is_none());
+        let served = prompts + if has_cuts { cut_pass::about_cuts(prompts) } else { 0 };
+        Effort { engines, servers, computed: prompts, served, ..Effort::default() }
     }
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
@@ -91,17 +99,30 @@ impl Cached {
         };
         let store = Pass::of(context, PassName::Store, total)?;
         let store = store.looked_at(&looker, comparison::Pass::Store);
+        let rule = CutRule::new(capacity.chunk_tokens, self.engine.seed);
+        let cuts = CutPass::of(context, carrier, (&plan, rule), &looker)?;
         let chunks = plan.rounds.iter().map(|round| round.new_chunks).sum::<u64>();
         let surroundings = run.surroundings(self.lmcache)?;
         let transport = carrier.prepare(&surroundings, chunks * chunk_bytes(capacity)).await?;
         let (transport, looker) = (transport.as_ref(), &looker);
         let stored_as = self.lmcache.options.stored_as();
-        let both = Both { run, carrier, transport, plan: &plan, looker, stored_as };
-        let passes = match carrier.topology() {
+        let both = Both {
+            run,
+            carrier,
+            transport,
+            plan: &plan,
+            cuts: &cuts,
+            looker,
+            is_slow: self.lmcache.slow,
+            stored_as,
+        };
+        let mut passes = match carrier.topology() {
             Topology::SameEngine => both.in_each_engine(store, loading).await?,
             Topology::AnotherEngine => both.in_two_engines(store, loading).await?,
             Topology::ProducerAndConsumer => both.in_a_pair(store, loading).await?,
         };
+        passes.hits.cut = cuts.finish()?;
+        passes.cuts_left_out = cut_pass::left_out(carrier).map(str::to_owned);
         self.require_blocks(context, capacity)?;
         looker.write(context)?;
         write_json(context.draft.path(PASSES), &passes)
@@ -142,20 +163,23 @@ pub(super) fn read_passes(cached: &Artifact) -> Result<Passes, StageError> {
     read_json(&cached.path(PASSES))
 }
 
-/// Both passes over one carrier.
+/// All passes over one carrier.
 struct Both<'a> {
     run: EngineRun<'a>,
     carrier: &'static dyn Carrier,
     transport: &'a dyn Transport,
     plan: &'a Plan,
+    cuts: &'a CutPass<'a>,
     looker: &'a Looker<'a>,
+    /// Whether servers are stopped and let run in turn.
+    is_slow: bool,
     /// What elements go through on their way into the cache and back, where they do.
     stored_as: Option<&'static str>,
 }
 
 impl Both<'_> {
-    /// Both passes in the same engine, each round stored and loaded before the next. Within a round the order is the meaning:
-    /// store, wait until all has arrived, load, count, spoil, empty.
+    /// All passes in the same engine, each round stored and loaded before the next. Within a round the order is the meaning:
+    /// store, wait until all has arrived, load, count, ask prefixes, spoil, empty.
     async fn in_each_engine(&self, store: Pass<'_>, loading: LoadPass<'_>) -> Result<Passes, StageError> {
         let rounds = Rounds::of(self.run.prompts(), &self.plan.rounds)?;
         let counters = RefCell::new(PassCounters::default());
@@ -164,7 +188,9 @@ impl Both<'_> {
                 self.run.import_ahead(number).await?;
             }
             let port = self.transport.open(Side::Both, number).await?;
-            let mut worker = self.run.start(self.setup(port.as_ref(), "cached").numbered(number)).await?;
+            let setup = self.setup(port.as_ref(), "cached").numbered(number);
+            let mut worker = unless_refused(port.as_ref(), self.run.start(setup)).await?;
+            let halting = self.halt(port.as_ref())?;
             while let Some(round) = rounds.take().await? {
                 let before = port.counters().await?;
                 store.score(&mut worker, &round, &round.prompts, PrefixCache::Read).await?;
@@ -178,11 +204,15 @@ impl Both<'_> {
                     rounds.close();
                     break;
                 }
+                self.cuts.ask(&mut worker, &round).await?;
+                let asked = port.counters().await?;
+                counters.borrow_mut().count_cut(asked.since(after));
                 self.looker.load_again(&mut worker).await?;
                 loading.spoil(&mut worker, &round).await?;
                 rounds.is_over(&round);
                 port.clear().await?;
             }
+            drop(halting);
             self.looker.finish(worker).await
         };
         rounds.share(self.run.context.engines, work).await?;
@@ -197,7 +227,9 @@ impl Both<'_> {
         let mut counters = PassCounters::default();
         self.run.import_ahead(None).await?;
         let first = self.transport.open(Side::Store, None).await?;
-        let mut worker = self.run.start(self.setup(first.as_ref(), "storing")).await?;
+        let mut worker =
+            unless_refused(first.as_ref(), self.run.start(self.setup(first.as_ref(), "storing"))).await?;
+        let halting = self.halt(first.as_ref())?;
         let rounds = Rounds::of(self.run.prompts(), &self.plan.rounds)?;
         while let Some(round) = rounds.take().await? {
             let before = first.counters().await?;
@@ -210,6 +242,7 @@ impl Both<'_> {
                 first.clear().await?;
             }
         }
+        drop(halting);
         let stored = (counters, store.hits());
         store.finish()?;
         self.looker.finish(worker).await?;
@@ -232,21 +265,27 @@ impl Both<'_> {
         (mut counters, store_hits): (PassCounters, EngineHits),
     ) -> Result<Passes, StageError> {
         let second = self.transport.open(Side::Load, None).await?;
-        let mut worker = self.run.start(self.setup(second.as_ref(), "loading")).await?;
+        let mut worker =
+            unless_refused(second.as_ref(), self.run.start(self.setup(second.as_ref(), "loading"))).await?;
+        let halting = self.halt(second.as_ref())?;
         let rounds = Rounds::of(self.run.prompts(), &self.plan.rounds)?;
         while let Some(round) = rounds.take().await? {
             let before = second.counters().await?;
             loading.load(&mut worker, &round).await?;
-            counters.count(ServerCounters::default(), second.counters().await?.since(before));
+            let after = second.counters().await?;
+            counters.count(ServerCounters::default(), after.since(before));
             self.require_alive(first).await?;
             if loading.end.get().is_some() {
                 break;
             }
+            self.cuts.ask(&mut worker, &round).await?;
+            counters.count_cut(second.counters().await?.since(after));
             self.looker.load_again(&mut worker).await?;
             loading.spoil(&mut worker, &round).await?;
             rounds.is_over(&round);
             second.clear().await?;
         }
+        drop(halting);
         self.looker.finish(worker).await?;
         let counted = self.carrier.proof().is_of_a_server().then_some(counters);
         loading.finish(rounds.asked(), counted, store_hits)
@@ -297,6 +336,12 @@ impl Both<'_> {
         loading.finish(rounds.asked(), None, hits)
     }
 
+    /// Makes the server of a side slow, where the suite says so.
+    fn halt(&self, port: &dyn Port) -> Result<Option<Halting>, StageError> {
+        let seed = Some(self.run.spec.seed);
+        Ok(if self.is_slow { port.halt(Halts { stopped: STOPPED, running: RUNNING, seed })? } else { None })
+    }
+
     fn setup(&self, port: &dyn Port, what: &str) -> EngineSetup {
         let arm = format!("{} {what}", self.carrier.name());
         let (variables, stored_as) = (port.variables(), self.stored_as);
@@ -319,5 +364,24 @@ impl Both<'_> {
                 return gone;
             }
         }
+    }
+}
+
+/// Starts an engine, unless what it is connected to refuses it without telling it: it would wait for minutes.
+async fn unless_refused<T>(
+    port: &dyn Port,
+    start: impl Future<Output = Result<T, StageError>>,
+) -> Result<T, StageError> {
+    let until_refused = async {
+        loop {
+            tokio::time::sleep(WATCH_INTERVAL).await;
+            if let Err(refusal) = port.require_content() {
+                return refusal;
+            }
+        }
+    };
+    tokio::select! {
+        started = start => started,
+        refusal = until_refused => Err(refusal.into()),
     }
 }

@@ -1,11 +1,14 @@
 //! Four artifacts to one comparison. Output: `comparison.json`. Runs no engine; `comparison` does the thinking.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use super::answer::{published_answers, read_answer};
 use super::cached::read_passes;
+use super::cut_pass::predicted;
 use super::engine_run::{EngineSpec, read_blocks, read_ready};
-use super::files::{BASELINE, CONTROL, LOAD, REPEAT, STORE};
+use super::files::{BASELINE, CONTROL, CUT, CUT_CONTROL, LOAD, REPEAT, STORE};
 use super::kv_evidence::{kv_evidence, read_records};
 use super::lines::{read_json, read_lines, write_json};
 use super::load_pass::EngineHitsOfPasses;
@@ -14,13 +17,13 @@ use super::second_look::read_looks;
 use super::{Context, Inputs, StageError};
 use crate::carrier::{Proof, Topology, find_carrier};
 use crate::comparison::{
-    self, Arm, ArmName, Asked, Batching, Bound, Comparison, Criteria, EngineEvidence, Evidence, Expected,
-    KvEvidence, ServerEvidence, ServingTier, Sharding, SourceHits,
+    self, Arm, ArmName, Asked, AskedCut, Batching, Bound, Comparison, Criteria, CutEvidence, EngineEvidence,
+    Evidence, Expected, KvEvidence, ServerEvidence, ServingTier, Sharding, SourceHits,
 };
 use crate::dataset::Shard;
 use crate::digest::Digest;
 use crate::engine::{Capacity, EngineHits, Expectation, Plan, ServerCounters};
-use crate::model::{HitUnit, KvShape, Observation, Route};
+use crate::model::{HitUnit, KvShape, Observation, QuestionId, Route};
 use crate::options::StoringOptions;
 use crate::stage_name::StageName;
 use crate::store::Artifact;
@@ -76,7 +79,7 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 16;
+    pub(crate) const SCHEMA: u32 = 17;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let evidence = self.gather(context)?;
@@ -99,10 +102,13 @@ impl Compare {
         let passes = read_passes(inputs.of(StageName::Cached))?;
         let plan = Plan::make(read_prompts(inputs.of(StageName::Prompts))?, capacity)?
             .map_err(|source| StageError::TooLarge { model: context.model_name().to_owned(), source })?;
+        let has_cuts = passes.cuts_left_out.is_none();
         let (tier, sharding) = self.proof(carrier.proof(), &plan, passes.asked);
         let mut expectations = plan.expectations;
         expectations.truncate(passes.asked);
         let source_at_least = expectations.iter().map(|one| u64::from(one.first_load)).sum();
+        let lengths: HashMap<QuestionId, u32> =
+            expectations.iter().map(|one| (one.question.clone(), one.prompt_tokens)).collect();
         let asked_last = expectations.last().map(|last| last.question.clone());
         let published = published_answers(inputs.of(StageName::Extract))?;
         let questions = expectations
@@ -140,14 +146,19 @@ impl Compare {
             control: Some(arm(ArmName::Control, StageName::Control, CONTROL)?),
             store: arm(ArmName::Store, StageName::Cached, STORE)?,
             load: arm(ArmName::Load, StageName::Cached, LOAD)?,
+            cut: match passes.cuts_left_out {
+                Some(reason) => CutEvidence::LeftOut { reason },
+                None => CutEvidence::Asked(asked_cuts(inputs, capacity, &lengths)?),
+            },
             server: passes.server.map(|server| ServerEvidence {
                 store: counters(server.store),
                 load: counters(server.load),
+                cut: counters(server.cut),
                 sharding,
                 tier: Some(tier),
             }),
             kv: self
-                .kv_evidence(inputs, capacity.chunk_tokens)?
+                .kv_evidence(inputs, capacity.chunk_tokens, has_cuts)?
                 .map(|kv| KvEvidence { loads_whole_chunks: carrier.loads_whole_chunks(), ..kv }),
             engine: engine_evidence(carrier.proof(), &passes.hits, source_at_least)?,
             store_tokens: (carrier.topology() == Topology::ProducerAndConsumer).then_some(1),
@@ -158,7 +169,12 @@ impl Compare {
     }
 
     /// What was seen of the KV itself, in the passes with a cache and, where their engines have the same layers, without.
-    fn kv_evidence(&self, inputs: &Inputs, chunk_tokens: u32) -> Result<Option<KvEvidence>, StageError> {
+    fn kv_evidence(
+        &self,
+        inputs: &Inputs,
+        chunk_tokens: u32,
+        has_cuts: bool,
+    ) -> Result<Option<KvEvidence>, StageError> {
         let cached = inputs.of(StageName::Cached);
         let ready = read_ready(cached)?;
         let evidence = kv_evidence(
@@ -166,7 +182,11 @@ impl Compare {
             chunk_tokens,
             &ready,
             read_prompts(inputs.of(StageName::Prompts))?,
-            [STORE, LOAD].map(|file| read_records(cached, file)),
+            [
+                read_records(cached, STORE),
+                read_records(cached, LOAD),
+                if has_cuts { read_records(cached, CUT) } else { Ok(Vec::new()) },
+            ],
         )?;
         let Some(mut evidence) = evidence else { return Ok(None) };
         evidence.looks = read_looks(cached)?;
@@ -205,6 +225,30 @@ impl Compare {
             }
         }
     }
+}
+
+/// What prefixes of prompts of these lengths showed, beside what vLLM alone showed of the same ones.
+fn asked_cuts(
+    inputs: &Inputs,
+    capacity: Capacity,
+    lengths: &HashMap<QuestionId, u32>,
+) -> Result<Vec<AskedCut>, StageError> {
+    let controls: HashMap<QuestionId, Observation> =
+        read_lines::<Observation>(inputs.of(StageName::Control).path(CUT_CONTROL))?
+            .map(|control| control.map(|control| (control.question.clone(), control)))
+            .collect::<Result<_, _>>()?;
+    let mut asked = Vec::new();
+    for observation in read_lines::<Observation>(inputs.of(StageName::Cached).path(CUT))? {
+        let observation = observation?;
+        let Some(&whole) = lengths.get(&observation.question) else { continue };
+        let prefix = observation.prompt_tokens;
+        let expected = predicted(capacity.hits, whole, prefix, capacity.chunk_tokens);
+        let control = controls.get(&observation.question);
+        let control = control.filter(|control| control.prompt_tokens == prefix).cloned();
+        asked.push(AskedCut { expected, observation, control });
+    }
+    asked.sort_by(|left, right| left.observation.question.cmp(&right.observation.question));
+    Ok(asked)
 }
 
 /// Reads what the compare stage wrote.
@@ -259,7 +303,7 @@ fn engine_evidence(
     hits: &EngineHitsOfPasses,
     at_least: u64,
 ) -> Result<Option<EngineEvidence>, StageError> {
-    let EngineHitsOfPasses { store, load } = hits;
+    let EngineHitsOfPasses { store, load, cut: _ } = hits;
     let source = match proof {
         Proof::EngineCounters => None,
         Proof::EngineSource(name) => Some(SourceHits {

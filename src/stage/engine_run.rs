@@ -102,7 +102,8 @@ fn llm_arguments(suite: &Suite, model: &Model, device: DeviceKind) -> BTreeMap<S
         ("enforce_eager".to_owned(), true.into()),
     ]);
     if model.files().need_whole_windows() {
-        arguments.insert("disable_hybrid_kv_cache_manager".to_owned(), true.into());
+        let disabled = !settings.hybrid_kv_cache_manager;
+        arguments.insert("disable_hybrid_kv_cache_manager".to_owned(), disabled.into());
     }
     if device == DeviceKind::Cuda {
         let bytes = u64::from(engine.kv_cache_gib) * GIB;

@@ -113,6 +113,16 @@ pub enum StageError {
         /// Tokens of the fewest turns.
         needed: usize,
     },
+    /// Layers that see a window, in a way that cannot be.
+    #[error("run {model} with vLLM's hybrid KV cache manager: {problem}")]
+    Windows {
+        /// The model.
+        model: String,
+        /// Why not.
+        problem: String,
+        /// What to do instead.
+        instead: String,
+    },
     /// An engine with less room than its rounds were planned for.
     #[error(
         "hold a round of the control: it takes {needed} tokens of vLLM's KV cache, which says that it holds {room}, in blocks of \
@@ -215,6 +225,7 @@ impl StageError {
             Self::NoRoomForTurns { needed, .. } => Some(format!(
                 "set `engine.max_model_len` to {needed} or more, if the model has as many positions, or leave out `--turns`"
             )),
+            Self::Windows { instead, .. } => Some(instead.clone()),
             Self::LessRoom { block_size, .. } => Some(format!(
                 "raise `engine.kv_cache_gib` and leave `lmcache.memory_gib` as it is, which bounds a round, too; where the suite \
                  names `num_gpu_blocks_override`, raise that, with `block_size = {block_size}` beside it"

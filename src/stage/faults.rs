@@ -24,7 +24,9 @@ use super::planting_stack::PlantingStack;
 use super::prompts::load_tokenizer;
 use super::{Context, StageError};
 use crate::carrier::{PlantingGround, Surroundings, find_carrier, provide_redis};
-use crate::comparison::{Arm, ArmName, Asked, Bound, Criteria, Evidence, Fidelity, ServerEvidence};
+use crate::comparison::{
+    self, Arm, ArmName, Asked, Bound, Criteria, CutEvidence, Evidence, Fidelity, ServerEvidence,
+};
 use crate::dataset::{Prompt, QuestionId};
 use crate::engine::{Capacity, Parallelism, Plan, PrefixCache, Ready, ServerCounters};
 use crate::event::{Answering, Effort, Event};
@@ -159,7 +161,7 @@ impl Faults {
                     chunk_tokens,
                     &ready,
                     prompts.iter().cloned().map(Ok),
-                    [Ok(kv_stored), Ok(Vec::new())],
+                    [Ok(kv_stored), Ok(Vec::new()), Ok(Vec::new())],
                 )?,
                 ..self.gather(&run, &prompts, (stored, store_counters, ground.chunks()))?
             },
@@ -286,7 +288,14 @@ impl Faults {
             control: Some(arm(ArmName::Control, inputs.of(StageName::Control), CONTROL)?),
             load: read(ArmName::Load, stored.clone())?,
             store: read(ArmName::Store, stored)?,
-            server: Some(ServerEvidence { store, load: store, sharding: Some(sharding), tier: None }),
+            cut: CutEvidence::LeftOut { reason: "damaged chunks are judged by whole prompts".to_owned() },
+            server: Some(ServerEvidence {
+                store,
+                load: store,
+                cut: comparison::ServerCounters::default(),
+                sharding: Some(sharding),
+                tier: None,
+            }),
             kv: None,
             spoilt: None,
             early_stop: None,

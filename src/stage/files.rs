@@ -1,4 +1,4 @@
-//! The passes over all prompts, and the files with what was observed in each. Main type: [`PassName`].
+//! The passes over prompts, and the files with what was observed in each. Main type: [`PassName`].
 
 use crate::event::Answering;
 
@@ -7,8 +7,10 @@ pub(super) const REPEAT: &str = "repeat.jsonl";
 pub(super) const CONTROL: &str = "control.jsonl";
 pub(super) const STORE: &str = "store.jsonl";
 pub(super) const LOAD: &str = "load.jsonl";
+pub(super) const CUT: &str = "cut.jsonl";
+pub(super) const CUT_CONTROL: &str = "cut-control.jsonl";
 
-/// One way of asking every prompt.
+/// One way of asking prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PassName {
     /// Without any cache.
@@ -21,6 +23,10 @@ pub(super) enum PassName {
     Store,
     /// Served by the cache under test.
     Load,
+    /// Prefixes of prompts, served by the cache under test.
+    Cut,
+    /// Prefixes of prompts, served by vLLM's own prefix cache.
+    CutControl,
 }
 
 impl PassName {
@@ -32,6 +38,8 @@ impl PassName {
             Self::Control => "control",
             Self::Store => "store pass",
             Self::Load => "load pass",
+            Self::Cut => "cut pass",
+            Self::CutControl => "control of prefixes",
         }
     }
 
@@ -43,6 +51,8 @@ impl PassName {
             Self::Control => CONTROL,
             Self::Store => STORE,
             Self::Load => LOAD,
+            Self::Cut => CUT,
+            Self::CutControl => CUT_CONTROL,
         }
     }
 
@@ -50,7 +60,7 @@ impl PassName {
     pub(super) fn answering(self) -> Answering {
         match self {
             Self::Baseline | Self::Repeat | Self::Store => Answering::Computed,
-            Self::Control | Self::Load => Answering::Served,
+            Self::Control | Self::Load | Self::Cut | Self::CutControl => Answering::Served,
         }
     }
 }

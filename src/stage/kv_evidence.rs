@@ -14,14 +14,14 @@ pub(super) fn read_records(arm: &Artifact, file: &str) -> Result<Vec<KvRecord>, 
     read_lines(arm.path(&kv_file(file)))?.collect()
 }
 
-/// Puts the records of a store and a load pass together with what they are held by, of a carrier that loads whole chunks; `None`
+/// Puts the records of a store, a load and a cut pass together with what they are held by, of a carrier that loads whole chunks; `None`
 /// where the engine was asked for none. `written_shards` and `read_shards` are those of a chunk.
 pub(super) fn kv_evidence(
     [written_shards, read_shards]: [u32; 2],
     chunk_tokens: u32,
     ready: &Ready,
     prompts: impl Iterator<Item = Result<Prompt, StageError>>,
-    [store, load]: [Result<Vec<KvRecord>, StageError>; 2],
+    [store, load, cut]: [Result<Vec<KvRecord>, StageError>; 3],
 ) -> Result<Option<KvEvidence>, StageError> {
     let Some(digests) = &ready.digests else { return Ok(None) };
     let prefixes = prompts.map(|prompt| {
@@ -31,11 +31,14 @@ pub(super) fn kv_evidence(
     Ok(Some(KvEvidence {
         chunk_tokens,
         layers: digests.layers.clone(),
+        windows: digests.windows.clone(),
+        block_tokens: ready.block_size,
         shared_by_ranks: written_shards < read_shards,
         loads_whole_chunks: true,
         prefixes: prefixes.collect::<Result<_, StageError>>()?,
         store: store?,
         load: load?,
+        cut: cut?,
         baseline: Vec::new(),
         repeat: Vec::new(),
         looks: Vec::new(),

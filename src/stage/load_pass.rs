@@ -1,4 +1,4 @@
-//! The load pass, and what is known of both passes with LMCache. Main types: [`LoadPass`], [`Passes`].
+//! The load pass, and what is known of the passes with LMCache. Main types: [`LoadPass`], [`Passes`].
 
 use std::cell::{Cell, RefCell};
 
@@ -12,7 +12,7 @@ use crate::dataset::Prompt;
 use crate::engine::{EngineHits, Expectation, Handing, Plan, PrefixCache, ServerCounters, Worker};
 use crate::model::{Route, SpoiltProbe};
 
-/// What is known of the two passes besides the observations.
+/// What is known of the passes besides the observations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Passes {
@@ -28,6 +28,8 @@ pub(super) struct Passes {
     pub hits: EngineHitsOfPasses,
     /// What a request with spoilt KV showed.
     pub spoilt: SpoiltProbe,
+    /// Why no prefixes of prompts were asked, if none were.
+    pub cuts_left_out: Option<String>,
 }
 
 /// Tokens that vLLM counts as served, over each pass.
@@ -38,6 +40,8 @@ pub(super) struct EngineHitsOfPasses {
     pub store: EngineHits,
     /// Over the load pass.
     pub load: EngineHits,
+    /// Over the cut pass.
+    pub cut: EngineHits,
 }
 
 /// The LMCache server's counts over each pass.
@@ -48,12 +52,18 @@ pub(super) struct PassCounters {
     pub store: ServerCounters,
     /// Over the load pass.
     pub load: ServerCounters,
+    /// Over the cut pass.
+    pub cut: ServerCounters,
 }
 
 impl PassCounters {
     pub(super) fn count(&mut self, store: ServerCounters, load: ServerCounters) {
         self.store = self.store.plus(store);
         self.load = self.load.plus(load);
+    }
+
+    pub(super) fn count_cut(&mut self, cut: ServerCounters) {
+        self.cut = self.cut.plus(cut);
     }
 }
 
@@ -183,7 +193,8 @@ impl LoadPass<'_> {
         server: Option<PassCounters>,
         store_hits: EngineHits,
     ) -> Result<Passes, StageError> {
-        let hits = EngineHitsOfPasses { store: store_hits, load: self.pass.hits() };
+        let hits =
+            EngineHitsOfPasses { store: store_hits, load: self.pass.hits(), cut: EngineHits::default() };
         self.pass.finish()?;
         let (ended_unserved, early_stop, asked) = match self.end.get() {
             None => (false, None, asked),
@@ -195,6 +206,6 @@ impl LoadPass<'_> {
         };
         let reason = "The load pass ended before a request was asked with spoilt KV.".to_owned();
         let spoilt = self.spoilt.into_inner().unwrap_or(SpoiltProbe::NotAsked { reason });
-        Ok(Passes { asked, ended_unserved, early_stop, server, hits, spoilt })
+        Ok(Passes { asked, ended_unserved, early_stop, server, hits, spoilt, cuts_left_out: None })
     }
 }

@@ -10,8 +10,8 @@
 //! | extract | dataset | `questions.jsonl` |
 //! | prompts | model | `prompts.jsonl`, `longest.json` |
 //! | baseline | model | `baseline.jsonl`, `engine.json` |
-//! | control | model | `repeat.jsonl`, `control.jsonl`, `engine.json` |
-//! | cached | model and route | `store.jsonl`, `load.jsonl`, `passes.json`, `second-look.json`, `engine.json` |
+//! | control | model | `repeat.jsonl`, `control.jsonl`, `cut-control.jsonl`, `engine.json` |
+//! | cached | model and route | `store.jsonl`, `load.jsonl`, `cut.jsonl`, `passes.json`, `second-look.json`, `engine.json` |
 //! | compare | model and route | `comparison.json`; of a shard also `evidence.json` |
 //! | faults | model and route | `faults.json`, `engine.json` |
 //! | foreign | model | `foreign.json`, `engine.json` |
@@ -23,6 +23,7 @@ mod cached;
 mod capacity;
 mod compare;
 mod cut;
+mod cut_pass;
 mod desk;
 mod engine_run;
 mod error;
@@ -44,12 +45,14 @@ mod second_look;
 mod sources;
 mod turns;
 mod watch;
+mod windows;
 
 pub use arms::{Baseline, Control};
 pub use cached::Cached;
 pub use capacity::{admit_length, capacity};
 pub use compare::{Compare, Shards, batching, read_comparison, read_evidence};
 pub use cut::{Cut, find_location};
+pub(crate) use cut_pass::about_cuts;
 pub use desk::{Context, Desk, Inputs, Label};
 pub use engine_run::{EngineSpec, read_ready};
 pub use error::{StageError, in_full};
@@ -63,3 +66,4 @@ pub use prompts::{
 };
 pub use sources::Sources;
 pub use turns::{Turns, read_turns};
+pub use windows::admit_windows;

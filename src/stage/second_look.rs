@@ -54,6 +54,8 @@ struct Found {
     pass: Pass,
     /// All prompts of their round, in the order of the store pass.
     round: Vec<Prompt>,
+    /// Those of the batch, which may be prefixes of the round's.
+    batch: Vec<Prompt>,
     /// Each with what it held, where that is still there.
     cells: Vec<(SuspectCell, Option<CellBytes>)>,
 }
@@ -95,7 +97,8 @@ impl<'a> Looker<'a> {
             (suspect, bytes)
         };
         let cells = suspects.into_iter().map(with_bytes).collect();
-        *self.state.borrow_mut() = State::Found(Found { pass, round: round.to_vec(), cells });
+        *self.state.borrow_mut() =
+            State::Found(Found { pass, round: round.to_vec(), batch: prompts.to_vec(), cells });
         Ok(())
     }
 
@@ -276,7 +279,7 @@ impl Found {
     }
 
     fn prompt(&self, question: &QuestionId) -> Option<Prompt> {
-        self.round.iter().find(|prompt| prompt.question == *question).cloned()
+        self.batch.iter().find(|prompt| prompt.question == *question).cloned()
     }
 }
 

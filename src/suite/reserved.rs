@@ -50,8 +50,8 @@ const RESERVED: &[Group] = &[
     ),
     group(
         &["disable_hybrid_kv_cache_manager"],
-        "is set by this program: on for a model whose layers see windows of different widths, in every arm alike",
-        "leave it out; the KV of each layer is then kept whole",
+        "is set by this program, in every arm alike",
+        "write `hybrid_kv_cache_manager = true` beside the model's `source`, or leave it out: every layer then keeps every token",
     ),
     group(&["model"], "is the model's own", "write the folder or the name as the model's `source`"),
     group(

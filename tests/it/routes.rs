@@ -61,7 +61,9 @@ fn on_each_remote_route_another_engine_is_served_from_the_routes_own_tier() {
     start server
     start cached
     load 8
+    cut 1
     load 16
+    cut 5
     start coordinator
     start server
     start cached
@@ -70,7 +72,9 @@ fn on_each_remote_route_another_engine_is_served_from_the_routes_own_tier() {
     start server
     start cached
     load 8
+    cut 1
     load 16
+    cut 5
     ");
     insta::assert_snapshot!(ended.out[ended.out.find("\n      mp").unwrap()..], @r"
 

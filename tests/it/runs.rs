@@ -23,11 +23,13 @@ fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
     control engine of tiny: ready after [TIME]
     tiny, repeat: 24 of 24 questions, [TIME][RUN]
     tiny, control: 24 of 24 questions, [TIME][RUN]
+    tiny, control of prefixes: 6 of 6 questions, [TIME][RUN]
     control   tiny: done in [TIME]
     lmcache server: healthy after [TIME]
     mp cached engine of tiny: ready after [TIME]
     tiny, store pass: 24 of 24 questions, [TIME][RUN]
     tiny, load pass: 24 of 24 questions, [TIME][RUN]
+    tiny, cut pass: 6 of 6 questions, [TIME][RUN]
     cached    tiny mp: done in [TIME]
     compare   tiny mp: done in [TIME]
     ");
@@ -36,13 +38,13 @@ fn a_run_with_a_sound_cache_is_equivalent_and_says_why() {
 
     tiny (dense) over mp: EQUIVALENT
       decided by   kv: the bytes that were served against those that an engine computed
-      why          Each of 1036 served cells (a chunk in a layer on a rank) holds the bytes that an engine computed for its tokens, when attention begins to read it and when its request ends. The log-probabilities equal those of vLLM alone, too, bit for bit.
+      why          Each of 1146 served cells (a chunk in a layer on a rank) holds the bytes that an engine computed for its tokens, when attention begins to read it and when its request ends. Prefixes of stored prompts read 110 of them. The log-probabilities equal those of vLLM alone, too, bit for bit.
       asked        24 questions: a fault that strikes one request in 8 meets one of these with 95 % probability
-      hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
-      kv           1036 of 1036 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end.
+      hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; cut pass 880 of 880 predicted, 0 of 6 off; store pass 0 of at most 5632
+      kv           1146 of 1146 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end. Prefixes of stored prompts read 110 of them.
       store pass   0 of 1036 cells that the store pass computed differ from the baseline's, 0 of 1036 of its repeat. Storing did not disturb.
       felt         With chunk 21 of botany/test/1 at zero (2 cells), its letters move by up to 2.4e-7 nats.
-      bits         load pass differs from its control in 0 of 24; baseline from its repeat in 0 of 24
+      bits         load pass differs from its control in 0 of 24; cut pass from its own in 0 of 6; baseline from its repeat in 0 of 24
       accuracy     baseline 83.3 %, with LMCache 83.3 %; difference +0.00 points (90 % interval -10.13 to +10.13), exact McNemar p = 1.000
       unparsable   2 answers of the baseline, 2 with LMCache
       flips        0 of 24 answers changed
@@ -282,12 +284,15 @@ fn each_round_is_loaded_before_the_next_is_stored() {
 start cached
 store 8
 load 8
+cut 1
 clear 61
 store 12
 load 12
+cut 4
 clear 100
 store 4
 load 4
+cut 1
 clear 37
 ");
 }

@@ -50,6 +50,10 @@ fn a_chunk_that_is_served_wrong_is_named() {
     );
     let (again, steps) = lab.steps_of(|| lab.run("rot@load", ""));
     assert_eq!((again.out, steps), (ended.out, Vec::new()));
+    // A cell of KV that is named need not be looked for.
+    let ended = lab.run("rot@load wrongkv@load", "--force cached");
+    assert_eq!(ended.code, 1, "{}{}", ended.err, ended.out);
+    assert!(!ended.out.contains("  located"), "{}", ended.out);
 }
 
 #[test]
@@ -84,6 +88,38 @@ fn served_kv_that_no_engine_computed_is_named_by_question_chunk_layer_and_rank()
 }
 
 #[test]
+fn what_only_prefixes_of_prompts_are_served_wrong_is_degraded() {
+    let lab = Lab::new();
+    let ended = lab.run("", "");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let hits = ended.out.lines().find(|line| line.starts_with("  hits")).unwrap();
+    assert!(hits.contains("; cut pass "), "{hits}");
+    for (fault, decided_by, why) in [
+        ("wrongkv@cut", "kv: ", ", cut pass, chunk 1, layer 1, rank 0: wrong when read and at the end"),
+        (
+            "bit@cut",
+            "bits: ",
+            "The cut pass differs from the control, which computes the same prefixes of prompts by vLLM alone",
+        ),
+        (
+            "none@cut",
+            "distribution ",
+            "The log-probabilities of 1 answers of vLLM with a cache are no numbers",
+        ),
+        ("ghost@cut", "hits: ", "0 of the load pass and 1 of the cut pass"),
+    ] {
+        let ended = lab.run(fault, "--force cached");
+        assert_eq!(ended.code, 1, "{fault}: {}{}", ended.err, ended.out);
+        assert!(ended.out.contains(&format!("  decided by   {decided_by}")), "{fault}: {}", ended.out);
+        assert!(ended.out.contains(why), "{fault}: {}", ended.out);
+    }
+    let ended = lab.run("blind@cut", "--force cached");
+    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
+    assert!(ended.out.contains("LMCache served 0 of "), "{}", ended.out);
+    assert!(ended.out.contains(" tokens in the cut pass; "), "{}", ended.out);
+}
+
+#[test]
 fn without_digests_the_next_rung_decides() {
     let lab = Lab::new();
     let ended = lab.run("blindfold@load", "");
@@ -101,7 +137,7 @@ fn what_a_served_store_pass_stored_in_other_shapes_is_not_judged_by_bits() {
     let ended = lab.run("shared@store rot@load", "--force cached");
     assert_eq!(ended.code, 1, "{}{}", ended.err, ended.out);
     let bits = ended.out.lines().find(|line| line.starts_with("  bits")).unwrap().to_owned();
-    insta::assert_snapshot!(bits, @"  bits         load pass differs from its control in 3 of 3; baseline from its repeat in 0 of 24");
+    insta::assert_snapshot!(bits, @"  bits         load pass differs from its control in 3 of 3; cut pass from its own in 0 of 6; baseline from its repeat in 0 of 24");
 }
 
 #[test]
@@ -117,11 +153,11 @@ fn another_questions_kv_is_degraded_and_the_flips_are_listed_with_their_question
       why          The load pass differs from the control, which computes the same shapes by vLLM alone: in 22 of 24 questions, by up to 6.03 nats (first: botany/test/1, generated token 1). The baseline repeats itself bit for bit, so this is no noise.
       next         The KV that was stored or loaded for that question is wrong: run it alone, then bisect the revisions.
       asked        24 questions: a fault that strikes one request in 8 meets one of these with 95 % probability
-      hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; store pass 0 of at most 5632
-      kv           1036 of 1036 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end.
+      hits         load pass 8287 of 8287 predicted tokens, 0 of 24 requests off; cut pass 880 of 880 predicted, 0 of 6 off; store pass 0 of at most 5632
+      kv           1146 of 1146 served cells (a chunk in a layer on a rank) are copies of computed ones, when read and at the end. Prefixes of stored prompts read 110 of them.
       store pass   0 of 1036 cells that the store pass computed differ from the baseline's, 0 of 1036 of its repeat. Storing did not disturb.
       felt         With chunk 21 of botany/test/1 at zero (2 cells), its letters move by up to 2.4e-7 nats.
-      bits         load pass differs from its control in 22 of 24; baseline from its repeat in 0 of 24
+      bits         load pass differs from its control in 22 of 24; cut pass from its own in 0 of 6; baseline from its repeat in 0 of 24
       located      Of the 21 chunks of botany/test/1, number 1 is the first that is served wrong (tokens 0 to 15).
       accuracy     baseline 83.3 %, with LMCache 29.2 %; difference -54.17 points (90 % interval -69.61 to -37.88), exact McNemar p = 2.4e-4
       unparsable   2 answers of the baseline, 2 with LMCache
@@ -158,7 +194,7 @@ fn hits_that_nobody_stored_are_degraded() {
     insta::assert_snapshot!(judge("shared@store ghost@store", 1), @r"
     tiny (dense) over mp: DEGRADED
       decided by   hits: what was served against what must be
-      why          The cache claimed more tokens than earlier requests had stored, for 2 requests of the store pass and 0 of the load pass (first: botany/test/2, 272 tokens instead of 256). It serves stale KV, another request's KV, or counts wrongly.
+      why          The cache claimed more tokens than earlier requests had stored, for 2 requests of the store pass, 0 of the load pass and 0 of the cut pass (first: botany/test/2, 272 tokens instead of 256). It serves stale KV, another request's KV, or counts wrongly.
       next         Look at how hits are found and counted: keys, chunk boundaries, a prompt that is served whole.
     verdict: degraded (exit code 1)
     ");
@@ -214,7 +250,9 @@ fn a_cache_that_serves_nothing_is_found_out_after_few_questions() {
     let lab = Lab::new();
     let ended = lab.run("empty@server", "-q");
     insta::assert_snapshot!(ended.err, @"warning: tiny over mp: the cache served nothing for the first 8 questions; the rest is not asked");
-    assert_eq!(lab.steps()[11..], ["store 8", "load 8"]);
+    let steps = lab.steps();
+    let cached = steps.iter().position(|step| step == "start cached").unwrap();
+    assert_eq!(steps[cached + 1..], ["store 8", "load 8"]);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 
 use kv_correctness::comparison::{
-    Arm, ArmName, Asked, Batching, Comparison, Criteria, EarlyStop, Evidence, Expected, Fidelity,
-    HarmMonitor, Tolerance, Verdict, compare, conclude, pair_predictions, shuffle_questions,
+    Arm, ArmName, Asked, Batching, Comparison, Criteria, CutEvidence, EarlyStop, Evidence, Expected,
+    Fidelity, HarmMonitor, Tolerance, Verdict, compare, conclude, pair_predictions, shuffle_questions,
 };
 use kv_correctness::dataset::{Choice, Prompt, QuestionId, Shard, Split, Subject};
 use kv_correctness::engine::{Capacity, Plan, Round};
@@ -171,6 +171,7 @@ impl Study {
             control: None,
             store: arm(ArmName::Store),
             load: arm(ArmName::Load),
+            cut: CutEvidence::LeftOut { reason: "only answers are simulated".to_owned() },
             server: None,
             kv: None,
             engine: None,

@@ -381,7 +381,7 @@ impl Description {
 impl LateText {
     pub(super) fn halts(self) -> Halts {
         let milliseconds = |count: u16| Duration::from_millis(count.into());
-        Halts { stopped: milliseconds(self.stopped_ms), running: milliseconds(self.running_ms) }
+        Halts { stopped: milliseconds(self.stopped_ms), running: milliseconds(self.running_ms), seed: None }
     }
 }
 

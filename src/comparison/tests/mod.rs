@@ -1,6 +1,7 @@
 //! The ladder on made-up evidence: each way in which a run can go, and what it must be called.
 
 mod bits;
+mod cuts;
 mod kv;
 mod second_look;
 mod sensitivity;

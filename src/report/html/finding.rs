@@ -3,7 +3,7 @@
 use super::cells::CellMapView;
 use super::plot::{Dot, Plot};
 use super::shown::{Badge, clean, label};
-use crate::comparison::{Accuracy, PassHits, SubjectScore};
+use crate::comparison::{Accuracy, CutHits, Exercised, PassHits, SubjectScore};
 use crate::dataset::Choice;
 use crate::model::KvShape;
 use crate::report::ladder::{RungState, rungs};
@@ -25,6 +25,7 @@ pub(super) struct FindingView<'a> {
     pub(super) rungs: Vec<RungView>,
     pub(super) cells: Vec<CellMapView>,
     pub(super) hits: Vec<HitsView>,
+    pub(super) left_out: Option<String>,
     pub(super) server: Option<String>,
     pub(super) accuracies: Vec<AccuracyView>,
     pub(super) facts: Vec<(&'static str, String)>,
@@ -116,10 +117,11 @@ impl<'a> FindingView<'a> {
                 })
                 .collect(),
             cells: comparison.kv.maps.iter().map(CellMapView::of).collect(),
-            hits: vec![
-                HitsView::of("load", "exactly", exercised.load),
-                HitsView::of("store", "at most", exercised.store),
-            ],
+            hits: hits(exercised),
+            left_out: match &exercised.cut {
+                CutHits::Asked(_) => None,
+                CutHits::LeftOut { reason } => Some(format!("There is no cut pass: {reason}.")),
+            },
             server: exercised.server.as_ref().map(|server| {
                 format!(
                     "LMCache's server counted {} hit tokens and {} chunks read in the load pass; vLLM counted {} tokens.",
@@ -156,6 +158,16 @@ fn mark(state: RungState) -> (&'static str, &'static str) {
         RungState::DoesNotApply => ("idle", "–"),
         RungState::Void => ("idle", "∅"),
     }
+}
+
+fn hits(exercised: &Exercised) -> Vec<HitsView> {
+    let cut = match &exercised.cut {
+        CutHits::Asked(cut) => Some(HitsView::of("cut", "exactly", *cut)),
+        CutHits::LeftOut { .. } => None,
+    };
+    let load = HitsView::of("load", "exactly", exercised.load);
+    let store = HitsView::of("store", "at most", exercised.store);
+    [load].into_iter().chain(cut).chain([store]).collect()
 }
 
 impl HitsView {

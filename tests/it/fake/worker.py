@@ -115,6 +115,7 @@ class Engine:
         self.kv = {}
         self.hits = 0
         self.seen = set()
+        self.whole = []
         self.server = None
         self.folder = None
         connector = start["connector"]
@@ -142,6 +143,9 @@ class Engine:
     def score(self, request):
         if self.arm == "control":
             place = "control" if request["read_cache"] else "repeat"
+            tokens = request["prompts"][0]["token_ids"]
+            if digest(tokens) not in self.seen and is_prefix(tokens, self.whole):
+                place = "cut-control"
         elif self.digests_answers:
             place = "turn"
         elif self.arm == "cached":
@@ -150,6 +154,8 @@ class Engine:
             if self.folder:
                 later = self.loads
             place = "load" if later else "store"
+            if first not in self.seen and is_prefix(request["prompts"][0]["token_ids"], self.whole):
+                place = "cut"
         else:
             place = self.arm
         note(f"{place} {len(request['prompts'])}")
@@ -161,6 +167,8 @@ class Engine:
         for index, prompt in enumerate(request["prompts"]):
             tokens, number = prompt["token_ids"], prompt["question"]
             self.seen.add(digest(tokens))
+            if not place.startswith("cut"):
+                self.whole.append(tokens)
             cached = self.find(tokens, request["read_cache"] and f"blind@{place}" not in FAULTS, place)
             self.hits += cached
             if f"own@{place}" in FAULTS:
@@ -352,6 +360,11 @@ class Engine:
         if f"wrong@{place}" in FAULTS:
             return (choice + 2) % 4
         return {"5": (choice + 1) % 4, "9": None}.get(row, choice)
+
+
+def is_prefix(tokens, whole):
+    """Whether some prompt that was asked begins with these."""
+    return any(len(tokens) < len(prompt) and prompt[: len(tokens)] == tokens for prompt in whole)
 
 
 def weights(folder):

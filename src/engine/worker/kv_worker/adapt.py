@@ -39,8 +39,12 @@ class WorkerExtension:
         except (AttributeError, IndexError, TypeError):
             return "unknown"
 
-    def start_digests(self, chunk_tokens: int, stored_as: str | None, answers: bool) -> list[str] | str:
+    def start_digests(
+        self, chunk_tokens: int, stored_as: str | None, answers: bool
+    ) -> list[tuple[str, int | None]] | str:
         """Observe the KV of chunks of so many tokens from now on; names the layers, or says why it cannot be done.
+
+        Each layer comes with the number of tokens that it keeps, None where it keeps all.
 
         `stored_as`, and `answers` for `digest_answers`: see `Start`.
         """
@@ -53,7 +57,7 @@ class WorkerExtension:
         except (CannotDigestError, AttributeError, KeyError) as error:
             return f"{error}" if isinstance(error, CannotDigestError) else f"this vLLM lacks a hook ({error!r})"
         self.kv_dumper = Dumper(self.model_runner, self.kv_recorder, self.rank)
-        return self.kv_recorder.layers()
+        return list(zip(self.kv_recorder.layers(), self.kv_recorder.windows(), strict=True))
 
     def keep_whole_hits(self, chunk_tokens: int) -> str | None:
         """Keep cached blocks as they are although whole prompts are served from them; else say why not."""

@@ -258,7 +258,11 @@ class Engine:
             args=(self._start.digest_chunk_tokens, self._start.stored_as, self._start.digest_answers),
         )
         problem = next((said for said in started if isinstance(said, str)), None)
-        return Digests([] if problem else started, problem)
+        if problem:
+            return Digests([], problem, [])
+        layers = [[name for name, _ in of_rank] for of_rank in started]
+        windows = [[window for _, window in of_rank] for of_rank in started]
+        return Digests(layers, None, windows if any(any(of_rank) for of_rank in windows) else [])
 
     def _keep_whole_hits(self) -> list[str]:
         if self._start.hit_multiple is None or not self._start.whole_hits:

@@ -145,10 +145,14 @@ class Finish:
 
 @dataclass(frozen=True)
 class Digests:
-    """What is digested: the names of each rank's layers, or why nothing is."""
+    """What is digested: the names of each rank's layers, or why nothing is.
+
+    `windows` has for each layer how many tokens it keeps, None where it keeps all, and nothing where all do.
+    """
 
     layers: list[list[str]]
     problem: str | None
+    windows: list[list[int | None]]
 
 
 @dataclass(frozen=True)

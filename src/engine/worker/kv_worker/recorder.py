@@ -110,6 +110,14 @@ class Recorder:
         """Name the layers in the order in which digests are reported."""
         return self._names
 
+    def windows(self) -> list[int | None]:
+        """Tell how many tokens each of these layers keeps, None where it keeps all."""
+        windows: list[int | None] = [None] * len(self._names)
+        for layers in self.buckets:
+            for position in layers.positions:
+                windows[position] = layers.window
+        return windows
+
     def collect(self) -> tuple[str | None, list[tuple[str, int, bool, bytes, bytes, bytes]]]:
         """Return what was taken since the last time, of an engine without unfinished requests.
 
@@ -275,8 +283,8 @@ class Recorder:
             request.chunks[number] = chunk
             self._chunks.append(chunk)
             for bucket, layers in enumerate(self.buckets):
-                # Of a window's blocks only those are sure to be there that this very pass has filled.
-                if layers.window is not None and number * self.chunk_tokens < before:
+                # Blocks that had left a window before this pass may be another request's by now.
+                if layers.window is not None and number * self.chunk_tokens < before - layers.window + 1:
                     continue
                 wanted = self._wanted(request, layers, chunk, is_first=True)
                 if wanted is not None:

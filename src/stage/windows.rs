@@ -1,0 +1,106 @@
+//! What can be said beforehand of a model some of whose layers see a window alone. Main function: [`admit_windows`].
+
+use super::StageError;
+use crate::assets::Model;
+use crate::carrier::find_carrier;
+use crate::machine::DeviceKind;
+use crate::options::TransferMode;
+use crate::suite::Suite;
+
+/// Tokens of a block where no suite says so: vLLM's own choice.
+const BLOCK_ON_CPU: u64 = 128;
+const BLOCK_ON_GPU: u64 = 16;
+
+/// Refuses what LMCache's server would, which then leaves an engine waiting for minutes: with vLLM's hybrid KV cache manager on,
+/// an engine that copies by itself, and a window smaller than a chunk that is no whole blocks.
+///
+/// # Errors
+/// When that is so, or the manager is to be on for a model whose layers are all alike.
+pub fn admit_windows(suite: &Suite, model: &Model, device: DeviceKind) -> Result<(), StageError> {
+    if !model.settings().hybrid_kv_cache_manager {
+        return Ok(());
+    }
+    let refused = |problem: String, instead: String| {
+        Err(StageError::Windows { model: model.name().to_owned(), problem, instead })
+    };
+    let windows = model.files().windows();
+    if windows.is_empty() {
+        return refused(
+            "no layer of it sees a window beside others that see all".to_owned(),
+            "leave `hybrid_kv_cache_manager` out: it changes nothing there".to_owned(),
+        );
+    }
+    let over_server = suite.routes.iter().filter_map(|&route| find_carrier(route).ok());
+    if !over_server.map(|carrier| carrier.proof()).any(crate::carrier::Proof::is_of_a_server) {
+        return Ok(());
+    }
+    let mode = suite.lmcache.options.transfer_mode;
+    if mode != Some(TransferMode::LmcacheDriven)
+        && (device == DeviceKind::Cpu || mode == Some(TransferMode::EngineDriven))
+    {
+        return refused(
+            "an engine that copies KV by itself supports one group of layers only".to_owned(),
+            "write `transfer_mode = \"lmcache_driven\"` under `[lmcache.options]`, or leave `hybrid_kv_cache_manager` out"
+                .to_owned(),
+        );
+    }
+    let block = block_tokens(suite, model, device);
+    let chunk = u64::from(suite.lmcache.chunk_tokens);
+    match windows.iter().find(|&&window| window < chunk && !window.is_multiple_of(block)) {
+        Some(window) => refused(
+            format!("its window of {window} tokens is smaller than a chunk and no multiple of a block of {block}"),
+            "name a `block_size` under `[engine.arguments]` of which windows and chunks are multiples, or leave \
+             `hybrid_kv_cache_manager` out"
+                .to_owned(),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Tokens of a block of vLLM's KV cache, as its arguments say, those of the model before those of the suite.
+fn block_tokens(suite: &Suite, model: &Model, device: DeviceKind) -> u64 {
+    let settings = model.settings();
+    let for_device = (device == DeviceKind::Cpu).then_some(&settings.cpu_arguments);
+    let all = [for_device, Some(&settings.arguments), Some(&suite.engine.arguments)];
+    let said = all.into_iter().flatten().find_map(|arguments| arguments.get("block_size")?.as_u64());
+    let default = if device == DeviceKind::Cpu { BLOCK_ON_CPU } else { BLOCK_ON_GPU };
+    said.unwrap_or(default).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assets::Model;
+
+    fn refusal(edit: impl FnOnce(&mut Suite), device: DeviceKind) -> Option<String> {
+        let mut suite = Suite::load("canary-swa").unwrap();
+        suite.models[0].hybrid_kv_cache_manager = true;
+        suite.lmcache.options.transfer_mode = Some(TransferMode::LmcacheDriven);
+        edit(&mut suite);
+        let cache = tempfile::tempdir().unwrap();
+        let cache = camino::Utf8Path::from_path(cache.path()).unwrap();
+        let model = Model::find(&suite.models[0], cache).unwrap();
+        admit_windows(&suite, &model, device).err().map(|error| format!("{error}; {}", error.hint().unwrap()))
+    }
+
+    #[test]
+    fn what_a_server_would_refuse_is_refused_before_anything_starts() {
+        let (cpu, gpu) = (DeviceKind::Cpu, DeviceKind::Cuda);
+        assert_eq!(refusal(|_| (), cpu), None);
+        assert_eq!(refusal(|suite| suite.lmcache.options.transfer_mode = None, gpu), None);
+        let engine_driven = refusal(|suite| suite.lmcache.options.transfer_mode = None, cpu).unwrap();
+        insta::assert_snapshot!(engine_driven, @"");
+        // A window of 512 tokens in chunks of 1024.
+        let blocks = |tokens: u64| {
+            move |suite: &mut Suite| {
+                suite.lmcache.chunk_tokens = 1024;
+                suite.engine.arguments.insert("block_size".to_owned(), tokens.into());
+            }
+        };
+        assert_eq!(refusal(blocks(256), cpu), None);
+        insta::assert_snapshot!(refusal(blocks(1024), cpu).unwrap(), @"");
+        assert_eq!(refusal(|suite| suite.models[0].hybrid_kv_cache_manager = false, cpu), None);
+        let alike = refusal(|suite| suite.models[0].source = "canary-dense".to_owned(), cpu).unwrap();
+        insta::assert_snapshot!(alike, @"");
+    }
+}
