@@ -29,6 +29,7 @@ pub mod machine;
 pub mod model;
 pub mod options;
 pub mod pipeline;
+pub mod pressure;
 pub mod progress;
 pub mod report;
 pub mod stage;

@@ -1,5 +1,5 @@
-//! The whole flow: extract → prompts → baseline → control → cached → compare → conclude; planted faults and foreign KV if
-//! asked for.
+//! The whole flow: extract → prompts → baseline → control → cached → compare → conclude; planted faults, foreign KV and
+//! pressure if asked for.
 //!
 //! [`graph`] is the run as data: every job with what it is made from. `run`, `stage`, `explain` and reports are views of it.
 //! Data moves forward; no job sees more than its parameters and inputs. Main functions: [`graph`], [`run`].
@@ -25,7 +25,7 @@ use crate::stage::{Extract, Label, Sources, StageError};
 
 pub use self::bench::{Bench, EarlyStopping, ForeignReading, Inputs, Locating, Planting, Request, Turning};
 pub use self::cells::{Wanted, look_up, prepare_inputs, require_a_route, run, run_stage};
-pub use self::findings::{Compared, Findings, ForeignFound, Planted, Talked};
+pub use self::findings::{Compared, Findings, ForeignFound, Planted, Pressed, Talked};
 pub use self::merge::{MergeError, Part, merge};
 pub use self::outlook::foretell;
 
@@ -51,6 +51,8 @@ pub struct ModelJobs {
     pub foreign: Option<JobId>,
     /// Conversations, by route, if they are asked for.
     pub talks: Vec<(Route, JobId)>,
+    /// Pressure, by route, if that is asked for.
+    pub pressed: Vec<(Route, JobId)>,
 }
 
 /// One model on one route.
@@ -79,8 +81,8 @@ pub fn graph(
     for (model, tokenizer) in sources.models_with_tokenizers() {
         let work = arms_of::prompts(request, tokenizer);
         let prompts = run.graph.add(job(Label::of_model(model.name()), work, [questions], 0));
-        let (cells, planted, talks) = (Vec::new(), Vec::new(), Vec::new());
-        run.models.push(ModelJobs { prompts, cells, planted, foreign: None, talks });
+        let (cells, planted, talks, pressed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        run.models.push(ModelJobs { prompts, cells, planted, foreign: None, talks, pressed });
     }
     let Some(environment) = environment else { return Ok(run) };
     for ((model, tokenizer), jobs) in sources.models_with_tokenizers().zip(&mut run.models) {
@@ -135,6 +137,15 @@ pub fn graph(
                     let label = Label::on_route(&format!("{name}{words}"), route);
                     jobs.talks.push((route, graph.add(job(label, work, [prompts], 1))));
                 }
+            }
+        }
+        if let Some(settings) = request.pressure() {
+            for route in request.routes().filter(|&route| request.takes(name, route)) {
+                if find_carrier(route)?.refuses_pressure().is_some() {
+                    continue;
+                }
+                let (label, work) = (Label::on_route(name, route), arms.pressure(settings, route)?);
+                jobs.pressed.push((route, graph.add(job(label, work, [prompts], 1))));
             }
         }
     }

@@ -28,11 +28,13 @@ pub enum StageName {
     Foreign,
     /// Conversations over a cache.
     Turns,
+    /// What is served where room runs out and requests are broken off.
+    Pressure,
 }
 
 impl StageName {
     /// All stages, in the order in which they run.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Extract,
         Self::Prompts,
         Self::Baseline,
@@ -42,6 +44,7 @@ impl StageName {
         Self::Faults,
         Self::Foreign,
         Self::Turns,
+        Self::Pressure,
     ];
 
     /// The name on the command line, in keys and in folders.
@@ -57,6 +60,7 @@ impl StageName {
             Self::Faults => "faults",
             Self::Foreign => "foreign",
             Self::Turns => "turns",
+            Self::Pressure => "pressure",
         }
     }
 }

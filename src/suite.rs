@@ -4,6 +4,7 @@
 //! Main type: [`Suite`].
 
 mod place;
+mod pressure;
 mod reserved;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::place::place_of;
+pub use self::pressure::PressureSettings;
 use crate::comparison::{Criteria, MOST_MARGIN};
 use crate::dataset::{Selection, SubjectSelection};
 use crate::files::{MOST_TEXT, read_text};
@@ -60,6 +62,9 @@ pub struct Suite {
     /// What faults are planted in.
     #[serde(default)]
     pub faults: FaultSettings,
+    /// What engines are put under pressure by, where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<PressureSettings>,
     /// When a process counts as hung.
     #[serde(default)]
     pub patience: PatienceSettings,
@@ -393,6 +398,9 @@ impl Suite {
                 String::new()
             };
             return Some(Absurdity::new(&path, format!("`{path}` is out of range{range}")));
+        }
+        if let Some((name, problem)) = self.pressure.and_then(PressureSettings::first_absurdity) {
+            return Some(Absurdity::new(&format!("pressure.{name}"), problem));
         }
         if self.engine.max_model_len <= self.engine.max_tokens {
             let problem = "`engine.max_model_len` leaves no room for a prompt before `engine.max_tokens`";

@@ -131,7 +131,7 @@ impl TurnsFindings {
              {longest} tokens.",
             sum(|cells| cells.generated)
         );
-        judged(Verdict::Equivalent, Rung::Kv, reason, "Nothing.")
+        judged(Verdict::Equivalent, Rung::Kv, reason, "Nothing to do.")
     }
 }
 

@@ -47,9 +47,13 @@ impl Carrier for InProcess {
     }
 
     fn prepare<'a>(&self, surroundings: &'a Surroundings<'a>, _: u64) -> Doing<'a, Box<dyn Transport + 'a>> {
-        Box::pin(async { Ok(Box::new(Inside { lmcache: surroundings.lmcache }) as Box<dyn Transport>) })
+        let Surroundings { lmcache, scarce_memory_mib, .. } = *surroundings;
+        Box::pin(async move { Ok(Box::new(Inside { lmcache, scarce_memory_mib }) as Box<dyn Transport>) })
     }
 }
+
+/// The variable that says how many GiB of memory LMCache takes.
+const MEMORY: &str = "LMCACHE_MAX_LOCAL_CPU_SIZE";
 
 /// The variables of an LMCache in an engine's own process.
 #[must_use]
@@ -57,7 +61,7 @@ pub fn variables(lmcache: &LmcacheSettings) -> Vec<(String, String)> {
     let own = [
         ("LMCACHE_CHUNK_SIZE", lmcache.chunk_tokens.to_string()),
         ("LMCACHE_LOCAL_CPU", "True".to_owned()),
-        ("LMCACHE_MAX_LOCAL_CPU_SIZE", lmcache.memory_gib.to_string()),
+        (MEMORY, lmcache.memory_gib.to_string()),
     ];
     let all = own.into_iter().chain(lmcache.options.variables());
     all.map(|(name, value)| (name.to_owned(), value)).collect()
@@ -67,6 +71,8 @@ pub fn variables(lmcache: &LmcacheSettings) -> Vec<(String, String)> {
 #[derive(Debug, Clone, Copy)]
 struct Inside {
     lmcache: LmcacheSettings,
+    /// Where it is to have too little, which LMCache is told in GiB.
+    scarce_memory_mib: Option<u32>,
 }
 
 impl Transport for Inside {
@@ -81,6 +87,11 @@ impl Port for Inside {
     }
 
     fn variables(&self) -> Vec<(String, String)> {
-        variables(&self.lmcache)
+        let mut variables = variables(&self.lmcache);
+        if let Some(mib) = self.scarce_memory_mib {
+            variables.retain(|(name, _)| name != MEMORY);
+            variables.push((MEMORY.to_owned(), (f64::from(mib) / 1024.0).to_string()));
+        }
+        variables
     }
 }

@@ -80,6 +80,7 @@ pub fn server_settings(surroundings: &Surroundings<'_>, log: &str) -> ServerSett
         chunk_tokens: surroundings.lmcache.chunk_tokens,
         shards_of_chunk: surroundings.shards_of_chunk,
         memory_gib: surroundings.lmcache.memory_gib,
+        scarce_memory_mib: surroundings.scarce_memory_mib,
         tiers: Tiers::default(),
         patience: surroundings.patience,
     }
@@ -194,13 +195,17 @@ pub(super) async fn launch_side<'a>(
     salt: Option<String>,
     change: impl FnOnce(&mut ServerSettings),
 ) -> Result<ServerPort<'a>, CarrierError> {
-    let mut settings = server_settings(surroundings, &format!("lmcache-server-{}.log", side.name()));
+    let (log, what) = match side {
+        Side::Both => ("lmcache-server.log".to_owned(), "lmcache server".to_owned()),
+        Side::Store | Side::Load => {
+            (format!("lmcache-server-{}.log", side.name()), format!("lmcache server that {}s", side.name()))
+        }
+    };
+    let mut settings = server_settings(surroundings, &log);
     let serde = serde_settings(&surroundings.lmcache, surroundings.cache)?;
     settings.tiers = Tiers { second: Some(tier), serde, segment: None };
     change(&mut settings);
-    let server =
-        launch_server(surroundings.events, &settings, &format!("lmcache server that {}s", side.name()))
-            .await?;
+    let server = launch_server(surroundings.events, &settings, &what).await?;
     Ok(ServerPort { salt, ..ServerPort::of(server, surroundings) })
 }
 

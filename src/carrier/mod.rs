@@ -140,6 +140,17 @@ pub trait Carrier: std::fmt::Debug + Sync {
         false
     }
 
+    /// Why it cannot be put under pressure, which takes one engine that both stores and loads; where that is so.
+    fn refuses_pressure(&self) -> Option<&'static str> {
+        (self.topology() == Topology::ProducerAndConsumer)
+            .then_some("the engine that loads stores nothing, and the one that stores loads nothing")
+    }
+
+    /// Whether it stores a prompt that an engine computes piece by piece.
+    fn takes_pieces(&self) -> bool {
+        true
+    }
+
     /// Starts what lies between the two sides, with room for so many bytes of KV.
     fn prepare<'a>(
         &'a self,

@@ -23,6 +23,10 @@ impl Carrier for Peers {
         "mp+p2p"
     }
 
+    fn refuses_pressure(&self) -> Option<&'static str> {
+        Some("what a server stores is served to another server's engine alone")
+    }
+
     fn topology(&self) -> Topology {
         Topology::AnotherEngine
     }

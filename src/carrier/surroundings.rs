@@ -34,6 +34,8 @@ pub struct Surroundings<'a> {
     pub variables: Vec<(String, String)>,
     /// The suite's settings of LMCache.
     pub lmcache: LmcacheSettings,
+    /// MiB of memory that a server gets instead of the suite's, where it is to have too little.
+    pub scarce_memory_mib: Option<u32>,
     /// In how many shards a chunk is stored.
     pub shards_of_chunk: u32,
     /// A folder for logs and for what is gone with the run.

@@ -34,6 +34,7 @@ pub(super) fn surroundings_in<'a>(
         environment,
         variables: Vec::new(),
         lmcache: LmcacheSettings { chunk_tokens: 16, memory_gib: 1, options, slow: false },
+        scarce_memory_mib: None,
         shards_of_chunk: 1,
         notes: notes.to_owned(),
         patience: Duration::from_secs(1),

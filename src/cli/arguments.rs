@@ -329,6 +329,16 @@ pub(super) struct RunArguments {
     /// it is quick then shows
     #[arg(long)]
     pub(super) slow: bool,
+    /// Put each model and route under pressure, too: many sequences, few blocks, little memory, requests that are broken off. A suite
+    /// with a table `[pressure]` does so anyway
+    #[arg(long)]
+    pub(super) pressure: bool,
+    /// Under pressure: how many schedules are asked, each by a seed of its own. Left out: the suite's number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) pressure_seeds: Option<u32>,
+    /// Under pressure: ask the schedule of this seed alone, as after one that failed
+    #[arg(long, value_name = "S", conflicts_with = "pressure_seeds")]
+    pub(super) pressure_seed: Option<u32>,
     /// Print the report as JSON instead of the summary
     #[arg(long)]
     pub(super) json: bool,

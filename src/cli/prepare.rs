@@ -188,6 +188,15 @@ pub(super) fn changed_suite(arguments: &RunArguments) -> anyhow::Result<Suite> {
     if let Some(flips) = arguments.flips {
         suite.faults.flips = flips;
     }
+    if arguments.pressure || arguments.pressure_seeds.is_some() || arguments.pressure_seed.is_some() {
+        let pressure = suite.pressure.get_or_insert_default();
+        if let Some(seeds) = arguments.pressure_seeds {
+            pressure.seeds = seeds;
+        }
+        if let Some(seed) = arguments.pressure_seed {
+            (pressure.first_seed, pressure.seeds) = (seed, 1);
+        }
+    }
     Ok(suite)
 }
 

@@ -25,6 +25,7 @@ use crate::progress::{Progress, Verbosity};
 use crate::report::{Finding, Report, differing_questions};
 use crate::stage::{ExcerptQuestion, Sources};
 use crate::store::{Durability, Store};
+use crate::suite::Suite;
 
 const NOT_REPRODUCED: u8 = 1;
 const IMPOSSIBLE: u8 = 3;
@@ -117,7 +118,7 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
         return Ok(Err(why));
     }
     let request = Request {
-        suite,
+        suite: Suite { pressure: None, ..suite },
         device,
         excerpt: None,
         shard: None,

@@ -48,6 +48,7 @@ pub(super) fn why_unjudged(error: &StageError) -> Option<String> {
         StageError::Route(_)
         | StageError::Asset(_)
         | StageError::Extract { .. }
+        | StageError::NoPrompts(_)
         | StageError::Prompt(_)
         | StageError::Tokenizer { .. }
         | StageError::Template(_)

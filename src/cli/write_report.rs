@@ -9,8 +9,8 @@ use crate::carrier::{Carrier, PlantingGround, find_carrier};
 use crate::exit_code::{ERROR, exit_code_of_run};
 use crate::pipeline::{Bench, Findings};
 use crate::report::{
-    Finding, ForeignKv, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, Talk, summarise, tabulate_faults, to_html,
-    to_junit, to_markdown,
+    Finding, ForeignKv, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, Talk, UnderPressure, summarise,
+    tabulate_faults, to_html, to_junit, to_markdown,
 };
 use crate::stage::{read_dataset, read_ready};
 use crate::stage_name::StageName;
@@ -63,7 +63,8 @@ pub(super) fn write_formats(report: &Report, out: &Utf8Path) -> anyhow::Result<(
 }
 
 fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
-    let Findings { compared, not_run, conclusion, planted, foreign, talked, verdict, failure: _ } = outcome;
+    let Findings { compared, not_run, conclusion, planted, foreign, talked, pressed, verdict, failure: _ } =
+        outcome;
     let environment = bench.desk.environment.as_ref().context("a run has an environment")?;
     let planted_faults = planted
         .into_iter()
@@ -94,6 +95,17 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
             findings: talked.findings,
             artifact: talked.artifact.output_digest(),
             log: talked.artifact.note_path(""),
+        })
+        .collect();
+    let pressure: Vec<UnderPressure> = pressed
+        .into_iter()
+        .map(|pressed| UnderPressure {
+            model: pressed.model.name().to_owned(),
+            route: pressed.route,
+            judgement: pressed.findings.judgement(),
+            findings: pressed.findings,
+            artifact: pressed.artifact.output_digest(),
+            log: pressed.artifact.note_path(""),
         })
         .collect();
     let void = foreign_kv.iter().filter(|foreign| !foreign.findings.control_holds()).count();
@@ -157,5 +169,6 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
         planted_faults,
         foreign_kv,
         talks,
+        pressure,
     })
 }

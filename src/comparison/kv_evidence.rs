@@ -47,8 +47,9 @@ impl KvEvidence {
     /// How many tokens a layer keeps, if not all.
     pub(super) fn window(&self, rank: u32, layer: &str) -> Option<u32> {
         let rank = usize::try_from(rank).ok()?;
+        let windows = self.windows.get(rank)?;
         let place = self.layers.get(rank)?.iter().position(|name| name == layer)?;
-        *self.windows.get(rank)?.get(place)?
+        *windows.get(place)?
     }
 
     /// Whether a layer that keeps a window holds a chunk as a whole when a request goes on behind so many tokens: the first

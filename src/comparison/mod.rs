@@ -73,7 +73,9 @@ pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
 pub use plan::{Plan, plan_questions, reach};
-pub use provenance::{CellMap, Provenance, WrongCell, WrongWhen, find_wrong_cells};
+pub use provenance::{
+    CellMap, Provenance, ServedRequest, WrongCell, WrongWhen, find_wrong_cells, trace_requests,
+};
 pub use second_look::{
     ComputedKv, DifferingPart, FirstElement, KvDifference, RowsInstead, SecondLook, Sight, look_closely,
 };

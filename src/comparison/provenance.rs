@@ -300,6 +300,61 @@ pub fn find_wrong_cells(evidence: &Evidence) -> Result<Vec<WrongCell>, EvidenceE
     Ok(trace((&cases, evidence.cut.asked()), evidence.kv.as_ref(), evidence.fidelity, usize::MAX).first)
 }
 
+/// A request that no arms pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedRequest {
+    /// What its records are named by.
+    pub question: QuestionId,
+    /// Length of its prompt.
+    pub prompt_tokens: u32,
+    /// Tokens that it was served, each time that it was taken up.
+    pub served: Vec<u32>,
+}
+
+/// Holds every cell that these requests were served against what engines computed in any request of the evidence.
+#[must_use]
+pub fn trace_requests(evidence: &KvEvidence, fidelity: Fidelity, requests: &[ServedRequest]) -> Provenance {
+    if let Some(unobserved) = unobserved(evidence) {
+        return unobserved;
+    }
+    let demand = Demand::of(evidence, fidelity);
+    let copies = Copies::of(evidence, (demand, NAMED_OFFENDERS));
+    let mut of_request: HashMap<&QuestionId, Vec<&ChunkDigests>> = HashMap::new();
+    for (question, chunk) in chunks(&evidence.store).chain(chunks(&evidence.load)) {
+        of_request.entry(question).or_default().push(chunk);
+    }
+    let mut traced = Provenance::without_evidence(String::new());
+    let ranks = u32::try_from(evidence.layers.len()).unwrap_or(u32::MAX);
+    for request in requests {
+        let seen = of_request.remove(&request.question).unwrap_or_default();
+        let mut whole = 0;
+        for &served in &request.served {
+            let of_prompt = served.min(request.prompt_tokens) / evidence.chunk_tokens;
+            whole += u64::from(of_prompt);
+            traced.uncovered_tokens += u64::from(served - of_prompt * evidence.chunk_tokens);
+        }
+        for rank in 0..ranks {
+            let digested = seen.iter().filter(|chunk| chunk.served && chunk.rank == rank).count() as u64;
+            traced.missing += whole.saturating_sub(digested);
+        }
+        let most_served = request.served.iter().copied().max().unwrap_or(0);
+        trace_request(&mut traced, &copies, (Pass::Load, &request.question, most_served), seen, demand);
+    }
+    traced.outcome = outcome(&traced, demand);
+    traced.words = describe(&traced, demand);
+    traced
+}
+
+/// What there is to say where the KV was not seen.
+fn unobserved(evidence: &KvEvidence) -> Option<Provenance> {
+    let reason =
+        evidence.passes().into_iter().flat_map(|(_, records)| records).find_map(|record| match record {
+            KvRecord::NotObserved { reason } => Some(reason),
+            KvRecord::Request { .. } => None,
+        })?;
+    Some(Provenance::without_evidence(format!("The KV itself could not be observed: {reason}.")))
+}
+
 fn trace(
     (cases, cuts): (&[Case<'_>], &[AskedCut]),
     evidence: Option<&KvEvidence>,
@@ -307,13 +362,8 @@ fn trace(
     named: usize,
 ) -> Provenance {
     let Some(evidence) = evidence else { return Provenance::not_observed() };
-    let unobserved =
-        evidence.passes().into_iter().flat_map(|(_, records)| records).find_map(|record| match record {
-            KvRecord::NotObserved { reason } => Some(reason),
-            KvRecord::Request { .. } => None,
-        });
-    if let Some(reason) = unobserved {
-        return Provenance::without_evidence(format!("The KV itself could not be observed: {reason}."));
+    if let Some(unobserved) = unobserved(evidence) {
+        return unobserved;
     }
     let demand = Demand::of(evidence, fidelity);
     let copies = Copies::of(evidence, (demand, named));
@@ -347,7 +397,10 @@ fn trace(
             let covered = u64::from(served) * u64::from(evidence.chunk_tokens);
             traced.uncovered_tokens += u64::from(observation.cached_tokens).saturating_sub(covered);
             count_missing(&mut traced, evidence, &chunks, served);
-            trace_request(&mut traced, &copies, (pass, observation), chunks, demand);
+            // Of a request that was taken up again a chunk may have left its window since.
+            let most_served =
+                observation.served_again.iter().copied().fold(observation.cached_tokens, u32::max);
+            trace_request(&mut traced, &copies, (pass, question, most_served), chunks, demand);
         }
         if pass == Pass::Cut {
             traced.served_to_cuts = traced.served - served_before;
@@ -377,15 +430,12 @@ fn count_missing(traced: &mut Provenance, evidence: &KvEvidence, chunks: &[&Chun
 fn trace_request(
     traced: &mut Provenance,
     copies: &Copies<'_>,
-    (pass, observation): (Pass, &Observation),
+    (pass, question, most_served): (Pass, &QuestionId, u32),
     mut in_order: Vec<&ChunkDigests>,
     demand: Demand,
 ) {
     let mut maps: BTreeMap<u32, BTreeMap<u32, String>> = BTreeMap::new();
     in_order.sort_by_key(|chunk| (chunk.chunk, chunk.rank));
-    let question = &observation.question;
-    // Of a request that was taken up again a chunk may have left its window since.
-    let most_served = observation.served_again.iter().copied().fold(observation.cached_tokens, u32::max);
     let wrong_before = all_wrong(traced);
     for chunk in in_order {
         let last = chunk.last.as_ref().unwrap_or(&chunk.first);

@@ -57,10 +57,22 @@ pub struct ServerSettings {
     pub shards_of_chunk: u32,
     /// Size of the memory tier, in GiB.
     pub memory_gib: u32,
+    /// Size of it in MiB instead, all of which is there from the start, where it is to be too small.
+    pub scarce_memory_mib: Option<u32>,
     /// Where else than in private memory it keeps chunks.
     pub tiers: Tiers,
     /// How long it may take to become healthy.
     pub patience: Duration,
+}
+
+impl ServerSettings {
+    /// Size of the memory tier in GiB, as the server is told.
+    fn memory(&self) -> String {
+        match self.scarce_memory_mib {
+            Some(mib) => (f64::from(mib) / 1024.0).to_string(),
+            None => self.memory_gib.to_string(),
+        }
+    }
 }
 
 /// Tiers beside the server's private memory.
@@ -195,7 +207,7 @@ impl LmcacheServer {
             ("--http-port", http_port.to_string()),
             ("--prometheus-port", metrics_port.to_string()),
             ("--chunk-size", settings.chunk_tokens.to_string()),
-            ("--l1-size-gb", settings.memory_gib.to_string()),
+            ("--l1-size-gb", settings.memory()),
             ("--eviction-policy", "LRU".to_owned()),
             // The server's default and the default of a worker on a CPU differ.
             ("--supported-transfer-mode", "auto".to_owned()),
@@ -205,9 +217,12 @@ impl LmcacheServer {
         if let Some(second) = &settings.tiers.second {
             command.extend(second.options(transfer_port, settings.tiers.serde.as_ref()));
         }
+        // Memory that grows as it is needed, the default where it is pinned, begins larger than a scarce one and is never a segment.
+        if settings.tiers.segment.is_some() || settings.scarce_memory_mib.is_some() {
+            command.push("--no-l1-use-lazy".to_owned());
+        }
         if let Some(segment) = &settings.tiers.segment {
-            // Memory that grows as it is needed, the default where it is pinned, is never a segment.
-            command.extend(["--no-l1-use-lazy".to_owned(), "--shm-name".to_owned(), segment.clone()]);
+            command.extend(["--shm-name".to_owned(), segment.clone()]);
         }
         let mut launch = Launch {
             guard: settings.guard.clone(),

@@ -16,6 +16,7 @@ mod numbered;
 mod parallelism;
 mod plan;
 mod ports;
+mod press;
 mod process;
 mod protocol;
 mod redis;
@@ -38,6 +39,7 @@ pub use parallelism::{Parallelism, ParallelismError};
 pub(crate) use plan::chunk_digests;
 pub use plan::{Capacity, Expectation, Plan, Round, TooLarge};
 pub use ports::distinct_ports;
+pub use press::{Endured, OwnCache};
 pub use process::{Launch, OwnedProcess, Streams};
 pub use protocol::{
     ChangedCell, Connector, ConnectorRole, Misreading, NumberedChunk, NumberedPrompt, PROTOCOL,

@@ -1,7 +1,8 @@
 //! The worker protocol: JSON lines over the standard streams of one Python process per engine run.
 //!
 //! `start` → `ready`; `score` → one `scored` for each prompt, in any order, then one `digested` for each that has a whole chunk,
-//! where digests were asked for, then `counted`; `plant` → `planted`; `look` → `looked`; `spoil` → `spoilt`; `finish` → `finished`.
+//! where digests were asked for, then `counted`; `plant` → `planted`; `look` → `looked`; `spoil` → `spoilt`; `press` → one `pressed`
+//! for each request as it ends, then one `digested` for each that has a whole piece, then `endured`; `finish` → `finished`.
 //! Instead of any reply `failed` may come; nothing follows it. The Python counterpart is
 //! `src/engine/worker/kv_worker/protocol.py`. Main types: [`Request`], [`Reply`].
 
@@ -11,7 +12,10 @@ use camino::Utf8Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{CellPart, ChunkDigests, DigestedLayers, LayerDigests, Step, TokenLogprob};
+use crate::model::{
+    CellPart, ChunkDigests, CutOff, DigestedLayers, LayerDigests, PressedRequest, PressureEvents, Step,
+    TokenLogprob,
+};
 
 /// Both sides refuse another number.
 pub const PROTOCOL: u32 = 4;
@@ -52,6 +56,15 @@ pub enum Request<'a> {
         folder: &'a Utf8Path,
         /// The chunks.
         chunks: &'a [NumberedChunk],
+    },
+    /// Ask prompts by a schedule that leaves the engine no peace.
+    Press {
+        /// Whether vLLM's own prefix cache serves, too, in an engine that was started with one that is not read.
+        own_cache: bool,
+        /// What the connector stores as a whole, in tokens.
+        unit: u32,
+        /// The schedule.
+        prompts: Vec<NumberedPressed<'a>>,
     },
     /// Shut the engine down.
     Finish,
@@ -117,6 +130,8 @@ pub struct Start {
     pub digest_chunk_tokens: Option<u32>,
     /// Whether chunks that generated tokens complete are digested, too.
     pub digest_answers: bool,
+    /// Whether it is digested block by block of vLLM's cache instead.
+    pub digest_blocks: bool,
     /// torch's name of the data type that a lossy form of storage puts each element through; what that makes of computed chunks
     /// is then digested, too. `None`: there is none, or its arithmetic is not known.
     pub stored_as: Option<&'static str>,
@@ -189,6 +204,21 @@ pub struct NumberedPrompt<'a> {
     /// Where another engine has left its KV, in the words of that one's connector.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transfer: Option<&'a serde_json::Value>,
+}
+
+/// A request of a schedule under the number that its reply will bear.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct NumberedPressed<'a> {
+    /// The driver's number.
+    pub question: u32,
+    /// The whole prompt.
+    pub token_ids: &'a [u32],
+    /// How many others must have ended before.
+    pub after: u32,
+    /// Tokens to generate.
+    pub answer_tokens: u32,
+    /// When to break it off, if at all.
+    pub abort: Option<CutOff>,
 }
 
 /// A chunk of a prompt of the last `score`, in some layers on one rank.
@@ -264,6 +294,17 @@ pub enum Reply {
     },
     /// A prompt is answered three times.
     Spoilt(Box<Probed>),
+    /// One request of a schedule has ended.
+    Pressed(PressedRequest),
+    /// All requests of a schedule have.
+    Endured {
+        /// What happened.
+        events: PressureEvents,
+        /// vLLM's prefix-cache counters, cumulative.
+        counters: BTreeMap<String, f64>,
+        /// What kept digests from being taken, if anything did.
+        digest_problem: Option<String>,
+    },
     /// What was looked at.
     Looked {
         /// As far as it is there.

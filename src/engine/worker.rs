@@ -222,8 +222,7 @@ impl Worker {
                 }
                 Reply::Counted { digest_problem: problem, counters } => {
                     digest_problem = digest_problem.or(problem);
-                    self.hits.rotate_right(1);
-                    self.hits[0] = EngineHits::read(&counters);
+                    self.count(EngineHits::read(&counters));
                     break;
                 }
                 other => return Err(self.garbled(format!("{other:?} came instead of `scored`"))),
@@ -270,6 +269,23 @@ impl Worker {
     /// Where the KV of the prompts that were scored last was left, in their order.
     pub fn take_transfers(&mut self) -> Vec<serde_json::Value> {
         std::mem::take(&mut self.transfers)
+    }
+
+    /// Takes in what was served since the start; what was since the last time comes back.
+    pub(super) fn count(&mut self, since_start: EngineHits) -> EngineHits {
+        self.hits.rotate_right(1);
+        self.hits[0] = since_start;
+        self.hits()
+    }
+
+    /// Why this engine's KV cannot be digested, where it should be.
+    pub(super) fn digest_problem(&self) -> Option<String> {
+        self.digest_problem.clone()
+    }
+
+    /// How long one answer may take behind another.
+    pub(super) fn answer_patience(&self) -> Duration {
+        self.patience.answer
     }
 
     /// Tokens of the prompts that were scored last which vLLM counts as served.
@@ -429,7 +445,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn send(&mut self, request: &Request<'_>) -> Result<(), EngineError> {
+    pub(super) async fn send(&mut self, request: &Request<'_>) -> Result<(), EngineError> {
         let mut line = serde_json::to_vec(request).expect("a request has a JSON form");
         line.push(b'\n');
         let written = async {
@@ -453,7 +469,7 @@ impl Worker {
         .await
     }
 
-    async fn receive(&mut self, patience: Duration) -> Result<Reply, EngineError> {
+    pub(super) async fn receive(&mut self, patience: Duration) -> Result<Reply, EngineError> {
         self.receive_naming(patience, |_| None).await
     }
 
@@ -503,7 +519,7 @@ impl Worker {
         EngineError::Silent { what, patience, said: telling_line(&log), log, asks_server }
     }
 
-    fn garbled(&self, problem: String) -> EngineError {
+    pub(super) fn garbled(&self, problem: String) -> EngineError {
         EngineError::Garbled { what: self.what.clone(), problem, log: self.process.log().to_owned() }
     }
 }

@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::digest::Digest;
 use crate::event::Effort;
 use crate::stage::{
-    Baseline, Cached, Compare, Context, Control, Cut, EngineSpec, Extract, Faults, Foreign, Inputs, Prompts,
-    StageError, Turns, about_cuts,
+    Baseline, Cached, Compare, Context, Control, Cut, EngineSpec, Extract, Faults, Foreign, Inputs, Pressure,
+    Prompts, StageError, Turns, about_cuts,
 };
 use crate::stage_name::StageName;
 use crate::store::StageKey;
@@ -36,6 +36,8 @@ pub enum Work {
     Foreign(Box<Foreign>),
     /// Conversations over a carrier.
     Turns(Box<Turns>),
+    /// vLLM with a carrier under pressure.
+    Pressure(Box<Pressure>),
 }
 
 /// What a key holds.
@@ -60,6 +62,7 @@ impl Work {
             Self::Faults(_) => StageName::Faults,
             Self::Foreign(_) => StageName::Foreign,
             Self::Turns(_) => StageName::Turns,
+            Self::Pressure(_) => StageName::Pressure,
         }
     }
 
@@ -73,6 +76,7 @@ impl Work {
             Self::Faults(work) => Some(&work.engine),
             Self::Foreign(work) => Some(&work.engine),
             Self::Turns(work) => Some(&work.engine),
+            Self::Pressure(work) => Some(&work.engine),
         }
     }
 
@@ -94,6 +98,7 @@ impl Work {
             Self::Faults(work) => Some(work.effort()),
             Self::Foreign(work) => Some(work.effort()),
             Self::Turns(work) => Some(work.effort()),
+            Self::Pressure(work) => Some(work.effort()),
         };
         let ranks = self.engine().map_or(1, |engine| engine.ranks.ranks());
         effort.map(|effort| Effort { further_ranks: effort.engines * further(ranks), ..effort })
@@ -120,6 +125,7 @@ impl Work {
             Self::Faults(work) => key(Faults::SCHEMA, stage, inputs, work),
             Self::Foreign(work) => key(Foreign::SCHEMA, stage, inputs, work),
             Self::Turns(work) => key(Turns::SCHEMA, stage, inputs, work),
+            Self::Pressure(work) => key(Pressure::SCHEMA, stage, inputs, work),
         }
     }
 
@@ -139,6 +145,7 @@ impl Work {
             Self::Faults(work) => work.fill(context).await,
             Self::Foreign(work) => work.fill(context).await,
             Self::Turns(work) => work.fill(context).await,
+            Self::Pressure(work) => work.fill(context).await,
         }
     }
 }

@@ -11,10 +11,10 @@ use crate::job::Work;
 use crate::model::{HitRule, HitUnit, KvShape, Route};
 use crate::options::StoringOptions;
 use crate::stage::{
-    Baseline, Cached, Compare, Control, EngineSpec, FOREIGN_PROMPTS, Faults, Foreign, Prompts, Shards,
-    StageError, Turns, batching, capacity, differences, prompt_limits,
+    Baseline, Cached, Compare, Control, EngineSpec, FOREIGN_PROMPTS, Faults, Foreign, Pressure, Prompts,
+    Shards, StageError, Turns, batching, capacity, differences, prompt_limits,
 };
-use crate::suite::LmcacheSettings;
+use crate::suite::{LmcacheSettings, PressureSettings};
 
 /// Tokens of a chunk in conversations: so few that the last prompts have more than 128 of them.
 const TURN_CHUNK: u32 = 32;
@@ -160,6 +160,27 @@ impl<'a> ArmsOf<'a> {
             }))
         };
         Ok(vec![(", turns", work(false)), (", turns with answers stored", work(true))])
+    }
+
+    /// The engine and LMCache with too little room for what is asked.
+    pub(super) fn pressure(&self, settings: PressureSettings, route: Route) -> Result<Work, RouteError> {
+        let carrier = find_carrier(route)?;
+        let max_model_len = settings.max_model_len.min(self.request.suite.engine.max_model_len);
+        let settings = PressureSettings { max_model_len, ..settings };
+        let engine = if carrier.needs_lmcache() { &self.connected } else { &self.alone };
+        let engine = engine.under_pressure(settings, carrier.takes_pieces());
+        let capacity = self.capacity_on(carrier);
+        let lmcache = LmcacheSettings { chunk_tokens: settings.chunk_tokens, ..self.request.suite.lmcache };
+        Ok(Work::Pressure(Box::new(Pressure {
+            route,
+            lmcache,
+            capacity: Capacity { chunk_tokens: settings.chunk_tokens, ..capacity },
+            carrier: carrier.content(),
+            added_packages: carrier.added_packages(&engine.environment),
+            shards: Shards::of(&engine, self.shape),
+            settings,
+            engine,
+        })))
     }
 
     pub(super) fn foreign(&self) -> Work {

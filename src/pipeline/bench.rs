@@ -10,7 +10,7 @@ use crate::model::Route;
 use crate::stage::{Desk, Excerpt};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, Store};
-use crate::suite::Suite;
+use crate::suite::{PressureSettings, Suite};
 
 /// What was asked for: with sources and environment, all that a run's graph is made of.
 #[derive(Debug, Clone)]
@@ -101,6 +101,11 @@ impl Request {
     /// Among how many load passes the budget for early stops is divided: each part of the questions has its share.
     pub(super) fn early_stop_among(&self) -> u32 {
         self.suite.comparisons().saturating_mul(self.shard.map_or(1, Shard::of))
+    }
+
+    /// What engines are put under pressure by, if they are; of a run in parts the first part does it.
+    pub(super) fn pressure(&self) -> Option<PressureSettings> {
+        self.suite.pressure.filter(|_| self.shard.is_none_or(|shard| shard.number() == 1))
     }
 
     pub(super) fn stops_early(&self) -> bool {

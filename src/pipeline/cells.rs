@@ -94,7 +94,8 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
         let cells = jobs.cells.iter().filter(|cell| admitted(&cell.route)).map(|cell: &Cell| cell.compare);
         let planted = jobs.planted.iter().filter(|(route, _)| admitted(route)).map(|(_, job)| *job);
         let talks = jobs.talks.iter().filter(|(route, _)| admitted(route)).map(|(_, job)| *job);
-        cells.chain(planted).chain(jobs.foreign).chain(talks).collect::<Vec<JobId>>()
+        let pressed = jobs.pressed.iter().filter(|(route, _)| admitted(route)).map(|(_, job)| *job);
+        cells.chain(planted).chain(jobs.foreign).chain(talks).chain(pressed).collect::<Vec<JobId>>()
     };
     let wanted = run.models.iter().flat_map(of_model).collect();
     for (route, error) in &refused {
@@ -151,6 +152,9 @@ pub async fn run_stage(
         StageName::Faults => request.planting = Planting::Asked,
         StageName::Foreign => request.foreign = ForeignReading::Asked,
         StageName::Turns => request.turns = Turning::Asked,
+        StageName::Pressure => {
+            request.suite.pressure.get_or_insert_default();
+        }
         _ => {}
     }
     let run = graph(&request, &bench.desk.sources, bench.desk.environment.as_ref())?;

@@ -3,14 +3,17 @@
 use super::locate::locate;
 use super::{Bench, Cell, ModelJobs, RunGraph, Turning};
 use crate::assets::Model;
-use crate::carrier::{RouteError, foreign_route};
+use crate::carrier::{RouteError, find_carrier, foreign_route};
 use crate::comparison::{Comparison, Conclusion, Location, Verdict, conclude};
 use crate::fault::FaultFindings;
 use crate::foreign::ForeignFindings;
 use crate::job::{Ended, JobId};
 use crate::model::Route;
+use crate::pressure::PressureFindings;
 use crate::report::{Known, NotRun};
-use crate::stage::{StageError, in_full, read_comparison, read_faults, read_foreign, read_turns};
+use crate::stage::{
+    StageError, in_full, read_comparison, read_faults, read_foreign, read_pressure, read_turns,
+};
 use crate::stage_name::StageName;
 use crate::store::Artifact;
 use crate::turns::TurnsFindings;
@@ -67,6 +70,19 @@ pub struct Talked {
     pub findings: TurnsFindings,
 }
 
+/// What one model over one route showed under pressure.
+#[derive(Debug)]
+pub struct Pressed {
+    /// The model.
+    pub model: Model,
+    /// The route.
+    pub route: Route,
+    /// Of the pressure stage.
+    pub artifact: Artifact,
+    /// What each seed's schedule showed.
+    pub findings: PressureFindings,
+}
+
 /// What a run shows.
 #[derive(Debug)]
 pub struct Findings {
@@ -82,8 +98,10 @@ pub struct Findings {
     pub foreign: Vec<ForeignFound>,
     /// Each model on each route with conversations, if they were asked for.
     pub talked: Vec<Talked>,
-    /// The verdict on all: the conclusion's, unless planted faults say that it cannot be relied on. There is none where there
-    /// is a [`failure`](Self::failure).
+    /// Each model on each route under pressure, if that was asked for.
+    pub pressed: Vec<Pressed>,
+    /// The verdict on all: the conclusion's, unless one under pressure is worse or planted faults say that it cannot be relied on. There is
+    /// none where there is a [`failure`](Self::failure).
     pub verdict: Verdict,
     /// Why nothing was compared, where nothing was: the first error.
     pub failure: Option<StageError>,
@@ -116,7 +134,8 @@ pub(super) async fn gather(
     mut refused: Vec<(Route, RouteError)>,
 ) -> Result<Findings, StageError> {
     let mut gathered = Gathered { bench, run, ended: &ended, compared: Vec::new(), not_run: Vec::new() };
-    let (mut planted, mut foreign, mut talked) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut planted, mut foreign) = (Vec::new(), Vec::new());
+    let (mut talked, mut pressed) = (Vec::new(), Vec::new());
     for (model, jobs) in bench.desk.sources.models().iter().zip(&run.models) {
         for cell in &jobs.cells {
             match refused.iter().find(|(route, _)| *route == cell.route) {
@@ -164,6 +183,14 @@ pub(super) async fn gather(
             let findings = read_turns(artifact)?;
             talked.push(Talked { model: model.clone(), route, artifact: artifact.clone(), findings });
         }
+        for &(route, job) in jobs.pressed.iter().filter(|(route, _)| runs(&refused, *route)) {
+            let Some(artifact) = gathered.made(model, route, job, "put it under pressure") else { continue };
+            let findings = read_pressure(artifact)?;
+            pressed.push(Pressed { model: model.clone(), route, artifact: artifact.clone(), findings });
+        }
+        if bench.request.pressure().is_some() {
+            gathered.note_refused(model, jobs)?;
+        }
     }
     let Gathered { compared, not_run, .. } = gathered;
     let failure = if compared.is_empty() {
@@ -174,9 +201,15 @@ pub(super) async fn gather(
     };
     let conclusion = conclude(compared.iter().map(|compared| &compared.comparison));
     let doubts = planted.iter().filter_map(|planted| planted.findings.doubt());
-    let talks = talked.iter().map(|talked| talked.findings.judge().verdict);
-    let verdict = doubts.map(|doubt| doubt.verdict).chain(talks).fold(conclusion.overall, Verdict::min);
-    Ok(Findings { compared, not_run, conclusion, planted, foreign, talked, verdict, failure })
+    let of_pressure = pressed.iter().map(|pressed: &Pressed| pressed.findings.judgement().verdict);
+    let of_talks = talked.iter().map(|talked: &Talked| talked.findings.judge().verdict);
+    let verdicts = doubts.map(|doubt| doubt.verdict).chain(of_pressure).chain(of_talks);
+    let verdict = verdicts.fold(conclusion.overall, Verdict::min);
+    Ok(Findings { compared, not_run, conclusion, planted, foreign, talked, pressed, verdict, failure })
+}
+
+fn runs(refused: &[(Route, RouteError)], route: Route) -> bool {
+    refused.iter().all(|(refused, _)| *refused != route)
 }
 
 /// Why a route has no conversations.
@@ -203,6 +236,22 @@ impl Gathered<'_> {
             .collect();
         let location = locate(self.bench, self.run, self.ended, jobs, cell, &comparison).await;
         self.compared.push(Compared { model: model.clone(), route, artifacts, comparison, location });
+        Ok(())
+    }
+
+    /// Notes the routes that cannot be put under pressure.
+    fn note_refused(&mut self, model: &Model, jobs: &ModelJobs) -> Result<(), StageError> {
+        for cell in &jobs.cells {
+            if let Some(reason) = find_carrier(cell.route)?.refuses_pressure() {
+                self.not_run.push(NotRun {
+                    model: model.name().to_owned(),
+                    route: cell.route,
+                    known: Known::Beforehand,
+                    reason: format!("failed to put it under pressure: {reason}"),
+                    next_step: "leave this route out of a run under pressure".to_owned(),
+                });
+            }
+        }
         Ok(())
     }
 

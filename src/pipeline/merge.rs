@@ -126,12 +126,16 @@ pub fn merge(parts: &[Part]) -> Result<Report, MergeError> {
     let planted_faults: Vec<_> = parts.iter().flat_map(|part| part.report.planted_faults.clone()).collect();
     let talks: Vec<_> = parts.iter().flat_map(|part| part.report.talks.clone()).collect();
     let foreign_kv: Vec<_> = parts.iter().flat_map(|part| part.report.foreign_kv.clone()).collect();
+    let pressure: Vec<_> = parts.iter().flat_map(|part| part.report.pressure.clone()).collect();
     let conclusion = conclude(findings.iter().map(|finding: &Finding| &finding.comparison));
     for (finding, judgement) in findings.iter_mut().zip(conclusion.judgements) {
         finding.judgement = judgement;
     }
     let doubts = planted_faults.iter().filter_map(|planted| planted.doubt.as_ref());
-    let verdict = doubts.map(|doubt| doubt.verdict).fold(conclusion.overall, Verdict::min);
+    let of_pressure = pressure.iter().map(|pressed| pressed.judgement.verdict);
+    let of_talks = talks.iter().map(|talk| talk.judgement.verdict);
+    let verdicts = doubts.map(|doubt| doubt.verdict).chain(of_pressure).chain(of_talks);
+    let verdict = verdicts.fold(conclusion.overall, Verdict::min);
     let void = foreign_kv.iter().filter(|foreign| !foreign.findings.control_holds()).count();
     Ok(Report {
         schema: SCHEMA,
@@ -148,6 +152,7 @@ pub fn merge(parts: &[Part]) -> Result<Report, MergeError> {
         planted_faults,
         foreign_kv,
         talks,
+        pressure,
     })
 }
 

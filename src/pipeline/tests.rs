@@ -11,7 +11,7 @@ use crate::digest::{Digest, digest_json};
 use crate::engine::environment::{Environment, EnvironmentIdentity, Package};
 use crate::machine::Device;
 use crate::stage_name::StageName;
-use crate::suite::Suite;
+use crate::suite::{PressureSettings, Suite};
 
 /// Settings that change no output: names, places, sentences, and how long is waited.
 const NO_INGREDIENTS: [&str; 8] = [
@@ -46,6 +46,7 @@ fn request(suite: Suite) -> Request {
 fn suite() -> Suite {
     let mut suite = Suite::load("canary").unwrap();
     suite.routes = routes();
+    suite.pressure = Some(PressureSettings::default());
     suite.engine.arguments = BTreeMap::from([("swap_space".to_owned(), json!(1))]);
     suite
 }
@@ -156,7 +157,7 @@ fn what_was_asked_for_besides_the_suite_is_an_ingredient_where_it_matters() {
             .collect();
         words.join(" ")
     };
-    let engines = "baseline control cached faults foreign turns";
+    let engines = "baseline control cached faults foreign turns pressure";
     assert_eq!(
         after(|request| request.device =
             Device::Cpu { name: "one".to_owned(), features: BTreeSet::new(), threads: 3 }),
@@ -193,7 +194,7 @@ fn another_lmcache_changes_nothing_without_one() {
     let after = parameters(&request(suite()), &environment("0.5.5"));
     assert_eq!(
         changed(&before, &after),
-        [StageName::Cached, StageName::Faults, StageName::Foreign, StageName::Turns]
+        [StageName::Cached, StageName::Faults, StageName::Foreign, StageName::Turns, StageName::Pressure]
     );
 }
 

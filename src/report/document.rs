@@ -15,6 +15,7 @@ use crate::fault::FaultFindings;
 use crate::foreign::ForeignFindings;
 use crate::machine::Device;
 use crate::model::{KvShape, Route};
+use crate::pressure::PressureFindings;
 use crate::stage_name::StageName;
 use crate::suite::Suite;
 use crate::turns::TurnsFindings;
@@ -62,6 +63,28 @@ pub struct Report {
     /// Each model on each route with conversations, answers stored and not; empty if they were not asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub talks: Vec<Talk>,
+    /// Each model on each route under pressure; empty if that was not asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pressure: Vec<UnderPressure>,
+}
+
+/// What one model over one route showed under pressure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnderPressure {
+    /// The model's name.
+    pub model: String,
+    /// The route.
+    pub route: Route,
+    /// The verdict, and why.
+    pub judgement: Judgement,
+    /// What each seed's schedule showed.
+    pub findings: PressureFindings,
+    /// Output digest of the pressure stage.
+    pub artifact: Digest,
+    /// Where vLLM's and LMCache's output is, on the machine that ran them.
+    #[schemars(with = "String")]
+    pub log: Utf8PathBuf,
 }
 
 /// Conversations of one model over a route, and what they come to.

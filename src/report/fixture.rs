@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Finding, ForeignKv, Known, NotRun, PlantedFaults, Report, SCHEMA};
+use super::{Finding, ForeignKv, Known, NotRun, PlantedFaults, Report, SCHEMA, UnderPressure};
 use crate::comparison::scene::{Scene, made_up_kv, say, scatter};
 use crate::comparison::{
     ArmName, ComputedKv, Criteria, DifferingPart, EarlyStop, Evidence, FirstElement, KvDifference, Location,
-    Pass, Place as ChunkPlace, Rung, SecondLook, Sight, Verdict, compare, conclude,
+    Outcome, Pass, Place as ChunkPlace, Provenance, Rung, SecondLook, Sight, Verdict, compare, conclude,
 };
 use crate::dataset::{Choice, Question};
 use crate::digest::digest_bytes;
@@ -16,9 +16,10 @@ use crate::exit_code::{ERROR, exit_code, exit_code_of_run};
 use crate::fault::{Arrangement, Fate, FaultFindings, Group, Layers, Layout, Located, Place, Tier, Trial};
 use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
 use crate::machine::Device;
-use crate::model::{Dtype, KvShape, LayerDigests, Route};
+use crate::model::{Dtype, KvShape, LayerDigests, PressureEvents, Route};
+use crate::pressure::{Beyond, HitsApart, PressureFindings, SeedFindings};
 use crate::stage_name::StageName;
-use crate::suite::Suite;
+use crate::suite::{PressureSettings, Suite};
 
 /// Everything that could break a document: markup, quotes, control characters, line ends, other scripts, an emoji.
 pub(super) const NASTY: &str = "If a < b & c > \"d\", then `x` | y\r\n\u{0}\u{1b}[31m\u{7f}\u{fffe} ]]> </script><script>alert(1)</script> \
@@ -55,8 +56,61 @@ pub(crate) fn every_kind() -> Vec<(&'static str, Report)> {
         ("route not run", with_a_route_not_run()),
         ("foreign KV served", with_foreign_kv(3072)),
         ("foreign KV without control", with_foreign_kv(2816)),
+        ("endured", with_pressure(0)),
+        ("degraded under pressure", with_pressure(2)),
         ("nothing compared", report(vec![])),
     ]
+}
+
+/// Two seeds, under the second of which so many requests were served what nobody had computed.
+fn with_pressure(served_beyond: u32) -> Report {
+    let events = PressureEvents {
+        steps: 400,
+        preemptions: 5,
+        loads: 30,
+        resumed_loads: 4,
+        failed_loads: 0,
+        aborted_storing: 6,
+        aborted_loading: 3,
+        overlaps: 20,
+        asynchronous_loads: true,
+    };
+    let beyond = |request| Beyond { request, served: 128, at_most: 64 };
+    let seed = |seed, served_beyond: u32| SeedFindings {
+        seed,
+        own_cache: seed % 2 == 0,
+        requests: 46,
+        events,
+        evicted_chunks: Some(61),
+        failed_chunks: 0,
+        hits: HitsApart { connector: 13952, own: 96 },
+        kv: Provenance {
+            outcome: Outcome::Passed,
+            computed: 4000,
+            served: 2616,
+            ..Provenance::not_observed()
+        },
+        served_beyond,
+        beyond: (0..served_beyond).map(beyond).collect(),
+        served_short: 0,
+        short: Vec::new(),
+    };
+    let seeds = vec![seed(1, 0), seed(2, served_beyond)];
+    let findings = PressureFindings { piece_tokens: 32, stored_tokens: 64, never_evicts: None, seeds };
+    let mut report = report(vec![("canary-dense", Route::named("mp"), equivalent())]);
+    let judgement = findings.judgement();
+    report.verdict = report.verdict.min(judgement.verdict);
+    report.exit_code = exit_code(report.verdict);
+    report.suite.pressure = Some(PressureSettings::default());
+    report.pressure.push(UnderPressure {
+        model: "canary-dense".to_owned(),
+        route: Route::named("mp"),
+        judgement,
+        findings,
+        artifact: digest_bytes(b"pressure"),
+        log: "/cache/store-1/entries/pressure/0/notes/".into(),
+    });
+    report
 }
 
 fn with_a_route_not_run() -> Report {
@@ -300,6 +354,7 @@ fn report(compared: Vec<(&str, Route, Evidence)>) -> Report {
         planted_faults: Vec::new(),
         foreign_kv: Vec::new(),
         talks: Vec::new(),
+        pressure: Vec::new(),
     }
 }
 

@@ -9,9 +9,10 @@ use quick_junit::{NonSuccessKind, Property, TestCase, TestCaseStatus, TestSuite}
 use super::faults::seen_words;
 use super::foreign::foreign_rows;
 use super::ladder::{RungState, rungs};
+use super::pressure::{event_rows, pressure_name};
 use super::section::Section;
 use super::words::{flip_kind, flip_letters, one_line, rung, short_rung};
-use super::{Finding, ForeignKv, NotRun, PlantedFaults, Report};
+use super::{Finding, ForeignKv, NotRun, PlantedFaults, Report, UnderPressure};
 use crate::comparison::{CutHits, Rung, Verdict};
 use crate::fault::Fate;
 use crate::foreign::Meaning;
@@ -28,6 +29,7 @@ pub fn to_junit(report: &Report) -> String {
     junit.add_test_suites(report.planted_faults.iter().map(faults_suite));
     junit.add_test_suites(report.foreign_kv.iter().map(foreign_suite));
     junit.add_test_suites(report.talks.iter().map(|talk| section_suite(&Section::of_talk(talk))));
+    junit.add_test_suites(report.pressure.iter().map(pressure_suite));
     junit.to_string().expect("a report has no form that XML lacks")
 }
 
@@ -297,6 +299,29 @@ fn section_suite(section: &Section) -> TestSuite {
     };
     let mut case = TestCase::new("conversations", status);
     case.set_classname(&*section.title);
+    suite.add_test_case(case);
+    suite
+}
+
+/// One case: whatever keeps it from equivalent is its failure, or its error where nothing is proven. What happened is in its properties.
+fn pressure_suite(pressed: &UnderPressure) -> TestSuite {
+    let (name, judgement) = (pressure_name(pressed), &pressed.judgement);
+    let kind = match judgement.verdict {
+        Verdict::Equivalent => None,
+        Verdict::Degraded => Some(NonSuccessKind::Failure),
+        Verdict::NotExercised | Verdict::Insensitive | Verdict::Inconclusive => Some(NonSuccessKind::Error),
+    };
+    let status = kind.map_or_else(TestCaseStatus::success, |kind| {
+        let mut status = TestCaseStatus::non_success(kind);
+        status.set_type(judgement.verdict.name()).set_message(one_line(&judgement.reason));
+        status.set_description(format!("next: {}", one_line(&judgement.next_step)));
+        status
+    });
+    let mut case = TestCase::new("pressure", status);
+    case.set_classname(&*name);
+    let events = event_rows(&pressed.findings).into_iter();
+    case.add_properties(events.map(|row| Property::new(row.event.replace(' ', "_"), row.times)));
+    let mut suite = TestSuite::new(name);
     suite.add_test_case(case);
     suite
 }

@@ -5,11 +5,12 @@ use std::fmt::Write;
 
 use super::foreign::{ForeignRow, foreign_rows, foreign_words};
 use super::ladder::rungs;
+use super::pressure::{event_rows, offender_lines, pressure_name, seed_rows};
 use super::section::Section;
 use super::words::{
     counted, ending, flip_kind, flip_letters, nats, one_line, percent, points, rung, short_rung,
 };
-use super::{Finding, ForeignKv, NotRun, PlantedFaults, Report};
+use super::{Finding, ForeignKv, NotRun, PlantedFaults, Report, UnderPressure};
 use crate::comparison::Verdict;
 
 /// The most bytes that GitHub takes for a step's summary and Buildkite for an annotation, less some to spare.
@@ -51,6 +52,9 @@ pub fn to_markdown(report: &Report, limit: usize) -> String {
     }
     for talk in &report.talks {
         page.add("table of conversations", &section_table(&Section::of_talk(talk)));
+    }
+    for pressed in &report.pressure {
+        page.add("table of pressure", &pressure_table(pressed));
     }
     for finding in report.findings.iter().filter(|finding| !finding.flipped_questions.is_empty()) {
         add_flips(&mut page, finding);
@@ -257,6 +261,31 @@ fn section_table(section: &Section) -> String {
     for row in &section.rows {
         let row: Vec<String> = row.iter().map(|cell| escape(cell)).collect();
         writeln!(text, "| {} |", row.join(" | ")).expect("a string can be written to");
+    }
+    text + "\n"
+}
+
+fn pressure_table(pressed: &UnderPressure) -> String {
+    let UnderPressure { judgement, findings, .. } = pressed;
+    let (name, verdict) = (escape(&pressure_name(pressed)), judgement.verdict);
+    let mut text = format!("**{} {name}: {verdict}**\n\n{}", symbol(verdict), escape(&judgement.reason));
+    if judgement.next_step != "Nothing to do." {
+        text += &format!(" Next: {}", escape(&judgement.next_step));
+    }
+    text += "\n\n";
+    for line in offender_lines(findings) {
+        text += &format!("- {}\n", escape(&line));
+    }
+    text += "\n| event | times | remark |\n|---|--:|---|\n";
+    for row in event_rows(findings) {
+        text += &format!("| {} | {} | {} |\n", row.event, row.times, escape(&row.remark));
+    }
+    text += "\n| seed | served by | requests | tokens, connector + own | KV | bounds |\n|---|---|--:|--:|---|---|\n";
+    for row in seed_rows(findings) {
+        text += &format!(
+            "| {} | {} | {} | {} | {} | {} |\n",
+            row.seed, row.caches, row.requests, row.hits, row.kv, row.bounds
+        );
     }
     text + "\n"
 }

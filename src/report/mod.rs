@@ -16,6 +16,7 @@ mod ladder;
 mod lmcache_jsonl;
 mod markdown;
 mod matrix;
+mod pressure;
 mod schema;
 mod section;
 mod standalone;
@@ -23,7 +24,9 @@ mod text;
 mod words;
 
 pub use differing::differing_questions;
-pub use document::{Finding, ForeignKv, Known, NotRun, OLDEST_SCHEMA, PlantedFaults, Report, SCHEMA, Talk};
+pub use document::{
+    Finding, ForeignKv, Known, NotRun, OLDEST_SCHEMA, PlantedFaults, Report, SCHEMA, Talk, UnderPressure,
+};
 pub use faults::{describe_catalogue, tabulate_faults};
 pub use html::to_html;
 pub use junit::to_junit;

@@ -6,9 +6,10 @@ use super::faults::describe_turns;
 use super::foreign::{ForeignRow, foreign_rows, foreign_words};
 use super::ladder::numbers;
 use super::matrix::write_matrix;
+use super::pressure::{event_rows, offender_lines, pressure_name, seed_rows};
 use super::section::Section;
 use super::words::{asked, ending, flip_kind, flip_letters, p_value, rung};
-use super::{Finding, ForeignKv, Known, PlantedFaults, Report};
+use super::{Finding, ForeignKv, Known, PlantedFaults, Report, UnderPressure};
 use crate::comparison::{Comparison, Flip, Rung, TierAgreement};
 use crate::dataset::Question;
 use crate::engine::environment::Package;
@@ -53,6 +54,10 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     for talk in &report.talks {
         writeln!(text)?;
         write_section(text, &Section::of_talk(talk))?;
+    }
+    for pressed in &report.pressure {
+        writeln!(text)?;
+        write_pressure(text, pressed)?;
     }
     write_matrix(text, report)?;
     writeln!(text)?;
@@ -264,8 +269,33 @@ fn write_foreign(text: &mut String, foreign: &ForeignKv) -> fmt::Result {
 fn write_section(text: &mut String, section: &Section) -> fmt::Result {
     writeln!(text, "{}: {}", section.title, section.judgement.verdict.name().to_uppercase())?;
     line(text, "why", &section.judgement.reason)?;
-    line(text, "next", &section.judgement.next_step)?;
+    if section.judgement.next_step != "Nothing to do." {
+        line(text, "next", &section.judgement.next_step)?;
+    }
     line(text, "logs", &section.log)
+}
+
+fn write_pressure(text: &mut String, pressed: &UnderPressure) -> fmt::Result {
+    let UnderPressure { judgement, findings, log, .. } = pressed;
+    writeln!(text, "{}: {}", pressure_name(pressed), judgement.verdict.to_string().to_uppercase())?;
+    line(text, "decided by", rung(judgement.decided_by))?;
+    line(text, "why", &judgement.reason)?;
+    if judgement.next_step != "Nothing to do." {
+        line(text, "next", &judgement.next_step)?;
+    }
+    for (place, row) in event_rows(findings).into_iter().enumerate() {
+        let remark = if row.remark.is_empty() { String::new() } else { format!(": {}", row.remark) };
+        line(text, if place == 0 { "events" } else { "" }, &format!("{} {}{remark}", row.times, row.event))?;
+    }
+    for row in seed_rows(findings) {
+        let name = format!("seed {}", row.seed);
+        let served = format!("{} requests, served by {}: {} tokens", row.requests, row.caches, row.hits);
+        line(text, &name, &format!("{served}; {}; {}", row.kv, row.bounds))?;
+    }
+    for (place, offender) in offender_lines(findings).iter().enumerate() {
+        line(text, if place == 0 { "first" } else { "" }, offender)?;
+    }
+    line(text, "logs", log.as_str())
 }
 
 fn line(text: &mut String, name: &str, value: &str) -> fmt::Result {

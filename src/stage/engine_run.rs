@@ -26,7 +26,7 @@ use crate::machine::{Device, DeviceKind};
 use crate::model::{HitUnit, KvShape};
 use crate::stage_name::StageName;
 use crate::store::Artifact;
-use crate::suite::{Dtype, LmcacheSettings, Suite};
+use crate::suite::{Dtype, LmcacheSettings, PressureSettings, Suite};
 
 pub(super) const READY: &str = "engine.json";
 const GIB: u64 = 1 << 30;
@@ -84,6 +84,32 @@ impl EngineSpec {
             device: device.clone(),
             environment,
         }
+    }
+}
+
+impl EngineSpec {
+    /// The same with too little room for what is asked; where prompts are not computed piece by piece, a step has room for the longest.
+    #[must_use]
+    pub fn under_pressure(&self, settings: PressureSettings, pieces: bool) -> Self {
+        let step = if pieces {
+            settings.batched_tokens.max(settings.sequences)
+        } else {
+            settings.max_model_len.max(settings.sequences)
+        };
+        let mut engine = self.clone();
+        engine.max_num_seqs = settings.sequences;
+        engine.max_tokens = settings.answer_tokens;
+        engine.digest_chunk_tokens = settings.chunk_tokens;
+        let numbers = [
+            ("max_model_len", settings.max_model_len),
+            ("max_num_seqs", settings.sequences),
+            ("block_size", settings.block_tokens),
+            ("num_gpu_blocks_override", settings.blocks),
+            ("max_num_batched_tokens", step),
+        ];
+        engine.arguments.extend(numbers.map(|(name, number)| (name.to_owned(), number.into())));
+        engine.arguments.insert("enable_chunked_prefill".to_owned(), pieces.into());
+        engine
     }
 }
 
@@ -178,6 +204,8 @@ pub(super) struct EngineSetup {
     pub(super) holds: Option<Holds>,
     /// Whether chunks that generated tokens complete are digested, too.
     pub(super) digests_answers: bool,
+    /// Whether KV is digested block by block of vLLM's cache, instead of chunk by chunk.
+    pub(super) digest_blocks: bool,
 }
 
 /// What an engine's KV cache must hold at a time.
@@ -276,6 +304,7 @@ impl<'a> EngineRun<'a> {
             environment: self.environment(),
             variables: self.variables()?,
             lmcache,
+            scarce_memory_mib: None,
             shards_of_chunk: self.spec.ranks.written_shards(self.kv_shape()?),
             notes: self.context.draft.note_path(""),
             patience: Duration::from_secs(desk.patience.change_seconds),
@@ -333,6 +362,7 @@ impl<'a> EngineRun<'a> {
             stored_as,
             holds,
             digests_answers,
+            digest_blocks,
         } = setup;
         let letters = load_tokenizer(self.files, model)?
             .letter_tokens()
@@ -348,6 +378,7 @@ impl<'a> EngineRun<'a> {
             whole_hits,
             digest_chunk_tokens: Some(self.digest_chunk_tokens),
             digest_answers: digests_answers,
+            digest_blocks,
             stored_as,
             letters,
             top: spec.top,

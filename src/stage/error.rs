@@ -11,6 +11,7 @@ use crate::dataset::{ExtractError, PromptError, QuestionId, ReadQuestionsError, 
 use crate::engine::environment::EnvironmentError;
 use crate::engine::{EngineError, TooLarge};
 use crate::fault::FaultError;
+use crate::pressure::NoPrompts;
 use crate::store::StoreError;
 
 /// Why a stage did not finish. None of these is a verdict.
@@ -52,6 +53,9 @@ pub enum StageError {
         /// Subjects of the suite.
         subjects: usize,
     },
+    /// Prompts of which no schedule can be made.
+    #[error(transparent)]
+    NoPrompts(#[from] NoPrompts),
     /// Questions of an artifact.
     #[error(transparent)]
     Questions(#[from] ReadQuestionsError),
@@ -206,6 +210,9 @@ impl StageError {
             Self::NoSuchQuestion(_) => {
                 Some("name the archive that the report was made with: `--data FILE`".to_owned())
             }
+            Self::NoPrompts(NoPrompts { .. }) => Some(
+                "ask more subjects (`--subjects all`), or lower `pressure.max_model_len` in the suite".to_owned(),
+            ),
             Self::EmptyShard { subjects, .. } => Some(format!("make at most {subjects} shards of it")),
             Self::Questions(error) => error.hint(),
             Self::Store(error) => error.hint(),

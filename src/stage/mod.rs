@@ -16,6 +16,7 @@
 //! | faults | model and route | `faults.json`, `engine.json` |
 //! | foreign | model | `foreign.json`, `engine.json` |
 //! | turns | model and route | `turns.json`, `engine.json` |
+//! | pressure | model and route | `pressure.json`, `engine.json` |
 
 mod answer;
 mod arms;
@@ -39,6 +40,7 @@ mod load_pass;
 mod order;
 mod planting_ground;
 mod planting_stack;
+mod pressure;
 mod prompts;
 mod rounds;
 mod second_look;
@@ -59,6 +61,7 @@ pub use error::{StageError, in_full};
 pub use extract::{Extract, read_dataset};
 pub use faults::{Faults, read_faults};
 pub use foreign::{FOREIGN_PROMPTS, Foreign, differences, read_foreign};
+pub use pressure::{Pressure, read_pressure};
 pub(crate) use prompts::prompt_limits;
 pub use prompts::{
     Excerpt, ExcerptQuestion, Prompts, admit_prompts, check_prompts, count_prompts, read_prompts,

@@ -81,6 +81,7 @@ impl Bench {
             chunk_tokens: CHUNK_TOKENS,
             shards_of_chunk: 1,
             memory_gib: 1,
+            scarce_memory_mib: None,
             tiers: Tiers::default(),
             patience: PATIENCE,
         };
@@ -106,6 +107,7 @@ impl Bench {
             whole_hits: true,
             digest_chunk_tokens: None,
             digest_answers: false,
+            digest_blocks: false,
             stored_as: None,
             letters: [40, 41, 42, 43],
             top: 8,

@@ -48,6 +48,10 @@ impl Carrier for Described {
         self.description.loads_fail
     }
 
+    fn takes_pieces(&self) -> bool {
+        self.description.takes_pieces
+    }
+
     /// The description, less what is for people, and the text of the code.
     fn content(&self) -> Option<Digest> {
         let silent = Description { words: String::new(), ..self.description.clone() };

@@ -77,9 +77,16 @@ pub(super) struct Description {
     /// Whether loads are made to fail: what is not loaded must be computed.
     #[serde(default)]
     pub loads_fail: bool,
+    /// Whether it stores a prompt that is computed piece by piece; one that does not is asked for whole prompts alone.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub takes_pieces: bool,
     /// What is started before the engines and ends after them, in this order.
     #[serde(default)]
     pub processes: Vec<ProcessText>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Packages that a connector imports.

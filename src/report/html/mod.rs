@@ -9,6 +9,7 @@ mod finding;
 mod foreign;
 mod forest;
 mod plot;
+mod pressure;
 mod shown;
 
 use askama::Template;
@@ -17,6 +18,7 @@ use self::faults::FaultsView;
 use self::finding::FindingView;
 use self::foreign::ForeignView;
 use self::forest::Forest;
+use self::pressure::PressureView;
 use self::shown::Badge;
 use super::Report;
 use super::section::Section;
@@ -45,6 +47,7 @@ struct Page<'a> {
     faults: Vec<FaultsView<'a>>,
     foreign: Vec<ForeignView<'a>>,
     sections: Vec<SectionView>,
+    pressure: Vec<PressureView<'a>>,
     provenance: Vec<(&'static str, String)>,
     settings: String,
 }
@@ -111,6 +114,7 @@ impl<'a> Page<'a> {
             faults: report.planted_faults.iter().map(FaultsView::of).collect(),
             foreign: report.foreign_kv.iter().map(ForeignView::of).collect(),
             sections: report.talks.iter().map(|talk| SectionView::of(Section::of_talk(talk))).collect(),
+            pressure: report.pressure.iter().map(PressureView::of).collect(),
             provenance: provenance(report),
             settings: serde_json::to_string_pretty(&report.suite).expect("a suite has a JSON form"),
         }
@@ -139,8 +143,9 @@ fn worst(report: &Report) -> (String, Option<String>) {
     let doubted =
         report.planted_faults.iter().filter_map(|planted| Some((&planted.model, planted.doubt.as_ref()?)));
     let talked = report.talks.iter().map(|talk| (&talk.model, &talk.judgement));
-    let worst: Vec<_> =
-        judged.chain(talked).chain(doubted).filter(|(_, it)| it.verdict == report.verdict).collect();
+    let pressed = report.pressure.iter().map(|pressed| (&pressed.model, &pressed.judgement));
+    let all = judged.chain(talked).chain(pressed).chain(doubted);
+    let worst: Vec<_> = all.filter(|(_, it)| it.verdict == report.verdict).collect();
     let Some((model, judgement)) = worst.first() else {
         return ("Nothing was compared.".to_owned(), None);
     };

@@ -19,7 +19,8 @@ import threading
 import time
 
 FAULTS = {word.removesuffix("@server") for word in os.environ.get("FAKE_FAULTS", "").split()}
-OPTIONS = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))
+WORDS = [word for word in sys.argv[2:] if word != "--no-l1-use-lazy"]
+OPTIONS = dict(zip(WORDS[::2], WORDS[1::2], strict=True))
 CHUNK = int(OPTIONS.get("--chunk-size", 0))
 ADAPTER = json.loads(OPTIONS.get("--l2-adapter", "{}"))
 PEERS = os.environ["FAKE_LOG"] + ".peers"
@@ -32,6 +33,7 @@ METRICS = (
     "l2_store_completed_objects_chunks",
     "l1_write_chunks",
     "l1_read_chunks",
+    "l1_evicted_chunks",
     "l2_prefetch_load_completed_chunks",
 )
 
@@ -156,6 +158,9 @@ def store(tokens, ranks):
     fresh = [name for name in chunks(tokens) if name not in stored and name not in arriving]
     if "drop" in FAULTS:
         return 0
+    if float(OPTIONS.get("--l1-size-gb", 1)) < 1 and "roomy" not in FAULTS:
+        # Counted alone: what is gone would be computed again.
+        counts["l1_evicted_chunks"] += len(fresh)
     arriving.update(dict.fromkeys(fresh, 1 if "unwritten" in FAULTS else ranks))
     if "late" not in FAULTS:
         arrive()

@@ -30,6 +30,7 @@ for folder in os.environ.get("PYTHONPATH", "").split(":"):
 END_OF_TEXT = 1
 CHUNK = 16
 OTHER_TOKENS = (40, 41, 42, 43)
+EVENTS = ("steps", "preemptions", "loads", "resumed_loads", "failed_loads", "aborted_storing", "aborted_loading", "overlaps")
 
 
 def note(text):
@@ -110,6 +111,8 @@ class Engine:
         self.digests_answers = start["digest_answers"]
         self.stores_answers = False
         self.max_tokens = start["max_tokens"]
+        self.chunk_tokens = CHUNK if start["digest_blocks"] else start["digest_chunk_tokens"]
+        self.steps = 0
         self.ranks = start["arguments"].get("tensor_parallel_size", 1)
         self.prefixes = set()
         self.kv = {}
@@ -225,6 +228,52 @@ class Engine:
         if self.stores_answers and "forgetful@answer" not in FAULTS:
             self.server.ask("store", told)
         return told
+    def press(self, request):
+        """Answer one request behind the other; what would happen under pressure happens to those that are to be broken off.
+
+        Each is looked up in one step and computed in the next. Under `placid` nothing happens to anyone.
+        """
+        note(f"press {len(request['prompts'])}{' with its own cache' if request['own_cache'] else ''}")
+        self.kv.clear()
+        digested, events = [], dict.fromkeys(EVENTS, 0)
+        for index, prompt in enumerate(request["prompts"]):
+            tokens, number, abort = prompt["token_ids"], prompt["question"], prompt["abort"]
+            if index == 1:
+                strike("press", number)
+            external = 0 if "blind@press" in FAULTS else self.find(tokens, True, "load")
+            if "beyond@press" in FAULTS and index == 1:
+                external += request["unit"]
+            self.hits += external
+            served, own = external, 0
+            if request["own_cache"] and external > CHUNK:
+                external, own = external - CHUNK, CHUNK
+                self.own_hits += own
+            step = self.steps = self.steps + 2
+            admission = {"looked_up": step - 1, "step": step, "served": served, "external": external}
+            pressed = {"admissions": [admission], "complete": [(step, served), (step, len(tokens))]}
+            happens = abort is not None and "placid@press" not in FAULTS
+            events["steps"] += 2
+            events["loads"] += external > 0
+            if happens and external > 0:
+                events[f"aborted_{abort}"] += 1
+                events["overlaps"] += 1
+                events["preemptions"] += 1
+                events["resumed_loads"] += 1
+                step = self.steps = self.steps + 2
+                pressed["admissions"].append({**admission, "looked_up": step - 1, "step": step})
+                pressed["complete"].append((step, served))
+            aborted = abort if happens else None
+            answer = [END_OF_TEXT] * prompt["answer_tokens"]
+            preemptions = len(pressed["admissions"]) - 1
+            reply("pressed", question=number, preemptions=preemptions, aborted=aborted, answer=answer, **pressed)
+            chunks = self.digests(tokens, served, "press", index)
+            digested.append((number, chunks + [chunk for chunk in chunks if chunk["served"]] * preemptions))
+        for number, chunks in digested:
+            if chunks:
+                reply("digested", question=number, chunks=chunks)
+        events |= {"asynchronous_loads": self.server is not None}
+        problem = "the fake engine lacks a hook" if "blindfold@press" in FAULTS else None
+        reply("endured", events=events, counters=self.counters(), digest_problem=problem)
 
     def counters(self, too_many=0):
         return {
@@ -417,6 +466,8 @@ def main():
             engine.score(request)
         elif request["type"] == "spoil":
             engine.spoil(request["prompts"][0])
+        elif request["type"] == "press":
+            engine.press(request)
         elif request["type"] == "look":
             strike("look")
             engine.look(request)

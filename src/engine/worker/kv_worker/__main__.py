@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from kv_worker.protocol import (
     Counted,
+    Endured,
     Failed,
     Finish,
     Finished,
     Look,
     Plant,
+    Press,
     ProtocolError,
     Reply,
     Score,
@@ -35,7 +37,7 @@ def take_stdout() -> TextIO:
     return replies
 
 
-def answer(engine: Engine, request: Score | Look | Plant | Spoil) -> Iterator[Reply]:
+def answer(engine: Engine, request: Score | Look | Plant | Spoil | Press) -> Iterator[Reply]:
     """Do what an engine is asked for that runs."""
     if isinstance(request, Spoil):
         yield engine.spoil(request)
@@ -45,6 +47,12 @@ def answer(engine: Engine, request: Score | Look | Plant | Spoil) -> Iterator[Re
         return
     if isinstance(request, Plant):
         yield engine.plant(request)
+        return
+    if isinstance(request, Press):
+        yield from engine.press(request)
+        problem, digested = engine.digested()
+        yield from digested
+        yield Endured(engine.events(), engine.counters(), problem)
         return
     yield from engine.score(request)
     problem, digested = engine.digested()

@@ -19,11 +19,15 @@ from kv_worker.protocol import (
     ChunkDigests,
     Digested,
     Digests,
+    Events,
     Look,
     Looked,
     PartOfCell,
     Plant,
     Planted,
+    Press,
+    Pressed,
+    PressedPrompt,
     Prompt,
     Ready,
     Score,
@@ -38,6 +42,7 @@ from kv_worker.protocol import (
 
 if TYPE_CHECKING:
     from kv_worker.faults import SchedulerFaults
+    from kv_worker.pressure import Observer
 
 
 CACHED_BY_SOURCE = "vllm:prompt_tokens_cached_by_source"
@@ -61,8 +66,7 @@ class Engine:
         from kv_worker import adapt, own_cache
 
         self._leaves_cache_unread = _leaves_cache_unread(start)
-        if self._leaves_cache_unread:
-            own_cache.leave_unread(self._llm.llm_engine)
+        self._unread = own_cache.Unread(self._llm.llm_engine) if self._leaves_cache_unread else None
         self._serial = 0
         self._digests = self._start_digests()
         self._remarks = self._keep_whole_hits()
@@ -74,6 +78,7 @@ class Engine:
         self._planted: dict[str, int] | None = None
         self._misreading: str | None = None
         self._preemptions = adapt.Preemptions(self._llm.llm_engine)
+        self._observer: Observer | None = None
 
     def ready(self) -> Ready:
         """Say what was started."""
@@ -164,6 +169,44 @@ class Engine:
         self._llm.collective_rpc("collect_digests")
         return Spoilt(alone, again, spoilt, cells, self.counters())
 
+    def press(self, request: Press) -> Iterator[Pressed]:
+        """Ask prompts by a schedule; each is told of once all have ended.
+
+        Raises CannotPressError where this engine's scheduler cannot be observed.
+        """
+        from vllm import SamplingParams
+
+        from kv_worker import own_cache
+        from kv_worker.pressure import Observer, Pressure
+
+        engine = self._llm.llm_engine
+        self._observer = self._observer or Observer(engine)
+        if self._unread is not None:
+            own_cache.empty(self._llm)
+            self._unread.serves = request.own_cache
+        self._questions.clear()
+        self._preemptions.clear()
+        names: dict[str, PressedPrompt] = {}
+        for prompt in request.prompts:
+            self._serial += 1
+            names[f"{self._serial}"] = prompt
+            self._questions[f"{self._serial}"] = prompt.question
+
+        def parameters(answer_tokens: int) -> SamplingParams:
+            return SamplingParams(
+                temperature=0, max_tokens=answer_tokens, seed=self._start.seed, detokenize=False, ignore_eos=True
+            )
+
+        self._observer.begin(request.unit)
+        salt = self._start.connector.cache_salt if self._start.connector is not None else None
+        yield from Pressure(engine, self._observer, names, salt).run(parameters)
+        if self._unread is not None:
+            self._unread.serves = False
+
+    def events(self) -> Events:
+        """Return what happened while prompts were asked by the last schedule."""
+        return self._observer.events if self._observer is not None else Events()
+
     def digested(self) -> tuple[str | None, list[Digested]]:
         """Return the KV of the prompts that were scored last, and what kept it from being observed, if anything did."""
         from kv_worker.adapt import given_id
@@ -253,9 +296,11 @@ class Engine:
     def _start_digests(self) -> Digests | None:
         if self._start.digest_chunk_tokens is None:
             return None
+        tokens = self._start.digest_chunk_tokens
+        if self._start.digest_blocks:
+            tokens = self._llm.llm_engine.vllm_config.cache_config.block_size
         started = self._llm.collective_rpc(
-            "start_digests",
-            args=(self._start.digest_chunk_tokens, self._start.stored_as, self._start.digest_answers),
+            "start_digests", args=(tokens, self._start.stored_as, self._start.digest_answers)
         )
         problem = next((said for said in started if isinstance(said, str)), None)
         if problem:

@@ -1,4 +1,4 @@
-"""vLLM's own prefix cache beside a connector: on, since the connector knows blocks by its hashes, and never read."""
+"""vLLM's own prefix cache beside a connector: on, as the connector knows blocks by its hashes, and read on demand."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ _LOOK_AGAIN = 0.001
 _LONGEST_USE = 10.0
 
 
-def leave_unread(llm_engine: Any) -> None:
-    """Have vLLM's own prefix cache find nothing from now on, while it goes on to give blocks their hashes.
+class Unread:
+    """vLLM's own prefix cache, which finds nothing unless `serves` says so, and goes on to give blocks their hashes.
 
-    A connector's lookup is another object's, of the same class at most. Raises AttributeError where this vLLM keeps its
-    scheduler elsewhere.
+    A connector's lookup is another object's, of the same class at most.
     """
-    coordinator = _scheduler(llm_engine).kv_cache_manager.coordinator
-    find = coordinator.find_longest_cache_hit
 
-    def find_nothing(block_hashes: Any, max_cache_hit_length: int) -> Any:
-        del max_cache_hit_length
-        return find(block_hashes, 0)
+    def __init__(self, llm_engine: Any) -> None:
+        """Raises AttributeError where this vLLM keeps its scheduler elsewhere."""
+        self.serves = False
+        coordinator = _scheduler(llm_engine).kv_cache_manager.coordinator
+        find = coordinator.find_longest_cache_hit
 
-    coordinator.find_longest_cache_hit = find_nothing
+        def find_if_it_serves(block_hashes: Any, max_cache_hit_length: int) -> Any:
+            return find(block_hashes, max_cache_hit_length if self.serves else 0)
+
+        coordinator.find_longest_cache_hit = find_if_it_serves
 
 
 def empty(llm: Any) -> None:

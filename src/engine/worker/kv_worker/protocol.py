@@ -43,8 +43,9 @@ class Start:
     `hit_multiple` is None where vLLM's own prefix caching serves nothing; otherwise it is on, and serves whole
     chunks of so many tokens; with `whole_hits` it serves a prompt of whole chunks all but its last token.
     `digest_chunk_tokens` is None where the KV itself is not observed; otherwise each whole chunk of so many tokens is
-    digested; with `digest_answers` those, too, that generated tokens complete. `stored_as` is torch's name of the data type that a lossy form of storage puts each element through,
-    where there is one that is known; what that makes of computed chunks is then digested, too.
+    digested, and with `digest_blocks` each whole block of vLLM's cache instead; with `digest_answers` those, too, that
+    generated tokens complete. `stored_as` is torch's name of the data type that a lossy form of storage puts each element
+    through, where there is one that is known; what that makes of computed chunks is then digested, too.
     """
 
     protocol: int
@@ -55,6 +56,7 @@ class Start:
     whole_hits: bool
     digest_chunk_tokens: int | None
     digest_answers: bool
+    digest_blocks: bool
     stored_as: str | None
     letters: tuple[int, int, int, int]
     top: int
@@ -136,6 +138,32 @@ class Look:
 
     folder: str
     chunks: list[CellsOfChunk]
+
+
+@dataclass(frozen=True)
+class PressedPrompt:
+    """One prompt of a schedule: asked once so many others have ended, for so many tokens.
+
+    `abort` is `storing`, `loading` or None: when it is broken off, if such a time comes.
+    """
+
+    question: int
+    token_ids: list[int]
+    after: int
+    answer_tokens: int
+    abort: str | None
+
+
+@dataclass(frozen=True)
+class Press:
+    """Ask prompts by a schedule. `unit` is what the connector stores as a whole, in tokens.
+
+    With `own_cache` vLLM's own prefix cache serves, too, in an engine that was started with one that is not read.
+    """
+
+    own_cache: bool
+    unit: int
+    prompts: list[PressedPrompt]
 
 
 @dataclass(frozen=True)
@@ -247,6 +275,63 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class Admission:
+    """One time that a request was taken up, or taken up again.
+
+    When its lookup was answered and when its first tokens were scheduled, in steps; tokens whose KV it was served, and
+    those of them that its connector loaded.
+    """
+
+    looked_up: int
+    step: int
+    served: int
+    external: int
+
+
+@dataclass(frozen=True)
+class Pressed:
+    """What one request of a schedule showed; `complete` are steps with the tokens whose KV was there behind each.
+
+    `aborted` is as in `PressedPrompt` where it was broken off. `answer` are the tokens that it got.
+    """
+
+    question: int
+    admissions: list[Admission]
+    complete: list[tuple[int, int]]
+    preemptions: int
+    aborted: str | None
+    answer: list[int]
+
+
+@dataclass
+class Events:
+    """What happened while a schedule was asked.
+
+    `overlaps` are steps in which a unit of one request was completed, and so stored, while another one's KV was loaded.
+    `asynchronous_loads` says whether loads go on between steps, so that a request can be broken off within one.
+    """
+
+    steps: int = 0
+    preemptions: int = 0
+    loads: int = 0
+    resumed_loads: int = 0
+    failed_loads: int = 0
+    aborted_storing: int = 0
+    aborted_loading: int = 0
+    overlaps: int = 0
+    asynchronous_loads: bool = False
+
+
+@dataclass(frozen=True)
+class Endured:
+    """All prompts of a `Press` have ended; counters and problem as in `Counted`."""
+
+    events: Events
+    counters: dict[str, float]
+    digest_problem: str | None
+
+
+@dataclass(frozen=True)
 class ChangedCell:
     """One chunk of a prompt in a layer on a rank that a fault had read or stored wrongly, by so many bits."""
 
@@ -331,8 +416,8 @@ class Failed:
     question: int | None = None
 
 
-Request = Start | Score | Plant | Look | Spoil | Finish
-Reply = Ready | Scored | Digested | Counted | Planted | Looked | Spoilt | Finished | Failed
+Request = Start | Score | Plant | Look | Spoil | Press | Finish
+Reply = Ready | Scored | Digested | Counted | Planted | Looked | Spoilt | Pressed | Endured | Finished | Failed
 
 
 def parse_request(line: str) -> Request:
@@ -346,16 +431,16 @@ def parse_request(line: str) -> Request:
             connector = fields.pop("connector")
             letters = tuple(fields.pop("letters"))
             return Start(connector=Connector(**connector) if connector else None, letters=letters, **fields)
-        if kind == "score":
+        if kind in ("score", "spoil"):
             prompts = [Prompt(**prompt) for prompt in fields.pop("prompts")]
-            return Score(prompts=prompts, **fields)
+            return Score(prompts=prompts, **fields) if kind == "score" else Spoil(prompts=prompts, **fields)
         if kind == "plant":
             return Plant(fault=_parse_fault(**(fields.pop("fault") or {"kind": None})), **fields)
-        if kind == "spoil":
-            return Spoil(prompts=[Prompt(**prompt) for prompt in fields.pop("prompts")], **fields)
         if kind == "look":
             chunks = [CellsOfChunk(**chunk) for chunk in fields.pop("chunks")]
             return Look(chunks=chunks, **fields)
+        if kind == "press":
+            return Press(prompts=[PressedPrompt(**prompt) for prompt in fields.pop("prompts")], **fields)
         if kind == "finish":
             return Finish(**fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

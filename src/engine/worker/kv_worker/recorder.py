@@ -242,10 +242,33 @@ class Recorder:
                 request.blocks[group].extend(blocks)
             if computed < request.complete:
                 self._take_back(request, computed)
+        starts = {name: request.complete for name, request in self._requests.items()} if any(self._reading) else {}
         for request_id, tokens in output.num_scheduled_tokens.items():
             request = self._requests.get(request_id)
             if request is not None:
                 self._schedule(request_id, request, tokens)
+        self._wait_for_writers(starts)
+
+    def _wait_for_writers(self, starts: dict[str, int]) -> None:
+        """Digest behind the forward pass what another request of the same pass writes.
+
+        vLLM's own prefix cache serves blocks that are computed in the very step in which they are served; each layer
+        writes them ahead of its attention. `starts` are the tokens that requests had before the pass.
+        """
+        for bucket, layers in enumerate(self.buckets):
+            if not self._reading[bucket]:
+                continue
+            tokens = self.chunk_tokens // layers.blocks_of_chunk
+            written = {
+                block
+                for name, start in starts.items()
+                if (request := self._requests.get(name)) is not None and request.complete > start
+                for block in request.blocks[layers.group][start // tokens : -(-request.complete // tokens)]
+            }
+            late = [one for one in self._reading[bucket] if not written.isdisjoint(one.blocks)]
+            if late:
+                self._reading[bucket] = [one for one in self._reading[bucket] if one not in late]
+                self._behind[bucket].extend(late)
 
     def _admit(self, request_id: str, blocks: Any, computed: int) -> None:
         whole_chunks = self._whole_chunks[request_id]
@@ -350,10 +373,11 @@ class Recorder:
                 else:
                     self._keep(bucket, wanted, [self._gathered[bucket, place] for place in places])
             behind, self._behind[bucket] = self._behind[bucket], []
-            self.completed.extend((bucket, one) for one in behind if one.is_first)
+            computed = [one for one in behind if one.is_first and not one.chunk.served]
+            self.completed.extend((bucket, one) for one in computed)
             self._take(bucket, behind)
             if self.stored_as is not None:
-                self._take_as_stored(bucket, [one.chunk for one in behind if one.is_first])
+                self._take_as_stored(bucket, [one.chunk for one in computed])
         self._gathered.clear()
         self._indices.clear()
 
