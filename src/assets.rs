@@ -16,6 +16,7 @@ use include_dir::{Dir, include_dir};
 use self::error::io_error;
 pub use self::error::{AssetError, FileProblem};
 use self::folder::{look_at, pack};
+pub(crate) use self::weights::weight_shapes;
 use self::weights::{check_weights, read_small};
 use crate::cache::Bucket;
 use crate::dataset::LeftOut;

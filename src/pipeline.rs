@@ -23,7 +23,7 @@ use crate::job::{Graph, Job, JobId, Work};
 use crate::model::{HitRule, HitUnit, Route};
 use crate::stage::{Extract, Label, Sources, StageError};
 
-pub use self::bench::{Bench, EarlyStopping, ForeignReading, Inputs, Locating, Planting, Request, Turning};
+pub use self::bench::{Bench, EarlyStopping, Inputs, Locating, Planting, Request, Turning};
 pub use self::cells::{Wanted, look_up, prepare_inputs, require_a_route, run, run_stage};
 pub use self::findings::{Compared, Findings, ForeignFound, Planted, Pressed, Talked};
 pub use self::merge::{MergeError, Part, merge};
@@ -128,8 +128,9 @@ pub fn graph(
                 jobs.planted.push((route, graph.add(job(label, work, undamaged, 1))));
             }
         }
-        if request.foreign == ForeignReading::Asked {
-            jobs.foreign = Some(graph.add(job(Label::of_model(name), arms.foreign(), [prompts], 1)));
+        if !request.foreign.is_empty() {
+            let work = arms.foreign(&request.foreign);
+            jobs.foreign = Some(graph.add(job(Label::of_model(name), work, [prompts], 1)));
         }
         if request.turns == Turning::Asked {
             for route in request.routes().filter(|&route| request.takes(name, route)) {

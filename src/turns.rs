@@ -4,14 +4,17 @@
 //! generated itself among them, and what that comes to; leaves asking to `stage::turns`. Main types: [`TurnsFindings`],
 //! [`Turn`].
 
-mod cells;
+use std::collections::HashSet;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::comparison::{Judgement, Rung, Verdict, nats};
+use crate::comparison::{Judgement, Provenance, Rung, Verdict, nats};
+use crate::dataset::{QuestionId, Split};
+use crate::model::{ChunkDigests, KvRecord};
 
-pub use self::cells::{Cells, ToldKv, trace_turns};
+/// What the turns of conversations are called in records: `turn_3/test/1` is the third turn of the first conversation.
+const NAMED: &str = "turn";
 
 /// What conversations of one model over one route showed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,7 +28,7 @@ pub struct TurnsFindings {
     pub answer_tokens: u32,
     /// The turn, from 1, ahead of which the engine was ended and another one started; `None`: it never was.
     pub restarted_before: Option<u32>,
-    /// How far a letter's log-probability may be from that of KV computed afresh, in nats.
+    /// How far a letter's log-probability may be from that of an engine that kept its KV, in nats.
     pub tolerance: f64,
     /// Every turn, conversation by conversation.
     pub turns: Vec<Turn>,
@@ -47,10 +50,80 @@ pub struct Turn {
     pub served_tokens: u32,
     /// The cells that it was served, and computed.
     pub cells: Cells,
+    /// Whether log-probabilities were no numbers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_numbers: bool,
     /// What an engine that kept its own KV from turn to turn answered, where it was served as many tokens.
     pub kept: Option<Likeness>,
     /// What an engine that computed everything afresh answered.
     pub fresh: Likeness,
+}
+
+/// Cells (a chunk in a layer on a rank) that a turn was served.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cells {
+    /// All that have a digest.
+    pub served: u64,
+    /// Of these, such as hold what an engine computed while it generated an answer.
+    pub generated: u64,
+    /// That are no copy of what an engine computed for the same tokens, of lossy storage with a declared arithmetic of what that makes of it.
+    pub wrong: u64,
+    /// That have no digest, or whose tokens nobody was seen to compute.
+    pub unseen: u64,
+    /// The first wrong one.
+    pub first_wrong: Option<String>,
+}
+
+impl Cells {
+    /// What was traced of one turn; so many of its served cells hold what was computed for an answer.
+    #[must_use]
+    pub fn of(traced: &Provenance, generated: u64) -> Self {
+        Self {
+            served: traced.served,
+            generated,
+            wrong: traced.wrong_cells(),
+            unseen: traced.missing + traced.not_digested + traced.without_origin,
+            // The pass and the turn are told with it.
+            first_wrong: traced.first.first().map(|cell| {
+                let words = cell.words();
+                words.split_once(" pass, ").map_or(words.clone(), |(_, cell)| cell.to_owned())
+            }),
+        }
+    }
+}
+
+/// The name of a turn in records; both are counted from 1.
+#[must_use]
+pub fn turn_id(conversation: u32, turn: u32) -> QuestionId {
+    let subject = format!("{NAMED}_{turn}").parse().expect("letters, digits and underscores name a subject");
+    QuestionId { subject, split: Split::Test, row: conversation }
+}
+
+/// How many of each turn's served cells hold what an engine computed while it generated an answer, of whichever turn. Each turn comes with the
+/// number of whole chunks of its prompt.
+#[must_use]
+pub fn generated_cells(turns: &[(usize, &KvRecord)]) -> Vec<u64> {
+    let of_answer = |(of_prompt, record): &(usize, &'_ KvRecord)| -> Vec<u128> {
+        let is_behind =
+            |chunk: &&ChunkDigests| usize::try_from(chunk.chunk).is_ok_and(|chunk| chunk >= *of_prompt);
+        let computed = chunks_of(record).iter().filter(|chunk| !chunk.served).filter(is_behind);
+        computed.flat_map(|chunk| chunk.first.iter().flatten()).collect()
+    };
+    let of_answers: HashSet<u128> = turns.iter().flat_map(of_answer).collect();
+    let served = |(_, record): &(usize, &'_ KvRecord)| {
+        let digests =
+            chunks_of(record).iter().filter(|chunk| chunk.served).flat_map(|chunk| chunk.first.iter());
+        digests.flatten().filter(|digest| of_answers.contains(digest)).count() as u64
+    };
+    turns.iter().map(served).collect()
+}
+
+fn chunks_of(record: &KvRecord) -> &[ChunkDigests] {
+    match record {
+        KvRecord::Request { chunks, .. } => chunks,
+        KvRecord::NotObserved { .. } => &[],
+    }
 }
 
 /// How near another engine's answer to the same prompt is.
@@ -101,6 +174,10 @@ impl TurnsFindings {
             );
             return judged(Verdict::Degraded, Rung::Exercised, reason, LOOK_AT_TURN);
         }
+        if let Some(turn) = self.turns.iter().find(|turn| turn.no_numbers) {
+            let reason = format!("In {} log-probabilities are no numbers.", place(turn));
+            return judged(Verdict::Degraded, Rung::Distribution, reason, LOOK_AT_TURN);
+        }
         let far = |turn: &&Turn| turn.kept.is_some_and(|kept| kept.letters > self.tolerance);
         if let Some((turn, kept)) = self.turns.iter().find(far).and_then(|turn| Some((turn, turn.kept?))) {
             let reason = format!(
@@ -125,11 +202,13 @@ impl TurnsFindings {
             );
             return judged(Verdict::NotExercised, Rung::Kv, reason, LOOK_AT_LOGS);
         }
+        let held = self.turns.iter().filter(|turn| turn.kept.is_some()).count();
         let longest = self.turns.iter().map(|turn| turn.prompt_tokens).max().unwrap_or(0);
         let reason = format!(
             "All {served} served cells are copies of computed ones, {} of them of chunks that an answer completed, over prompts of up to \
-             {longest} tokens.",
-            sum(|cells| cells.generated)
+             {longest} tokens. {held} of {} answers are held against an engine that kept its KV.",
+            sum(|cells| cells.generated),
+            self.turns.len()
         );
         judged(Verdict::Equivalent, Rung::Kv, reason, "Nothing to do.")
     }
@@ -146,8 +225,9 @@ mod tests {
     fn turn(turn: u32, served_tokens: u32) -> Turn {
         let likeness = Likeness { is_equal: true, letters: 0.0 };
         let cells = Cells { served: 4, generated: 1, ..Cells::default() };
-        let (kept, fresh) = (Some(likeness), likeness);
+        let (kept, fresh, no_numbers) = (Some(likeness), likeness, false);
         Turn {
+            no_numbers,
             conversation: 1,
             turn,
             prompt_tokens: 100,

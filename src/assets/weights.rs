@@ -47,7 +47,7 @@ pub(super) fn check_weights(folder: &Utf8Path) -> Result<(), AssetError> {
             let stated = format!("{INDEX} names it");
             let header =
                 header_of(&folder.join(&shard), &stated).map_err(|problem| wrong(&shard, problem))?;
-            if let Some(lacking) = tensors.iter().find(|tensor| !header.contains(*tensor)) {
+            if let Some(lacking) = tensors.iter().find(|tensor| !header.contains_key(*tensor)) {
                 return Err(wrong(&shard, FileProblem::LacksTensor(lacking.clone())));
             }
         }
@@ -61,6 +61,23 @@ pub(super) fn check_weights(folder: &Utf8Path) -> Result<(), AssetError> {
         header_of(&folder.join(name), "it was a moment ago").map_err(|problem| wrong(name, problem))?;
     }
     Ok(())
+}
+
+/// The shape of each tensor of a model's weights, by its name.
+///
+/// # Errors
+/// When the folder or a header cannot be read.
+pub(crate) fn weight_shapes(folder: &Utf8Path) -> Result<BTreeMap<String, Vec<u64>>, AssetError> {
+    let mut shapes = BTreeMap::new();
+    for entry in folder.read_dir_utf8().map_err(|source| io_error(folder, source))? {
+        let path = entry.map_err(|source| io_error(folder, source))?.path().to_owned();
+        let is_weights = path.extension() == Some("safetensors");
+        if is_weights && path.file_name().is_some_and(|name| !name.starts_with('.')) {
+            let header = header_of(&path, "it was a moment ago");
+            shapes.extend(header.map_err(|problem| AssetError::File { path, problem })?);
+        }
+    }
+    Ok(shapes)
 }
 
 /// The tensors of each shard, where there is a list of shards.
@@ -118,8 +135,8 @@ fn require_file(path: &Utf8Path, stated: &str) -> Result<u64, FileProblem> {
     }
 }
 
-/// The tensors' names of a whole safetensors file.
-fn header_of(path: &Utf8Path, stated: &str) -> Result<BTreeSet<String>, FileProblem> {
+/// The tensors of a whole safetensors file, with their shapes.
+fn header_of(path: &Utf8Path, stated: &str) -> Result<BTreeMap<String, Vec<u64>>, FileProblem> {
     let found = require_file(path, stated)?;
     if found == 0 {
         return Err(FileProblem::Empty);
@@ -151,13 +168,14 @@ fn header_of(path: &Utf8Path, stated: &str) -> Result<BTreeSet<String>, FileProb
     let tensors: BTreeMap<String, Value> =
         serde_json::from_slice(&header).map_err(|error| no_header(&error))?;
     let mut end_of_last = 0;
-    let mut names = BTreeSet::new();
+    let mut shapes = BTreeMap::new();
     for (name, tensor) in tensors.into_iter().filter(|(name, _)| name != "__metadata__") {
         let end = end_of(&tensor).ok_or_else(|| no_header(&format!("{name} has no place in it")))?;
         end_of_last = end_of_last.max(end);
-        names.insert(name);
+        let shape = tensor.get("shape").and_then(Value::as_array).into_iter().flatten();
+        shapes.insert(name, shape.filter_map(Value::as_u64).collect());
     }
-    if names.is_empty() {
+    if shapes.is_empty() {
         return Err(no_header(&"it holds no tensor"));
     }
     let wanted = end_of_last.saturating_add(8 + length);
@@ -167,7 +185,7 @@ fn header_of(path: &Utf8Path, stated: &str) -> Result<BTreeSet<String>, FileProb
     if wanted < found {
         return Err(no_header(&format!("{} bytes follow its last tensor", found - wanted)));
     }
-    Ok(names)
+    Ok(shapes)
 }
 
 /// Where a tensor ends, if what is said of it fits together.

@@ -36,6 +36,9 @@ pub enum RouteError {
     /// What a serde makes of KV is no ground for faults.
     #[error("plant faults in KV that `lmcache.options.serde` turns into other bytes")]
     FaultsBehindSerde,
+    /// No fault is made for elements of eight bits.
+    #[error("plant faults in KV of eight bits, as `kv_cache_dtype` makes it")]
+    FaultsInEightBits,
     /// The environment lacks LMCache.
     #[error(transparent)]
     NoLmcache(EnvironmentError),
@@ -142,6 +145,7 @@ impl RouteError {
             Self::NoServerToHalt => {
                 "leave out `--slow` and the suite's `lmcache.slow`, or choose `mp` with `--route`".to_owned()
             }
+            Self::FaultsInEightBits => "leave out `--faults`, or the suite's `kv_cache_dtype`".to_owned(),
             Self::FaultsBehindSerde => "leave out `--faults`, or the suite's `serde`".to_owned(),
             Self::NoLmcache(error) => error.hint().unwrap_or_else(|| "install LMCache into it".to_owned()),
             Self::NoServer { .. } => {

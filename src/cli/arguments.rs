@@ -12,6 +12,7 @@ use super::fleet_arguments::{DepotArguments, DepotCommand, MergeArguments, RunNa
 use super::stack::StackArguments;
 use crate::carrier::routes;
 use crate::dataset::{Shard, SubjectSelection};
+use crate::foreign::ReaderGroup;
 use crate::model::Route;
 use crate::stage_name::StageName;
 
@@ -317,10 +318,14 @@ pub(super) struct RunArguments {
     /// With --faults: at how many sampled places a single bit is flipped; 0 flips none. Left out: the suite's number
     #[arg(long, value_name = "N", requires = "faults")]
     pub(super) flips: Option<u16>,
-    /// Ask LMCache for KV that was stored under another salt, chunk size, data type or other weights: it must serve none of
-    /// it, and what it serves is reported as a finding about LMCache, without a change of the verdict
-    #[arg(long)]
-    pub(super) foreign: bool,
+    /// Ask LMCache for KV that was stored under another identity (salt, chunk size, data type, weights, configuration, LoRA
+    /// adapter and more): it must serve none of it, and what it serves is reported as a finding about LMCache, without a change of
+    /// the verdict. Some minutes for each model; or one or more kinds of readers alone, as in --foreign=lora,fp8
+    #[arg(
+        long, value_name = "READERS", num_args = 0..=1, require_equals = true, value_delimiter = ',',
+        default_missing_value = "all", value_parser = readers_parser()
+    )]
+    pub(super) foreign: Vec<ReadersChoice>,
     /// Ask conversations over each route of LMCache: sixteen turns, each of which holds the answers of those before, once with the KV of
     /// answers stored and once without. They have verdicts of their own
     #[arg(long)]
@@ -611,6 +616,33 @@ impl TypedValueParser for RouteChoiceParser {
         let names = routes().into_iter().map(Route::name).chain([ALL_ROUTES]);
         Some(Box::new(names.map(PossibleValue::new)))
     }
+}
+
+/// Readers of KV of another identity, as chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadersChoice {
+    /// Of every kind.
+    All,
+    /// Of one.
+    Group(ReaderGroup),
+}
+
+impl ReadersChoice {
+    /// The kinds.
+    pub(super) fn groups(self) -> Vec<ReaderGroup> {
+        match self {
+            Self::All => ReaderGroup::ALL.to_vec(),
+            Self::Group(group) => vec![group],
+        }
+    }
+}
+
+fn readers_parser() -> impl TypedValueParser<Value = ReadersChoice> {
+    let names = ReaderGroup::ALL.map(ReaderGroup::name).into_iter().chain(["all"]);
+    PossibleValuesParser::new(names).map(|name| {
+        let group = ReaderGroup::ALL.into_iter().find(|group| group.name() == name);
+        group.map_or(ReadersChoice::All, ReadersChoice::Group)
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -21,7 +21,7 @@ use crate::event::{Event, Events};
 use crate::fetch::Needs;
 use crate::machine::{Device, DeviceKind};
 use crate::model::Route;
-use crate::pipeline::{Bench, EarlyStopping, ForeignReading, Locating, Planting, Request, Turning};
+use crate::pipeline::{Bench, EarlyStopping, Locating, Planting, Request, Turning};
 use crate::progress::{Progress, Verbosity};
 use crate::stage::{Desk, Sources, StageError};
 use crate::store::{Durability, Store};
@@ -92,7 +92,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
         cells,
         early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
         planting: if arguments.faults { Planting::Asked } else { Planting::NotAsked },
-        foreign: if arguments.foreign { ForeignReading::Asked } else { ForeignReading::NotAsked },
+        foreign: arguments.foreign.iter().flat_map(|choice| choice.groups()).collect(),
         turns: if arguments.turns { Turning::Asked } else { Turning::NotAsked },
         locating: Locating::Asked,
         engines_at_a_time,

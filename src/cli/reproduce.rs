@@ -1,5 +1,6 @@
 //! Runs again what a report found wrong, and says whether it is so here, too.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -18,9 +19,7 @@ use crate::comparison::Verdict;
 use crate::engine::environment::{BuildError, Environment, EnvironmentIdentity, LayerKind, Package};
 use crate::fetch::Needs;
 use crate::machine::{Device, DeviceKind};
-use crate::pipeline::{
-    Bench, EarlyStopping, ForeignReading, Locating, Planting, Request, Turning, prepare_inputs, run,
-};
+use crate::pipeline::{Bench, EarlyStopping, Locating, Planting, Request, Turning, prepare_inputs, run};
 use crate::progress::{Progress, Verbosity};
 use crate::report::{Finding, Report, differing_questions};
 use crate::stage::{ExcerptQuestion, Sources};
@@ -125,7 +124,7 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
         cells: None,
         early_stopping: EarlyStopping::Allowed,
         planting: Planting::NotAsked,
-        foreign: ForeignReading::NotAsked,
+        foreign: BTreeSet::new(),
         turns: Turning::NotAsked,
         locating: Locating::NotAsked,
         engines_at_a_time: 1,

@@ -18,7 +18,7 @@ use crate::model::{
 };
 
 /// Both sides refuse another number.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// What the driver asks.
 #[derive(Debug, Clone, Serialize)]
@@ -35,6 +35,9 @@ pub enum Request<'a> {
         hand_over: bool,
         /// How the engine is to misread prompts that are served whole, if it is.
         misreading: Option<Misreading>,
+        /// As whom they are asked, if not as the engine's connector says.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        asker: Option<&'a Asker>,
         /// The prompts, in the order in which they are handed to the scheduler.
         prompts: Vec<NumberedPrompt<'a>>,
     },
@@ -192,6 +195,26 @@ pub enum ConnectorRole {
     /// It loads, or receives.
     #[serde(rename = "kv_consumer")]
     Consumer,
+}
+
+/// As whom an engine is asked: what tells its requests apart from others with the same tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Asker {
+    /// A salt, instead of the connector's.
+    pub cache_salt: Option<String>,
+    /// The LoRA adapter, for one.
+    pub adapter: Option<Adapter>,
+    /// The seed of embeddings that take the place of the tokens, for one that has such.
+    pub embeddings: Option<u64>,
+}
+
+/// A LoRA adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Adapter {
+    /// By which vLLM knows it.
+    pub name: String,
+    /// Where it lies, in PEFT's layout.
+    pub folder: String,
 }
 
 /// A prompt under the number that its reply will bear.

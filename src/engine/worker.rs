@@ -14,8 +14,8 @@ use super::error::{EngineError, quote};
 use super::lmcache_server::CONNECTOR;
 use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
 use super::protocol::{
-    ChangedCell, Misreading, NumberedChunk, NumberedPrompt, PROTOCOL, Probed, Ready, Reply, Request, Scored,
-    SeenCell, Start, TimingFault,
+    Asker, ChangedCell, Misreading, NumberedChunk, NumberedPrompt, PROTOCOL, Probed, Ready, Reply, Request,
+    Scored, SeenCell, Start, TimingFault,
 };
 use super::segments::Segments;
 use crate::cache::Bucket;
@@ -79,6 +79,7 @@ pub struct Worker {
     /// Tokens that vLLM counts as served since the start, and those before the last prompts.
     hits: [EngineHits; 2],
     misreading: Option<Misreading>,
+    asker: Option<Asker>,
     /// Behind the process, since fields are dropped in their order.
     segments: Segments,
 }
@@ -147,6 +148,7 @@ impl Worker {
             transfers: Vec::new(),
             hits: <[EngineHits; 2]>::default(),
             misreading: None,
+            asker: None,
             segments: Segments::default(),
         };
         worker.send(&Request::Start(start)).await?;
@@ -199,7 +201,14 @@ impl Worker {
         });
         let read_cache = prefix_cache == PrefixCache::Read;
         let (hand_over, misreading) = (matches!(handing, Handing::Over), self.misreading);
-        let request = Request::Score { read_cache, hand_over, misreading, prompts: numbered.collect() };
+        let (asker, prompts_to_ask) = (self.asker.clone(), numbered.collect());
+        let request = Request::Score {
+            read_cache,
+            hand_over,
+            misreading,
+            asker: asker.as_ref(),
+            prompts: prompts_to_ask,
+        };
         self.send(&request).await?;
         let mut observations: Vec<Option<Observation>> = vec![None; prompts.len()];
         let mut transfers: Vec<Option<serde_json::Value>> = vec![None; prompts.len()];
@@ -297,6 +306,11 @@ impl Worker {
     /// Has the engine misread prompts that are served whole from now on, or read them as it does.
     pub fn misread(&mut self, misreading: Option<Misreading>) {
         self.misreading = misreading;
+    }
+
+    /// Asks as somebody from now on.
+    pub fn ask_as(&mut self, asker: Asker) {
+        self.asker = Some(asker);
     }
 
     /// Answers a prompt that the cache serves three times by itself, the third time with this chunk of it at zero when

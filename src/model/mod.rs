@@ -15,7 +15,7 @@ mod question;
 mod route;
 mod spoilt;
 
-pub use dtype::Dtype;
+pub use dtype::{Dtype, KvDtype};
 pub use hit_rule::{Found, HitRule, HitUnit};
 pub use kv_bytes::{CellBytes, CellPart, Element};
 pub use kv_groups::{KvGroup, KvGroups, KvKind, UnknownKv};

@@ -1,18 +1,23 @@
 //! What the jobs of one model are made of: their parameters, out of the request, the model and the environment. Main type:
 //! [`ArmsOf`].
 
+use std::collections::BTreeSet;
+
 use super::Request;
 use crate::assets::Model;
 use crate::carrier::{Carrier, RouteError, Topology, find_carrier};
+use crate::comparison::Fidelity;
 use crate::digest::Digest;
 use crate::engine::Capacity;
 use crate::engine::environment::Environment;
+use crate::foreign::{Own, ReaderGroup, readers};
 use crate::job::Work;
-use crate::model::{HitRule, HitUnit, KvShape, Route};
+use crate::machine::DeviceKind;
+use crate::model::{HitRule, HitUnit, KvDtype, KvShape, Route};
 use crate::options::StoringOptions;
 use crate::stage::{
     Baseline, Cached, Compare, Control, EngineSpec, FOREIGN_PROMPTS, Faults, Foreign, Pressure, Prompts,
-    Shards, StageError, Turns, batching, capacity, differences, prompt_limits,
+    Shards, StageError, Turns, batching, capacity, kv_dtype, prompt_limits,
 };
 use crate::suite::{LmcacheSettings, PressureSettings};
 
@@ -20,6 +25,8 @@ use crate::suite::{LmcacheSettings, PressureSettings};
 const TURN_CHUNK: u32 = 32;
 /// Tokens that each turn of a conversation generates: two chunks of them, at least one of which is of the answer alone.
 const TURN_ANSWER: u32 = 64;
+/// Tokens of a block that MLA's kernels for GPUs take.
+const MLA_BLOCK: u32 = 64;
 const CONVERSATIONS: usize = 2;
 const TURNS: usize = 16;
 
@@ -47,6 +54,7 @@ pub(super) struct ArmsOf<'a> {
     connected: EngineSpec,
     shape: KvShape,
     capacity: Capacity,
+    kv_dtype: Option<KvDtype>,
 }
 
 impl<'a> ArmsOf<'a> {
@@ -63,6 +71,7 @@ impl<'a> ArmsOf<'a> {
             connected: EngineSpec::of(suite, model, device, environment.identity().clone()),
             shape: model.files().kv_shape()?,
             capacity: capacity(suite, model.settings(), model.files())?,
+            kv_dtype: kv_dtype(suite, model.settings()),
         })
     }
 
@@ -133,19 +142,25 @@ impl<'a> ArmsOf<'a> {
     /// carrier serves, where loads fail, and where one engine receives from another.
     pub(super) fn turns(&self, route: Route) -> Result<Vec<(&'static str, Work)>, RouteError> {
         let (suite, carrier) = (&self.request.suite, find_carrier(route)?);
+        let options = suite.lmcache.options;
+        let has_no_arithmetic = options.fidelity() == Fidelity::Lossy && options.stored_as().is_none();
         let is_apart = carrier.hits().unit == HitUnit::Block
             || carrier.topology() == Topology::ProducerAndConsumer
-            || carrier.loads_fail();
+            || carrier.loads_fail()
+            || has_no_arithmetic;
         if is_apart || !carrier.needs_lmcache() {
             return Ok(Vec::new());
         }
+        let is_on_gpu = self.request.device.kind() == DeviceKind::Cuda;
+        let chunk_tokens =
+            if is_on_gpu && matches!(self.shape, KvShape::Mla { .. }) { MLA_BLOCK } else { TURN_CHUNK };
         let work = |save_decode_cache| {
             let options = StoringOptions { save_decode_cache, ..suite.lmcache.options };
-            let lmcache = LmcacheSettings { chunk_tokens: TURN_CHUNK, options, ..suite.lmcache };
-            let capacity = Capacity { chunk_tokens: TURN_CHUNK, ..self.capacity };
+            let lmcache = LmcacheSettings { chunk_tokens, options, slow: false, ..suite.lmcache };
+            let capacity = Capacity { chunk_tokens, ..self.capacity };
             let mut engine = self.connected.clone();
-            engine.arguments.insert("block_size".to_owned(), TURN_CHUNK.into());
-            let engine = EngineSpec { max_tokens: TURN_ANSWER, digest_chunk_tokens: TURN_CHUNK, ..engine };
+            engine.arguments.insert("block_size".to_owned(), chunk_tokens.into());
+            let engine = EngineSpec { max_tokens: TURN_ANSWER, digest_chunk_tokens: chunk_tokens, ..engine };
             Work::Turns(Box::new(Turns {
                 engine,
                 route,
@@ -153,6 +168,7 @@ impl<'a> ArmsOf<'a> {
                 capacity,
                 conversations: CONVERSATIONS,
                 turns: TURNS,
+                restarts: carrier.proof().is_of_a_server(),
                 max_model_len: suite.engine.max_model_len,
                 tolerance: suite.criteria.near_tie_gap,
                 carrier: carrier.content(),
@@ -170,7 +186,8 @@ impl<'a> ArmsOf<'a> {
         let engine = if carrier.needs_lmcache() { &self.connected } else { &self.alone };
         let engine = engine.under_pressure(settings, carrier.takes_pieces());
         let capacity = self.capacity_on(carrier);
-        let lmcache = LmcacheSettings { chunk_tokens: settings.chunk_tokens, ..self.request.suite.lmcache };
+        let chunk_tokens = settings.chunk_tokens;
+        let lmcache = LmcacheSettings { chunk_tokens, slow: false, ..self.request.suite.lmcache };
         Ok(Work::Pressure(Box::new(Pressure {
             route,
             lmcache,
@@ -183,14 +200,20 @@ impl<'a> ArmsOf<'a> {
         })))
     }
 
-    pub(super) fn foreign(&self) -> Work {
+    /// KV of another identity, read by these groups of readers.
+    pub(super) fn foreign(&self, groups: &BTreeSet<ReaderGroup>) -> Work {
         let suite = &self.request.suite;
+        let own = Own {
+            chunk_tokens: suite.lmcache.chunk_tokens,
+            dtype: suite.engine.dtype,
+            kv_dtype: self.kv_dtype,
+        };
         Work::Foreign(Box::new(Foreign {
             engine: self.connected.clone(),
             lmcache: LmcacheSettings { slow: false, ..suite.lmcache },
             capacity: self.capacity,
             prompts: FOREIGN_PROMPTS,
-            readers: differences(suite.lmcache.chunk_tokens, suite.engine.dtype),
+            readers: readers(groups, own),
         }))
     }
 }

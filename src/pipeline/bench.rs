@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::dataset::Shard;
 use crate::depot::Depot;
+use crate::foreign::ReaderGroup;
 use crate::job::{Ended, Executor, JobId};
 use crate::machine::Device;
 use crate::model::Route;
@@ -30,8 +31,8 @@ pub struct Request {
     pub early_stopping: EarlyStopping,
     /// Whether faults are planted once the comparison is done.
     pub planting: Planting,
-    /// Whether LMCache is asked for KV of another identity.
-    pub foreign: ForeignReading,
+    /// Who asks LMCache for KV that was stored under another identity, of every model; none where that is not asked for.
+    pub foreign: BTreeSet<ReaderGroup>,
     /// Whether conversations are asked.
     pub turns: Turning,
     /// Whether the chunk that is served wrong is looked for after a mismatch.
@@ -55,15 +56,6 @@ pub enum Planting {
     /// All that apply, on every model.
     Asked,
     /// None.
-    NotAsked,
-}
-
-/// Whether LMCache is asked for KV that was stored under another identity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ForeignReading {
-    /// By every kind of reader, of every model.
-    Asked,
-    /// By none.
     NotAsked,
 }
 

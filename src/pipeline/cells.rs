@@ -3,11 +3,14 @@
 
 use super::findings::{Findings, gather};
 use super::outlook::{promise, tell_work};
-use super::{Bench, Cell, ForeignReading, Inputs, Planting, RunGraph, Turning, graph};
+use super::{Bench, Cell, Inputs, Planting, RunGraph, Turning, graph};
 use crate::carrier::{Here, RouteError, find_carrier, foreign_route, planting_routes};
+use crate::foreign::ReaderGroup;
 use crate::job::{Ended, JobId, Whereabouts};
 use crate::model::Route;
-use crate::stage::{StageError, admit_length, admit_prompts, admit_windows, capacity, require_letters};
+use crate::stage::{
+    StageError, admit_length, admit_prompts, admit_windows, capacity, kv_dtype, require_letters,
+};
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
 
@@ -77,12 +80,15 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
     for model in bench.desk.sources.models() {
         model.check_parallelism(&request.device, has_ray)?;
     }
-    if request.foreign == ForeignReading::Asked {
+    if !request.foreign.is_empty() {
         admit_route(bench, foreign_route())?;
     }
     if request.planting == Planting::Asked {
         if request.suite.lmcache.options.serde.is_some() {
             return Err(RouteError::FaultsBehindSerde.into());
+        }
+        if request.suite.models.iter().any(|model| kv_dtype(&request.suite, model).is_some()) {
+            return Err(RouteError::FaultsInEightBits.into());
         }
         for route in planting_routes(&[]) {
             admit_route(bench, route)?;
@@ -150,7 +156,7 @@ pub async fn run_stage(
     let mut request = bench.request.clone();
     match stage {
         StageName::Faults => request.planting = Planting::Asked,
-        StageName::Foreign => request.foreign = ForeignReading::Asked,
+        StageName::Foreign if request.foreign.is_empty() => request.foreign = ReaderGroup::ALL.into(),
         StageName::Turns => request.turns = Turning::Asked,
         StageName::Pressure => {
             request.suite.pressure.get_or_insert_default();

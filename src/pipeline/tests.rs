@@ -9,6 +9,7 @@ use super::*;
 use crate::carrier::routes;
 use crate::digest::{Digest, digest_json};
 use crate::engine::environment::{Environment, EnvironmentIdentity, Package};
+use crate::foreign::ReaderGroup;
 use crate::machine::Device;
 use crate::stage_name::StageName;
 use crate::suite::{PressureSettings, Suite};
@@ -36,7 +37,7 @@ fn request(suite: Suite) -> Request {
         cells: None,
         early_stopping: EarlyStopping::Allowed,
         planting: Planting::Asked,
-        foreign: ForeignReading::Asked,
+        foreign: ReaderGroup::ALL.into(),
         turns: Turning::Asked,
         locating: Locating::Asked,
         engines_at_a_time: 1,
@@ -171,6 +172,7 @@ fn what_was_asked_for_besides_the_suite_is_an_ingredient_where_it_matters() {
         "what one computes does not depend on others"
     );
     assert_eq!(after(|request| request.locating = Locating::NotAsked), "");
+    assert_eq!(after(|request| request.foreign = BTreeSet::from([ReaderGroup::Lora])), "foreign");
 }
 
 #[test]
@@ -219,7 +221,7 @@ fn a_carrier_of_one_file_and_one_line_has_its_place_in_the_graph() {
     suite.routes = vec![Route::named("fake")];
     let request = Request {
         planting: Planting::NotAsked,
-        foreign: ForeignReading::NotAsked,
+        foreign: BTreeSet::new(),
         turns: Turning::NotAsked,
         ..request(suite)
     };

@@ -14,7 +14,7 @@ use crate::engine::Ready;
 use crate::engine::environment::{EnvironmentIdentity, Package};
 use crate::exit_code::{ERROR, exit_code, exit_code_of_run};
 use crate::fault::{Arrangement, Fate, FaultFindings, Group, Layers, Layout, Located, Place, Tier, Trial};
-use crate::foreign::{Difference, ForeignFindings, Reading, ReadingOutcome};
+use crate::foreign::{Difference, ForeignFindings, Mend, Reading, ReadingOutcome, Stored, Storer};
 use crate::machine::Device;
 use crate::model::{Dtype, KvShape, LayerDigests, PressureEvents, Route};
 use crate::pressure::{Beyond, HitsApart, PressureFindings, SeedFindings};
@@ -130,6 +130,7 @@ fn with_a_route_not_run() -> Report {
 /// One reader was served foreign KV, and one failed; the control was served so many of 3072 tokens.
 fn with_foreign_kv(control: u64) -> Report {
     let answered = |differs_in, served_tokens, largest_difference| Reading {
+        stored: Stored::default(),
         differs_in,
         expected_tokens: 3072,
         outcome: ReadingOutcome::Answered {
@@ -137,17 +138,25 @@ fn with_foreign_kv(control: u64) -> Report {
             second_tier_tokens: served_tokens,
             largest_difference: Some(largest_difference),
         },
+        mend: None,
     };
     let failed = Reading {
+        stored: Stored::default(),
         differs_in: Difference::DataType { dtype: Dtype::Float32 },
         expected_tokens: 3072,
         outcome: ReadingOutcome::Failed { message: NASTY.to_owned() },
+        mend: None,
     };
+    let adapter = Stored { by: Storer::Adapter, ..Stored::default() };
+    let of_adapter = |reading| Reading { stored: adapter, ..reading };
+    let mend = Some(Mend::Answered { foreign_tokens: 0, own_tokens: 3072, largest_difference: 0.0 });
     let readings = vec![
         answered(Difference::Nothing, control, 1e-6),
         answered(Difference::Salt, 0, 0.0),
         failed,
         answered(Difference::Weights, 3072, 0.25),
+        of_adapter(answered(Difference::Nothing, 3072, 1e-6)),
+        Reading { mend, ..of_adapter(answered(Difference::NoAdapter, 3072, 14.0)) },
     ];
     let mut report = report(vec![("canary-dense", Route::named("mp"), equivalent())]);
     report.suite.lmcache.options.save_decode_cache = true;

@@ -23,15 +23,17 @@ pub(super) fn foreign_rows(findings: &ForeignFindings) -> Vec<ForeignRow> {
             ReadingOutcome::Answered { served_tokens, largest_difference, .. } => {
                 (served_tokens.to_string(), largest_difference.map(nats), String::new())
             }
-            ReadingOutcome::Failed { message } => ("–".to_owned(), None, format!(": {}", one_line(message))),
+            ReadingOutcome::Failed { message } | ReadingOutcome::NotStored { message } => {
+                ("–".to_owned(), None, format!(": {}", one_line(message)))
+            }
         };
         ForeignRow {
-            differs_in: reading.differs_in.words(),
+            differs_in: reading.words(),
             served,
             expected: reading.expected_tokens,
             movement: movement.unwrap_or_else(|| "–".to_owned()),
             kind: findings.meaning(reading),
-            meaning: format!("{}{why}", findings.verdict_words(reading)),
+            meaning: format!("{}{why}{}", findings.verdict_words(reading), one_line(&reading.mend_words())),
         }
     });
     rows.collect()

@@ -231,7 +231,7 @@ fn faults(planted: &PlantedFaults) -> String {
 
 fn foreign_table(foreign: &ForeignKv) -> String {
     let mut text = format!(
-        "**{}, KV of another identity over mp+fs: {}**\n\n",
+        "**{}, KV of another identity: {}**\n\n",
         escape(&foreign.model),
         foreign_words(&foreign.findings)
     );

@@ -196,8 +196,8 @@ pub(super) struct EngineSetup {
     pub(super) whole_hits: bool,
     /// Variables besides those that all have.
     pub(super) variables: Vec<(String, String)>,
-    /// Another data type than the suite's.
-    pub(super) dtype: Option<Dtype>,
+    /// Keyword arguments of `vllm.LLM` that take the place of the suite's.
+    pub(super) arguments: Vec<(String, Value)>,
     /// torch's name of the data type that a lossy carrier puts elements through, where it is known.
     pub(super) stored_as: Option<&'static str>,
     /// What its KV cache must hold at a time, if anything must.
@@ -358,7 +358,7 @@ impl<'a> EngineRun<'a> {
             hit_multiple,
             whole_hits,
             variables: extra_variables,
-            dtype,
+            arguments: other_arguments,
             stored_as,
             holds,
             digests_answers,
@@ -368,7 +368,7 @@ impl<'a> EngineRun<'a> {
             .letter_tokens()
             .map_err(|source| StageError::Tokenizer { model: model.to_owned(), source })?;
         let mut arguments = spec.arguments.clone();
-        arguments.extend(dtype.map(|dtype| ("dtype".to_owned(), dtype.name().into())));
+        arguments.extend(other_arguments);
         let start = Start {
             protocol: PROTOCOL,
             model: self.files.folder(&desk.cache)?.into_string(),

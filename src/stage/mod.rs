@@ -51,7 +51,7 @@ mod windows;
 
 pub use arms::{Baseline, Control};
 pub use cached::Cached;
-pub use capacity::{admit_length, capacity};
+pub use capacity::{admit_length, capacity, kv_dtype};
 pub use compare::{Compare, Shards, batching, read_comparison, read_evidence};
 pub use cut::{Cut, find_location};
 pub(crate) use cut_pass::about_cuts;
@@ -60,7 +60,7 @@ pub use engine_run::{EngineSpec, read_ready};
 pub use error::{StageError, in_full};
 pub use extract::{Extract, read_dataset};
 pub use faults::{Faults, read_faults};
-pub use foreign::{FOREIGN_PROMPTS, Foreign, differences, read_foreign};
+pub use foreign::{FOREIGN_PROMPTS, Foreign, read_foreign};
 pub use pressure::{Pressure, read_pressure};
 pub(crate) use prompts::prompt_limits;
 pub use prompts::{

@@ -9,18 +9,20 @@ use serde::Serialize;
 use super::StageError;
 use super::capacity::chunk_bytes;
 use super::engine_run::{EngineRun, EngineSetup, EngineSpec, READY};
+use super::foreign::disjoint_prompts;
+use super::kv_evidence::kv_evidence;
 use super::lines::{read_json, write_json};
-use super::planting_ground::choose_questions;
 use super::{Context, prompts::read_prompts};
 use crate::carrier::{Carrier, Port, Side, Topology, find_carrier};
+use crate::comparison::{ServedRequest, trace_requests};
 use crate::dataset::Prompt;
 use crate::digest::Digest;
-use crate::engine::{Capacity, PrefixCache, Ready, Worker, chunk_digests};
+use crate::engine::{Capacity, PrefixCache, Ready, Worker};
 use crate::event::{Answering, Effort, Event};
 use crate::model::{KvRecord, Observation, Route};
 use crate::store::Artifact;
 use crate::suite::LmcacheSettings;
-use crate::turns::{Likeness, ToldKv, Turn, TurnsFindings, expected_tokens, trace_turns};
+use crate::turns::{Cells, Likeness, Turn, TurnsFindings, expected_tokens, generated_cells, turn_id};
 
 const TURNS: &str = "turns.json";
 /// Tokens of another prompt that follow an answer, at most.
@@ -45,6 +47,8 @@ pub struct Turns {
     pub conversations: usize,
     /// Turns of each: so many as have room in the engine's longest sequence, at most.
     pub turns: usize,
+    /// Whether the engine is ended in the middle, and another one goes on: what holds the KV must outlive it.
+    pub restarts: bool,
     /// Tokens that the engine takes at most.
     pub max_model_len: u32,
     /// How far letters may be from those of an engine that kept its KV, in nats.
@@ -77,7 +81,14 @@ impl Turns {
     /// What it takes time for.
     pub(crate) fn effort(&self) -> Effort {
         let asked = self.conversations * self.turns;
-        Effort { engines: 4, servers: 2, computed: 2 * asked, served: 2 * asked, ..Effort::default() }
+        let engines = 3 + usize::from(self.restarts);
+        Effort {
+            engines,
+            servers: usize::from(self.restarts) * 2,
+            computed: 2 * asked,
+            served: 2 * asked,
+            ..Effort::default()
+        }
     }
 
     pub(crate) async fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
@@ -90,22 +101,24 @@ impl Turns {
         let is_shared = carrier.topology() == Topology::SameEngine;
         let first = transport.open(if is_shared { Side::Both } else { Side::Store }, None).await?;
         let mut asked = Vec::new();
-        let half = talks.turns / 2;
+        let half = if self.restarts { talks.turns / 2 } else { talks.turns };
         let mut worker = run.start(self.setup(carrier, first.as_ref(), "talking")).await?;
+        let ready: Ready = read_json(&context.draft.path(READY))?;
         for turn in 0..half {
             asked.push(self.ask(turn, &mut worker, first.as_ref(), &mut talks).await?);
             self.tell(context, "with a cache", asked.len(), talks.turns);
         }
         worker.finish().await?;
-        let second = if is_shared { None } else { Some(transport.open(Side::Load, None).await?) };
-        let port = second.as_deref().unwrap_or(first.as_ref());
-        let mut worker = run.start(self.setup(carrier, port, "talking on")).await?;
-        let ready: Ready = read_json(&context.draft.path(READY))?;
-        for turn in half..talks.turns {
-            asked.push(self.ask(turn, &mut worker, port, &mut talks).await?);
-            self.tell(context, "with a cache", asked.len(), talks.turns);
+        if self.restarts {
+            let second = if is_shared { None } else { Some(transport.open(Side::Load, None).await?) };
+            let port = second.as_deref().unwrap_or(first.as_ref());
+            let mut worker = run.start(self.setup(carrier, port, "talking on")).await?;
+            for turn in half..talks.turns {
+                asked.push(self.ask(turn, &mut worker, port, &mut talks).await?);
+                self.tell(context, "with a cache", asked.len(), talks.turns);
+            }
+            worker.finish().await?;
         }
-        worker.finish().await?;
 
         let chunk_tokens = self.lmcache.chunk_tokens;
         let keeping = EngineSetup { hit_multiple: Some(chunk_tokens), ..EngineSetup::alone("KV keeping") };
@@ -133,8 +146,8 @@ impl Turns {
         let chunk_tokens = self.lmcache.chunk_tokens;
         let room = usize::try_from(self.max_model_len).unwrap_or(usize::MAX);
         let answer = usize::try_from(self.engine.max_tokens).unwrap_or(usize::MAX);
-        let begun = choose_questions(run.prompts(), chunk_tokens, self.conversations)?;
-        let begun: Vec<Prompt> = begun.into_iter().take(self.conversations).collect();
+        // None begins as another does, so that the first turns are served nothing.
+        let begun = disjoint_prompts(run.prompts(), chunk_tokens, self.conversations)?;
         let longest = begun.iter().map(|prompt| prompt.token_ids.len()).max().unwrap_or(0);
         let left = room.saturating_sub(longest);
         let turns = (left / (answer + LEAST_FOLLOWING)).min(self.turns);
@@ -169,8 +182,8 @@ impl Turns {
         let records = worker.take_kv_records();
         let chunk_tokens = self.lmcache.chunk_tokens;
         let stored = |observation: &Observation| self.stored_tokens(observation) / chunk_tokens;
-        let chunks: u32 =
-            observations.iter().map(stored).zip(&talks.before).map(|(now, then)| now - then).sum();
+        let grown = |(now, then): (u32, &u32)| now.saturating_sub(*then);
+        let chunks: u32 = observations.iter().map(stored).zip(&talks.before).map(grown).sum();
         let first: u32 = observations.iter().skip(talks.before.len()).map(stored).sum();
         port.settle(before, u64::from(chunks + first)).await?;
         talks.before = observations.iter().map(stored).collect();
@@ -218,64 +231,96 @@ impl Turns {
         asked: &[Asked],
         [kept, fresh]: [&[Vec<Observation>]; 2],
     ) -> Result<TurnsFindings, StageError> {
-        let (chunk_tokens, saves_answers) =
-            (self.lmcache.chunk_tokens, self.lmcache.options.save_decode_cache);
-        let layers = ready.digests.as_ref().map(|digests| digests.layers.clone()).unwrap_or_default();
-        let is_shared = self.engine.ranks.written_shards(run.kv_shape()?) < self.engine.ranks.read_shards();
-        let (mut told, mut turns) = (Vec::new(), Vec::new());
-        for (number, turn) in asked.iter().enumerate() {
-            for (talk, (prompt, seen)) in turn.prompts.iter().zip(&turn.observations).enumerate() {
-                told.push(self.told_kv(prompt, seen, &turn.records));
-                let before = number.checked_sub(1).map(|before| &asked[before].observations[talk]);
-                let expected = before.map_or(0, |before| {
-                    expected_tokens(
-                        (before.prompt_tokens, count(before.steps.len())),
-                        chunk_tokens,
-                        saves_answers,
-                    )
-                });
-                let kept = &kept[number][talk];
-                turns.push(Turn {
-                    conversation: count(talk) + 1,
-                    turn: count(number) + 1,
-                    prompt_tokens: seen.prompt_tokens,
-                    expected_tokens: expected,
-                    served_tokens: seen.cached_tokens,
-                    cells: crate::turns::Cells::default(),
-                    kept: (kept.cached_tokens == seen.cached_tokens).then(|| likeness(seen, kept)),
-                    fresh: likeness(seen, &fresh[number][talk]),
-                });
+        let (chunk_tokens, options) = (self.lmcache.chunk_tokens, self.lmcache.options);
+        let all = named(asked, chunk_tokens);
+        let (shape, ranks) = (run.kv_shape()?, self.engine.ranks);
+        let records: Vec<KvRecord> = all.iter().map(|one| one.record.clone()).collect();
+        let evidence = kv_evidence(
+            [ranks.written_shards(shape), ranks.read_shards()],
+            chunk_tokens,
+            ready,
+            all.iter().map(|one| Ok(one.told.clone())),
+            [Ok(records), Ok(Vec::new()), Ok(Vec::new())],
+        )?;
+        let chunks: Vec<(usize, &KvRecord)> =
+            all.iter().map(|one| (one.chunks_of_prompt, &one.record)).collect();
+        let turns = all.iter().zip(generated_cells(&chunks)).map(|(one, generated)| {
+            let (seen, [turn, talk]) = (one.seen, one.place);
+            let before = turn.checked_sub(1).map(|before| &asked[before].observations[talk]);
+            let told = before.map(|before| (before.prompt_tokens, count(before.steps.len())));
+            let request = ServedRequest {
+                question: one.told.question.clone(),
+                prompt_tokens: seen.prompt_tokens,
+                served: vec![seen.cached_tokens],
+            };
+            let traced = evidence.as_ref().map(|kv| trace_requests(kv, options.fidelity(), &[request]));
+            let kept = &kept[turn][talk];
+            Turn {
+                conversation: count(talk) + 1,
+                turn: count(turn) + 1,
+                prompt_tokens: seen.prompt_tokens,
+                expected_tokens: told
+                    .map_or(0, |told| expected_tokens(told, chunk_tokens, options.save_decode_cache)),
+                served_tokens: seen.cached_tokens,
+                cells: traced.map(|traced| Cells::of(&traced, generated)).unwrap_or_default(),
+                no_numbers: seen.no_numbers,
+                kept: (kept.cached_tokens == seen.cached_tokens).then(|| likeness(seen, kept)),
+                fresh: likeness(seen, &fresh[turn][talk]),
             }
-        }
-        for (turn, cells) in turns.iter_mut().zip(trace_turns(&told, &layers, is_shared)) {
-            turn.cells = cells;
-        }
+        });
+        let mut turns: Vec<Turn> = turns.collect();
         turns.sort_by_key(|turn| (turn.conversation, turn.turn));
         Ok(TurnsFindings {
-            saves_answers,
+            saves_answers: options.save_decode_cache,
             chunk_tokens,
             answer_tokens: self.engine.max_tokens,
-            restarted_before: Some(count(asked.len() / 2) + 1),
+            restarted_before: self.restarts.then(|| count(asked.len() / 2) + 1),
             tolerance: self.tolerance,
             turns,
         })
     }
+}
 
-    fn told_kv(&self, prompt: &Prompt, seen: &Observation, records: &[KvRecord]) -> ToldKv {
-        let chunk_tokens = self.lmcache.chunk_tokens;
-        let answer = seen.steps.iter().map(|step| step.chosen.token);
-        let tokens: Vec<u32> = prompt.token_ids.iter().copied().chain(answer).collect();
-        let of_prompt = records.iter().find_map(|record| match record {
-            KvRecord::Request { question, chunks } if *question == prompt.question => Some(chunks.clone()),
-            KvRecord::Request { .. } | KvRecord::NotObserved { .. } => None,
-        });
-        ToldKv {
-            prefixes: chunk_digests(&tokens, chunk_tokens),
-            chunks_of_prompt: prompt.token_ids.len() / usize::try_from(chunk_tokens).unwrap_or(usize::MAX),
-            chunks: of_prompt.unwrap_or_default(),
-            served_chunks: seen.cached_tokens / chunk_tokens,
+/// One turn of one conversation, under a name of its own.
+struct Named<'a> {
+    /// Which turn, and which conversation, from 0.
+    place: [usize; 2],
+    seen: &'a Observation,
+    /// The prompt with its answer.
+    told: Prompt,
+    chunks_of_prompt: usize,
+    record: KvRecord,
+}
+
+fn named(asked: &[Asked], chunk_tokens: u32) -> Vec<Named<'_>> {
+    let chunk = usize::try_from(chunk_tokens).unwrap_or(usize::MAX);
+    let mut all = Vec::new();
+    for (turn, asked) in asked.iter().enumerate() {
+        for (talk, (prompt, seen)) in asked.prompts.iter().zip(&asked.observations).enumerate() {
+            let question = turn_id(count(talk) + 1, count(turn) + 1);
+            let of_prompt = |record: &&KvRecord| match record {
+                KvRecord::Request { question, .. } => *question == prompt.question,
+                KvRecord::NotObserved { .. } => true,
+            };
+            let record = match asked.records.iter().find(of_prompt) {
+                Some(KvRecord::NotObserved { reason }) => KvRecord::NotObserved { reason: reason.clone() },
+                Some(KvRecord::Request { chunks, .. }) => {
+                    KvRecord::Request { question: question.clone(), chunks: chunks.clone() }
+                }
+                None => KvRecord::Request { question: question.clone(), chunks: Vec::new() },
+            };
+            let answer = seen.steps.iter().map(|step| step.chosen.token);
+            let token_ids = prompt.token_ids.iter().copied().chain(answer).collect();
+            all.push(Named {
+                place: [turn, talk],
+                seen,
+                told: Prompt { question, examples: prompt.examples, token_ids },
+                chunks_of_prompt: prompt.token_ids.len() / chunk,
+                record,
+            });
         }
     }
+    all
 }
 
 /// Conversations under way.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::model::KvDtype;
+
 /// What is the driver's own, and what says it instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -145,6 +147,11 @@ const DUMMY: Refusal = Refusal {
     instead: "leave it out and give the model trained weights; the embedded `canary-dense` and `canary-mla` are small ones",
 };
 
+const KV_FORM: Refusal = Refusal {
+    reason: "keeps KV in a form whose size this program does not know",
+    instead: "write auto, fp8, fp8_e4m3 or fp8_e5m2",
+};
+
 /// The first of these arguments that is not the suite's to set.
 pub(super) fn refusal(arguments: &BTreeMap<String, Value>) -> Option<(&str, Refusal)> {
     arguments.iter().find_map(|(name, value)| {
@@ -153,7 +160,9 @@ pub(super) fn refusal(arguments: &BTreeMap<String, Value>) -> Option<(&str, Refu
         let reserved = RESERVED.iter().find(|group| group.names.contains(&plain.as_str()));
         let is_dummy = || value.as_str().is_some_and(|format| format.eq_ignore_ascii_case("dummy"));
         let dummy = (plain == "load_format" && is_dummy()).then_some(DUMMY);
-        Some((name.as_str(), reserved.map(|group| group.refusal).or(dummy)?))
+        let is_known = || value.as_str().is_some_and(|form| form == "auto" || KvDtype::named(form).is_some());
+        let form = (plain == "kv_cache_dtype" && !is_known()).then_some(KV_FORM);
+        Some((name.as_str(), reserved.map(|group| group.refusal).or(dummy).or(form)?))
     })
 }
 
@@ -201,6 +210,15 @@ mod tests {
         for name in set {
             assert!(refused(name, json!(1)), "{name} is set and not refused");
         }
+    }
+
+    #[test]
+    fn kv_of_a_form_whose_size_is_not_known_is_refused() {
+        for form in ["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] {
+            assert!(!refused("kv_cache_dtype", json!(form)), "{form}");
+            assert!(KV_FORM.instead.contains(form), "{form}");
+        }
+        assert!(refused("kv_cache_dtype", json!("nvfp4")) && refused("kv-cache-dtype", json!(8)));
     }
 
     #[test]

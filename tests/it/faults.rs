@@ -57,7 +57,7 @@ fn a_remark_of_the_engine_is_warned_of_and_stands_in_the_report() {
 #[test]
 fn another_protocol_is_refused() {
     insta::assert_snapshot!(fail("version@start"), @r"
-    error: failed to understand the baseline engine of tiny: it speaks protocol 5, not 4
+    error: failed to understand the baseline engine of tiny: it speaks protocol 6, not 5
 
     hint: its log is [LAB]/cache/store-1/drafts/[DIGEST]/notes/engine.log
     ");

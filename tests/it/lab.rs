@@ -394,7 +394,9 @@ pub(crate) fn as_nobody(lab: &Lab, user: u32, limit: u32, driver: &Command) -> O
 /// A whole safetensors file of one tensor with this content.
 pub(crate) fn weights(content: &[u8]) -> Vec<u8> {
     let size = content.len();
-    let header = format!(r#"{{"w":{{"dtype":"U8","shape":[{size}],"data_offsets":[0,{size}]}}}}"#);
+    // A layer by whose name an adapter finds it.
+    let layer = "model.layers.0.self_attn.k_proj.weight";
+    let header = format!(r#"{{"{layer}":{{"dtype":"U8","shape":[1,{size}],"data_offsets":[0,{size}]}}}}"#);
     [(header.len() as u64).to_le_bytes().as_slice(), header.as_bytes(), content].concat()
 }
 

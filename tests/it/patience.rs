@@ -55,7 +55,7 @@ const WAITS: &[Wait] = &[
     Wait { show: Waited::quiet, arguments: "-q", ..Wait::new("linger@finish-cached", "change_seconds") },
     Wait { show: Waited::quiet, arguments: "-q", ..Wait::new("hang@finish-cached", "change_seconds") },
     Wait { show: |waited| waited.code(4), ..Wait::new("drop@server", "change_seconds") },
-    Wait { show: Waited::foreign, arguments: "--foreign", ..Wait::new("full@server", "change_seconds") },
+    Wait { show: Waited::foreign, arguments: "--foreign=lora", ..Wait::new("full@server", "change_seconds") },
     Wait {
         show: Waited::under_served,
         arguments: "--route mp+fs",
@@ -171,13 +171,11 @@ fn chunks_that_never_arrive_are_not_waited_for_for_ever() {
 fn without_a_control_that_is_served_misses_prove_nothing_and_the_run_is_no_pass() {
     insta::assert_snapshot!(shown("full@server"), @r"
 
-    tiny, KV of another identity over mp+fs: PROVES NOTHING, since its control was not served
-      differs in   nothing                       0 of 1360 tokens: NOT SERVED: the other rows prove nothing
-                   salt                          0 of 1360 tokens: not served, which proves nothing
-                   chunk size (32)               0 of 1312 tokens: not served, which proves nothing
-                   data type (float16)           0 of 1360 tokens: not served, which proves nothing
-                   data type (float32)           0 of 1360 tokens: not served, which proves nothing
-                   weights, under the same path  0 of 1360 tokens: not served, which proves nothing
+    tiny, KV of another identity: PROVES NOTHING, since its control was not served
+      differs in   nothing, stored with a LoRA adapter                          0 of 1360 tokens: NOT SERVED: the other rows prove nothing
+                   LoRA adapter (another), stored with a LoRA adapter           0 of 1360 tokens: not served, which proves nothing
+                   LoRA adapter (none), stored with a LoRA adapter              0 of 1360 tokens: not served, which proves nothing
+                   LoRA adapter (another revision), stored with a LoRA adapter  0 of 1360 tokens: not served, which proves nothing
 
     verdict: equivalent; what was read of foreign KV proves nothing (exit code 2)
     log: out/log.jsonl

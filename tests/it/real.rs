@@ -56,3 +56,18 @@ fn a_route_that_a_cpu_cannot_serve_is_not_exercised() {
         assert_eq!(finding.comparison.exercised.service, Service::NothingServed);
     }
 }
+
+#[test]
+#[ignore = "runs vLLM and LMCache for minutes; needs AVX-512"]
+fn kv_of_eight_bits_comes_back_to_the_bit() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().join("eight-bits.toml");
+    let canary = include_str!("../../data/suites/canary.toml");
+    let arguments = "[engine.arguments]\nkv_cache_dtype = \"fp8_e4m3\"\n\n[lmcache]";
+    fs_err::write(&path, canary.replacen("[lmcache]", arguments, 1)).unwrap();
+    let report = run(&format!("--suite {} --cell canary-dense/mp", path.display()), 0);
+    let [finding] = report.findings.as_slice() else { panic!("{:?}", report.findings) };
+    assert_eq!(finding.judgement.verdict, Verdict::Equivalent, "{}", finding.judgement.reason);
+    assert_eq!(finding.judgement.decided_by, Rung::Kv);
+    assert_eq!(finding.comparison.bit_exact.against_control.differing, 0);
+}

@@ -54,7 +54,9 @@ fn a_wrong_cell_of_a_turn_is_degraded_and_named() {
     let judgement = &talks[1].judgement;
     assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Kv));
     assert!(
-        judgement.reason.contains("(first: turn 2 of conversation 2, chunk 1, layer 1, rank 0)"),
+        judgement.reason.contains(
+            "(first: turn 2 of conversation 2, chunk 1, layer 1, rank 0: wrong when read and at the end)"
+        ),
         "{}",
         judgement.reason
     );

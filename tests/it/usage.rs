@@ -16,7 +16,7 @@ fn refuse(arguments: &str) -> String {
 #[test]
 fn a_suite_that_does_not_exist_is_refused_with_the_names_of_those_that_do() {
     insta::assert_snapshot!(refuse("run --device cpu --suite canry"), @r#"
-    error: failed to find suite "canry": it is neither a file nor one of canary, canary-pressure, canary-swa, canary-tp2, mmlu, mmlu-small, qwen, smollm2
+    error: failed to find suite "canry": it is neither a file nor one of canary, canary-pressure, canary-swa, canary-swa-hma, canary-tp2, mmlu, mmlu-small, qwen, smollm2
 
     hint: did you mean canary?
     "#);
@@ -248,7 +248,7 @@ fn a_suite_that_is_shown_is_one_to_begin_with() {
     right; whether it can run here: `kv-correctness doctor --suite mine.toml`
     ");
     insta::assert_snapshot!(lab.error(&lab.end(lab.driver("suite show mnie.toml"))), @r#"
-    error: failed to find suite "mnie.toml": it is neither a file nor one of canary, canary-pressure, canary-swa, canary-tp2, mmlu, mmlu-small, qwen, smollm2
+    error: failed to find suite "mnie.toml": it is neither a file nor one of canary, canary-pressure, canary-swa, canary-swa-hma, canary-tp2, mmlu, mmlu-small, qwen, smollm2
 
     hint: name one of these or a TOML file; `kv-correctness suite show canary > mine.toml` begins one
     "#);

@@ -2,7 +2,8 @@
 
 The worker's connection speaks JSON lines: {"lookup": tokens, "ranks": n} and {"store": tokens, "ranks": n}, answered with
 a number of tokens; each rank has a shard of every chunk. {"identity": …} and {"salt": …} are told first: names hold the data type, the size
-of chunks and the salt, but not under the faults deaf-dtype, deaf-chunk and deaf-salt; and the weights only under wary.
+of chunks and the salt, but not under the faults deaf-dtype, deaf-chunk and deaf-salt; and the rest (weights, configuration,
+arguments, adapters) only under wary.
 As `lmcache coordinator` it does no more than be there; peers find each other by files beside FAKE_LOG.
 FAKE_LOG and FAKE_FAULTS are as in the fake worker; the place of this program's faults is `server`.
 """
@@ -145,6 +146,9 @@ def look_up(tokens, ranks):
     if "detour" in FAULTS:
         found = 0
     loads += found > 0
+    if "recount" in FAULTS:
+        # As the real one counts what comes from the second tier into its memory.
+        counts["l1_write_chunks"] += found * ranks
     counts["lookups_requests"] += 1
     counts["lookup_requested_tokens"] += len(names) * CHUNK
     counts["lookup_hit_tokens"] += hits * CHUNK
@@ -169,12 +173,14 @@ def store(tokens, ranks):
 
 def set_salt(text):
     global salt
-    salt = "" if "deaf-salt" in FAULTS else "@" + text
+    salt = "" if "deaf-salt" in FAULTS or text is None else "@" + text
 
 
 def set_identity(of):
-    global identity
-    identity = ("" if "deaf-dtype" in FAULTS else of["dtype"]) + (of["weights"] if "wary" in FAULTS else "")
+    global identity, serves
+    # Whoever comes when something is stored comes to load.
+    serves = serves or bool(stored)
+    identity = ("" if "deaf-dtype" in FAULTS else of["dtype"]) + (of["rest"] if "wary" in FAULTS else "")
 
 
 def arrive():

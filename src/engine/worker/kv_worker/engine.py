@@ -106,7 +106,7 @@ class Engine:
         """
         from vllm import SamplingParams
 
-        from kv_worker import own_cache
+        from kv_worker import asking, own_cache
 
         parameters = SamplingParams(
             temperature=0,
@@ -137,11 +137,9 @@ class Engine:
             self._questions[name] = prompt.question
             if self._planted is not None and begins:
                 self._planted[name] = prompt.question
-            request_prompt: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
-            if self._start.connector is not None and self._start.connector.cache_salt is not None:
-                request_prompt["cache_salt"] = self._start.connector.cache_salt
             told = _with_transfer(parameters.clone(), request.hand_over, prompt.transfer)
-            engine.add_request(name, request_prompt, told)
+            asked = asking.prompt(prompt.token_ids, request.asker, self._start.connector, engine)
+            engine.add_request(name, asked, told, **asking.adapter(request.asker))
         while engine.has_unfinished_requests():
             for output in engine.step():
                 if output.finished:

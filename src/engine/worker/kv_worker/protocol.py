@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-PROTOCOL = 4
+PROTOCOL = 5
 # Stands for a log-probability that is no number: JSON has none, and every comparison sees it.
 NO_NUMBER = -10_000.0
 
@@ -74,18 +74,39 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter: the name by which vLLM knows it, and the folder in PEFT's layout."""
+
+    name: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Asker:
+    """As whom prompts are asked: with a salt instead of the connector's, with an adapter.
+
+    `embeddings` is the seed of random embeddings that take the place of the tokens, as many as these.
+    """
+
+    cache_salt: str | None
+    adapter: Adapter | None
+    embeddings: int | None
+
+
+@dataclass(frozen=True)
 class Score:
     """Answer these prompts in this order.
 
     `read_cache` False empties vLLM's own prefix cache and keeps it from being read while it is filled. With `hand_over`
     one token is generated, and the KV is left to another engine. `misreading` is a fault of the engine's side,
-    `all_served` or `one_position_off`, and None for none.
+    `all_served` or `one_position_off`, and None for none. `asker` is None where they are asked as the connector says.
     """
 
     read_cache: bool
     hand_over: bool
     misreading: str | None
     prompts: list[Prompt]
+    asker: Asker | None = None
 
 
 @dataclass(frozen=True)
@@ -433,7 +454,10 @@ def parse_request(line: str) -> Request:
             return Start(connector=Connector(**connector) if connector else None, letters=letters, **fields)
         if kind in ("score", "spoil"):
             prompts = [Prompt(**prompt) for prompt in fields.pop("prompts")]
-            return Score(prompts=prompts, **fields) if kind == "score" else Spoil(prompts=prompts, **fields)
+            if kind == "spoil":
+                return Spoil(prompts=prompts, **fields)
+            asker = _parse_asker(**fields.pop("asker")) if "asker" in fields else None
+            return Score(prompts=prompts, asker=asker, **fields)
         if kind == "plant":
             return Plant(fault=_parse_fault(**(fields.pop("fault") or {"kind": None})), **fields)
         if kind == "look":
@@ -446,6 +470,10 @@ def parse_request(line: str) -> Request:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(f"ill-formed request: {error!r}") from error
     raise ProtocolError(f"unknown request {kind!r}")
+
+
+def _parse_asker(adapter: dict[str, str] | None, **fields: Any) -> Asker:
+    return Asker(adapter=Adapter(**adapter) if adapter else None, **fields)
 
 
 def _parse_fault(kind: str | None, **fields: Any) -> Late | Reused | None:

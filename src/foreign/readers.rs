@@ -1,0 +1,165 @@
+//! Who asks for foreign KV. Main function: [`readers`].
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::difference::Difference;
+use super::stored::{Stored, Storer, Way};
+use crate::model::{Dtype, KvDtype};
+
+/// One that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Reader {
+    /// What it asks for.
+    pub stored: Stored,
+    /// In what it differs from who stored it.
+    pub differs_in: Difference,
+}
+
+/// Readers that are asked for together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReaderGroup {
+    /// Of what the suite's engine stored: other salts, chunks, data types, weights, paths, configurations.
+    Basic,
+    /// Of what an engine with a LoRA adapter stored.
+    Lora,
+    /// Of KV that was stored in eight bits.
+    Fp8,
+    /// Out of the memory of the server that stored, in both of LMCache's transfer modes.
+    Memory,
+    /// Of prompts that were embeddings.
+    Embeddings,
+}
+
+/// What the suite's engine is.
+#[derive(Debug, Clone, Copy)]
+pub struct Own {
+    /// Tokens of its server's chunks.
+    pub chunk_tokens: u32,
+    /// What it computes in.
+    pub dtype: Dtype,
+    /// What it keeps KV in, where that is something else.
+    pub kv_dtype: Option<KvDtype>,
+}
+
+impl ReaderGroup {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Basic, Self::Lora, Self::Fp8, Self::Memory, Self::Embeddings];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Basic => "basic",
+            Self::Lora => "lora",
+            Self::Fp8 => "fp8",
+            Self::Memory => "memory",
+            Self::Embeddings => "embeddings",
+        }
+    }
+}
+
+/// The readers of these groups. Those of what one writer stored stand together, the one that differs in nothing first.
+#[must_use]
+pub fn readers(groups: &BTreeSet<ReaderGroup>, own: Own) -> Vec<Reader> {
+    let [e4m3, e5m2] = [KvDtype::Fp8E4m3, KvDtype::Fp8E5m2].map(|dtype| Difference::KvDataType { dtype });
+    // The type of the same size: what has another is told apart by the length of what is found.
+    let sibling = Difference::DataType {
+        dtype: if own.dtype == Dtype::Float16 { Dtype::Bfloat16 } else { Dtype::Float16 },
+    };
+    let of_suite =
+        |over, differences: &[Difference]| of_writer(Stored { by: Storer::Suite, over }, differences);
+    let of = |by, over, difference| of_writer(Stored { by, over }, &[difference]);
+    let stored_fp8 = Storer::KvDataType { dtype: KvDtype::Fp8E4m3 };
+    let group = |group: &ReaderGroup| match group {
+        ReaderGroup::Basic => {
+            let dtypes = [Dtype::Bfloat16, Dtype::Float16, Dtype::Float32].into_iter();
+            let dtypes =
+                dtypes.filter(|dtype| *dtype != own.dtype).map(|dtype| Difference::DataType { dtype });
+            let chunk_size = Difference::ChunkSize { chunk_tokens: own.chunk_tokens.saturating_mul(2) };
+            let kv_dtype = if own.kv_dtype == Some(KvDtype::Fp8E4m3) { e5m2 } else { e4m3 };
+            let differences: Vec<Difference> = [Difference::Salt, chunk_size]
+                .into_iter()
+                .chain(dtypes)
+                .chain([
+                    kv_dtype,
+                    Difference::Quantization,
+                    Difference::RopeScaling,
+                    Difference::CollidingPath,
+                    Difference::Weights,
+                ])
+                .collect();
+            of_suite(Way::Tier, &differences)
+        }
+        ReaderGroup::Lora => {
+            let adapters = [Difference::OtherAdapter, Difference::NoAdapter, Difference::AdapterRevision];
+            of_writer(Stored { by: Storer::Adapter, over: Way::Tier }, &adapters)
+        }
+        ReaderGroup::Fp8 => [Way::Tier, Way::DrivenMemory].map(|over| of(stored_fp8, over, e5m2)).concat(),
+        ReaderGroup::Memory => {
+            [Way::Memory, Way::DrivenMemory].map(|over| of_suite(over, &[sibling])).concat()
+        }
+        ReaderGroup::Embeddings => of(Storer::Embeddings, Way::Tier, Difference::Embeddings),
+    };
+    groups.iter().flat_map(group).collect()
+}
+
+fn of_writer(stored: Stored, differences: &[Difference]) -> Vec<Reader> {
+    let all = [Difference::Nothing].into_iter().chain(differences.iter().copied());
+    all.map(|differs_in| Reader { stored, differs_in }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(groups: &BTreeSet<ReaderGroup>, own: Own) -> Vec<String> {
+        let words = |reader: Reader| format!("{}{}", reader.differs_in.words(), reader.stored.words());
+        readers(groups, own).into_iter().map(words).collect()
+    }
+
+    const OWN: Own = Own { chunk_tokens: 256, dtype: Dtype::Bfloat16, kv_dtype: None };
+
+    #[test]
+    fn every_reader_differs_in_one_thing_and_the_first_of_each_writer_in_none() {
+        insta::assert_snapshot!(words(&BTreeSet::from(ReaderGroup::ALL), OWN).join("\n"), @"
+        nothing
+        salt
+        chunk size (512)
+        data type (float16)
+        data type (float32)
+        data type of KV (fp8_e4m3)
+        quantisation (fp8_per_channel)
+        rope scaling, under the same path
+        weights, under a colliding path
+        weights, under the same path
+        nothing, stored with a LoRA adapter
+        LoRA adapter (another), stored with a LoRA adapter
+        LoRA adapter (none), stored with a LoRA adapter
+        LoRA adapter (another revision), stored with a LoRA adapter
+        nothing, stored as fp8_e4m3
+        data type of KV (fp8_e5m2), stored as fp8_e4m3
+        nothing, stored as fp8_e4m3, over mp, lmcache_driven
+        data type of KV (fp8_e5m2), stored as fp8_e4m3, over mp, lmcache_driven
+        nothing, over mp
+        data type (float16), over mp
+        nothing, over mp, lmcache_driven
+        data type (float16), over mp, lmcache_driven
+        nothing, stored of embeddings
+        prompt embeddings, stored of embeddings
+        ");
+    }
+
+    #[test]
+    fn readers_differ_from_what_the_suite_has() {
+        let own = Own { dtype: Dtype::Float16, kv_dtype: Some(KvDtype::Fp8E4m3), ..OWN };
+        let words = words(&BTreeSet::from([ReaderGroup::Basic, ReaderGroup::Memory]), own);
+        assert!(words.contains(&"data type of KV (fp8_e5m2)".to_owned()), "{words:?}");
+        assert!(words.contains(&"data type (bfloat16), over mp".to_owned()), "{words:?}");
+        assert!(
+            !words.iter().any(|words| words.contains("float16") && !words.contains("bfloat16")),
+            "{words:?}"
+        );
+    }
+}

@@ -1,0 +1,330 @@
+//! One engine that stores and the readers that ask for what it stored. Main type: [`Group`].
+
+use std::io;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+
+use super::identity::Identities;
+use crate::carrier::{
+    Surroundings, launch_server, make_folder, serde_settings, server_settings, settle, with_options,
+};
+use crate::dataset::Prompt;
+use crate::engine::{Asker, Capacity, Connector, LmcacheServer, PrefixCache, SecondTier, Tiers, Worker};
+use crate::foreign::{Difference, Mend, Reader, Reading, ReadingOutcome, Stored, Storer, Way};
+use crate::model::Observation;
+use crate::options::{StoringOptions, TransferMode};
+use crate::stage::StageError;
+use crate::stage::capacity::chunk_bytes;
+use crate::stage::engine_run::{EngineRun, EngineSetup};
+
+/// How often what was stored lies on the disk: once, once more for the reader, and what the reader stores itself, perhaps in a larger
+/// data type, and once more with a salt.
+const COPIES: u64 = 6;
+
+/// Who asks for what one writer stored.
+pub(super) struct Group<'a> {
+    pub(super) run: EngineRun<'a>,
+    pub(super) surroundings: &'a Surroundings<'a>,
+    /// The writer and the readers.
+    pub(super) who: Identities<'a>,
+    /// How many readers were before these, for the names of logs.
+    pub(super) before: usize,
+}
+
+impl Group<'_> {
+    /// Stores these prompts, and has each reader ask for them.
+    ///
+    /// # Errors
+    /// When the suite's engine as it is cannot store or load, or a file cannot be written.
+    pub(super) async fn read(
+        &self,
+        prompts: &[Prompt],
+        readers: &[Reader],
+        capacity: Capacity,
+    ) -> Result<Vec<Reading>, StageError> {
+        // All embeddings are the same tokens to LMCache, so one prompt would be served what was stored of another.
+        let prompts = if self.who.stored.by == Storer::Embeddings { &prompts[..1] } else { prompts };
+        let notes = &self.surroundings.notes;
+        let chunks = whole_tokens(prompts, capacity.chunk_tokens) / u64::from(capacity.chunk_tokens);
+        let disk = make_folder(notes, chunks * chunk_bytes(capacity) * COPIES)?;
+        let own_chunks = self.surroundings.lmcache.chunk_tokens;
+        let server = self.start_server(&utf8(&disk), own_chunks, &format!("writer-{}", self.before)).await?;
+        if let Some(message) = self.store(&server, prompts, chunks).await? {
+            let not_stored = |reader: &Reader| {
+                let outcome = ReadingOutcome::NotStored { message: message.clone() };
+                self.reading(reader.differs_in, prompts, (outcome, None))
+            };
+            return Ok(readers.iter().map(not_stored).collect());
+        }
+        let kept = (self.who.stored.over != Way::Tier).then_some(server);
+        let mut readings = Vec::new();
+        for (number, reader) in (self.before..).zip(readers) {
+            let folder = copy_folder(&utf8(&disk), notes)?;
+            let place = (kept.as_ref(), utf8(&folder));
+            readings.push(self.read_as(number, reader.differs_in, prompts, place).await?);
+        }
+        Ok(readings)
+    }
+
+    /// Has the writer store these prompts; why it cannot, where that is an outcome.
+    async fn store(
+        &self,
+        server: &LmcacheServer,
+        prompts: &[Prompt],
+        chunks: u64,
+    ) -> Result<Option<String>, StageError> {
+        if self.who.stored.by == Storer::Adapter && !self.who.write_adapters()? {
+            return Ok(Some("its model has no layer for which an adapter can be made".to_owned()));
+        }
+        let store = async || -> Result<(), StageError> {
+            let mut writer = self.start(self.run, server, Difference::Nothing, "foreign KV writing").await?;
+            let before = server.counters().await?;
+            writer.ask_as(self.who.asker(Difference::Nothing));
+            writer.score(prompts, PrefixCache::Read, || {}).await?;
+            settle(server, self.surroundings, before, chunks).await?;
+            Ok(writer.finish().await?)
+        };
+        match store().await {
+            Ok(()) => Ok(None),
+            Err(StageError::Engine(error)) if self.who.stored != Stored::default() => {
+                Ok(Some(format!("failed to {error}")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has one reader ask for what the writer stored: the writer's server, where it is kept, or another one over this folder.
+    async fn read_as(
+        &self,
+        number: usize,
+        differs_in: Difference,
+        prompts: &[Prompt],
+        (kept, folder): (Option<&LmcacheServer>, Utf8PathBuf),
+    ) -> Result<Reading, StageError> {
+        let model = match self.who.place_model(differs_in)? {
+            Ok(place) => self.run.files.moved_to(place),
+            Err(problem) => {
+                let outcome = ReadingOutcome::Failed { message: problem.to_owned() };
+                return Ok(self.reading(differs_in, prompts, (outcome, None)));
+            }
+        };
+        let run = EngineRun { files: &model, ..self.run };
+        let name = format!("reader-{number}");
+        let own = match kept {
+            Some(_) => None,
+            None => Some(self.start_server(&folder, self.chunk_tokens(differs_in), &name).await?),
+        };
+        let server = kept.or(own.as_ref()).expect("there is one where none is kept");
+        let asked = self.ask(run, server, differs_in, prompts, &name).await;
+        self.who.places.restore()?;
+        match asked {
+            Ok(came_of_it) => Ok(self.reading(differs_in, prompts, came_of_it)),
+            Err(StageError::Engine(error)) if !self.must_answer(differs_in) => {
+                let outcome = ReadingOutcome::Failed { message: format!("failed to {error}") };
+                Ok(self.reading(differs_in, prompts, (outcome, None)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a reader does what the passes of a comparison do, so that its failure is an error.
+    fn must_answer(&self, differs_in: Difference) -> bool {
+        self.who.stored == Stored::default() && differs_in == Difference::Nothing
+    }
+
+    /// What came of asking, and of a salt where one should be a mend: of what is served, and of what fails while it is read.
+    async fn ask(
+        &self,
+        run: EngineRun<'_>,
+        server: &LmcacheServer,
+        differs_in: Difference,
+        prompts: &[Prompt],
+        name: &str,
+    ) -> Result<(ReadingOutcome, Option<Mend>), StageError> {
+        let words = format!("{}{}", differs_in.words(), self.who.stored.words());
+        let arm = format!("foreign KV reading (differs in {words})");
+        let mut worker = self.start(run, server, differs_in, &arm).await?;
+        let (outcome, mut worker) = match self.ask_once(&mut worker, server, differs_in, prompts).await {
+            Ok(outcome) => (outcome, Some(worker)),
+            Err(StageError::Engine(error)) if !self.must_answer(differs_in) => {
+                (ReadingOutcome::Failed { message: format!("failed to {error}") }, None)
+            }
+            Err(error) => return Err(error),
+        };
+        let harmless = matches!(outcome, ReadingOutcome::Answered { served_tokens: 0, .. });
+        if harmless || !differs_in.is_mended_by_a_salt() {
+            if let Some(worker) = worker {
+                worker.finish().await.ok(); // all answers are there
+            }
+            return Ok((outcome, None));
+        }
+        let mend = async {
+            let mut worker = match worker.take() {
+                Some(worker) => worker,
+                None => self.start(run, server, differs_in, &format!("{arm} with a salt")).await?,
+            };
+            let salt = format!("of-{name}");
+            let mend = self.mend(&mut worker, server, differs_in, prompts, salt).await?;
+            worker.finish().await.ok(); // all answers are there
+            Ok(mend)
+        };
+        match mend.await {
+            Ok(mend) => Ok((outcome, Some(mend))),
+            Err(StageError::Engine(error)) => {
+                Ok((outcome, Some(Mend::Failed { message: format!("failed to {error}") })))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        worker: &mut Worker,
+        server: &LmcacheServer,
+        differs_in: Difference,
+        prompts: &[Prompt],
+    ) -> Result<ReadingOutcome, StageError> {
+        worker.ask_as(self.who.asker(differs_in));
+        let before = server.counters().await?;
+        let loaded = worker.score(prompts, PrefixCache::Read, || {}).await?;
+        let counted = server.counters().await?.since(before);
+        let computed = worker.score(prompts, PrefixCache::FillOnly, || {}).await?;
+        worker.require_numbers(&loaded).and_then(|()| worker.require_numbers(&computed))?;
+        Ok(ReadingOutcome::Answered {
+            served_tokens: cached_tokens(&loaded),
+            second_tier_tokens: counted.hit_second_tier_tokens,
+            largest_difference: (cached_tokens(&computed) == 0)
+                .then(|| largest_difference(&loaded, &computed)),
+        })
+    }
+
+    /// Has the reader ask twice with a salt: for what others stored, and for what it then has stored itself.
+    async fn mend(
+        &self,
+        worker: &mut Worker,
+        server: &LmcacheServer,
+        differs_in: Difference,
+        prompts: &[Prompt],
+        salt: String,
+    ) -> Result<Mend, StageError> {
+        worker.ask_as(Asker { cache_salt: Some(salt), ..self.who.asker(differs_in) });
+        let before = server.counters().await?;
+        let foreign_tokens = cached_tokens(&worker.score(prompts, PrefixCache::Read, || {}).await?);
+        if foreign_tokens == 0 {
+            let chunk_tokens = self.chunk_tokens(differs_in);
+            let chunks = whole_tokens(prompts, chunk_tokens) / u64::from(chunk_tokens);
+            // What the reader was served before came from the tier into the memory, counts as written there, and goes nowhere.
+            let arrived = match self.who.stored.over {
+                Way::Tier => before.second_tier_chunks,
+                Way::Memory | Way::DrivenMemory => before.written_chunks,
+            };
+            let expected = arrived + chunks * u64::from(self.surroundings.shards_of_chunk);
+            server.settle(expected, self.surroundings.patience).await?;
+        }
+        let loaded = worker.score(prompts, PrefixCache::Read, || {}).await?;
+        let computed = worker.score(prompts, PrefixCache::FillOnly, || {}).await?;
+        worker.require_numbers(&loaded).and_then(|()| worker.require_numbers(&computed))?;
+        let own_tokens = cached_tokens(&loaded);
+        Ok(Mend::Answered {
+            foreign_tokens,
+            own_tokens,
+            largest_difference: largest_difference(&loaded, &computed),
+        })
+    }
+
+    async fn start(
+        &self,
+        run: EngineRun<'_>,
+        server: &LmcacheServer,
+        differs_in: Difference,
+        arm: &str,
+    ) -> Result<Worker, StageError> {
+        let setup = EngineSetup {
+            arguments: self.who.arguments(differs_in),
+            ..EngineSetup::connected(arm, self.connector(server))
+        };
+        run.start(setup).await
+    }
+
+    fn connector(&self, server: &LmcacheServer) -> Connector {
+        let options = self.surroundings.lmcache.options;
+        let driven = (self.who.stored.over == Way::DrivenMemory).then_some(TransferMode::LmcacheDriven);
+        let options = StoringOptions { transfer_mode: driven.or(options.transfer_mode), ..options };
+        with_options(server.connector(None), options)
+    }
+
+    /// Tokens of the chunks of a reader's server.
+    fn chunk_tokens(&self, differs_in: Difference) -> u32 {
+        match differs_in {
+            Difference::ChunkSize { chunk_tokens } => chunk_tokens,
+            _ => self.surroundings.lmcache.chunk_tokens,
+        }
+    }
+
+    async fn start_server(
+        &self,
+        disk: &Utf8Path,
+        chunk_tokens: u32,
+        name: &str,
+    ) -> Result<LmcacheServer, StageError> {
+        let mut settings = server_settings(self.surroundings, &format!("lmcache-server-{name}.log"));
+        settings.chunk_tokens = chunk_tokens;
+        settings.tiers = match self.who.stored.over {
+            Way::Tier => Tiers {
+                second: Some(SecondTier::Disk(disk.to_owned())),
+                serde: serde_settings(&self.surroundings.lmcache, self.surroundings.cache)?,
+                segment: None,
+            },
+            Way::Memory | Way::DrivenMemory => Tiers::default(),
+        };
+        let what = format!("lmcache server of the foreign KV {name}");
+        Ok(launch_server(self.surroundings.events, &settings, &what).await?)
+    }
+
+    fn reading(
+        &self,
+        differs_in: Difference,
+        prompts: &[Prompt],
+        (outcome, mend): (ReadingOutcome, Option<Mend>),
+    ) -> Reading {
+        let expected_tokens = whole_tokens(prompts, self.chunk_tokens(differs_in));
+        Reading { stored: self.who.stored, differs_in, expected_tokens, outcome, mend }
+    }
+}
+
+fn cached_tokens(observations: &[Observation]) -> u64 {
+    observations.iter().map(|one| u64::from(one.cached_tokens)).sum()
+}
+
+/// Of the letters' log-probabilities.
+fn largest_difference(one: &[Observation], other: &[Observation]) -> f64 {
+    let letters = |observations: &[Observation]| -> Vec<f64> {
+        observations.iter().flat_map(|observation| observation.letters).collect()
+    };
+    letters(one).into_iter().zip(letters(other)).map(|(one, other)| (one - other).abs()).fold(0.0, f64::max)
+}
+
+/// Tokens of the prompts' whole chunks.
+fn whole_tokens(prompts: &[Prompt], chunk_tokens: u32) -> u64 {
+    let chunk = u64::from(chunk_tokens);
+    prompts.iter().map(|prompt| prompt.token_ids.len() as u64 / chunk * chunk).sum()
+}
+
+/// The place of a temporary folder.
+fn utf8(folder: &tempfile::TempDir) -> Utf8PathBuf {
+    Utf8PathBuf::try_from(folder.path().to_owned()).expect("its parent is UTF-8")
+}
+
+/// A copy of a folder of files, removed with its value.
+fn copy_folder(from: &Utf8Path, parent: &Utf8Path) -> Result<tempfile::TempDir, StageError> {
+    let copy = || -> io::Result<tempfile::TempDir> {
+        let folder = tempfile::tempdir_in(parent)?;
+        for entry in from.read_dir_utf8()? {
+            let entry = entry?;
+            fs::copy(entry.path(), folder.path().join(entry.file_name()))?;
+        }
+        Ok(folder)
+    };
+    copy().map_err(|source| StageError::Write { path: parent.to_owned(), source })
+}
