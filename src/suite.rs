@@ -122,6 +122,16 @@ pub struct LmcacheSettings {
     pub slow: bool,
 }
 
+impl LmcacheSettings {
+    /// What KV is stored with, for people, where it is not LMCache's default; empty if it is.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let slow = self.slow.then(|| "a server that is stopped and let run in turn".to_owned());
+        let words = [self.options.words()].into_iter().filter(|words| !words.is_empty()).chain(slow);
+        words.collect::<Vec<String>>().join(", ")
+    }
+}
+
 /// What faults are planted in, where they are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -263,7 +263,7 @@ mod tests {
         let of = |turns| findings(turns).judge();
         let right = of(vec![turn(1, 64), turn(2, 64)]);
         assert_eq!((right.verdict, right.decided_by), (Verdict::Equivalent, Rung::Kv));
-        insta::assert_snapshot!(right.reason, @"All 8 served cells are copies of computed ones, 2 of them of chunks that an answer completed, over prompts of up to 100 tokens.");
+        insta::assert_snapshot!(right.reason, @"All 8 served cells are copies of computed ones, 2 of them of chunks that an answer completed, over prompts of up to 100 tokens. 2 of 2 answers are held against an engine that kept its KV.");
         let less = of(vec![turn(1, 64), turn(2, 32)]);
         assert_eq!((less.verdict, less.decided_by), (Verdict::NotExercised, Rung::Exercised));
         assert_eq!(less.reason, "In turn 2 of conversation 1 32 of 64 tokens were served.");

@@ -151,6 +151,11 @@ pub trait Carrier: std::fmt::Debug + Sync {
         true
     }
 
+    /// Why a request that lost its blocks cannot be taken up again with it, where that is known.
+    fn refuses_resumption(&self) -> Option<&str> {
+        None
+    }
+
     /// Starts what lies between the two sides, with room for so many bytes of KV.
     fn prepare<'a>(
         &'a self,

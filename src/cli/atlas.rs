@@ -17,6 +17,7 @@ use super::report::read_report;
 use super::untestable::why_unjudged;
 use super::write_report::{without_places, write_report};
 use crate::atlas::{Cell, Chart, Description, Made, Outcome, Pair, Row, pairs, plan, to_page};
+use crate::carrier::find_carrier;
 use crate::event::Event;
 use crate::lock::FileLock;
 use crate::machine::DeviceKind;
@@ -75,6 +76,11 @@ fn run_arguments(
     cache: Option<&Utf8Path>,
     quiet: bool,
 ) -> anyhow::Result<RunArguments> {
+    for &route in &description.routes {
+        find_carrier(route).map_err(|error| {
+            anyhow::anyhow!("understand the atlas {}: {error}\n\nhint: {}", description.name, error.hint())
+        })?;
+    }
     let routes: Vec<&str> = description.routes.iter().map(|route| route.name()).collect();
     let mut words = vec!["run".to_owned(), "--suite".to_owned(), description.suite.clone()];
     words.extend([

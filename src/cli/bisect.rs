@@ -259,7 +259,8 @@ fn judged_report(report: &Report) -> StepResult {
         return StepResult::Failed(failed.reason.trim_start_matches("failed to ").to_owned());
     }
     let doubts = report.planted_faults.iter().filter_map(|planted| planted.doubt.as_ref());
-    let judgements = report.findings.iter().map(|finding| &finding.judgement).chain(doubts);
+    let pressed = report.pressure.iter().map(|pressed| &pressed.judgement);
+    let judgements = report.findings.iter().map(|finding| &finding.judgement).chain(doubts).chain(pressed);
     let rung = judgements.into_iter().find(|judgement| judgement.verdict == report.verdict);
     StepResult::Judged {
         verdict: report.verdict,

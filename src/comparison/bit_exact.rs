@@ -86,6 +86,7 @@ pub(super) fn compare_bits(
         Outcome::DoesNotApply
     } else if against_control.differing + cuts.differing == 0
         && proven >= PROVEN_SHARE * f64::from(count(cases.len()))
+        && f64::from(cuts.compared) >= PROVEN_SHARE * f64::from(count(cut.asked().len()))
     {
         Outcome::Passed
     } else {

@@ -412,6 +412,7 @@ pub(super) fn check_service(
         server.and_then(|server| server.sharding).map_or(1, |rule| u64::from(rule.read_shards.max(1)));
     let [contended, contended_cut] =
         server.map_or([0; 2], |server| [server.load, server.cut].map(|counted| counted.contended / readers));
+    let server_of_cuts = server.map(|server| server.cut);
     let totals =
         |pass: Pass, counted| HitTotals::new(hits[pass as usize], whole_prompts[pass as usize], counted);
     let server = server.map(|server| ServerAgreement {
@@ -453,7 +454,7 @@ pub(super) fn check_service(
         } else {
             Service::LoadsFailed
         }
-    } else if cut_hits.under_served > 0 && contended_cut < u64::from(cut_hits.under_served) {
+    } else if cut_hits.under_served > 0 && !meets_excuse(cut_hits, contended_cut, server_of_cuts) {
         Service::UnderServed
     } else if load.under_served > 0 {
         let met = Met { chunks: contended, failed_loads: counted_failures, counters_agree };
@@ -496,12 +497,24 @@ impl PassHits {
     }
 }
 
+/// Whether prefixes were served less since another request was just loading the same chunk: so many chunks were counted, no load
+/// failed, and most prefixes were served in full.
+fn meets_excuse(cuts: PassHits, contended: u64, counted: Option<ServerCounters>) -> bool {
+    contended >= u64::from(cuts.under_served)
+        && counted.is_none_or(|counted| counted.failed_loads == 0)
+        && cuts.under_served.saturating_mul(2) <= cuts.requests
+}
+
 /// Holds every prefix against its prediction.
 fn count_cuts(cut: &CutEvidence, offenders: &mut Vec<Offender>) -> CutHits {
     let asked = match cut {
         CutEvidence::Asked(asked) => asked,
         CutEvidence::LeftOut { reason } => return CutHits::LeftOut { reason: reason.clone() },
     };
+    if asked.is_empty() {
+        let reason = "no prompt that was asked has a chunk that a shorter one could be served".to_owned();
+        return CutHits::LeftOut { reason };
+    }
     let mut hits = PassHits::default();
     for cut in asked {
         let (seen, pass, predicted) = (&cut.observation, Pass::Cut, cut.expected);

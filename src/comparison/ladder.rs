@@ -2,7 +2,7 @@
 
 use super::difference::nats;
 use super::early_stop::stopping_bound;
-use super::exercised::ExternalHits;
+use super::exercised::{Exercised, ExternalHits};
 use super::provenance_verdict::judge_right_kv;
 use super::verdict::{Judgement, Rung, Verdict};
 use super::{Batching, Comparison, Fidelity, Offender, Outcome, Pass, Service, Tally, WithoutNumbers};
@@ -10,7 +10,7 @@ use super::{Batching, Comparison, Fidelity, Offender, Outcome, Pass, Service, Ta
 /// What a service that is not as predicted amounts to by itself.
 pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
     let (exercised, cache) = (&comparison.exercised, &comparison.cache);
-    let (store, load, cut) = (exercised.store, exercised.load, exercised.cut.hits());
+    let (store, load) = (exercised.store, exercised.load);
     let first = note(exercised.offenders.first(), |Offender { question, cached, predicted, .. }| {
         format!("first: {question}, {cached} tokens instead of {predicted}")
     });
@@ -40,7 +40,9 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
             format!(
                 "The cache claimed more tokens than earlier requests had stored, for {} requests of the store pass, {} \
                  of the load pass and {} of the cut pass{first}. It serves stale KV, another request's KV, or counts wrongly.",
-                store.over_served, load.over_served, cut.over_served
+                store.over_served,
+                load.over_served,
+                exercised.cut.hits().over_served
             ),
             &hint_for(
                 comparison,
@@ -48,22 +50,7 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
             ),
         )),
         Service::UnderServed => not_exercised(
-            {
-                let (pass, hits) = if load.under_served == 0 && cut.under_served > 0 {
-                    (Pass::Cut, cut)
-                } else {
-                    (Pass::Load, load)
-                };
-                format!(
-                    "{cache} served {} of {} tokens in the {}; {} of {} requests got fewer than were stored for \
-                     them{first}.",
-                    hits.cached_tokens,
-                    hits.predicted_tokens,
-                    pass.words(),
-                    hits.under_served,
-                    hits.requests
-                )
-            },
+            format!("{}{first}.", describe_missing(exercised, cache)),
             &hint_for(
                 comparison,
                 "Look for evictions, failed stores or failed loads in the logs; give the cache more memory if it was full.",
@@ -120,6 +107,21 @@ pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
             )
         }
     }
+}
+
+/// What the pass that was served less than predicted was served: the load pass, if that was.
+fn describe_missing(exercised: &Exercised, cache: &str) -> String {
+    let (load, cut) = (exercised.load, exercised.cut.hits());
+    let of_cuts = load.under_served == 0 && cut.under_served > 0;
+    let (pass, hits) = if of_cuts { (Pass::Cut, cut) } else { (Pass::Load, load) };
+    format!(
+        "{cache} served {} of {} tokens in the {}; {} of {} requests got fewer than were stored for them",
+        hits.cached_tokens,
+        hits.predicted_tokens,
+        pass.words(),
+        hits.under_served,
+        hits.requests
+    )
 }
 
 /// What to do about hits that were predicted otherwise. Of a connector that a file describes the prediction may be wrong.

@@ -98,6 +98,16 @@ fn unexplained(comparison: &Comparison, rung: Rung) -> Option<String> {
     })
 }
 
+/// Whether what prefixes of stored prompts were served is held by anything: answers are read of whole prompts alone. With loss
+/// nothing but these can decide.
+fn holds_cuts(comparison: &Comparison) -> bool {
+    let (asked, bits) = (comparison.exercised.cut.hits().requests, &comparison.bit_exact.cuts);
+    asked == 0
+        || comparison.noise_floor.fidelity == Fidelity::Lossy
+        || comparison.kv.outcome == Outcome::Passed
+        || (comparison.noise_floor.lets_bits_decide() && bits.compared == asked)
+}
+
 fn judge_equivalence(comparison: &Comparison) -> Judgement {
     let answers = &comparison.answers;
     let test = &answers.generated.against_baseline;
@@ -112,7 +122,17 @@ fn judge_equivalence(comparison: &Comparison) -> Judgement {
         )
     });
     let inconclusive = |reason, next| Judgement::new(Verdict::Inconclusive, Rung::Answers, reason, next);
-    if test.within_margin {
+    if test.within_margin && !holds_cuts(comparison) {
+        let asked = comparison.exercised.cut.hits().requests;
+        let reason = format!(
+            "Of the load pass the answers show that accuracy stays within the margin of {margin}, but {asked} prefixes of stored prompts were \
+             asked, too, which neither their KV nor bits could be held against anything."
+        );
+        inconclusive(
+            reason,
+            "Ask one sequence at a time, so that bits decide, or see why the KV is not digested.",
+        )
+    } else if test.within_margin {
         let reason = format!(
             "Accuracy changes by {} points on {asked} questions (90 % interval {interval}), inside the margin of {margin}, \
              also with subjects as clusters. {} right answers turned wrong, {} wrong ones right.",

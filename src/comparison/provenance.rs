@@ -3,6 +3,7 @@
 //! A *cell* is one chunk in one layer on one rank. Every cell that was served must equal a copy that an engine of the same
 //! arm computed for the same token prefix and rank, whatever else was in the batch, and whichever request computed it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use schemars::JsonSchema;
@@ -57,6 +58,9 @@ pub struct Provenance {
     pub uncovered_tokens: u64,
     /// Chunks that vLLM says were served, on each rank, and that have no digest.
     pub missing: u64,
+    /// Layers that see a window, on each rank, of whose served cells none was whole within it, so that none was held.
+    #[serde(default)]
+    pub unheld_layers: u32,
     /// What this rung saw, or why it does not apply, in words.
     pub words: String,
     /// The first wrong cells, in the order of passes, questions and chunks.
@@ -151,6 +155,7 @@ impl Provenance {
             left_out: 0,
             uncovered_tokens: 0,
             missing: 0,
+            unheld_layers: 0,
             words,
             first: Vec::new(),
             maps: Vec::new(),
@@ -195,6 +200,8 @@ struct Copies<'a> {
     owners: HashMap<u128, (&'a QuestionId, u32, &'a str, u32)>,
     /// How many wrong cells are named.
     most_named: usize,
+    /// Layers that see a window, by rank and number, of which a served cell was held.
+    held: RefCell<HashSet<(u32, u32)>>,
 }
 
 impl<'a> Copies<'a> {
@@ -208,6 +215,7 @@ impl<'a> Copies<'a> {
             by_identity: HashMap::new(),
             owners: HashMap::new(),
             most_named,
+            held: RefCell::default(),
         };
         for (question, chunk) in evidence.passes().into_iter().flat_map(|(_, records)| chunks(records)) {
             if chunk.served {
@@ -238,6 +246,20 @@ impl<'a> Copies<'a> {
         let rank = usize::try_from(chunk.rank).ok();
         let names = rank.and_then(|rank| self.evidence.layers.get(rank)).into_iter().flatten();
         names.map(String::as_str).zip(digests.iter().chain(std::iter::repeat(None))).collect()
+    }
+
+    /// How many layers that see a window had no served cell that was held.
+    fn unheld_layers(&self) -> u32 {
+        let held = self.held.borrow();
+        let of_rank = |(rank, names): (u32, &'a Vec<String>)| {
+            let sees_window = |name: &&String| self.evidence.window(rank, name).is_some();
+            let is_held = |name: &&String| {
+                self.layers.get(name.as_str()).is_some_and(|layer| held.contains(&(rank, *layer)))
+            };
+            names.iter().filter(sees_window).filter(|name| !is_held(name)).count()
+        };
+        let unheld: usize = (0..).zip(&self.evidence.layers).map(of_rank).sum();
+        u32::try_from(unheld).unwrap_or(u32::MAX)
     }
 
     fn identity(&self, question: &QuestionId, chunk: &ChunkDigests, layer: &str) -> Option<Identity> {
@@ -340,6 +362,7 @@ pub fn trace_requests(evidence: &KvEvidence, fidelity: Fidelity, requests: &[Ser
         let most_served = request.served.iter().copied().max().unwrap_or(0);
         trace_request(&mut traced, &copies, (Pass::Load, &request.question, most_served), seen, demand);
     }
+    traced.unheld_layers = if traced.served > 0 { copies.unheld_layers() } else { 0 };
     traced.outcome = outcome(&traced, demand);
     traced.words = describe(&traced, demand);
     traced
@@ -406,6 +429,7 @@ fn trace(
             traced.served_to_cuts = traced.served - served_before;
         }
     }
+    traced.unheld_layers = if traced.served > 0 { copies.unheld_layers() } else { 0 };
     traced.outcome = outcome(&traced, demand);
     traced.words = describe(&traced, demand);
     traced
@@ -455,6 +479,9 @@ fn trace_request(
             } else {
                 trace_computed(traced, first, last)
             };
+            if window.is_some() && chunk.served && when != Cell::OutsideWindow {
+                copies.held.borrow_mut().extend(copies.layers.get(layer).map(|layer| (chunk.rank, *layer)));
+            }
             row.push(when.letter());
             let Cell::Wrong(when) = when else { continue };
             let looked_at = |look: &&SecondLook| {
@@ -575,6 +602,7 @@ fn outcome(traced: &Provenance, demand: Demand) -> Outcome {
         || traced.without_origin > 0
         || traced.missing > 0
         || traced.not_digested > 0
+        || traced.unheld_layers > 0
     {
         Outcome::DoesNotApply
     } else {
@@ -588,6 +616,12 @@ fn describe(traced: &Provenance, demand: Demand) -> String {
     }
     if traced.not_digested > 0 {
         return format!("{} served cells have no digest, so this proves nothing.", traced.not_digested);
+    }
+    if traced.unheld_layers > 0 {
+        return format!(
+            "{} layers keep a window that no whole chunk fits into, so nothing of them was held, and this proves nothing.",
+            traced.unheld_layers
+        );
     }
     if traced.served == 0 {
         return "No whole chunk was served, so there is nothing to hold against its origin.".to_owned();

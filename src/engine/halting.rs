@@ -118,7 +118,7 @@ mod tests {
     fn all_but_the_leader_are_stopped_and_run_again_in_the_end() {
         let mut leader = sleeper(0);
         let mut member = sleeper(i32::try_from(leader.id()).unwrap());
-        let (stopped, running) = (Duration::from_secs(3600), Duration::from_millis(1));
+        let (stopped, running) = (Duration::from_hours(1), Duration::from_millis(1));
         let halting = Halting::begin(leader.id(), Halts { stopped, running, seed: None }).unwrap();
         assert!(is_seen(|| state(&member) == 'T'));
         assert_ne!(state(&leader), 'T');

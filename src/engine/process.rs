@@ -185,18 +185,38 @@ fn count_memory_kills() -> u64 {
 /// another, as vLLM's processes do for one of theirs; else the last one. What is only warned of is no error.
 #[must_use]
 pub(super) fn telling_line(log: &Utf8Path) -> Option<String> {
+    let tail = tail_of(log, 0)?;
+    last_error(&tail).or_else(|| lines(&tail).next_back()).map(shortened)
+}
+
+/// The last line behind so many bytes of a log that names an error, if one does.
+pub(super) fn named_error(log: &Utf8Path, behind: u64) -> Option<String> {
+    last_error(&tail_of(log, usize::try_from(behind).ok()?)?).map(shortened)
+}
+
+/// The end of a log, as far as it lies behind so many bytes.
+fn tail_of(log: &Utf8Path, behind: usize) -> Option<String> {
     let text = fs_err::read(log).ok()?;
-    let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(64 * 1024)..]).into_owned();
-    let tail = console::strip_ansi_codes(&tail);
-    let lines = || tail.lines().map(str::trim).filter(|line| !line.is_empty());
+    let tail = text.get(text.len().saturating_sub(64 * 1024).max(behind)..)?;
+    Some(console::strip_ansi_codes(&String::from_utf8_lossy(tail)).into_owned())
+}
+
+fn lines(text: &str) -> impl DoubleEndedIterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty())
+}
+
+fn shortened(line: &str) -> String {
+    line.chars().take(400).collect()
+}
+
+fn last_error(text: &str) -> Option<&str> {
     let names_error = |line: &&str| {
         let head = line.split(':').next().unwrap_or_default();
         let named = ["Error", "Exception"].iter().any(|end| head.ends_with(end)) || line.contains("Error: ");
         let named = named || head == "error"; // as programs say it, whose hint stands behind it
         named && !line.contains(" WARNING ") && !points_elsewhere(line)
     };
-    let line = lines().rfind(names_error).or_else(|| lines().next_back())?;
-    Some(line.chars().take(400).collect())
+    lines(text).rfind(names_error)
 }
 
 /// The last line of a log that holds one of these words.
@@ -233,6 +253,10 @@ mod tests {
             .unwrap();
         let line = telling_line(Utf8Path::from_path(log.path()).unwrap()).unwrap();
         assert_eq!(line, "[17:00] LMCache WARNING: degraded mode");
+        let path = Utf8Path::from_path(log.path()).unwrap();
+        fs_err::write(path, "KeyError: before\nINFO\n").unwrap();
+        assert_eq!(named_error(path, 0).unwrap(), "KeyError: before");
+        assert_eq!((named_error(path, 17), named_error(path, 99)), (None, None));
         fs_err::write(log.path(), "error: failed to start python\n\nhint: see to it\n").unwrap();
         let line = telling_line(Utf8Path::from_path(log.path()).unwrap()).unwrap();
         assert_eq!(line, "error: failed to start python");

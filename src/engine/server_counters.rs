@@ -45,6 +45,9 @@ pub struct ServerCounters {
     pub written_chunks: u64,
     /// Chunks read from the memory tier, counted for each rank.
     pub read_chunks: u64,
+    /// Chunks that a second tier had found and did not give.
+    #[serde(default)]
+    pub lost_chunks: u64,
     /// Chunks that the memory tier gave up for others, counted for each rank.
     #[serde(default)]
     pub evicted_chunks: u64,
@@ -68,6 +71,7 @@ impl ServerCounters {
             second_tier_chunks: less(self.second_tier_chunks, earlier.second_tier_chunks),
             written_chunks: less(self.written_chunks, earlier.written_chunks),
             read_chunks: less(self.read_chunks, earlier.read_chunks),
+            lost_chunks: less(self.lost_chunks, earlier.lost_chunks),
             evicted_chunks: less(self.evicted_chunks, earlier.evicted_chunks),
         }
     }
@@ -88,6 +92,7 @@ impl ServerCounters {
             second_tier_chunks: self.second_tier_chunks + other.second_tier_chunks,
             written_chunks: self.written_chunks + other.written_chunks,
             read_chunks: self.read_chunks + other.read_chunks,
+            lost_chunks: self.lost_chunks + other.lost_chunks,
             evicted_chunks: self.evicted_chunks + other.evicted_chunks,
         }
     }
@@ -124,6 +129,11 @@ impl ServerCounters {
             second_tier_chunks: sum("lmcache_mp_l2_store_completed_objects_chunks_total")?,
             written_chunks: sum("lmcache_mp_l1_write_chunks_total")?,
             read_chunks: sum("lmcache_mp_l1_read_chunks_total")?,
+            lost_chunks: sum_metric(
+                text,
+                "lmcache_mp_l2_prefetch_failure_chunks_total",
+                "reason=\"not_found\"",
+            )?,
             evicted_chunks: sum("lmcache_mp_l1_evicted_chunks_total")?,
         })
     }

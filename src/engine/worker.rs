@@ -12,7 +12,7 @@ use tokio::process::{ChildStdin, ChildStdout};
 use super::engine_hits::EngineHits;
 use super::error::{EngineError, quote};
 use super::lmcache_server::CONNECTOR;
-use super::process::{Launch, OwnedProcess, Streams, points_elsewhere, telling_line};
+use super::process::{Launch, OwnedProcess, Streams, named_error, points_elsewhere, telling_line};
 use super::protocol::{
     Asker, ChangedCell, Misreading, NumberedChunk, NumberedPrompt, PROTOCOL, Probed, Ready, Reply, Request,
     Scored, SeenCell, Start, TimingFault,
@@ -80,6 +80,8 @@ pub struct Worker {
     hits: [EngineHits; 2],
     misreading: Option<Misreading>,
     asker: Option<Asker>,
+    /// Bytes of its log that were there before it.
+    log_before: u64,
     /// Behind the process, since fields are dropped in their order.
     segments: Segments,
 }
@@ -131,6 +133,7 @@ impl Worker {
         patience: Patience,
         what: String,
     ) -> Result<(Self, Ready), EngineError> {
+        let log_before = fs::metadata(&launch.log).map_or(0, |log| log.len());
         let mut process = OwnedProcess::start(launch, Streams::Piped)?;
         let (requests, replies) = process.take_pipes().expect("the pipes were asked for and not yet taken");
         let asks_server = start.connector.as_ref().is_some_and(|connector| connector.name == CONNECTOR);
@@ -149,6 +152,7 @@ impl Worker {
             hits: <[EngineHits; 2]>::default(),
             misreading: None,
             asker: None,
+            log_before,
             segments: Segments::default(),
         };
         worker.send(&Request::Start(start)).await?;
@@ -516,6 +520,9 @@ impl Worker {
         let at = question.and_then(&name).map_or_else(String::new, |question| format!(" at {question}"));
         let (what, log) = (format!("{}{at}", self.what), self.process.log().to_owned());
         if kind == "observation" {
+            // What a connector says of a load that it could not do is in the log alone.
+            let cause = named_error(&log, self.log_before);
+            let message = format!("{message}{}", quote(cause.as_deref()));
             return Err(EngineError::NoNumbers { what, message, log });
         }
         let cause = telling_line(&log).filter(|_| points_elsewhere(&message));

@@ -12,12 +12,12 @@ use crate::engine::Capacity;
 use crate::engine::environment::Environment;
 use crate::foreign::{Own, ReaderGroup, readers};
 use crate::job::Work;
-use crate::machine::DeviceKind;
+use crate::machine::{Device, DeviceKind};
 use crate::model::{HitRule, HitUnit, KvDtype, KvShape, Route};
 use crate::options::StoringOptions;
 use crate::stage::{
     Baseline, Cached, Compare, Control, EngineSpec, FOREIGN_PROMPTS, Faults, Foreign, Pressure, Prompts,
-    Shards, StageError, Turns, batching, capacity, kv_dtype, prompt_limits,
+    Room, Shards, StageError, Turns, batching, capacity, kv_dtype, prompt_limits,
 };
 use crate::suite::{LmcacheSettings, PressureSettings};
 
@@ -29,6 +29,10 @@ const TURN_ANSWER: u32 = 64;
 const MLA_BLOCK: u32 = 64;
 const CONVERSATIONS: usize = 2;
 const TURNS: usize = 16;
+/// The feature of a processor without which vLLM computes MLA by a reference.
+const AMX: &str = "amx_tile";
+/// Tokens of a block of that reference.
+const REFERENCE_BLOCK: u32 = 16;
 
 /// The prompts of a model with this tokenizer.
 pub(super) fn prompts(request: &Request, tokenizer: Digest) -> Work {
@@ -182,9 +186,9 @@ impl<'a> ArmsOf<'a> {
     pub(super) fn pressure(&self, settings: PressureSettings, route: Route) -> Result<Work, RouteError> {
         let carrier = find_carrier(route)?;
         let max_model_len = settings.max_model_len.min(self.request.suite.engine.max_model_len);
-        let settings = PressureSettings { max_model_len, ..settings };
+        let settings = self.in_blocks_here(PressureSettings { max_model_len, ..settings });
         let engine = if carrier.needs_lmcache() { &self.connected } else { &self.alone };
-        let engine = engine.under_pressure(settings, carrier.takes_pieces());
+        let engine = engine.under_pressure(settings, room_of(carrier));
         let capacity = self.capacity_on(carrier);
         let chunk_tokens = settings.chunk_tokens;
         let lmcache = LmcacheSettings { chunk_tokens, slow: false, ..self.request.suite.lmcache };
@@ -198,6 +202,22 @@ impl<'a> ArmsOf<'a> {
             settings,
             engine,
         })))
+    }
+
+    /// The same room in the blocks that attention takes here: on a processor without AMX vLLM's MLA takes blocks of 16 tokens, whatever it
+    /// is asked for.
+    fn in_blocks_here(&self, settings: PressureSettings) -> PressureSettings {
+        let is_reference = matches!(self.shape, KvShape::Mla { .. })
+            && matches!(&self.request.device, Device::Cpu { features, .. } if !features.contains(AMX));
+        if !is_reference {
+            return settings;
+        }
+        let tokens = settings.blocks.saturating_mul(settings.block_tokens);
+        PressureSettings {
+            block_tokens: REFERENCE_BLOCK,
+            blocks: tokens.div_ceil(REFERENCE_BLOCK),
+            ..settings
+        }
     }
 
     /// KV of another identity, read by these groups of readers.
@@ -216,6 +236,11 @@ impl<'a> ArmsOf<'a> {
             readers: readers(groups, own),
         }))
     }
+}
+
+/// What a carrier bears of an engine under pressure.
+fn room_of(carrier: &dyn Carrier) -> Room {
+    Room { in_pieces: carrier.takes_pieces(), for_all_sequences: carrier.refuses_resumption().is_some() }
 }
 
 /// How many of so many engines may share a carrier's rounds.

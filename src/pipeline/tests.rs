@@ -200,6 +200,29 @@ fn another_lmcache_changes_nothing_without_one() {
     );
 }
 
+/// Block size and number of blocks of each model's engine under pressure over `mp`, on a processor with these features.
+fn blocks_under_pressure(features: &[&str]) -> Vec<[u64; 2]> {
+    let features = features.iter().map(|&feature| feature.to_owned()).collect();
+    let device = Device::Cpu { name: "one".to_owned(), features, threads: 2 };
+    let request = Request { device, ..request(suite()) };
+    let sources = Sources::find(&request.suite, Utf8Path::new("/nonexistent")).unwrap();
+    let run = graph(&request, &sources, Some(&environment("0.5.6"))).unwrap();
+    let of = |job: &Job| match &job.work {
+        Work::Pressure(work) if work.route == Route::named("mp") => {
+            let number = |name: &str| work.engine.arguments[name].as_u64().unwrap();
+            Some([number("block_size"), number("num_gpu_blocks_override")])
+        }
+        _ => None,
+    };
+    run.graph.jobs().filter_map(|(_, job)| of(job)).collect()
+}
+
+#[test]
+fn an_engine_under_pressure_has_the_same_room_whatever_blocks_its_attention_takes() {
+    assert_eq!(blocks_under_pressure(&["amx_tile"]), [[32, 96], [32, 96]]);
+    assert_eq!(blocks_under_pressure(&[]), [[32, 96], [16, 192]]);
+}
+
 #[test]
 fn without_an_environment_there_are_questions_and_prompts() {
     let request = request(suite());

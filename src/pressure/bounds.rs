@@ -109,7 +109,9 @@ mod tests {
 
     fn bounds(of: &[(&str, PressedRequest)]) -> Bounds {
         let mut bounds = Bounds::default();
-        of.iter().for_each(|(pieces, request)| bounds.take_in(request, &prefixes(pieces), PIECE));
+        for (pieces, request) in of {
+            bounds.take_in(request, &prefixes(pieces), PIECE);
+        }
         bounds
     }
 

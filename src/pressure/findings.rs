@@ -17,6 +17,12 @@ pub struct PressureFindings {
     pub stored_tokens: u32,
     /// Why what is stored is never given up for others, where that is so.
     pub never_evicts: Option<String>,
+    /// Why the engine has room for all requests, where it has.
+    #[serde(default)]
+    pub never_preempts: Option<String>,
+    /// Whether loads are made to fail on this route, so that nothing it shows is a pass.
+    #[serde(default)]
+    pub loads_fail: bool,
     /// What each seed's schedule showed, in their order.
     pub seeds: Vec<SeedFindings>,
 }
@@ -35,7 +41,7 @@ pub struct SeedFindings {
     pub events: PressureEvents,
     /// Chunks that LMCache's memory gave up for others; none where nothing counts them.
     pub evicted_chunks: Option<u64>,
-    /// Chunks that a tier behind a server's memory had and did not give, though no other request was just loading them.
+    /// Chunks that a tier behind a server's memory had found and did not give.
     pub failed_chunks: u64,
     /// Tokens that were served.
     pub hits: HitsApart,
@@ -133,6 +139,11 @@ impl PressureFindings {
     }
 
     fn demand(&self, event: PressureEvent) -> Demand {
+        if let (PressureEvent::Preemption | PressureEvent::ResumedLoad, Some(reason)) =
+            (event, &self.never_preempts)
+        {
+            return Demand::Impossible(reason.clone());
+        }
         let events = self.events();
         let sum = |of: fn(&SeedFindings) -> u64| self.seeds.iter().map(of).sum();
         Demand::Demanded(match event {

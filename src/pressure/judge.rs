@@ -58,6 +58,14 @@ impl PressureFindings {
             );
             return not(Rung::Exercised, reason, "Look at the server's log: its tier loses what it has.");
         }
+        if self.loads_fail {
+            let reason = "Loads are made to fail on this route, and none was seen to.".to_owned();
+            return not(
+                Rung::Exercised,
+                reason,
+                "Give the suite's `[pressure]` less memory or more requests.",
+            );
+        }
         let missing: Vec<&str> = self.missing().into_iter().map(PressureEvent::name).collect();
         if missing.is_empty() {
             return None;

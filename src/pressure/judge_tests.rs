@@ -50,7 +50,9 @@ fn traced(served: u128) -> Provenance {
     trace_requests(&evidence, Fidelity::Exact, &[request(0, vec![0]), request(1, vec![32])])
 }
 
-fn findings(change: fn(&mut PressureFindings)) -> PressureFindings {
+type Change = fn(&mut PressureFindings);
+
+fn findings(change: Change) -> PressureFindings {
     let seed = SeedFindings {
         seed: 2,
         own_cache: true,
@@ -65,13 +67,19 @@ fn findings(change: fn(&mut PressureFindings)) -> PressureFindings {
         served_short: 0,
         short: Vec::new(),
     };
-    let mut findings =
-        PressureFindings { piece_tokens: 32, stored_tokens: 64, never_evicts: None, seeds: vec![seed] };
+    let mut findings = PressureFindings {
+        piece_tokens: 32,
+        stored_tokens: 64,
+        never_evicts: None,
+        never_preempts: None,
+        loads_fail: false,
+        seeds: vec![seed],
+    };
     change(&mut findings);
     findings
 }
 
-fn judged(change: fn(&mut PressureFindings)) -> (Verdict, Rung, String) {
+fn judged(change: Change) -> (Verdict, Rung, String) {
     let Judgement { verdict, decided_by, reason, .. } = findings(change).judgement();
     (verdict, decided_by, reason)
 }
@@ -84,7 +92,7 @@ fn copies_within_bounds_through_every_event_are_equivalent() {
 
 #[test]
 fn each_event_that_never_happened_is_named_and_proves_nothing() {
-    let cases: [(fn(&mut PressureFindings), &str); 8] = [
+    let cases: [(Change, &str); 8] = [
         (|it| it.seeds[0].events.preemptions = 0, "preemptions"),
         (|it| it.seeds[0].events.resumed_loads = 0, "resumed loads"),
         (|it| it.seeds[0].evicted_chunks = Some(0), "evicted chunks"),
@@ -102,20 +110,21 @@ fn each_event_that_never_happened_is_named_and_proves_nothing() {
 
 #[test]
 fn what_cannot_happen_is_not_demanded_and_said() {
-    let change: fn(&mut PressureFindings) = |it| {
+    let change: Change = |it| {
         it.never_evicts = Some("a folder grows".to_owned());
+        it.never_preempts = Some("it cannot resume".to_owned());
         let seed = &mut it.seeds[0];
         (seed.evicted_chunks, seed.own_cache, seed.hits.own) = (None, false, 0);
+        (seed.events.preemptions, seed.events.resumed_loads) = (0, 0);
         (seed.events.asynchronous_loads, seed.events.aborted_loading) = (false, 0);
     };
     assert_eq!(judged(change).0, Verdict::Equivalent);
     let impossible = findings(change).demands();
     let impossible = impossible.into_iter().filter(|(_, demand)| matches!(demand, Demand::Impossible(_)));
-    let impossible: Vec<PressureEvent> = impossible.map(|(event, _)| event).collect();
-    assert_eq!(
-        impossible,
-        [PressureEvent::Eviction, PressureEvent::AbortWhileLoading, PressureEvent::OwnHit]
-    );
+    let impossible: Vec<&str> = impossible.map(|(event, _)| event.name()).collect();
+    let expected = ["preemptions", "resumed loads", "evicted chunks", "aborts while loading"];
+    assert_eq!(impossible[..4], expected);
+    assert_eq!(impossible[4..], ["tokens from vLLM's own cache"]);
     // Where nothing was loaded at all it is not known whether loads could be met.
     assert_eq!(judged(|it| it.seeds[0].events = PressureEvents::default()).0, Verdict::NotExercised);
 }
@@ -153,6 +162,7 @@ fn service_beyond_what_was_computed_is_harm_and_service_short_of_it_proves_nothi
 fn loads_that_were_promised_and_not_given_prove_nothing() {
     assert_eq!(judged(|it| it.seeds[0].failed_chunks = 3).0, Verdict::NotExercised);
     assert_eq!(judged(|it| it.seeds[0].events.failed_loads = 1).0, Verdict::NotExercised);
+    assert_eq!(judged(|it| it.loads_fail = true).0, Verdict::NotExercised);
 }
 
 #[test]

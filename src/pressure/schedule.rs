@@ -75,12 +75,11 @@ impl Schedule {
         let mut pressed: Vec<PlannedRequest> = Vec::new();
         for number in 0..settings.requests {
             let again = maker.draws.below(REPEATS) == 0;
-            let token_ids = match maker.draws.choose(&pressed).filter(|_| again) {
-                Some(earlier) => earlier.token_ids.clone(),
-                None => {
-                    let family = maker.draws.below(FAMILIES);
-                    maker.prompt(families.get(family))
-                }
+            let token_ids = if let Some(earlier) = maker.draws.choose(&pressed).filter(|_| again) {
+                earlier.token_ids.clone()
+            } else {
+                let family = maker.draws.below(FAMILIES);
+                maker.prompt(families.get(family))
             };
             let cut_off = match maker.draws.below(CUT_OFF) {
                 0 => Some(CutOff::Storing),

@@ -96,7 +96,14 @@ fn with_pressure(served_beyond: u32) -> Report {
         short: Vec::new(),
     };
     let seeds = vec![seed(1, 0), seed(2, served_beyond)];
-    let findings = PressureFindings { piece_tokens: 32, stored_tokens: 64, never_evicts: None, seeds };
+    let findings = PressureFindings {
+        piece_tokens: 32,
+        stored_tokens: 64,
+        never_evicts: None,
+        never_preempts: None,
+        loads_fail: false,
+        seeds,
+    };
     let mut report = report(vec![("canary-dense", Route::named("mp"), equivalent())]);
     let judgement = findings.judgement();
     report.verdict = report.verdict.min(judgement.verdict);

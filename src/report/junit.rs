@@ -56,7 +56,7 @@ fn finding_suite(report: &Report, finding: &Finding) -> TestSuite {
     suite.add_property(Property::new("device", report.device.to_string()));
     suite.add_property(Property::new("model_digest", finding.model_digest.to_string()));
     suite.add_property(Property::new("verdict", finding.judgement.verdict.to_string()));
-    let options = report.suite.lmcache.options.words();
+    let options = report.suite.lmcache.words();
     if !options.is_empty() {
         suite.add_property(Property::new("stored_with", options));
     }

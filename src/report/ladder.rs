@@ -2,7 +2,7 @@
 
 use super::Finding;
 use super::words::{nats, percent, points};
-use crate::comparison::{Comparison, CutHits, Outcome, Rung, Verdict};
+use crate::comparison::{Comparison, CutHits, Outcome, Rung, Tally, Verdict};
 
 /// What a rung amounts to in a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +84,28 @@ fn state(finding: &Finding, rung: Rung) -> RungState {
     }
 }
 
+/// What prefixes of prompts were served, as a part of a sentence.
+fn describe_cut_pass(cut: &CutHits) -> String {
+    match cut {
+        CutHits::Asked(cut) => format!(
+            "; cut pass {} of {} predicted, {} of {} off",
+            cut.cached_tokens,
+            cut.predicted_tokens,
+            cut.under_served + cut.over_served,
+            cut.requests
+        ),
+        CutHits::LeftOut { reason } => format!("; no cut pass: {reason}"),
+    }
+}
+
+/// How many prefixes differ from their controls, as a part of a sentence; nothing where none has one.
+fn describe_cut_bits(cuts: &Tally) -> String {
+    match cuts.compared {
+        0 => String::new(),
+        compared => format!("; cut pass from its own in {} of {compared}", cuts.differing),
+    }
+}
+
 /// A rung's numbers in words.
 pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
     let criteria = &comparison.criteria;
@@ -102,18 +124,9 @@ pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
                 .exercised
                 .failed
                 .map_or_else(String::new, |failed| format!("; {}", failed.words()));
-            let cut = match &comparison.exercised.cut {
-                CutHits::Asked(cut) => format!(
-                    "; cut pass {} of {} predicted, {} of {} off",
-                    cut.cached_tokens,
-                    cut.predicted_tokens,
-                    cut.under_served + cut.over_served,
-                    cut.requests
-                ),
-                CutHits::LeftOut { reason } => format!("; no cut pass: {reason}"),
-            };
+            let asked = describe_cut_pass(&comparison.exercised.cut);
             format!(
-                "load pass {} of {} predicted tokens, {} of {} requests off{cut}; store pass {} of at most \
+                "load pass {} of {} predicted tokens, {} of {} requests off{asked}; store pass {} of at most \
                  {}{preempted}{failed}",
                 load.cached_tokens,
                 load.predicted_tokens,
@@ -130,12 +143,7 @@ pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
         Rung::BitExact => {
             let control = &comparison.bit_exact.against_control;
             let repeat = &comparison.noise_floor.repeat;
-            let cuts = match &comparison.bit_exact.cuts {
-                cuts if cuts.compared > 0 => {
-                    format!("; cut pass from its own in {} of {}", cuts.differing, cuts.compared)
-                }
-                _ => String::new(),
-            };
+            let cuts = describe_cut_bits(&comparison.bit_exact.cuts);
             format!(
                 "load pass differs from its control in {} of {}{cuts}; baseline from its repeat in {} of {}",
                 control.differing, control.compared, repeat.differing, repeat.compared

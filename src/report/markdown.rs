@@ -119,7 +119,7 @@ impl Page {
 fn heading(report: &Report) -> String {
     let environment = &report.environment;
     let version = |version: Option<&str>| escape(version.unwrap_or("unknown"));
-    let options = report.suite.lmcache.options.words();
+    let options = report.suite.lmcache.words();
     let options = if options.is_empty() { options } else { format!(" Stored with {}.", escape(&options)) };
     format!(
         "## {} kv-correctness: {} (exit code {})\n\nSuite `{}` on {}; vLLM {}, LMCache {}.{options}\n\n",
@@ -268,27 +268,36 @@ fn section_table(section: &Section) -> String {
 fn pressure_table(pressed: &UnderPressure) -> String {
     let UnderPressure { judgement, findings, .. } = pressed;
     let (name, verdict) = (escape(&pressure_name(pressed)), judgement.verdict);
-    let mut text = format!("**{} {name}: {verdict}**\n\n{}", symbol(verdict), escape(&judgement.reason));
-    if judgement.next_step != "Nothing to do." {
-        text += &format!(" Next: {}", escape(&judgement.next_step));
-    }
-    text += "\n\n";
-    for line in offender_lines(findings) {
-        text += &format!("- {}\n", escape(&line));
-    }
-    text += "\n| event | times | remark |\n|---|--:|---|\n";
-    for row in event_rows(findings) {
-        text += &format!("| {} | {} | {} |\n", row.event, row.times, escape(&row.remark));
-    }
-    text += "\n| seed | served by | requests | tokens, connector + own | KV | bounds |\n|---|---|--:|--:|---|---|\n";
-    for row in seed_rows(findings) {
-        text += &format!(
+    let next = match judgement.next_step.as_str() {
+        "Nothing to do." => String::new(),
+        next => format!(" Next: {}", escape(next)),
+    };
+    let offenders = offender_lines(findings).into_iter().map(|line| format!("- {}\n", escape(&line)));
+    let events = event_rows(findings)
+        .into_iter()
+        .map(|row| format!("| {} | {} | {} |\n", row.event, row.times, escape(&row.remark)));
+    let seeds = seed_rows(findings).into_iter().map(|row| {
+        format!(
             "| {} | {} | {} | {} | {} | {} |\n",
             row.seed, row.caches, row.requests, row.hits, row.kv, row.bounds
-        );
-    }
-    text + "\n"
+        )
+    });
+    let head =
+        format!("**{} {name}: {verdict}**\n\n{}{next}\n\n", symbol(verdict), escape(&judgement.reason));
+    let parts = [head]
+        .into_iter()
+        .chain(offenders)
+        .chain(["\n| event | times | remark |\n|---|--:|---|\n".to_owned()])
+        .chain(events)
+        .chain([SEEDS.to_owned()])
+        .chain(seeds);
+    parts.collect::<String>() + "\n"
 }
+
+const SEEDS: &str = "
+| seed | served by | requests | tokens, connector + own | KV | bounds |
+|---|---|--:|--:|---|---|
+";
 
 fn add_flips(page: &mut Page, finding: &Finding) {
     let flips = &finding.comparison.answers.flips;

@@ -35,7 +35,7 @@ fn write_summary(text: &mut String, report: &Report) -> fmt::Result {
     let vllm = version(environment.vllm_version());
     let lmcache = environment.packages.get("lmcache").map_or_else(|| version(None), Package::describe);
     writeln!(text, "suite {} on {}; vLLM {vllm}, LMCache {lmcache}", report.suite.name, report.device)?;
-    let options = report.suite.lmcache.options.words();
+    let options = report.suite.lmcache.words();
     if !options.is_empty() {
         writeln!(text, "stored with {options}")?;
     }

@@ -219,7 +219,7 @@ impl Both<'_> {
         let hits = store.hits();
         store.finish()?;
         let counted = self.carrier.proof().is_of_a_server().then(|| counters.into_inner());
-        loading.finish(rounds.asked(), counted, hits)
+        loading.finish(rounds.asked(), counted.as_ref(), hits)
     }
 
     /// One engine that stores everything, then another one, behind a side that starts empty, that loads.
@@ -278,8 +278,11 @@ impl Both<'_> {
             if loading.end.get().is_some() {
                 break;
             }
+            // Else prefixes would be served from where the load pass has just brought their chunks.
+            second.clear().await?;
+            let cleared = second.counters().await?;
             self.cuts.ask(&mut worker, &round).await?;
-            counters.count_cut(second.counters().await?.since(after));
+            counters.count_cut(second.counters().await?.since(cleared));
             self.looker.load_again(&mut worker).await?;
             loading.spoil(&mut worker, &round).await?;
             rounds.is_over(&round);
@@ -288,7 +291,7 @@ impl Both<'_> {
         drop(halting);
         self.looker.finish(worker).await?;
         let counted = self.carrier.proof().is_of_a_server().then_some(counters);
-        loading.finish(rounds.asked(), counted, store_hits)
+        loading.finish(rounds.asked(), counted.as_ref(), store_hits)
     }
 
     /// Two engines at the same time: one computes some prompts and leaves their KV, the other one loads it and answers.

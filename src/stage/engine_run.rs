@@ -87,14 +87,29 @@ impl EngineSpec {
     }
 }
 
+/// What an engine under pressure has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Whether a step computes no more than pressure says, so that prompts are computed piece by piece.
+    pub in_pieces: bool,
+    /// Whether there are blocks for all sequences of a batch, so that none loses its own.
+    pub for_all_sequences: bool,
+}
+
+/// Tokens of the smallest blocks that attention takes.
+const LEAST_BLOCK: u32 = 16;
+
 impl EngineSpec {
-    /// The same with too little room for what is asked; where prompts are not computed piece by piece, a step has room for the longest.
+    /// The same with no more room than that.
     #[must_use]
-    pub fn under_pressure(&self, settings: PressureSettings, pieces: bool) -> Self {
-        let step = if pieces {
-            settings.batched_tokens.max(settings.sequences)
+    pub fn under_pressure(&self, settings: PressureSettings, room: Room) -> Self {
+        let PressureSettings { sequences, max_model_len, block_tokens, .. } = settings;
+        let step = if room.in_pieces { settings.batched_tokens } else { max_model_len };
+        // One block is vLLM's own, and attention may take smaller blocks than it is asked for.
+        let blocks = if room.for_all_sequences {
+            sequences.saturating_mul(max_model_len.div_ceil(block_tokens.clamp(1, LEAST_BLOCK)) + 1) + 1
         } else {
-            settings.max_model_len.max(settings.sequences)
+            settings.blocks
         };
         let mut engine = self.clone();
         engine.max_num_seqs = settings.sequences;
@@ -103,12 +118,12 @@ impl EngineSpec {
         let numbers = [
             ("max_model_len", settings.max_model_len),
             ("max_num_seqs", settings.sequences),
-            ("block_size", settings.block_tokens),
-            ("num_gpu_blocks_override", settings.blocks),
-            ("max_num_batched_tokens", step),
+            ("block_size", block_tokens),
+            ("num_gpu_blocks_override", blocks),
+            ("max_num_batched_tokens", step.max(sequences)),
         ];
         engine.arguments.extend(numbers.map(|(name, number)| (name.to_owned(), number.into())));
-        engine.arguments.insert("enable_chunked_prefill".to_owned(), pieces.into());
+        engine.arguments.insert("enable_chunked_prefill".to_owned(), room.in_pieces.into());
         engine
     }
 }

@@ -190,7 +190,7 @@ impl LoadPass<'_> {
     pub(super) fn finish(
         self,
         asked: usize,
-        server: Option<PassCounters>,
+        server: Option<&PassCounters>,
         store_hits: EngineHits,
     ) -> Result<Passes, StageError> {
         let hits =
@@ -206,6 +206,14 @@ impl LoadPass<'_> {
         };
         let reason = "The load pass ended before a request was asked with spoilt KV.".to_owned();
         let spoilt = self.spoilt.into_inner().unwrap_or(SpoiltProbe::NotAsked { reason });
-        Ok(Passes { asked, ended_unserved, early_stop, server, hits, spoilt, cuts_left_out: None })
+        Ok(Passes {
+            asked,
+            ended_unserved,
+            early_stop,
+            server: server.copied(),
+            hits,
+            spoilt,
+            cuts_left_out: None,
+        })
     }
 }

@@ -56,7 +56,7 @@ pub use compare::{Compare, Shards, batching, read_comparison, read_evidence};
 pub use cut::{Cut, find_location};
 pub(crate) use cut_pass::about_cuts;
 pub use desk::{Context, Desk, Inputs, Label};
-pub use engine_run::{EngineSpec, read_ready};
+pub use engine_run::{EngineSpec, Room, read_ready};
 pub use error::{StageError, in_full};
 pub use extract::{Extract, read_dataset};
 pub use faults::{Faults, read_faults};

@@ -5,6 +5,7 @@
 //! has arrived, which must be served. All that the engine computed, under whichever seed, is what served KV may be a copy of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -29,6 +30,9 @@ use crate::suite::{LmcacheSettings, PressureSettings};
 const PRESSURE: &str = "pressure.json";
 /// Requests that are named of those that were served too much or too little.
 const NAMED: usize = 10;
+/// How long chunks may take to be in a server's memory, and between two looks whether they are.
+const LONGEST_STORE: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Requests and chunks of disk that one request of a schedule may take, generated tokens and what is stored twice included.
 const SPARE: u64 = 2;
 
@@ -158,9 +162,7 @@ impl Pressure {
                 requests: count(asked.requests.len()),
                 events: asked.events,
                 evicted_chunks: never_evicts.is_none().then_some(counted.evicted_chunks),
-                failed_chunks: counted
-                    .asked_chunks
-                    .saturating_sub(counted.given_chunks + counted.contended_chunks),
+                failed_chunks: counted.lost_chunks,
                 hits: HitsApart { connector: sum(|_, external| external), own: sum(u32::saturating_sub) },
                 kv: trace_requests(&evidence, fidelity, &served),
                 served_beyond,
@@ -170,7 +172,15 @@ impl Pressure {
             }
         };
         let seeds = seeds.iter().map(of_seed).collect();
-        PressureFindings { piece_tokens, stored_tokens, never_evicts: never_evicts.clone(), seeds }
+        let never_preempts = carrier.refuses_resumption().map(str::to_owned);
+        PressureFindings {
+            piece_tokens,
+            stored_tokens,
+            never_evicts: never_evicts.clone(),
+            never_preempts,
+            loads_fail: carrier.loads_fail(),
+            seeds,
+        }
     }
 
     /// All that was seen of the KV, under every seed.
@@ -247,13 +257,28 @@ impl Pressing<'_> {
         };
         let stored = self.worker.press(&schedule.calm, own_cache, self.stored_tokens).await?;
         self.take_in(&mut asked, &schedule.calm, stored, Must::Anything);
-        self.port.settle(before, self.chunks_of(&schedule.calm)).await?;
+        self.settle(before, self.chunks_of(&schedule.calm)).await?;
         let again = self.worker.press(&schedule.calm, own_cache, self.stored_tokens).await?;
         self.take_in(&mut asked, &schedule.calm, again, Must::BeServed);
         let pressed = self.worker.press(&schedule.pressed, own_cache, self.stored_tokens).await?;
         self.take_in(&mut asked, &schedule.pressed, pressed, Must::Anything);
         asked.counted = self.port.counters().await?.since(before);
         Ok(asked)
+    }
+
+    /// Waits until so many chunks are in a server's memory, or as long as a connector without one says. A tier behind the memory is not
+    /// waited for: what the memory gives up before it was stored there never comes.
+    async fn settle(&self, before: ServerCounters, chunks: u64) -> Result<(), StageError> {
+        if !self.carrier.proof().is_of_a_server() {
+            self.port.settle(before, chunks).await?;
+            return Ok(());
+        }
+        let (deadline, wanted) =
+            (Instant::now() + LONGEST_STORE, chunks * u64::from(self.pressure.shards.written));
+        while self.port.counters().await?.since(before).written_chunks < wanted && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
     }
 
     /// Distinct units that are stored of these.

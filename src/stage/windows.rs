@@ -2,7 +2,7 @@
 
 use super::StageError;
 use crate::assets::Model;
-use crate::carrier::find_carrier;
+use crate::carrier::{Carrier, Proof, find_carrier};
 use crate::machine::DeviceKind;
 use crate::options::TransferMode;
 use crate::suite::Suite;
@@ -31,7 +31,7 @@ pub fn admit_windows(suite: &Suite, model: &Model, device: DeviceKind) -> Result
         );
     }
     let over_server = suite.routes.iter().filter_map(|&route| find_carrier(route).ok());
-    if !over_server.map(|carrier| carrier.proof()).any(crate::carrier::Proof::is_of_a_server) {
+    if !over_server.map(Carrier::proof).any(Proof::is_of_a_server) {
         return Ok(());
     }
     let mode = suite.lmcache.options.transfer_mode;
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(refusal(|_| (), cpu), None);
         assert_eq!(refusal(|suite| suite.lmcache.options.transfer_mode = None, gpu), None);
         let engine_driven = refusal(|suite| suite.lmcache.options.transfer_mode = None, cpu).unwrap();
-        insta::assert_snapshot!(engine_driven, @"");
+        insta::assert_snapshot!(engine_driven, @r#"run canary-swa with vLLM's hybrid KV cache manager: an engine that copies KV by itself supports one group of layers only; write `transfer_mode = "lmcache_driven"` under `[lmcache.options]`, or leave `hybrid_kv_cache_manager` out"#);
         // A window of 512 tokens in chunks of 1024.
         let blocks = |tokens: u64| {
             move |suite: &mut Suite| {
@@ -98,9 +98,9 @@ mod tests {
             }
         };
         assert_eq!(refusal(blocks(256), cpu), None);
-        insta::assert_snapshot!(refusal(blocks(1024), cpu).unwrap(), @"");
+        insta::assert_snapshot!(refusal(blocks(1024), cpu).unwrap(), @"run canary-swa with vLLM's hybrid KV cache manager: its window of 512 tokens is smaller than a chunk and no multiple of a block of 1024; name a `block_size` under `[engine.arguments]` of which windows and chunks are multiples, or leave `hybrid_kv_cache_manager` out");
         assert_eq!(refusal(|suite| suite.models[0].hybrid_kv_cache_manager = false, cpu), None);
         let alike = refusal(|suite| suite.models[0].source = "canary-dense".to_owned(), cpu).unwrap();
-        insta::assert_snapshot!(alike, @"");
+        insta::assert_snapshot!(alike, @"run canary-swa with vLLM's hybrid KV cache manager: no layer of it sees a window beside others that see all; leave `hybrid_kv_cache_manager` out: it changes nothing there");
     }
 }

@@ -131,7 +131,7 @@ fn what_fails_while_it_reads_foreign_kv_is_asked_again_with_a_salt() {
     assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
     let section = section(&lab, &ended);
     let line = section.lines().find(|line| line.contains("float16")).map(str::to_owned);
-    insta::assert_snapshot!(line.unwrap().trim(), @r"data type (float16), over mp                  – of 1360 tokens: no answer: failed to run the foreign KV reading (differs in data type (float16), over mp) engine of tiny: what was found is of another type; with a salt 0, then 1360");
+    insta::assert_snapshot!(line.unwrap().trim(), @r"data type (float16), over mp                  – of 1360 tokens: no answer: failed to run the foreign KV reading (differs in data type (float16), over mp) engine of tiny at botany/test/1: the engine gave no token; it said: RuntimeError: what was found is of another type; with a salt 0, then 1360");
 }
 
 #[test]

@@ -35,7 +35,7 @@ mod reproduce;
 mod routes;
 mod runs;
 mod shards;
+mod slow;
 mod turns;
-
 mod usage;
 mod verdicts;

@@ -48,6 +48,10 @@ impl Carrier for Described {
         self.description.loads_fail
     }
 
+    fn refuses_resumption(&self) -> Option<&str> {
+        self.description.refuses_resumption.as_deref()
+    }
+
     fn takes_pieces(&self) -> bool {
         self.description.takes_pieces
     }

@@ -80,6 +80,9 @@ pub(super) struct Description {
     /// Whether it stores a prompt that is computed piece by piece; one that does not is asked for whole prompts alone.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub takes_pieces: bool,
+    /// Why a request that lost its blocks cannot be taken up again with it, if so: no engine is then brought to take blocks away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refuses_resumption: Option<String>,
     /// What is started before the engines and ends after them, in this order.
     #[serde(default)]
     pub processes: Vec<ProcessText>,

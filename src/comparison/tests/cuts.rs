@@ -49,7 +49,7 @@ fn a_wrong_cell_that_only_a_prefix_reads_is_harm_and_is_named() {
         assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Kv));
         let first = &comparison.kv.first[0];
         assert_eq!((first.pass, first.chunk, comparison.kv.wrong_cells()), (Pass::Cut, 0, 1));
-        assert_eq!(find_wrong_cells(&evidence).unwrap(), [first.clone()]);
+        assert_eq!(find_wrong_cells(&evidence).unwrap(), std::slice::from_ref(first));
         assert_eq!(comparison.kv.maps[0].chunks, [".X"]);
     }
     let first = &judge(&scene.evidence()).0.kv.first[0];
@@ -81,12 +81,57 @@ fn chunks_that_were_just_being_loaded_for_another_prefix_excuse_it() {
     let mut scene = cut();
     scene.cuts()[2].observation.cached_tokens = 0;
     let KvRecord::Request { chunks, .. } = &mut scene.kv().cut[2] else { panic!("it was observed") };
-    chunks.iter_mut().for_each(|chunk| chunk.served = false);
+    for chunk in chunks.iter_mut() {
+        chunk.served = false;
+    }
     let mut evidence = scene.evidence();
     evidence.server.as_mut().unwrap().cut.contended = 1;
     let (comparison, judgement) = judge(&evidence);
     assert_eq!(comparison.exercised.service, Service::AsPredicted);
     assert_eq!(judgement.verdict, Verdict::Equivalent, "{judgement:?}");
+}
+
+#[test]
+fn what_most_prefixes_lack_is_no_chance_meeting() {
+    let mut scene = cut();
+    for number in 0..3 {
+        scene.cuts()[number].observation.cached_tokens = 0;
+    }
+    let mut evidence = Evidence { kv: None, ..scene.evidence() };
+    let service = |evidence: &Evidence| judge(evidence).0.exercised.service;
+    evidence.server.as_mut().unwrap().cut.contended = 9;
+    assert_eq!(service(&evidence), Service::UnderServed);
+    let CutEvidence::Asked(cuts) = &mut evidence.cut else { panic!("they were asked") };
+    for cut in &mut cuts[..2] {
+        cut.observation.cached_tokens = cut.expected;
+    }
+    assert_eq!(service(&evidence), Service::AsPredicted);
+    // A load that failed is no meeting.
+    evidence.server.as_mut().unwrap().cut.failed_loads = 1;
+    assert_eq!(service(&evidence), Service::UnderServed);
+}
+
+#[test]
+fn answers_do_not_decide_where_nothing_holds_what_prefixes_were_served() {
+    let evidence =
+        Evidence { kv: None, batching: Batching::Together, ..Scene::new(6000, 20, 0.9).evidence() };
+    assert_eq!(judge(&evidence).1.verdict, Verdict::Equivalent, "no prefixes were asked");
+    let mut scene = Scene::new(6000, 20, 0.9);
+    scene.with_cuts(CUTS);
+    for cut in scene.cuts() {
+        cut.control = None;
+    }
+    let evidence = Evidence { kv: None, batching: Batching::Together, ..scene.evidence() };
+    let judgement = judge(&evidence).1;
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Inconclusive, Rung::Answers));
+    assert!(judgement.reason.contains("5 prefixes of stored prompts"), "{}", judgement.reason);
+}
+
+#[test]
+fn none_that_were_asked_are_told_as_none_that_could_be() {
+    let evidence = Evidence { cut: CutEvidence::Asked(Vec::new()), ..Scene::new(40, 4, 0.9).evidence() };
+    let CutHits::LeftOut { reason } = judge(&evidence).0.exercised.cut else { panic!("there are none") };
+    assert!(reason.contains("no prompt that was asked has a chunk"), "{reason}");
 }
 
 #[test]

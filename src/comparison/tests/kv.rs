@@ -427,3 +427,80 @@ fn wrong_kv_is_harm_also_where_the_load_pass_was_served_nothing() {
     assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Kv), "{judgement:?}");
     assert!(judgement.reason.contains("LMCache served not one of the"), "{}", judgement.reason);
 }
+
+/// Two ranks whose second layer sees 256 tokens: of 512 that are served it holds the last chunk alone.
+fn with_windows() -> Scene {
+    let mut scene = noisy();
+    scene.kv().windows = vec![vec![None, Some(256)]; 2];
+    scene.kv().block_tokens = 128;
+    for record in &mut scene.kv().load {
+        let KvRecord::Request { chunks, .. } = record else { panic!("it was observed") };
+        for chunk in chunks.iter_mut().filter(|chunk| chunk.chunk == 0) {
+            let full = chunk.first.of_layer(0).unwrap();
+            chunk.first = LayerDigests::new(vec![full, 0]);
+        }
+    }
+    scene
+}
+
+#[test]
+fn a_layer_that_sees_a_window_need_not_hold_what_lies_before_it() {
+    let (comparison, judgement) = judged(&with_windows());
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Equivalent, Rung::Kv), "{judgement:?}");
+    assert_eq!((comparison.kv.served, comparison.kv.not_digested), (40 * 2 * 3, 0));
+    // A wider window, or none, would hold it.
+    for windows in [Vec::new(), vec![vec![None, Some(512)]; 2]] {
+        let mut scene = with_windows();
+        scene.kv().windows = windows;
+        assert_eq!(judged(&scene).0.kv.not_digested, 40 * 2);
+    }
+    // What lies within it must be there.
+    let mut scene = with_windows();
+    scene.edit_kv(3, 1, |chunk| chunk.first = LayerDigests::new(vec![made_up_kv(3, 1, 0, 0), 0]));
+    assert_eq!(judged(&scene).0.kv.outcome, Outcome::DoesNotApply);
+}
+
+#[test]
+fn a_layer_of_which_nothing_was_held_proves_nothing() {
+    // A window of half a chunk: what is left of a chunk has no digest.
+    let mut scene = with_windows();
+    scene.kv().windows = vec![vec![None, Some(128)]; 2];
+    for record in &mut scene.kv().load {
+        let KvRecord::Request { chunks, .. } = record else { panic!("it was observed") };
+        for chunk in chunks {
+            let full = chunk.first.of_layer(0).unwrap();
+            chunk.first = LayerDigests::new(vec![full, 0]);
+        }
+    }
+    let comparison = judged(&scene).0;
+    assert_eq!((comparison.kv.unheld_layers, comparison.kv.outcome), (2, Outcome::DoesNotApply));
+    assert!(comparison.kv.words.starts_with("2 layers keep a window"), "{}", comparison.kv.words);
+}
+
+#[test]
+fn a_wrong_cell_of_a_layer_that_sees_a_window_is_named_with_it() {
+    let mut scene = with_windows();
+    scene.edit_kv(7, 1, |chunk| chunk.first = LayerDigests::new(vec![made_up_kv(7, 1, 0, 0), 99]));
+    let (comparison, judgement) = judged(&scene);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Kv));
+    insta::assert_snapshot!(comparison.kv.first[0].words(), @"subject_03/test/2, load pass, chunk 2, layer 1 (sliding window of 256 tokens), rank 0: wrong when read and at the end");
+    assert_eq!(comparison.kv.maps[0].chunks, ["._", ".X"]);
+}
+
+#[test]
+fn a_window_gives_away_whole_blocks_behind_the_first_token_that_goes_on() {
+    let kept = |served: u32, block: u32| -> Vec<u32> {
+        let mut scene = with_windows();
+        scene.kv().block_tokens = block;
+        let kv = scene.kv().clone();
+        (0..4).filter(|chunk| kv.keeps(512, *chunk, served)).collect()
+    };
+    assert_eq!(kept(1024, 128), [2, 3]);
+    // The last token is computed again: it sees itself and 511 before it.
+    assert_eq!(kept(1023, 128), [2, 3]);
+    assert_eq!(kept(1022, 128), [2, 3]);
+    assert_eq!(kept(768, 128), [1, 2, 3]);
+    assert_eq!(kept(700, 128), [1, 2, 3]);
+    assert_eq!(kept(700, 256), [0, 1, 2, 3]);
+    assert_eq!(kept(0, 128), [0, 1, 2, 3]);
+}

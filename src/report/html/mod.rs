@@ -219,7 +219,7 @@ enum Axis {
 fn provenance(report: &Report) -> Vec<(&'static str, String)> {
     let environment = &report.environment;
     let version = |version: Option<&str>| version.unwrap_or("unknown").to_owned();
-    let options = report.suite.lmcache.options.words();
+    let options = report.suite.lmcache.words();
     let stored = if options.is_empty() { "as LMCache does by default".to_owned() } else { options };
     vec![
         ("kv-correctness", format!("{}, report schema {}", report.version, report.schema)),

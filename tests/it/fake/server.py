@@ -356,6 +356,9 @@ def main():
         # As LMCache's memory pool, which nobody removes when the server is killed.
         with open(f"/dev/shm/lmcache_l1_pool_{os.getpid()}", "w") as file:
             note(f"pool {file.name}")
+    if "window" in FAULTS:
+        words = "group 1: sub-chunk sliding window size 200 must be a multiple of tokens_per_block 128"
+        print(f"ValueError: {words}", file=sys.stderr, flush=True)
     if "stubborn" in FAULTS:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     listen()

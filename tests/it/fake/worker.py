@@ -179,7 +179,8 @@ class Engine:
                 self.whole.append(tokens)
             cached = self.find(tokens, request["read_cache"] and f"blind@{place}" not in FAULTS, place)
             if cached and f"choke@{self.dtype}" in FAULTS and not self.salted:
-                reply("failed", kind="engine", message="what was found is of another type", question=None)
+                print("RuntimeError: what was found is of another type", file=sys.stderr, flush=True)
+                reply("failed", kind="observation", message="the engine gave no token", question=number)
                 os._exit(1)
             self.hits += cached
             if f"own@{place}" in FAULTS:

@@ -44,8 +44,8 @@ class Start:
     chunks of so many tokens; with `whole_hits` it serves a prompt of whole chunks all but its last token.
     `digest_chunk_tokens` is None where the KV itself is not observed; otherwise each whole chunk of so many tokens is
     digested, and with `digest_blocks` each whole block of vLLM's cache instead; with `digest_answers` those, too, that
-    generated tokens complete. `stored_as` is torch's name of the data type that a lossy form of storage puts each element
-    through, where there is one that is known; what that makes of computed chunks is then digested, too.
+    generated tokens complete. `stored_as` is torch's name of the data type that a lossy form of storage puts each
+    element through, where there is one that is known; what that makes of computed chunks is then digested, too.
     """
 
     protocol: int
@@ -453,11 +453,7 @@ def parse_request(line: str) -> Request:
             letters = tuple(fields.pop("letters"))
             return Start(connector=Connector(**connector) if connector else None, letters=letters, **fields)
         if kind in ("score", "spoil"):
-            prompts = [Prompt(**prompt) for prompt in fields.pop("prompts")]
-            if kind == "spoil":
-                return Spoil(prompts=prompts, **fields)
-            asker = _parse_asker(**fields.pop("asker")) if "asker" in fields else None
-            return Score(prompts=prompts, asker=asker, **fields)
+            return _parse_asking(kind, fields)
         if kind == "plant":
             return Plant(fault=_parse_fault(**(fields.pop("fault") or {"kind": None})), **fields)
         if kind == "look":
@@ -470,6 +466,14 @@ def parse_request(line: str) -> Request:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(f"ill-formed request: {error!r}") from error
     raise ProtocolError(f"unknown request {kind!r}")
+
+
+def _parse_asking(kind: str, fields: dict[str, Any]) -> Score | Spoil:
+    prompts = [Prompt(**prompt) for prompt in fields.pop("prompts")]
+    if kind == "spoil":
+        return Spoil(prompts=prompts, **fields)
+    asker = _parse_asker(**fields.pop("asker")) if "asker" in fields else None
+    return Score(prompts=prompts, asker=asker, **fields)
 
 
 def _parse_asker(adapter: dict[str, str] | None, **fields: Any) -> Asker:
