@@ -5,7 +5,7 @@
 set -euo pipefail
 release=$1 tree=$2 site=$3
 
-# What ends up in neither the wheel's Python files nor its compiled ones.
+# What ends up in neither the wheel's Python files nor its compiled ones. Of the tools, setup.py runs one.
 harmless=(--exclude='.[!.]*' --exclude='*.md' --exclude=benchmarks --exclude=docker --exclude=docs --exclude=examples
   --exclude=mkdocs.yaml --exclude=tests --exclude=tools)
 # What packing generates; setup.cfg only where Git has none.
@@ -13,7 +13,10 @@ generated=(--exclude=PKG-INFO --exclude='*.egg-info')
 status=0
 differing=$(diff -rq --no-dereference "${harmless[@]}" "${generated[@]}" --exclude=vllm "$release" "$tree") || status=$?
 [ "$status" -le 1 ] # 2: it could not compare them
-refused=$(grep -vxF "Only in $release: setup.cfg" <<<"$differing" || true)
+if [ -e "$release/tools/build_rust.py" ]; then
+  differing+=$'\n'$(diff -qN "$release/tools/build_rust.py" "$tree/tools/build_rust.py") || [ $? -le 1 ]
+fi
+refused=$(grep -vxF -e "" -e "Only in $release: setup.cfg" <<<"$differing" || true)
 if [ -n "$refused" ]; then
   echo "refused: this vLLM changes more than Python files, and its wheel is that of the pinned release:" >&2
   printf '%s\n' "$refused" | sed "s|$release|release|g; s|$tree|commit|g" | head -n 20 >&2
