@@ -10,6 +10,13 @@ in
 {
   inherit packages;
   release = "13.0";
+  # What LMCache is compiled for: the GPUs that the wheels serve, or those that nixpkgs itself is told of (its `config.cudaCapabilities`,
+  # which this flake leaves unset), since each takes minutes.
+  architectures =
+    let
+      told = pkgs.config.cudaCapabilities or [ ];
+    in
+    if told == [ ] then "8.0;8.6;8.9;9.0;10.0;12.0+PTX" else builtins.concatStringsSep ";" told;
   home = pkgs.symlinkJoin {
     name = "cuda-home";
     paths = builtins.concatMap outputs [

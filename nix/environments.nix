@@ -137,7 +137,7 @@ let
         {
           BUILD_WITH_CUDA = "1";
           CUDA_HOME = cuda.home;
-          TORCH_CUDA_ARCH_LIST = "8.0;8.6;8.9;9.0;10.0;12.0+PTX";
+          TORCH_CUDA_ARCH_LIST = cuda.architectures;
         }
       else
         { NO_GPU_EXT = "1"; }

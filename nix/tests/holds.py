@@ -28,6 +28,7 @@ def main(folder: str) -> None:
         holds(name, "libcudaStub", "cuda_cudart", "/lib/stubs")
     holds("lmcache", "CUDA_HOME", "cuda-home")
     holds("lmcache", "buildPhase", "MAX_JOBS=$NIX_BUILD_CORES")
+    holds("lmcache", "TORCH_CUDA_ARCH_LIST", "8.0;", "9.0;", "12.0+PTX")
     for name, stack in (("lmcache", "cuda"), ("lmcache-cpu", "cpu")):
         pinned = re.search(r"^lmcache==(\S+)", Path(f"nix/stacks/{stack}.lock").read_text(), re.MULTILINE)
         holds(name, "SETUPTOOLS_SCM_PRETEND_VERSION_FOR_LMCACHE", pinned[1])

@@ -182,31 +182,5 @@ in
     mkdir -p $out/etc/ssl/certs
     ln -s /etc/ssl/certs/ca-certificates.crt $out/etc/ssl/certs/ca-bundle.crt
   '';
-  # CUDA's own packages are downloads from NVIDIA. What an import needs of them is the driver's library by name, with every
-  # function that its header declares; what a compilation needs lies in the wheels that `build` unpacked.
-  cudaPackages_13_0 =
-    final.lib.genAttrs [
-      "cuda_nvcc"
-      "cuda_crt"
-      "cuda_nvrtc"
-      "cccl"
-      "libcublas"
-      "libcurand"
-      "libcusolver"
-      "libcusparse"
-    ] (name: package name { } // { outputs = [ "out" ]; })
-    // {
-      backendStdenv = final.stdenv;
-      cuda_cudart =
-        final.runCommand "cuda_cudart" { } ''
-          mkdir -p $out/lib/stubs
-          grep -oE '\bcu[A-Z][A-Za-z0-9_]*' ${host.cuda}/include/cuda.h | sort -u | sed 's/.*/int &(void) { return 100; }/' > stub.c
-          gcc -shared -fPIC -Wl,-soname,libcuda.so.1 -o $out/lib/stubs/libcuda.so stub.c
-          ln -s libcuda.so $out/lib/stubs/libcuda.so.1
-        ''
-        // {
-          outputs = [ "out" ];
-        };
-    };
   rustPlatform = final.makeRustPlatform { inherit (final) cargo rustc; };
 }

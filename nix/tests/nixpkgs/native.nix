@@ -11,6 +11,7 @@ import (tree + "/pkgs/top-level") (
   // {
     localSystem.system = arguments.system;
     config = (arguments.config or { }) // {
+      cudaCapabilities = host.architectures; # one of those that LMCache is compiled for; all take an hour here
       # Downloaded beforehand and served on loopback by file name: wheels, source distributions, crates.
       rewriteURL =
         url:
@@ -20,7 +21,11 @@ import (tree + "/pkgs/top-level") (
         in
         "${host.server}/${file}";
     };
-    overlays = [ links ] ++ arguments.overlays or [ ];
+    overlays = [
+      links
+      (import ./cuda-wheels.nix)
+    ]
+    ++ arguments.overlays or [ ];
     stdenvStages =
       stage:
       map
@@ -39,6 +44,8 @@ import (tree + "/pkgs/top-level") (
                   # The wrapper of the machine's compiler names none within; what the flake asks of it is its libraries.
                   cc = old.cc // {
                     cc.lib = previous.compilerLibraries or null;
+                    isGNU = true;
+                    version = host.compiler; # nvcc takes some, and not others
                   };
                   # Flags that a compiler older than nixpkgs' own does not know.
                   preHook = old.preHook + "export NIX_HARDENING_ENABLE=\n";

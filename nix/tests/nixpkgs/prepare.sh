@@ -22,7 +22,7 @@ stand_between() {
   local folder=$work/$1
   rm -rf "$folder"
   mkdir -p "$folder"
-  cp nix/tests/nixpkgs/{tree,links}.nix "$folder/"
+  cp nix/tests/nixpkgs/{tree,links,cuda-wheels}.nix nix/tests/nixpkgs/cuda.wheels.json nix/wheel.nix "$folder/"
   cp "nix/tests/nixpkgs/$1.nix" "$folder/default.nix"
   cp "$work/host.nix" "$folder/"
   echo '{ outputs = _: { }; }' >"$folder/flake.nix"
