@@ -7,7 +7,7 @@ use super::output::write_whole;
 use super::report::to_json;
 use crate::carrier::{Carrier, PlantingGround, find_carrier};
 use crate::exit_code::{ERROR, exit_code_of_run};
-use crate::pipeline::{Bench, Findings};
+use crate::pipeline::{Bench, Findings, Pressed, Talked};
 use crate::report::{
     Finding, ForeignKv, PAGE_LIMIT, PlantedFaults, Report, SCHEMA, Talk, UnderPressure, summarise,
     tabulate_faults, to_html, to_junit, to_markdown,
@@ -62,6 +62,28 @@ pub(super) fn write_formats(report: &Report, out: &Utf8Path) -> anyhow::Result<(
     Ok((json, summary))
 }
 
+fn talk(talked: Talked) -> Talk {
+    Talk {
+        model: talked.model.name().to_owned(),
+        route: talked.route,
+        judgement: talked.findings.judge(),
+        findings: talked.findings,
+        artifact: talked.artifact.output_digest(),
+        log: talked.artifact.note_path(""),
+    }
+}
+
+fn under_pressure(pressed: Pressed) -> UnderPressure {
+    UnderPressure {
+        model: pressed.model.name().to_owned(),
+        route: pressed.route,
+        judgement: pressed.findings.judgement(),
+        findings: pressed.findings,
+        artifact: pressed.artifact.output_digest(),
+        log: pressed.artifact.note_path(""),
+    }
+}
+
 fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
     let Findings { compared, not_run, conclusion, planted, foreign, talked, pressed, verdict, failure: _ } =
         outcome;
@@ -84,28 +106,6 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
             findings: foreign.findings,
             artifact: foreign.artifact.output_digest(),
             log: foreign.artifact.note_path(""),
-        })
-        .collect();
-    let talks = talked
-        .into_iter()
-        .map(|talked| Talk {
-            model: talked.model.name().to_owned(),
-            route: talked.route,
-            judgement: talked.findings.judge(),
-            findings: talked.findings,
-            artifact: talked.artifact.output_digest(),
-            log: talked.artifact.note_path(""),
-        })
-        .collect();
-    let pressure: Vec<UnderPressure> = pressed
-        .into_iter()
-        .map(|pressed| UnderPressure {
-            model: pressed.model.name().to_owned(),
-            route: pressed.route,
-            judgement: pressed.findings.judgement(),
-            findings: pressed.findings,
-            artifact: pressed.artifact.output_digest(),
-            log: pressed.artifact.note_path(""),
         })
         .collect();
     let void = foreign_kv.iter().filter(|foreign| !foreign.findings.control_holds()).count();
@@ -168,7 +168,7 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
         not_run,
         planted_faults,
         foreign_kv,
-        talks,
-        pressure,
+        talks: talked.into_iter().map(talk).collect(),
+        pressure: pressed.into_iter().map(under_pressure).collect(),
     })
 }
