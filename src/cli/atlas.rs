@@ -8,12 +8,12 @@ use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use clap::Parser;
 use fs_err as fs;
 
-use super::arguments::RunArguments;
 use super::atlas_arguments::{AtlasCommand, AtlasRunArguments};
 use super::atlas_environments::Environments;
 use super::output::{OutputError, print, write_whole};
 use super::prepare::{changed_suite, prepare};
 use super::report::read_report;
+use super::run_arguments::RunArguments;
 use super::untestable::why_unjudged;
 use super::write_report::{without_places, write_report};
 use crate::atlas::{Cell, Chart, Description, Made, Outcome, Pair, Row, pairs, plan, to_page};

@@ -9,11 +9,12 @@ use anyhow::{Context, bail};
 use camino::Utf8Path;
 use fs_err as fs;
 
-use super::arguments::{BisectArguments, RunArguments};
+use super::arguments::BisectArguments;
 use super::hint::report_error;
 use super::output::{print, write_whole};
 use super::prepare::{bring_environment, prepare, stack};
 use super::run::run_prepared;
+use super::run_arguments::RunArguments;
 use super::stack::{Replacement, replace};
 use super::untestable::{why_unbuildable, why_unjudged};
 use super::write_report::write_report;

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use super::arguments::RunArguments;
 use super::depot::explain_by_others;
 use super::output::print;
 use super::prepare::{bring_environment, cache_folder, find_environment, prepare};
+use super::run_arguments::RunArguments;
 use crate::event::Events;
 use crate::job::Whereabouts;
 use crate::pipeline::{Wanted, look_up};

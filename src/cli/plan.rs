@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::arguments::{PlanArguments, PlanFormat, RunArguments};
+use super::arguments::{PlanArguments, PlanFormat};
 use super::output::print;
 use super::prepare::{bring_environment, changed_suite, choose_device, find_environment, prepare};
+use super::run_arguments::RunArguments;
 use crate::engine::Parallelism;
 use crate::event::Events;
 use crate::fleet::{FleetPlan, Kind, Kubernetes, Wishes, to_buildkite, to_github, to_kubernetes, to_nix};

@@ -8,9 +8,9 @@ use anyhow::{Context, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
-use super::arguments::{CellChoice, DeviceChoice, RunArguments};
 use super::hint::all;
 use super::output::OutputError;
+use super::run_arguments::{CellChoice, DeviceChoice, RunArguments};
 use super::stack::{Replacement, replace};
 use crate::assets::{CANARY, is_name};
 use crate::cache::Bucket;

@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use fs_err as fs;
 
-use super::arguments::{PublishArguments, RunArguments};
+use super::arguments::PublishArguments;
 use super::log;
 use super::merge::hand_in;
 use super::output::{OutputError, export_folder, print};
 use super::prepare::{TemporaryStore, bring_environment, prepare};
 use super::publish::Publishing;
+use super::run_arguments::RunArguments;
 use super::write_report::write_report;
 use crate::pipeline::{Bench, Inputs, foretell, prepare_inputs, require_a_route, run, run_stage};
 use crate::report::Report;

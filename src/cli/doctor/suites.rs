@@ -2,8 +2,8 @@
 
 use crate::assets::ModelFiles;
 use crate::carrier::{Here, RouteError, find_carrier, routes};
-use crate::cli::arguments::DeviceChoice;
 use crate::cli::inspect::{Depth, Problem, inspect};
+use crate::cli::run_arguments::DeviceChoice;
 use crate::engine::RedisAddress;
 use crate::engine::environment::{EnvironmentError, EnvironmentRequest, Extension, Stack, try_extension};
 use crate::fetch::Needs;
