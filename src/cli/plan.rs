@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::arguments::{PlanArguments, PlanFormat};
 use super::output::print;
@@ -16,6 +16,14 @@ use crate::pipeline::{Bench, look_up};
 use crate::progress::{Progress, Verbosity};
 
 pub(super) async fn print_plan(arguments: &PlanArguments) -> anyhow::Result<ExitCode> {
+    let refused = arguments.run.not_for_units();
+    if !refused.is_empty() {
+        bail!(
+            "plan a run: its units cannot have {}\n\nhint: leave that out: a plan parts the questions itself and hands artifacts on; \
+             what is asked of all questions at once, `kv-correctness run` does beside it",
+            refused.join(", ")
+        );
+    }
     let mut plan = FleetPlan::of(&wishes(arguments)?);
     let text = match arguments.format {
         PlanFormat::Json => {

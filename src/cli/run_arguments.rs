@@ -142,18 +142,37 @@ impl RunArguments {
             add("--connector", Some(connector.to_string()));
         }
         add("--subjects", self.subjects.map(String::from));
+        add("--redis-url", self.redis_url.clone());
+        add("--engines", self.engines.map(|engines| engines.to_string()));
+        add("--pressure-seeds", self.pressure_seeds.map(|seeds| seeds.to_string()));
+        add("--pressure-seed", self.pressure_seed.map(|seed| seed.to_string()));
         add("--data", self.data.as_ref().map(ToString::to_string));
         add("--lmcache-src", self.stack.lmcache_src.as_ref().map(ToString::to_string));
         add("--lmcache-rev", self.stack.lmcache_rev.clone());
         add("--lmcache-version", self.stack.lmcache_version.clone());
         add("--vllm-version", self.stack.vllm_version.clone());
-        if self.no_early_stop {
-            words.push("--no-early-stop".to_owned());
-        }
-        if self.slow {
-            words.push("--slow".to_owned());
+        for (is_asked, name) in
+            [(self.no_early_stop, "--no-early-stop"), (self.slow, "--slow"), (self.pressure, "--pressure")]
+        {
+            words.extend(is_asked.then(|| name.to_owned()));
         }
         words
+    }
+
+    /// The options that were given and that the units of a plan cannot have.
+    pub(super) fn not_for_units(&self) -> Vec<&'static str> {
+        let given = [
+            (self.shard.is_some(), "--shard"),
+            (!self.cell.is_empty(), "--cell"),
+            (self.force.is_some(), "--force"),
+            (self.no_cache, "--no-cache"),
+            (self.faults, "--faults"),
+            (!self.foreign.is_empty(), "--foreign"),
+            (self.turns, "--turns"),
+            (self.as_bisect_step, "--as-bisect-step"),
+            (self.not_exercised_is_bad, "--not-exercised-is-bad"),
+        ];
+        given.into_iter().filter_map(|(is_given, name)| is_given.then_some(name)).collect()
     }
 }
 

@@ -181,3 +181,26 @@ fn a_plan_tells_the_keys_that_are_known_and_starts_nothing() {
     let later = plan(&lab, "");
     assert_eq!(keys(&later)[..3], [4, 4, 4], "{later}");
 }
+
+#[test]
+fn a_plan_hands_on_what_its_units_are_asked_for_and_refuses_what_they_cannot_have() {
+    let lab = lab();
+    let text = plan(&lab, "--pressure-seed 7 --engines 2 --no-early-stop --slow");
+    let plan: Value = serde_json::from_str(&text).unwrap();
+    let commands: Vec<String> =
+        plan["units"].as_array().unwrap().iter().map(|unit| unit["commands"].to_string()).collect();
+    for words in ["\"--pressure-seed\",\"7\"", "\"--engines\",\"2\"", "\"--no-early-stop\"", "\"--slow\""] {
+        let without: Vec<&String> = commands.iter().filter(|command| !command.contains(words)).collect();
+        assert_eq!(without.len(), 1, "only the merge is not told {words}: {without:?}");
+    }
+
+    let asked = "plan --suite suite.toml --device cpu --faults --turns --foreign=lora --cell a/mp --no-cache \
+                 --force baseline --as-bisect-step";
+    insta::assert_snapshot!(lab.error(&lab.end(lab.driver(asked))), @r"
+    error: failed to plan a run: its units cannot have --cell, --force, --no-cache, --faults, --foreign, --turns, --as-bisect-step
+
+    hint: leave that out: a plan parts the questions itself and hands artifacts on; what is asked of all questions at once, `kv-correctness run` does beside it
+    ");
+    let ended = lab.end(lab.driver("plan --suite suite.toml --device cpu --shard 1/2"));
+    assert!(lab.error(&ended).contains("its units cannot have --shard"), "{}", ended.err);
+}
