@@ -205,19 +205,18 @@ impl<'a> ArmsOf<'a> {
     }
 
     /// The same room in the blocks that attention takes here: on a processor without AMX vLLM's MLA takes blocks of 16 tokens, whatever it
-    /// is asked for.
+    /// is asked for, and some of its kernels for GPUs take no smaller ones than 64.
     fn in_blocks_here(&self, settings: PressureSettings) -> PressureSettings {
-        let is_reference = matches!(self.shape, KvShape::Mla { .. })
-            && matches!(&self.request.device, Device::Cpu { features, .. } if !features.contains(AMX));
-        if !is_reference {
-            return settings;
-        }
+        let block_tokens = match &self.request.device {
+            _ if !matches!(self.shape, KvShape::Mla { .. }) => return settings,
+            Device::Cpu { features, .. } if !features.contains(AMX) => REFERENCE_BLOCK,
+            Device::Cuda { .. } if settings.chunk_tokens.is_multiple_of(MLA_BLOCK) => {
+                settings.block_tokens.next_multiple_of(MLA_BLOCK)
+            }
+            Device::Cpu { .. } | Device::Cuda { .. } => return settings,
+        };
         let tokens = settings.blocks.saturating_mul(settings.block_tokens);
-        PressureSettings {
-            block_tokens: REFERENCE_BLOCK,
-            blocks: tokens.div_ceil(REFERENCE_BLOCK),
-            ..settings
-        }
+        PressureSettings { block_tokens, blocks: tokens.div_ceil(block_tokens), ..settings }
     }
 
     /// KV of another identity, read by these groups of readers.

@@ -200,10 +200,8 @@ fn another_lmcache_changes_nothing_without_one() {
     );
 }
 
-/// Block size and number of blocks of each model's engine under pressure over `mp`, on a processor with these features.
-fn blocks_under_pressure(features: &[&str]) -> Vec<[u64; 2]> {
-    let features = features.iter().map(|&feature| feature.to_owned()).collect();
-    let device = Device::Cpu { name: "one".to_owned(), features, threads: 2 };
+/// Block size and number of blocks of each model's engine under pressure over `mp`, on this device.
+fn blocks_under_pressure(device: Device) -> Vec<[u64; 2]> {
     let request = Request { device, ..request(suite()) };
     let sources = Sources::find(&request.suite, Utf8Path::new("/nonexistent")).unwrap();
     let run = graph(&request, &sources, Some(&environment("0.5.6"))).unwrap();
@@ -219,8 +217,15 @@ fn blocks_under_pressure(features: &[&str]) -> Vec<[u64; 2]> {
 
 #[test]
 fn an_engine_under_pressure_has_the_same_room_whatever_blocks_its_attention_takes() {
-    assert_eq!(blocks_under_pressure(&["amx_tile"]), [[32, 96], [32, 96]]);
-    assert_eq!(blocks_under_pressure(&[]), [[32, 96], [16, 192]]);
+    let cpu = |features: &[&str]| Device::Cpu {
+        name: "one".to_owned(),
+        features: features.iter().map(|&feature| feature.to_owned()).collect(),
+        threads: 2,
+    };
+    assert_eq!(blocks_under_pressure(cpu(&["amx_tile"])), [[32, 96], [32, 96]]);
+    assert_eq!(blocks_under_pressure(cpu(&[])), [[32, 96], [16, 192]]);
+    let gpu = Device::Cuda { names: vec!["one".to_owned()], driver: "580".to_owned() };
+    assert_eq!(blocks_under_pressure(gpu), [[32, 96], [64, 48]]);
 }
 
 #[test]
