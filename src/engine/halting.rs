@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::ports::processes_of;
+use super::ports::{Member, members_of};
 
 /// After so many turns it is looked again which processes a group has.
 const TURNS: u64 = 16;
@@ -54,16 +54,16 @@ impl Halting {
         let (end, ended) = channel();
         let waits = move |duration| ended.recv_timeout(duration) == Err(RecvTimeoutError::Timeout);
         let halt = move || {
-            let mut processes = Vec::new();
+            let mut members = Vec::new();
             for number in 0.. {
                 if number % TURNS == 0 {
-                    processes = processes_of(group);
-                    processes.retain(|process| *process != group);
+                    members = members_of(group);
+                    members.retain(|member| member.process != group);
                 }
                 let [stopped, running] = halts.turn(number);
-                signal(&processes, Signal::STOP);
+                signal(&members, Signal::STOP);
                 let goes_on = waits(stopped);
-                signal(&processes, Signal::CONT);
+                signal(&members, Signal::CONT);
                 if !goes_on || !waits(running) {
                     return;
                 }
@@ -74,9 +74,12 @@ impl Halting {
     }
 }
 
-fn signal(processes: &[u32], signal: Signal) {
-    for process in processes.iter().filter_map(|&process| Pid::from_raw(i32::try_from(process).ok()?)) {
-        // One that is gone is fine.
+/// Signals those that are still there: one that has ended may have left its number to a process that is none of ours. (A handle
+/// of it, pidfd_open(2), would rule that out to the last microsecond, but not every sandbox has such.)
+fn signal(members: &[Member], signal: Signal) {
+    let there = members.iter().filter(|member| member.is_there());
+    for process in there.filter_map(|member| Pid::from_raw(i32::try_from(member.process).ok()?)) {
+        // One that is gone since is fine.
         kill_process(process, signal).ok();
     }
 }
@@ -128,6 +131,20 @@ mod tests {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    #[test]
+    fn a_process_that_was_given_the_number_of_a_member_is_left_alone() {
+        let mut child = sleeper(0);
+        let [member] = members_of(child.id())[..] else { panic!("it leads a group of its own") };
+        signal(&[member.begun_before()], Signal::STOP);
+        thread::sleep(Duration::from_millis(50));
+        assert_ne!(state(&child), 'T', "it has the number, and began later");
+        signal(&[member], Signal::STOP);
+        assert!(is_seen(|| state(&child) == 'T'));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!member.is_there());
     }
 
     #[test]

@@ -88,14 +88,45 @@ fn listening_sockets(table: &str, port: u16) -> Vec<u64> {
 
 /// The processes of a group.
 pub(super) fn processes_of(group: u32) -> Vec<u32> {
+    members_of(group).into_iter().map(|member| member.process).collect()
+}
+
+/// A process of a group. The kernel gives its number to another one once it has ended, but not with the same start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Member {
+    /// Its number.
+    pub(super) process: u32,
+    group: u32,
+    /// When it began, in the kernel's ticks since the machine did.
+    started: u64,
+}
+
+impl Member {
+    /// A process as the kernel has it now (proc(5), `/proc/PID/stat`); none where there is no such process.
+    fn of(process: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        // Behind the name, which may hold anything: state, parent, group, and 17 more fields before the start.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        Some(Self { process, group: fields.get(2)?.parse().ok()?, started: fields.get(19)?.parse().ok()? })
+    }
+
+    /// A process that had its number before it.
+    #[cfg(test)]
+    pub(super) fn begun_before(self) -> Self {
+        Self { started: self.started - 1, ..self }
+    }
+
+    /// Whether it is still this process that has the number, and in its group.
+    pub(super) fn is_there(self) -> bool {
+        Self::of(self.process) == Some(self)
+    }
+}
+
+/// The processes of a group, each as it can be told from a later one of its number.
+pub(super) fn members_of(group: u32) -> Vec<Member> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let of_group = |process: &u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        // Behind the name, which may hold anything: state, parent, group.
-        let group_of = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(2));
-        group_of.and_then(|text| text.parse().ok()) == Some(group)
-    };
-    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(of_group).collect()
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter_map(Member::of).filter(|member| member.group == group).collect()
 }
 
 /// The numbers of all sockets that processes of a group hold; none if the kernel shows some to nobody.
