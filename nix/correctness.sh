@@ -55,6 +55,11 @@ realise() {
   readlink -f "$root"
 }
 
+# asks_mmlu SUITE: whether a suite, an embedded one or a file, asks the dataset that the flake pins
+asks_mmlu() {
+  { kv-correctness suite show "$1" 2>/dev/null || cat "$1" 2>/dev/null; } | grep '^dataset *= *"mmlu"' >/dev/null
+}
+
 if [ "$device" = cuda ]; then check_libcuda "${KV_CORRECTNESS_ROOT:-/}" || exit 2; fi
 case $command in
   run | stage | explain)
@@ -64,14 +69,14 @@ case $command in
       if [ "${#gpus[@]}" -ge 2 ]; then suite=mmlu; else suite=canary; fi
       set -- "$@" --suite "$suite"
     fi
-    case $suite in
-      mmlu | smollm2)
-        if [ "$data" = no ]; then
-          archive=$(realise dataset "${dataset:?}") || exit 2
-          set -- "$@" --data "$archive"
-        fi
-        ;;
-    esac
+    ;;
+esac
+case $command in
+  run | stage | explain | bisect)
+    if [ "$data" = no ] && [ -n "$suite" ] && asks_mmlu "$suite"; then
+      archive=$(realise dataset "${dataset:?}") || exit 2
+      set -- "$@" --data "$archive"
+    fi
     ;;
 esac
 if [ "$device" = cuda ]; then

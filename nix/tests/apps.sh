@@ -17,10 +17,11 @@ cat >"$root/bin/kv-correctness" <<'PROGRAM'
 #!/usr/bin/env bash
 case "$*" in *nonsense*) exit 2 ;; esac # as clap would
 case "$*" in *" --help") exit 0 ;; esac
+case "$1 $2" in "suite show") cat "$SUITES/$3.toml"; exit ;; esac
 echo "driver $* env=${KV_CORRECTNESS_ENV-none} baseline=${KV_CORRECTNESS_ENV_BASELINE-none}" >>"$LOG"
 PROGRAM
 chmod +x "$root"/bin/*
-export LOG=$root/log STORE=$root/store
+export LOG=$root/log STORE=$root/store SUITES=$PWD/../data/suites
 # app ARGUMENT...: what the app did, in LOG; its status in `status`
 app() {
   : >"$LOG"
@@ -53,8 +54,20 @@ done
 app run --cache "$root/other"
 [ "$(readlink "$root/other/nix/env-cpu")" = "$root/store/env-cpu" ] || fail "no root in the cache folder that is named"
 
-app run --suite smollm2
-[ "$(ran)" = "driver run --suite smollm2 --data $root/store/dataset $with" ] || fail "no dataset: $(ran)"
+data="--data $root/store/dataset"
+for suite in "$SUITES"/*.toml; do
+  name=$(basename "$suite" .toml)
+  wanted=''
+  if grep -q '^dataset = "mmlu"' "$suite"; then wanted=" $data"; fi
+  app run --suite "$name"
+  [ "$(ran)" = "driver run --suite $name$wanted $with" ] || fail "$name, not with its dataset: $(ran)"
+done
+app run --suite "$SUITES/qwen.toml"
+[ "$(ran)" = "driver run --suite $SUITES/qwen.toml $data $with" ] || fail "a suite's file, not with its dataset: $(ran)"
+app bisect --suite=smollm2 --lmcache a..b
+[ "$(ran)" = "driver bisect --suite=smollm2 --lmcache a..b $data $with" ] || fail "bisect without the dataset: $(ran)"
+app run --suite qwen --data mine.tar
+[ "$(ran)" = "driver run --suite qwen --data mine.tar $with" ] || fail "another archive is not taken: $(ran)"
 FAILING=dataset app run --suite smollm2
 [ "$status:$(ran)" = 2: ] || fail "a run without its dataset goes on: $status $(ran)"
 FAILING=cpu-baseline.drv app run
