@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Trains the canary models; not run in CI.
 
-    python3 data/canary/train.py MODEL --out FOLDER [--seed N]
+    python3 data/canary/train.py MODEL --out FOLDER [--seed N] [--seconds N]
 
-MODEL is `canary-dense` (Llama, grouped-query attention), `canary-mla` (DeepSeek-V2, multi-head latent attention) or
-`canary-swa` (Gemma 3, two layers with a sliding window before each one that sees all).
+MODEL is `canary-dense` (Llama, grouped-query attention), `canary-mla` (DeepSeek-V2, multi-head latent attention),
+`canary-swa` (Gemma 3, two layers with a sliding window before each one that sees all), `canary-hybrid` (LFM2, a short
+convolution before each layer with attention) or `canary-sinks` (gpt-oss, attention sinks, each second layer with a
+window, experts).
 Owns the two configurations and the loss; leaves the sequences to `curriculum.py`. Besides the answers, the state after
 the look-up layers is made to name the bound value at each query, and in the first stages a few heads are told where to
 look: the look-up then emerges within a minute on one GPU. Ends with bfloat16 weights in FOLDER; `evaluate.py` measures
@@ -28,10 +30,15 @@ from transformers import (
     DeepseekV2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GptOssConfig,
+    GptOssForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
 )
 
+import sinks
 from curriculum import IGNORE, ROWS, STAGES, Batches, assert_seeds_are_disjoint
 from evaluate import ROOT, Row, read_rows
 from questions import LETTERS
@@ -71,16 +78,23 @@ class LookUp:
 
 def look_up(config: Any) -> LookUp:
     """The look-up of a model; a value may lie anywhere, so it is read in a layer that sees all."""
-    before = {(0, 0): -1, (0, config.num_attention_heads // 2): -2}
-    reading = next(layer for layer in range(1, config.num_hidden_layers) if not has_window(config, layer))
-    rest = {(reading, 0): "fact", (reading + 1, 0): "query", (reading + 2, 0): "option"}
-    return LookUp(reading + 1, before | rest)
+    attending = [layer for layer in range(config.num_hidden_layers) if kind_of(config, layer) != "conv"]
+    # A convolution sees the tokens before its own by itself.
+    before = {(0, 0): -1, (0, config.num_attention_heads // 2): -2} if 0 in attending else {}
+    reading = next(place for place, layer in enumerate(attending) if layer and has_no_window(config, layer))
+    rest = {(layer, 0): row for layer, row in zip(attending[reading:], ("fact", "query", "option"), strict=False)}
+    return LookUp(attending[reading] + 1, before | rest)
 
 
-def has_window(config: Any, layer: int) -> bool:
-    """Whether a layer sees the last tokens alone."""
+def kind_of(config: Any, layer: int) -> str:
+    """What kind of layer this is: `full_attention`, `sliding_attention` or `conv`."""
     kinds = getattr(config, "layer_types", None)
-    return kinds is not None and kinds[layer] == "sliding_attention"
+    return "full_attention" if kinds is None else str(kinds[layer])
+
+
+def has_no_window(config: Any, layer: int) -> bool:
+    """Whether a layer sees all tokens."""
+    return kind_of(config, layer) == "full_attention"
 
 
 COMMON = {
@@ -111,6 +125,10 @@ def new_model(name: str) -> Any:
         }
         heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "query_pre_attn_scalar": 64}
         return Gemma3ForCausalLM(Gemma3TextConfig(**COMMON, **shape, **heads, tie_word_embeddings=True))
+    if name == "canary-hybrid":
+        return new_hybrid()
+    if name == "canary-sinks":
+        return new_sinks()
     shape = {"num_hidden_layers": 4, "intermediate_size": 256, "head_dim": 64}
     latent = {"kv_lora_rank": 512, "q_lora_rank": None, "qk_rope_head_dim": 64}
     # With 64 turned and 64 other numbers a head, values of 128 are what each of vLLM's backends for prefill takes.
@@ -124,6 +142,40 @@ def new_model(name: str) -> Any:
     )
 
 
+def new_hybrid() -> Lfm2ForCausalLM:
+    """LFM2: short convolutions and attention in turn.
+
+    What a convolution keeps, 256 × 4 numbers, is as much as 16 tokens of a layer with attention, 16 × 2 × 32: their pages
+    in vLLM are alike, and both are full. Wider than 5 no kernel of vLLM's takes a convolution.
+    """
+    kinds = ["conv", "full_attention"] * 3
+    shape = {"num_hidden_layers": len(kinds), "layer_types": kinds, "hidden_size": 256, "intermediate_size": 192}
+    convolution = {"conv_L_cache": 5, "block_auto_adjust_ff_dim": False}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 1}
+    common = {name: value for name, value in COMMON.items() if name != "rms_norm_eps"} | {"norm_eps": 1e-6}
+    config = Lfm2Config(**common | shape | convolution | heads, tie_word_embeddings=True)
+    # transformers knows one width; vLLM's LFM2 asks for each by its name.
+    config.conv_dim = config.block_dim = config.hidden_size
+    return Lfm2ForCausalLM(config)
+
+
+def new_sinks() -> GptOssForCausalLM:
+    """gpt-oss: a window of 128 tokens and full attention in turn, sinks, four experts."""
+    kinds = ["sliding_attention", "full_attention"] * 3
+    shape = {"num_hidden_layers": len(kinds), "layer_types": kinds, "sliding_window": 128, "intermediate_size": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    # Others than YaRN's positions vLLM's gpt-oss does not take.
+    lengths = {"factor": 2.0, "original_max_position_embeddings": 4096}
+    yarn = {"rope_type": "yarn", "rope_theta": 150000.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+    config = GptOssConfig(**COMMON, **shape, **heads, **experts, rope_parameters=yarn | lengths)
+    sinks.register()
+    model = GptOssForCausalLM(config)
+    model.set_experts_implementation(sinks.EXPERTS)
+    model.set_attn_implementation(sinks.ATTENTION)
+    return model
+
+
 def forward(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """States after the last layer, and after the look-up layers, both normed: [batch, length, hidden].
 
@@ -131,7 +183,8 @@ def forward(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     base = model.model
     output = base(ids, output_hidden_states=True, use_cache=False)
-    return output.last_hidden_state, base.norm(output.hidden_states[look_up(model.config).layers])
+    norm = base.embedding_norm if hasattr(base, "embedding_norm") else base.norm
+    return output.last_hidden_state, norm(output.hidden_states[look_up(model.config).layers])
 
 
 def chosen_loss(model: Any, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,6 +199,7 @@ class Guide:
     """Reads the attention weights of a model that computes them plainly, and compares them with where it is to look."""
 
     def __init__(self, model: Any, length: int, device: str) -> None:
+        self.faster = model.config._attn_implementation
         model.set_attn_implementation("eager")
         self.model = model
         self.looks = look_up(model.config).looks
@@ -179,18 +233,18 @@ class Guide:
         """Returns the model to its faster attention."""
         for hook in self.hooks:
             hook.remove()
-        self.model.set_attn_implementation("sdpa")
+        self.model.set_attn_implementation(self.faster)
 
 
 class Trainer:
     """One model on its way through the curriculum."""
 
-    def __init__(self, name: str, seed: int, workers: int) -> None:
+    def __init__(self, name: str, seed: int, workers: int, seconds: float) -> None:
         assert_seeds_are_disjoint(seed)
         torch.manual_seed(seed)
         torch.set_float32_matmul_precision("high")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.seed, self.workers = seed, workers
+        self.seed, self.workers, self.seconds = seed, workers, seconds
         self.tokenizer_file = ROOT / "models" / "canary-dense" / "tokenizer.json"  # the same for each
         tokenizer = Tokenizer.from_file(str(self.tokenizer_file))
         self.letters = {letter: tokenizer.token_to_id("Ġ" + letter) for letter in LETTERS}
@@ -206,18 +260,26 @@ class Trainer:
         count = sum(weight.numel() for weight in self.model.parameters())
         print(f"{name}: {count} parameters, seed {seed}, {self.device}", flush=True)
 
+    def spent(self) -> float:
+        """Seconds since the model was there."""
+        return time.monotonic() - self.began
+
     def autocast(self) -> torch.autocast:
         """bfloat16 where it is fast."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda")
 
     def run_stage(self, number: int) -> None:
-        """Trains until the stage's steps are done or, before the last stage, its answers are right."""
+        """Trains until the stage's steps or the seconds are over or, before the last stage, its answers are right."""
         stage, last = STAGES[number], number == len(STAGES) - 1
+        entered = self.spent()
         guide = Guide(self.model, stage.length, self.device) if stage.guided else None
         batches = DataLoader(Batches(self.tokenizer_file, self.seed, number), batch_size=None, num_workers=self.workers)
         right = looked_up = torch.zeros((), device=self.device)
         for stage_step, batch in zip(range(stage.steps), batches, strict=False):
-            self.set_rate(stage_step / stage.steps if last else None)
+            over = (self.spent() - entered) / max(self.seconds - entered, 1e-9)
+            if over >= 1:
+                break
+            self.set_rate(max(stage_step / stage.steps, over) if last else None)
             rows = dict(zip(ROWS, batch.to(self.device).long(), strict=True))
             losses, answered, named = self.take_step(rows, guide)
             right = right.lerp(answered, LATEST if stage_step else 1.0)
@@ -226,8 +288,7 @@ class Trainer:
                 shares = [f"right {right.item():.4f}", f"looked up {looked_up.item():.4f}"]
                 if not guide:
                     shares.append(f"validation {self.validate():.4f}")
-                spent = time.monotonic() - self.began
-                print(f"stage {number} step {self.step} {spent:.0f} s:", *losses, *shares, flush=True)
+                print(f"stage {number} step {self.step} {self.spent():.0f} s:", *losses, *shares, flush=True)
                 if not last and stage_step >= 2 * NEWS and right.item() >= READY:
                     break
             self.step += 1
@@ -277,16 +338,17 @@ class Trainer:
 def main() -> None:
     """Runs the curriculum and saves the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=["canary-dense", "canary-mla", "canary-swa"])
+    parser.add_argument("model", choices=["canary-dense", "canary-mla", "canary-swa", "canary-hybrid", "canary-sinks"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=7, help="processes that compose sequences")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="train no longer; the last rates fall faster")
     arguments = parser.parse_args()
-    trainer = Trainer(arguments.model, arguments.seed, arguments.workers)
+    trainer = Trainer(arguments.model, arguments.seed, arguments.workers, arguments.seconds)
     for number in range(len(STAGES)):
         trainer.run_stage(number)
     trainer.model.eval().to(torch.bfloat16).save_pretrained(arguments.out)
-    print(f"saved after {trainer.step} steps and {time.monotonic() - trainer.began:.0f} s", flush=True)
+    print(f"saved after {trainer.step} steps and {trainer.spent():.0f} s", flush=True)
 
 
 if __name__ == "__main__":
