@@ -170,6 +170,9 @@ pub struct ServerAgreement {
     pub store: HitTotals,
     /// In the load pass.
     pub load: HitTotals,
+    /// In the cut pass, where prefixes were asked; it was not held before there was this field.
+    #[serde(default)]
+    pub cut: Option<HitTotals>,
     /// What the server had to write and read, shard by shard, if known.
     pub shards: Option<ShardCounts>,
     /// The tier that served the load pass, where it matters.
@@ -277,6 +280,9 @@ pub struct ShardCounts {
     pub written_again_at_most: u64,
     /// In the load pass, for what vLLM says that it was served.
     pub read: u64,
+    /// In the cut pass, likewise.
+    #[serde(default)]
+    pub read_for_cuts: u64,
 }
 
 /// Totals of one pass.
@@ -336,8 +342,9 @@ impl ServerAgreement {
 
     /// In words, each count that does not agree with the others.
     pub(super) fn disagreements(&self) -> Vec<String> {
-        let tokens = self.load.disagreement("load pass");
-        self.of_storing().into_iter().chain(tokens).chain(self.of_reading()).collect()
+        let loading = self.of_reading("load pass", self.load, |shards| shards.read);
+        let cutting = self.cut.map(|cut| self.of_reading("cut pass", cut, |shards| shards.read_for_cuts));
+        self.of_storing().into_iter().chain(loading).chain(cutting.unwrap_or_default()).collect()
     }
 
     /// Those of the store pass alone.
@@ -350,11 +357,15 @@ impl ServerAgreement {
         tokens.into_iter().chain(shards).collect()
     }
 
-    fn of_reading(&self) -> Option<String> {
-        let shards = self.shards?;
-        // Of a prompt that is served whole, the server may leave the last chunk alone or not.
-        let most = shards.read + self.load.whole_prompts * u64::from(shards.read_shards);
-        shards.disagreement("load pass", [shards.read, most], "read", self.load.chunks_read)
+    /// Those of a pass that is served.
+    fn of_reading(&self, pass: &str, totals: HitTotals, read: impl Fn(ShardCounts) -> u64) -> Vec<String> {
+        let shards = self.shards.and_then(|shards| {
+            let read = read(shards);
+            // Of a prompt that is served whole, the server may leave the last chunk alone or not.
+            let most = read + totals.whole_prompts * u64::from(shards.read_shards);
+            shards.disagreement(pass, [read, most], "read", totals.chunks_read)
+        });
+        totals.disagreement(pass).into_iter().chain(shards).collect()
     }
 }
 
@@ -366,9 +377,16 @@ impl ShardCounts {
     }
 }
 
-/// What a request was served, each time that it was taken up.
-fn once_and_again(seen: &Observation) -> impl Iterator<Item = u32> {
-    std::iter::once(seen.cached_tokens).chain(seen.served_again.iter().copied())
+/// Whole chunks that a request was served, each time that it was taken up.
+fn chunks_served(seen: &Observation, chunk_tokens: u32) -> u64 {
+    let times = std::iter::once(seen.cached_tokens).chain(seen.served_again.iter().copied());
+    times.map(|tokens| u64::from(tokens / chunk_tokens)).sum()
+}
+
+/// How often a request was served whole. Taken up again, a prompt has grown by what was generated.
+fn whole_times(seen: &Observation, chunk_tokens: u32) -> u64 {
+    let again = seen.served_again.iter().filter(|&&tokens| (tokens + 1).is_multiple_of(chunk_tokens));
+    u64::from(seen.cached_tokens + 1 == seen.prompt_tokens) + again.count() as u64
 }
 
 /// Holds every request of all passes against its prediction.
@@ -388,23 +406,23 @@ pub(super) fn check_service(
         let expected = case.asked.expected;
         let seen = &case.load.observation;
         completed_chunks += completed(&case.store.observation, expected.prompt_tokens, chunk_tokens);
-        load_chunks += once_and_again(seen).map(|tokens| u64::from(tokens / chunk_tokens)).sum::<u64>();
+        load_chunks += chunks_served(seen, chunk_tokens);
         let store = (Pass::Store, &case.store.observation, expected.store_at_most);
         let load = (Pass::Load, seen, expected.load);
         for (pass, seen, predicted) in [store, load] {
             let cached = seen.cached_tokens;
             let offends = hits[pass as usize].add(seen, predicted, pass);
-            // Taken up again, a prompt has grown by what was generated.
-            let whole = seen.served_again.iter().filter(|&&tokens| (tokens + 1).is_multiple_of(chunk_tokens));
-            whole_prompts[pass as usize] +=
-                u64::from(cached + 1 == expected.prompt_tokens) + whole.count() as u64;
+            whole_prompts[pass as usize] += whole_times(seen, chunk_tokens);
             if offends && offenders.len() < NAMED_OFFENDERS {
                 offenders.push(Offender { question: case.asked.id.clone(), pass, predicted, cached });
             }
         }
     }
+    let asked_cuts = cut.asked();
     let cut = count_cuts(cut, &mut offenders);
     let cut_hits = cut.hits();
+    let whole_cuts = asked_cuts.iter().map(|cut| whole_times(&cut.observation, chunk_tokens)).sum();
+    let cut_chunks = asked_cuts.iter().map(|cut| chunks_served(&cut.observation, chunk_tokens)).sum::<u64>();
     let [store, load] = hits;
     let counted_failures = server.map(|server| server.load.failed_loads);
     // Each rank that reads a chunk counts it.
@@ -418,6 +436,7 @@ pub(super) fn check_service(
     let server = server.map(|server| ServerAgreement {
         store: totals(Pass::Store, server.store),
         load: totals(Pass::Load, server.load),
+        cut: (cut_hits.requests > 0).then(|| HitTotals::new(cut_hits, whole_cuts, server.cut)),
         tier: server.tier.clone().map(|tier| TierAgreement::new(tier, server.load)),
         shards: server.sharding.map(|rule| ShardCounts {
             written_shards: rule.written_shards,
@@ -426,6 +445,7 @@ pub(super) fn check_service(
             written: rule.stored_chunks * u64::from(rule.written_shards),
             written_again_at_most: completed_chunks * u64::from(rule.written_shards) + server.store.given,
             read: load_chunks * u64::from(rule.read_shards),
+            read_for_cuts: cut_chunks * u64::from(rule.read_shards),
         }),
     });
     let external = engine.map(ExternalHits::new);

@@ -157,7 +157,13 @@ impl Scene {
             [] => CutEvidence::LeftOut { reason: "nobody asks them here".to_owned() },
             cuts => CutEvidence::Asked(cuts.to_vec()),
         };
-        Evidence { kv: self.kv.clone(), cut, ..build(&self.questions, &self.arms, self.has_control) }
+        let mut evidence =
+            Evidence { kv: self.kv.clone(), cut, ..build(&self.questions, &self.arms, self.has_control) };
+        if let Some(server) = &mut evidence.server {
+            let served = self.cuts.iter().map(|cut| u64::from(cut.observation.cached_tokens));
+            server.cut = counters(served.sum());
+        }
+        evidence
     }
 }
 
@@ -262,21 +268,15 @@ fn answer(asked: &Asked, question: usize, cached_tokens: u32, letter: Choice) ->
     }
 }
 
+fn counters(hit_tokens: u64) -> ServerCounters {
+    let chunks_read = hit_tokens / u64::from(CHUNK_TOKENS);
+    ServerCounters { hit_tokens, chunks_read, ..ServerCounters::default() }
+}
+
 fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -> Evidence {
     let arm = |name: ArmName| Arm::new(name, arms[name as usize].clone(), read_letter).unwrap();
     let hits = |name: ArmName| {
         arms[name as usize].iter().map(|observation| u64::from(observation.cached_tokens)).sum()
-    };
-    let counters = |hit_tokens: u64| ServerCounters {
-        requested_tokens: 0,
-        hit_tokens,
-        second_tier_tokens: 0,
-        second_tier_loads: 0,
-        failed_loads: 0,
-        contended: 0,
-        given: 0,
-        chunks_written: 0,
-        chunks_read: hit_tokens / 256,
     };
     Evidence {
         comparisons: 1,
@@ -293,7 +293,7 @@ fn build(questions: &[Asked], arms: &[Vec<Observation>; 5], has_control: bool) -
         server: Some(ServerEvidence {
             store: counters(hits(ArmName::Store)),
             load: counters(hits(ArmName::Load)),
-            cut: ServerCounters::default(),
+            cut: counters(0),
             tier: None,
             sharding: None,
         }),

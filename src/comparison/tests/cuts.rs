@@ -2,8 +2,8 @@
 
 use crate::comparison::scene::{Scene, made_up_kv};
 use crate::comparison::{
-    Batching, Comparison, Criteria, CutEvidence, CutHits, Evidence, Judgement, Outcome, Pass, Rung, Service,
-    Verdict, compare, conclude, find_wrong_cells, join_evidence,
+    Batching, Bound, Comparison, Criteria, CutEvidence, CutHits, Evidence, Judgement, Outcome, Pass, Rung,
+    ServerEvidence, Service, Sharding, Verdict, compare, conclude, find_wrong_cells, join_evidence,
 };
 use crate::model::{KvRecord, LayerDigests};
 
@@ -77,6 +77,34 @@ fn prefixes_must_be_served_the_chunks_that_are_in_them() {
 }
 
 #[test]
+fn the_server_must_have_counted_what_prefixes_were_served() {
+    let judged = |change: fn(&mut ServerEvidence)| {
+        let mut evidence = cut().evidence();
+        let server = evidence.server.as_mut().unwrap();
+        server.sharding = Some(Sharding {
+            chunk_tokens: 256,
+            stored_chunks: 80,
+            written_shards: 1,
+            read_shards: 1,
+            bound: Bound::Exactly,
+        });
+        server.store.chunks_written = 80;
+        change(server);
+        judge(&evidence)
+    };
+    assert_eq!(judged(|_| ()).1.verdict, Verdict::Equivalent);
+    let (comparison, judgement) = judged(|server| server.cut.hit_tokens = 1024);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::NotExercised, Rung::Exercised));
+    assert_eq!(comparison.exercised.service, Service::CountersDisagree);
+    assert!(judgement.reason.contains("cut pass: vLLM says 1280 tokens, the server 1024"), "{judgement:?}");
+    let (_, judgement) = judged(|server| server.cut.chunks_read = 4);
+    assert!(
+        judgement.reason.contains("cut pass: 5 chunks had to be read, the server counts 4"),
+        "{judgement:?}"
+    );
+}
+
+#[test]
 fn chunks_that_were_just_being_loaded_for_another_prefix_excuse_it() {
     let mut scene = cut();
     scene.cuts()[2].observation.cached_tokens = 0;
@@ -105,6 +133,8 @@ fn what_most_prefixes_lack_is_no_chance_meeting() {
     for cut in &mut cuts[..2] {
         cut.observation.cached_tokens = cut.expected;
     }
+    let server = evidence.server.as_mut().unwrap();
+    (server.cut.hit_tokens, server.cut.chunks_read) = (4 * 256, 4);
     assert_eq!(service(&evidence), Service::AsPredicted);
     // A load that failed is no meeting.
     evidence.server.as_mut().unwrap().cut.failed_loads = 1;
