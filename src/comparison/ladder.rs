@@ -5,7 +5,9 @@ use super::early_stop::stopping_bound;
 use super::exercised::{Exercised, ExternalHits};
 use super::provenance_verdict::judge_right_kv;
 use super::verdict::{Judgement, Rung, Verdict};
-use super::{Batching, Comparison, Fidelity, Offender, Outcome, Pass, Service, Tally, WithoutNumbers};
+use super::{
+    Batching, Comparison, Fidelity, NearTies, Offender, Outcome, Pass, Service, Tally, WithoutNumbers,
+};
 
 /// What a service that is not as predicted amounts to by itself.
 pub(super) fn judge_service(comparison: &Comparison) -> Option<Judgement> {
@@ -217,6 +219,9 @@ pub(super) fn judge_bit_success(comparison: &Comparison) -> Option<Judgement> {
         return None;
     }
     let left = bits.left_over;
+    if comparison.near_ties.cuts.beyond_gap > 0 {
+        return Some(judge_cuts_left_over(comparison));
+    }
     if left.beyond_gap > 0 || left.letter_difference > comparison.criteria.tolerance.letter_difference {
         return Some(judge_left_over(comparison));
     }
@@ -255,6 +260,28 @@ fn judge_left_over(comparison: &Comparison) -> Judgement {
         first_differing(&bits.against_baseline),
     );
     let rung = if left.beyond_gap > 0 { Rung::NearTies } else { Rung::Distribution };
+    let next = "Look at prompts that are served whole: the last token's KV, or a count that is off by one.";
+    judge_moved(comparison, rung, &moved, next)
+}
+
+/// Prefixes of stored prompts that bits do not hold and that part from what vLLM alone made of them, although all that bits hold
+/// is bit-exact: of what these hold no prefix parts anywhere.
+fn judge_cuts_left_over(comparison: &Comparison) -> Judgement {
+    let ties = &comparison.near_ties;
+    let first = ties.first.iter().find(|parted| parted.pass == Pass::Cut);
+    let moved = format!(
+        "{} of {} prefixes of stored prompts part from what vLLM alone makes of them in a token that was no near tie{}, and bits \
+         cannot be held against anything there.",
+        ties.cuts.beyond_gap,
+        ties.cuts.compared,
+        note(first, |first| format!("first: {}, generated token {}", first.question, first.token + 1)),
+    );
+    let next = "Ask that prefix alone, over this route and by vLLM alone, and compare log-probabilities.";
+    judge_moved(comparison, Rung::NearTies, &moved, next)
+}
+
+/// What it amounts to that answers which bits do not hold moved too far although all others are bit-exact.
+fn judge_moved(comparison: &Comparison, rung: Rung, moved: &str, look: &str) -> Judgement {
     let criteria = &comparison.criteria;
     let observed = comparison.near_ties.innocent.compared;
     if comparison.near_ties.is_noisy(criteria) || comparison.distribution.is_noisy(&criteria.tolerance) {
@@ -269,9 +296,7 @@ fn judge_left_over(comparison: &Comparison) -> Judgement {
         Judgement::new(Verdict::Inconclusive, rung, reason, next)
     } else {
         let reason = format!("{moved} All others are bit-exact.");
-        let next =
-            "Look at prompts that are served whole: the last token's KV, or a count that is off by one.";
-        Judgement::new(Verdict::Degraded, rung, reason, next)
+        Judgement::new(Verdict::Degraded, rung, reason, look)
     }
 }
 
@@ -291,19 +316,28 @@ pub(super) fn judge_near_ties(comparison: &Comparison) -> Option<Judgement> {
         return None;
     }
     let reason = format!(
-        "{} of {} questions part from the reference in a token that was no near tie, where {} may{}. Runs of vLLM alone \
-         do so half as often at most.",
-        ties.load.beyond_gap,
-        ties.load.compared,
+        "{} in a token that was no near tie, where {} may{}. Runs of vLLM alone do so half as often at most.",
+        parted(ties),
         ties.allowed,
         note(ties.first.first(), |first| format!(
-            "first: {}, generated token {}",
+            "first: {}, {}, generated token {}",
             first.question,
+            first.pass.words(),
             first.token + 1
         )),
     );
     let next = "Run the first such question alone, over this route and by vLLM alone, and compare log-probabilities.";
     Some(Judgement::new(Verdict::Degraded, Rung::NearTies, reason, next))
+}
+
+/// How many part from their references, prefixes told where there are such.
+pub(super) fn parted(ties: &NearTies) -> String {
+    let prefixes = match ties.cuts.compared {
+        0 => String::new(),
+        compared => format!(" and {} of {compared} prefixes of stored prompts", ties.cuts.beyond_gap),
+    };
+    let NearTies { load, .. } = ties;
+    format!("{} of {} questions{prefixes} part from the reference", load.beyond_gap, load.compared)
 }
 
 pub(super) fn judge_distribution(comparison: &Comparison) -> Option<Judgement> {

@@ -1,7 +1,7 @@
 //! The last rung of the ladder: what the answers decide when nothing sharper did.
 
 use super::criteria::ANSWERS_ALPHA;
-use super::ladder::note;
+use super::ladder::{note, parted};
 use super::verdict::{Judgement, Rung, Verdict};
 use super::{Comparison, Fidelity, Outcome};
 
@@ -83,9 +83,8 @@ fn unexplained(comparison: &Comparison, rung: Rung) -> Option<String> {
     let (ties, shift) = (&comparison.near_ties, &comparison.distribution);
     if rung == Rung::NearTies && !ties.is_noisy(&comparison.criteria) {
         return Some(format!(
-            "{} of {} questions part from the reference in a token that was no near tie{}, where {} may.",
-            ties.load.beyond_gap,
-            ties.load.compared,
+            "{} in a token that was no near tie{}, where {} may.",
+            parted(ties),
             note(ties.first.first(), |first| format!("first: {}", first.question)),
             ties.allowed,
         ));

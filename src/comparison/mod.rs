@@ -190,7 +190,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
     let noise_floor = noise_floor::measure_noise(&cases, evidence.batching, evidence.fidelity);
     let by_question = breakdown::measure_movements(&cases);
     let comparisons = evidence.comparisons.max(1);
-    let mut near_ties = near_ties::classify_partings(&cases, criteria, comparisons);
+    let mut near_ties = near_ties::classify_partings(&cases, evidence.cut.asked(), criteria, comparisons);
     let mut distribution = distribution::measure_shifts(&cases, &criteria.tolerance, comparisons);
     if evidence.fidelity == Fidelity::Lossy {
         (near_ties.outcome, distribution.outcome) = (Outcome::DoesNotApply, Outcome::DoesNotApply);

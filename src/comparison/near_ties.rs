@@ -8,9 +8,10 @@ use crate::model::Observation;
 use crate::stats::{Events, excess_p_value};
 
 use super::Outcome;
+use super::arm_name::Pass;
 use super::criteria::{Criteria, NAMED_OFFENDERS, NOISE_SHARE, TOLERANCE_ALPHA};
-use super::difference::{Parting, count, part};
-use super::evidence::Case;
+use super::difference::{Parting, part};
+use super::evidence::{AskedCut, Case};
 
 /// How the generated tokens part, for the load pass and for runs without `LMCache`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,10 +19,14 @@ use super::evidence::Case;
 pub struct NearTies {
     /// What it amounts to.
     pub outcome: Outcome,
-    /// Questions that may part beyond the gap: the suite's share of all questions, rounded down.
+    /// Questions and prefixes that may part beyond the gap: the suite's share of all, rounded down.
     pub allowed: u32,
     /// The load pass against its reference: the matched control, else the baseline.
     pub load: Partings,
+    /// Prefixes of stored prompts against what vLLM alone made of them, where that was asked; nobody looked before there was
+    /// this field.
+    #[serde(default)]
+    pub cuts: Partings,
     /// The repeat against the baseline.
     pub repeat: Partings,
     /// The control against the baseline.
@@ -30,10 +35,10 @@ pub struct NearTies {
     /// of how often innocent runs part.
     #[serde(default)]
     pub innocent: Partings,
-    /// Exact p-value for "the load pass parts beyond the gap no more often than these".
+    /// Exact p-value for "the load pass and the prefixes part beyond the gap no more often than these".
     #[serde(default)]
     pub p_value: f64,
-    /// The first questions that part beyond the gap in the load pass.
+    /// The first questions that part beyond the gap in the load pass, then those whose prefixes do.
     pub first: Vec<PartedQuestion>,
 }
 
@@ -55,15 +60,28 @@ pub struct Partings {
 pub struct PartedQuestion {
     /// Which question.
     pub question: QuestionId,
+    /// In which pass: the load pass before this was told.
+    #[serde(default = "load_pass")]
+    pub pass: Pass,
     /// Which generated token, from 0.
     pub token: u32,
     /// Nats by which the reference preferred its own token; `None` when it does not list the other's.
     pub gap: Option<f64>,
 }
 
-/// Classifies every question's first differing token, for one of so many comparisons.
-pub(super) fn classify_partings(cases: &[Case<'_>], criteria: &Criteria, comparisons: u32) -> NearTies {
-    let mut load = Partings::default();
+fn load_pass() -> Pass {
+    Pass::Load
+}
+
+/// Classifies the first differing token of every question and prefix, for one of so many comparisons. Prefixes count with the
+/// questions, since both are held against what innocent runs part by.
+pub(super) fn classify_partings(
+    cases: &[Case<'_>],
+    asked_cuts: &[AskedCut],
+    criteria: &Criteria,
+    comparisons: u32,
+) -> NearTies {
+    let (mut load, mut cuts) = (Partings::default(), Partings::default());
     let mut repeat = Partings::default();
     let mut control: Option<Partings> = None;
     let mut innocent = Partings::default();
@@ -71,11 +89,7 @@ pub(super) fn classify_partings(cases: &[Case<'_>], criteria: &Criteria, compari
     for case in cases {
         let baseline = &case.baseline.observation;
         let parting = load.add(&case.reference().observation, &case.load.observation, criteria);
-        if let Parting::BeyondGap { token, gap } = parting
-            && first.len() < NAMED_OFFENDERS
-        {
-            first.push(PartedQuestion { question: case.asked.id.clone(), token, gap });
-        }
+        note(&mut first, &case.asked.id, Pass::Load, parting);
         repeat.add(baseline, &case.repeat.observation, criteria);
         if let Some(answered) = case.control {
             control.get_or_insert_default().add(baseline, &answered.observation, criteria);
@@ -86,8 +100,15 @@ pub(super) fn classify_partings(cases: &[Case<'_>], criteria: &Criteria, compari
             }
         }
     }
-    let limit = criteria.tolerance.beyond_gap_rate * f64::from(count(cases.len()));
-    let p_value = excess_p_value(load.beyond(), innocent.beyond());
+    for AskedCut { observation, control, .. } in asked_cuts {
+        let same_prefix = |control: &&Observation| control.prompt_tokens == observation.prompt_tokens;
+        if let Some(control) = control.as_ref().filter(same_prefix) {
+            note(&mut first, &observation.question, Pass::Cut, cuts.add(control, observation, criteria));
+        }
+    }
+    let with_cuts = load.plus(cuts);
+    let limit = criteria.tolerance.beyond_gap_rate * f64::from(with_cuts.compared);
+    let p_value = excess_p_value(with_cuts.beyond(), innocent.beyond());
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -95,10 +116,10 @@ pub(super) fn classify_partings(cases: &[Case<'_>], criteria: &Criteria, compari
     )]
     let allowed = limit as u32;
     let ties =
-        NearTies { outcome: Outcome::Passed, allowed, load, repeat, control, innocent, p_value, first };
+        NearTies { outcome: Outcome::Passed, allowed, load, cuts, repeat, control, innocent, p_value, first };
     let outcome = if ties.is_noisy(criteria) {
         Outcome::DoesNotApply
-    } else if load.beyond_gap <= allowed {
+    } else if with_cuts.beyond_gap <= allowed {
         Outcome::Passed
     } else if p_value <= TOLERANCE_ALPHA / 2.0 / f64::from(comparisons) {
         Outcome::Failed
@@ -108,7 +129,22 @@ pub(super) fn classify_partings(cases: &[Case<'_>], criteria: &Criteria, compari
     NearTies { outcome, ..ties }
 }
 
+/// Notes a question that parts beyond the gap, if few are noted yet.
+fn note(first: &mut Vec<PartedQuestion>, question: &QuestionId, pass: Pass, parting: Parting) {
+    if let Parting::BeyondGap { token, gap } = parting
+        && first.len() < NAMED_OFFENDERS
+    {
+        first.push(PartedQuestion { question: question.clone(), pass, token, gap });
+    }
+}
+
 impl NearTies {
+    /// The load pass and the prefixes together.
+    #[must_use]
+    pub fn with_cuts(&self) -> Partings {
+        self.load.plus(self.cuts)
+    }
+
     /// Whether a run without `LMCache` parts beyond the gap in more questions than half of what the suite tolerates.
     pub(super) fn is_noisy(&self, criteria: &Criteria) -> bool {
         let limit = criteria.tolerance.beyond_gap_rate * f64::from(self.load.compared);
@@ -118,6 +154,14 @@ impl NearTies {
 }
 
 impl Partings {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            compared: self.compared + other.compared,
+            near_ties: self.near_ties + other.near_ties,
+            beyond_gap: self.beyond_gap + other.beyond_gap,
+        }
+    }
+
     fn beyond(self) -> Events {
         Events { events: self.beyond_gap, pairs: self.compared }
     }

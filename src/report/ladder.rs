@@ -152,12 +152,16 @@ pub(super) fn numbers(comparison: &Comparison, rung: Rung) -> String {
         Rung::NearTies => {
             let ties = &comparison.near_ties;
             format!(
-                "{} of {} questions part beyond {} nats, {} may; {} part in a near tie",
+                "{} of {} questions{} part beyond {} nats, {} may; {} part in a near tie",
                 ties.load.beyond_gap,
                 ties.load.compared,
+                match ties.cuts.compared {
+                    0 => String::new(),
+                    compared => format!(" and {} of {compared} prefixes", ties.cuts.beyond_gap),
+                },
                 criteria.near_tie_gap,
                 ties.allowed,
-                ties.load.near_ties
+                ties.with_cuts().near_ties
             )
         }
         Rung::Distribution => {

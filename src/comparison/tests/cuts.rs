@@ -104,6 +104,39 @@ fn the_server_must_have_counted_what_prefixes_were_served() {
     );
 }
 
+/// Prefixes whose controls were served otherwise, so that bits cannot hold them; this one of them says something else.
+fn parted_prefix(scene: &mut Scene, number: usize) {
+    let cut = &mut scene.cuts()[number];
+    cut.control.as_mut().unwrap().cached_tokens = 0;
+    let was = cut.observation.steps[0].chosen;
+    let other = cut.observation.steps[0].top[2];
+    cut.observation.steps[0].chosen = other;
+    cut.observation.steps[0].top[0] = other;
+    cut.observation.steps[0].top[2] = was;
+}
+
+#[test]
+fn a_prefix_that_bits_cannot_hold_is_held_by_near_ties() {
+    let mut scene = Scene::new(40, 4, 0.9);
+    scene.with_cuts(10);
+    parted_prefix(&mut scene, 4);
+    let evidence = |batching| Evidence { kv: None, batching, ..scene.evidence() };
+    let (comparison, judgement) = judge(&evidence(Batching::OneAtATime));
+    assert_eq!((comparison.bit_exact.cuts.compared, comparison.near_ties.cuts.beyond_gap), (9, 1));
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::NearTies));
+    insta::assert_snapshot!(judgement.reason, @"1 of 10 prefixes of stored prompts part from what vLLM alone makes of them in a token that was no near tie (first: subject_00/test/2, generated token 1), and bits cannot be held against anything there. All others are bit-exact.");
+    assert_eq!(comparison.near_ties.first[0].pass, Pass::Cut);
+    // Together one may be chance, and most cannot be.
+    assert_ne!(judge(&evidence(Batching::Together)).1.verdict, Verdict::Degraded);
+    for number in [0, 1, 2, 3, 5, 6, 7, 8] {
+        parted_prefix(&mut scene, number);
+    }
+    let evidence = Evidence { kv: None, batching: Batching::Together, ..scene.evidence() };
+    let (_, judgement) = judge(&evidence);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::NearTies));
+    insta::assert_snapshot!(judgement.reason, @"0 of 40 questions and 9 of 10 prefixes of stored prompts part from the reference in a token that was no near tie, where 0 may (first: subject_00/test/1, cut pass, generated token 1). Runs of vLLM alone do so half as often at most.");
+}
+
 #[test]
 fn chunks_that_were_just_being_loaded_for_another_prefix_excuse_it() {
     let mut scene = cut();
