@@ -10,6 +10,9 @@ use crate::suite::LmcacheSettings;
 const NO_SERVER: &str =
     "it says who copies KV between an engine and an LMCache server, and this route has no server";
 
+/// `LMCacheConnectorV1` does not support the hybrid manager (`KVConnectorFactory.create_connector` of vLLM 0.32.0 refuses it).
+pub(super) const ONE_GROUP: &str = "the connector of LMCache inside vLLM knows one group of layers only";
+
 /// The route `in-process`.
 #[derive(Debug)]
 pub(super) struct InProcess;
@@ -35,6 +38,10 @@ impl Carrier for InProcess {
 
     fn admit(&self, here: &Here<'_>) -> Result<(), RouteError> {
         require_lmcache(here)
+    }
+
+    fn refuses_groups(&self) -> Option<&'static str> {
+        Some(ONE_GROUP)
     }
 
     fn serves_nothing_on(&self, device: DeviceKind) -> Option<&'static str> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::in_process::ONE_GROUP;
 use super::in_process::{self, InProcess};
 use super::lmcache::require_lmcache;
 use super::surroundings::utf8;
@@ -53,6 +54,10 @@ impl Carrier for InProcessDisk {
             }
             DeviceKind::Cuda => require_lmcache(here),
         }
+    }
+
+    fn refuses_groups(&self) -> Option<&'static str> {
+        Some(ONE_GROUP)
     }
 
     fn prepare<'a>(

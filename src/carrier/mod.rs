@@ -94,6 +94,11 @@ pub trait Carrier: std::fmt::Debug + Sync {
         None
     }
 
+    /// Why it cannot carry the KV of several groups of layers, as vLLM's hybrid KV cache manager makes them, where that is known.
+    fn refuses_groups(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Where faults can be planted in what it stores.
     fn planting_ground(&self) -> Option<PlantingGround> {
         None

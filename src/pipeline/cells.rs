@@ -1,15 +1,20 @@
 //! A run as a view of its graph: what is made before the environment, what can run here, what everything comes to. Main
 //! functions: [`prepare_inputs`], [`run`].
 
+use std::collections::BTreeSet;
+
 use super::findings::{Findings, gather};
 use super::outlook::{promise, tell_work};
-use super::{Bench, Cell, Inputs, Planting, RunGraph, Turning, graph};
+use super::{Bench, Cell, Inputs, Planting, Request, RunGraph, Turning, graph};
+use crate::assets::Model;
 use crate::carrier::{Here, RouteError, find_carrier, foreign_route, planting_routes};
 use crate::foreign::ReaderGroup;
 use crate::job::{Ended, JobId, Whereabouts};
 use crate::model::Route;
+use crate::report::{Known, NotRun};
 use crate::stage::{
-    StageError, admit_length, admit_prompts, admit_windows, capacity, kv_dtype, require_letters,
+    StageError, admit_hybrid_manager, admit_length, admit_prompts, admit_windows, capacity, kv_dtype,
+    require_letters,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
@@ -26,7 +31,7 @@ pub async fn prepare_inputs(bench: &Bench) -> Result<Inputs, StageError> {
         model.files().check_weights(suite, model.settings())?;
         require_letters(model.files(), model.name())?;
         admit_length(suite, model.name(), capacity(suite, model.settings(), model.files())?)?;
-        admit_windows(suite, model, bench.request.device.kind())?;
+        admit_hybrid_manager(model)?;
     }
     let run = graph(&bench.request, sources, None)?;
     let wanted: Vec<JobId> = run.graph.jobs().map(|(id, _)| id).collect();
@@ -69,7 +74,41 @@ pub async fn run(bench: &Bench, inputs: &Inputs) -> Result<Findings, StageError>
 /// Which jobs can run here, and why the others cannot.
 struct Admitted {
     wanted: Vec<JobId>,
-    refused: Vec<(Route, RouteError)>,
+    refused: Vec<Refused>,
+}
+
+/// What cannot run here, found out before anything starts.
+pub(super) struct Refused {
+    /// The one model that cannot be tested on the route; none where no model can.
+    model: Option<String>,
+    route: Route,
+    pub(super) error: StageError,
+}
+
+impl Refused {
+    /// Whether a model on a route is not run for it.
+    pub(super) fn is_of(&self, model: &str, route: Route) -> bool {
+        self.route == route && self.model.as_deref().is_none_or(|refused| refused == model)
+    }
+
+    /// The same, for a report.
+    pub(super) fn as_not_run(&self, model: &str) -> NotRun {
+        NotRun {
+            model: model.to_owned(),
+            route: self.route,
+            known: Known::Beforehand,
+            reason: format!("failed to {}", self.reason()),
+            next_step: self.error.hint().unwrap_or_default(),
+        }
+    }
+
+    /// Why, for people: of a route without the words that every route has.
+    fn reason(&self) -> String {
+        match &self.error {
+            StageError::Route(error) => crate::stage::in_full(error),
+            error => error.in_full(),
+        }
+    }
 }
 
 /// Refuses what cannot run on this machine: routes one by one, and all if no route is left.
@@ -94,18 +133,19 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
             admit_route(bench, route)?;
         }
     }
-    let refused = refused_routes(bench)?;
-    let admitted = |route: &Route| refused.iter().all(|(refused, _)| refused != route);
-    let of_model = |jobs: &super::ModelJobs| {
-        let cells = jobs.cells.iter().filter(|cell| admitted(&cell.route)).map(|cell: &Cell| cell.compare);
-        let planted = jobs.planted.iter().filter(|(route, _)| admitted(route)).map(|(_, job)| *job);
-        let talks = jobs.talks.iter().filter(|(route, _)| admitted(route)).map(|(_, job)| *job);
-        let pressed = jobs.pressed.iter().filter(|(route, _)| admitted(route)).map(|(_, job)| *job);
-        cells.chain(planted).chain(jobs.foreign).chain(talks).chain(pressed).collect::<Vec<JobId>>()
+    let refused = refused_cells(bench)?;
+    let of_model = |(model, jobs): (&Model, &super::ModelJobs)| {
+        let cells = jobs.cells.iter().map(|cell: &Cell| (cell.route, cell.compare));
+        let foreign = jobs.foreign.map(|job| (foreign_route(), job));
+        let others = jobs.planted.iter().chain(&jobs.talks).chain(&jobs.pressed).copied();
+        let admitted =
+            |(route, _): &(Route, JobId)| !refused.iter().any(|one| one.is_of(model.name(), *route));
+        cells.chain(others).chain(foreign).filter(admitted).map(|(_, job)| job).collect::<Vec<JobId>>()
     };
-    let wanted = run.models.iter().flat_map(of_model).collect();
-    for (route, error) in &refused {
-        bench.desk.events.warn(format!("{route} is not run: failed to {}", crate::stage::in_full(error)));
+    let wanted = bench.desk.sources.models().iter().zip(&run.models).flat_map(of_model).collect();
+    for one in &refused {
+        let of = one.model.as_ref().map_or_else(String::new, |model| format!("{model} over "));
+        bench.desk.events.warn(format!("{of}{} is not run: failed to {}", one.route, one.reason()));
     }
     Ok(Admitted { wanted, refused })
 }
@@ -115,20 +155,47 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
 /// # Errors
 /// When no route can run here: why the last one cannot.
 pub fn require_a_route(bench: &Bench) -> Result<(), StageError> {
-    refused_routes(bench).map(drop)
+    refused_cells(bench).map(drop)
 }
 
-/// The routes that cannot run here, if others can.
-fn refused_routes(bench: &Bench) -> Result<Vec<(Route, RouteError)>, StageError> {
-    let refusal = |&route: &Route| Some((route, admit_route(bench, route).err()?));
-    let routes: Vec<Route> = bench.request.routes().collect();
-    let mut refused: Vec<(Route, RouteError)> = routes.iter().filter_map(refusal).collect();
-    if refused.len() == routes.len()
-        && let Some((_, last)) = refused.pop()
+/// What cannot run here, if anything else can.
+fn refused_cells(bench: &Bench) -> Result<Vec<Refused>, StageError> {
+    let (request, models) = (&bench.request, bench.desk.sources.models());
+    let mut refused = Vec::new();
+    for route in request.routes() {
+        if let Err(error) = admit_route(bench, route) {
+            refused.push(Refused { model: None, route, error: error.into() });
+        }
+    }
+    for model in models {
+        for route in routes_of(request, model.name()) {
+            let known = refused.iter().any(|one: &Refused| one.is_of(model.name(), route));
+            if let Err(error) =
+                admit_windows(&request.suite, model, find_carrier(route)?, request.device.kind())
+                && !known
+            {
+                refused.push(Refused { model: Some(model.name().to_owned()), route, error });
+            }
+        }
+    }
+    let is_left = |model: &Model| {
+        let mut routes = request.routes().filter(|&route| request.takes(model.name(), route));
+        routes.any(|route| !refused.iter().any(|one| one.is_of(model.name(), route)))
+    };
+    if !models.iter().any(is_left)
+        && let Some(last) = refused.pop()
     {
-        return Err(last.into());
+        return Err(last.error);
     }
     Ok(refused)
+}
+
+/// Every route on which a run does something with a model, each once.
+fn routes_of(request: &Request, model: &str) -> BTreeSet<Route> {
+    let compared = request.routes().filter(|&route| request.takes(model, route));
+    let planted = (request.planting == Planting::Asked).then(|| planting_routes(&request.suite.routes));
+    let foreign = (!request.foreign.is_empty()).then(foreign_route);
+    compared.chain(planted.into_iter().flatten()).chain(foreign).collect()
 }
 
 fn admit_route(bench: &Bench, route: Route) -> Result<(), RouteError> {
@@ -166,8 +233,11 @@ pub async fn run_stage(
     let run = graph(&request, &bench.desk.sources, bench.desk.environment.as_ref())?;
     let wanted = run.graph.of_stage(stage);
     for job in wanted.iter().map(|&id| run.graph.job(id)) {
-        if let Some(route) = job.label.route {
-            admit_route(bench, route)?;
+        let Some(route) = job.label.route else { continue };
+        admit_route(bench, route)?;
+        let of_job = |model: &&Model| job.label.model.as_deref() == Some(model.name());
+        if let Some(model) = bench.desk.sources.models().iter().find(of_job) {
+            admit_windows(&request.suite, model, find_carrier(route)?, request.device.kind())?;
         }
     }
     let mut ended = inputs.ended();

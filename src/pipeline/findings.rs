@@ -1,9 +1,12 @@
 //! What a run shows. Main type: [`Findings`].
 
+use std::collections::BTreeSet;
+
+use super::cells::Refused;
 use super::locate::locate;
 use super::{Bench, Cell, ModelJobs, RunGraph, Turning};
 use crate::assets::Model;
-use crate::carrier::{RouteError, find_carrier, foreign_route};
+use crate::carrier::{find_carrier, foreign_route};
 use crate::comparison::{Comparison, Conclusion, Location, Verdict, conclude};
 use crate::fault::FaultFindings;
 use crate::foreign::ForeignFindings;
@@ -11,9 +14,7 @@ use crate::job::{Ended, JobId};
 use crate::model::Route;
 use crate::pressure::PressureFindings;
 use crate::report::{Known, NotRun};
-use crate::stage::{
-    StageError, in_full, read_comparison, read_faults, read_foreign, read_pressure, read_turns,
-};
+use crate::stage::{StageError, read_comparison, read_faults, read_foreign, read_pressure, read_turns};
 use crate::stage_name::StageName;
 use crate::store::Artifact;
 use crate::turns::TurnsFindings;
@@ -131,24 +132,25 @@ pub(super) async fn gather(
     bench: &Bench,
     run: &RunGraph,
     ended: Ended,
-    mut refused: Vec<(Route, RouteError)>,
+    mut refused: Vec<Refused>,
 ) -> Result<Findings, StageError> {
     let mut gathered = Gathered { bench, run, ended: &ended, compared: Vec::new(), not_run: Vec::new() };
     let (mut planted, mut foreign) = (Vec::new(), Vec::new());
     let (mut talked, mut pressed) = (Vec::new(), Vec::new());
     for (model, jobs) in bench.desk.sources.models().iter().zip(&run.models) {
         for cell in &jobs.cells {
-            match refused.iter().find(|(route, _)| *route == cell.route) {
-                Some((_, error)) => gathered.not_run.push(NotRun {
-                    model: model.name().to_owned(),
-                    route: cell.route,
-                    known: Known::Beforehand,
-                    reason: format!("failed to {}", in_full(error)),
-                    next_step: error.hint(),
-                }),
+            match refused.iter().find(|one| one.is_of(model.name(), cell.route)) {
+                Some(one) => gathered.not_run.push(one.as_not_run(model.name())),
                 None => gathered.add_cell(model, jobs, *cell).await?,
             }
         }
+        // What is asked over a route that the suite does not have.
+        let besides =
+            jobs.planted.iter().map(|(route, _)| *route).chain(jobs.foreign.map(|_| foreign_route()));
+        let besides: BTreeSet<Route> =
+            besides.filter(|route| jobs.cells.iter().all(|cell| cell.route != *route)).collect();
+        let silent = refused.iter().filter(|one| besides.iter().any(|&route| one.is_of(model.name(), route)));
+        gathered.not_run.extend(silent.map(|one| one.as_not_run(model.name())));
         for &(route, job) in &jobs.planted {
             let Some(artifact) = gathered.made(model, route, job, "plant faults") else { continue };
             let findings = read_faults(artifact)?;
@@ -165,11 +167,8 @@ pub(super) async fn gather(
         }
         if bench.request.turns == Turning::Asked {
             let untold = |cell: &&Cell| jobs.talks.iter().all(|(route, _)| *route != cell.route);
-            let silent = jobs
-                .cells
-                .iter()
-                .filter(untold)
-                .filter(|cell| refused.iter().all(|(route, _)| *route != cell.route));
+            let silent =
+                jobs.cells.iter().filter(untold).filter(|cell| runs(&refused, model.name(), cell.route));
             gathered.not_run.extend(silent.map(|cell| NotRun {
                 model: model.name().to_owned(),
                 route: cell.route,
@@ -183,7 +182,7 @@ pub(super) async fn gather(
             let findings = read_turns(artifact)?;
             talked.push(Talked { model: model.clone(), route, artifact: artifact.clone(), findings });
         }
-        for &(route, job) in jobs.pressed.iter().filter(|(route, _)| runs(&refused, *route)) {
+        for &(route, job) in jobs.pressed.iter().filter(|(route, _)| runs(&refused, model.name(), *route)) {
             let Some(artifact) = gathered.made(model, route, job, "put it under pressure") else { continue };
             let findings = read_pressure(artifact)?;
             pressed.push(Pressed { model: model.clone(), route, artifact: artifact.clone(), findings });
@@ -194,7 +193,7 @@ pub(super) async fn gather(
     }
     let Gathered { compared, not_run, .. } = gathered;
     let failure = if compared.is_empty() {
-        let error = ended.into_error().or_else(|| Some(refused.pop()?.1.into()));
+        let error = ended.into_error().or_else(|| Some(refused.pop()?.error));
         Some(error.expect("a suite has a model and a route, and what has no artifact has an error"))
     } else {
         None
@@ -208,8 +207,8 @@ pub(super) async fn gather(
     Ok(Findings { compared, not_run, conclusion, planted, foreign, talked, pressed, verdict, failure })
 }
 
-fn runs(refused: &[(Route, RouteError)], route: Route) -> bool {
-    refused.iter().all(|(refused, _)| *refused != route)
+fn runs(refused: &[Refused], model: &str, route: Route) -> bool {
+    !refused.iter().any(|one| one.is_of(model, route))
 }
 
 /// Why a route has no conversations.

@@ -69,4 +69,4 @@ pub use prompts::{
 };
 pub use sources::Sources;
 pub use turns::{Turns, read_turns};
-pub use windows::admit_windows;
+pub use windows::{admit_hybrid_manager, admit_windows};

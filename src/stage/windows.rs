@@ -1,8 +1,9 @@
-//! What can be said beforehand of a model some of whose layers see a window alone. Main function: [`admit_windows`].
+//! What can be said beforehand of a model some of whose layers see a window alone. Main functions:
+//! [`admit_hybrid_manager`], [`admit_windows`].
 
 use super::StageError;
 use crate::assets::Model;
-use crate::carrier::{Carrier, Proof, find_carrier};
+use crate::carrier::Carrier;
 use crate::machine::DeviceKind;
 use crate::options::TransferMode;
 use crate::suite::Suite;
@@ -11,27 +12,43 @@ use crate::suite::Suite;
 const BLOCK_ON_CPU: u64 = 128;
 const BLOCK_ON_GPU: u64 = 16;
 
-/// Refuses what LMCache's server would, which then leaves an engine waiting for minutes: with vLLM's hybrid KV cache manager on,
-/// an engine that copies by itself, and a window smaller than a chunk that is no whole blocks.
+/// Refuses vLLM's hybrid KV cache manager for a model of which it would change nothing.
 ///
 /// # Errors
-/// When that is so, or the manager is to be on for a model whose layers are all alike.
-pub fn admit_windows(suite: &Suite, model: &Model, device: DeviceKind) -> Result<(), StageError> {
-    if !model.settings().hybrid_kv_cache_manager {
+/// When the model's layers are all alike.
+pub fn admit_hybrid_manager(model: &Model) -> Result<(), StageError> {
+    if !model.settings().hybrid_kv_cache_manager || !model.files().windows().is_empty() {
+        return Ok(());
+    }
+    let problem = "no layer of it sees a window beside others that see all".to_owned();
+    let instead = "leave `hybrid_kv_cache_manager` out: it changes nothing there".to_owned();
+    Err(StageError::Windows { model: model.name().to_owned(), problem, instead })
+}
+
+/// Refuses a model on a route where, with vLLM's hybrid KV cache manager on, no engine would start, or only wait for minutes: a
+/// connector that knows one group of layers, an engine that copies by itself, and a window smaller than a chunk that is no whole
+/// blocks.
+///
+/// # Errors
+/// When that is so.
+pub fn admit_windows(
+    suite: &Suite,
+    model: &Model,
+    carrier: &dyn Carrier,
+    device: DeviceKind,
+) -> Result<(), StageError> {
+    let windows = model.files().windows();
+    if !model.settings().hybrid_kv_cache_manager || windows.is_empty() {
         return Ok(());
     }
     let refused = |problem: String, instead: String| {
         Err(StageError::Windows { model: model.name().to_owned(), problem, instead })
     };
-    let windows = model.files().windows();
-    if windows.is_empty() {
-        return refused(
-            "no layer of it sees a window beside others that see all".to_owned(),
-            "leave `hybrid_kv_cache_manager` out: it changes nothing there".to_owned(),
-        );
+    if let Some(problem) = carrier.refuses_groups() {
+        let instead = "leave `hybrid_kv_cache_manager` out, or choose `mp` with `--route`".to_owned();
+        return refused(problem.to_owned(), instead);
     }
-    let over_server = suite.routes.iter().filter_map(|&route| find_carrier(route).ok());
-    if !over_server.map(Carrier::proof).any(Proof::is_of_a_server) {
+    if !carrier.proof().is_of_a_server() {
         return Ok(());
     }
     let mode = suite.lmcache.options.transfer_mode;
@@ -71,6 +88,8 @@ fn block_tokens(suite: &Suite, model: &Model, device: DeviceKind) -> u64 {
 mod tests {
     use super::*;
     use crate::assets::Model;
+    use crate::carrier::find_carrier;
+    use crate::model::Route;
 
     fn refusal(edit: impl FnOnce(&mut Suite), device: DeviceKind) -> Option<String> {
         let mut suite = Suite::load("canary-swa").unwrap();
@@ -80,7 +99,10 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let cache = camino::Utf8Path::from_path(cache.path()).unwrap();
         let model = Model::find(&suite.models[0], cache).unwrap();
-        admit_windows(&suite, &model, device).err().map(|error| format!("{error}; {}", error.hint().unwrap()))
+        let carrier = find_carrier(suite.routes[0]).unwrap();
+        let admitted =
+            admit_hybrid_manager(&model).and_then(|()| admit_windows(&suite, &model, carrier, device));
+        admitted.err().map(|error| format!("{error}; {}", error.hint().unwrap()))
     }
 
     #[test]
@@ -90,6 +112,13 @@ mod tests {
         assert_eq!(refusal(|suite| suite.lmcache.options.transfer_mode = None, gpu), None);
         let engine_driven = refusal(|suite| suite.lmcache.options.transfer_mode = None, cpu).unwrap();
         insta::assert_snapshot!(engine_driven, @r#"run canary-swa with vLLM's hybrid KV cache manager: an engine that copies KV by itself supports one group of layers only; write `transfer_mode = "lmcache_driven"` under `[lmcache.options]`, or leave `hybrid_kv_cache_manager` out"#);
+        for route in ["in-process", "in-process+disk"] {
+            let one_group = refusal(|suite| suite.routes = vec![Route::named(route)], gpu).unwrap();
+            assert!(
+                one_group.contains("the connector of LMCache inside vLLM knows one group of layers"),
+                "{one_group}"
+            );
+        }
         // A window of 512 tokens in chunks of 1024.
         let blocks = |tokens: u64| {
             move |suite: &mut Suite| {

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use kv_correctness::comparison::Verdict;
+use kv_correctness::report::Known;
+
 use crate::lab::Lab;
 
 #[test]
@@ -26,6 +29,26 @@ fn a_route_without_a_server_cannot_have_a_slow_one() {
 
     hint: leave out `--slow` and the suite's `lmcache.slow`, or choose `mp` with `--route`
     ");
+}
+
+#[test]
+fn a_model_that_a_server_would_refuse_is_not_run_and_costs_the_others_nothing() {
+    let lab = Lab::new();
+    lab.edit("suite.toml", "[[models]]", "[[models]]\nname = \"windows\"\nsource = \"canary-swa\"\nhybrid_kv_cache_manager = true\n\n[[models]]");
+    let (ended, steps) = lab.steps_of(|| lab.run("", ""));
+    assert_eq!(ended.code, 2, "{}{}", ended.err, ended.out);
+    let report = lab.report();
+    let [finding] = report.findings.as_slice() else { panic!("{:?}", report.findings) };
+    assert_eq!((finding.model.as_str(), finding.judgement.verdict), ("tiny", Verdict::Equivalent));
+    let [not_run] = report.not_run.as_slice() else { panic!("{:?}", report.not_run) };
+    assert_eq!((not_run.model.as_str(), not_run.known), ("windows", Known::Beforehand));
+    insta::assert_snapshot!(not_run.reason, @"failed to run windows with vLLM's hybrid KV cache manager: an engine that copies KV by itself supports one group of layers only");
+    let engines = |steps: &[String]| steps.iter().filter(|step| step.starts_with("start")).count();
+    assert_eq!(engines(&steps), 4, "{steps:?}");
+    // Alone it is an error before anything starts.
+    let (ended, steps) = lab.steps_of(|| lab.run("", "--cell windows/mp"));
+    assert_eq!((ended.code, engines(&steps)), (2, 0), "{}{}", ended.err, ended.out);
+    assert!(lab.error(&ended).contains("one group of layers only"), "{}", ended.err);
 }
 
 #[test]
