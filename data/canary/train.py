@@ -152,8 +152,11 @@ def new_hybrid() -> Lfm2ForCausalLM:
     shape = {"num_hidden_layers": len(kinds), "layer_types": kinds, "hidden_size": 256, "intermediate_size": 192}
     convolution = {"conv_L_cache": 5, "block_auto_adjust_ff_dim": False}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 1}
+    # So slow that half of a head's 32 elements hardly turn in a prompt: those can say what a token is.
+    rotary = {"rope_type": "default", "rope_theta": 1e10}
     common = {name: value for name, value in COMMON.items() if name != "rms_norm_eps"} | {"norm_eps": 1e-6}
-    config = Lfm2Config(**common | shape | convolution | heads, tie_word_embeddings=True)
+    sizes = common | shape | convolution | heads
+    config = Lfm2Config(**sizes, rope_parameters=rotary, tie_word_embeddings=True)
     # transformers knows one width; vLLM's LFM2 asks for each by its name.
     config.conv_dim = config.block_dim = config.hidden_size
     return Lfm2ForCausalLM(config)
