@@ -1,4 +1,4 @@
-"""Attention sinks and experts in the forms that train fast; the weights and what they come to are those of transformers.
+"""Attention sinks and experts in forms that train fast; weights and what they come to are those of transformers.
 
 transformers has attention sinks in plain attention alone, which keeps every weight; and visits its experts one by one.
 Here a sink is one key more ahead of all others, with a value of zeros, so that torch's own attention takes it; and
@@ -16,7 +16,7 @@ ATTENTION = "with_sinks"
 EXPERTS = "every_token"
 
 EXTRA = 8
-"""Elements that queries and keys get more, of which the first is used: torch's fast attention takes widths in eights."""
+"""Elements that queries and keys get more, the first of which is used: fast attention takes widths in eights."""
 
 
 def register() -> None:
@@ -56,7 +56,7 @@ def attend(
 
 
 def window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
-    """Which of `length` keys a query sees: itself and those before it in its window, and the sink, which is the first."""
+    """Which of `length` keys a query sees: itself, those before it in its window, and the sink, which is the first."""
     places = torch.arange(length, device=device)
     ago = places[:, None] - places
     return (ago >= 0) & ((ago < window) | (places == 0))

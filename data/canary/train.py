@@ -145,8 +145,9 @@ def new_model(name: str) -> Any:
 def new_hybrid() -> Lfm2ForCausalLM:
     """LFM2: short convolutions and attention in turn.
 
-    What a convolution keeps, 256 × 4 numbers, is as much as 16 tokens of a layer with attention, 16 × 2 × 32: their pages
-    in vLLM are alike, and both are full. Wider than 5 no kernel of vLLM's takes a convolution.
+    A convolution keeps 256 times 4 numbers, as many as a layer with attention of 16 tokens (2 times 32 each), and in 32
+    bits as many bytes as of 32, vLLM's smallest block for processors: both fill a page there. No kernel of vLLM's for
+    GPUs takes a convolution of more than 5.
     """
     kinds = ["conv", "full_attention"] * 3
     shape = {"num_hidden_layers": len(kinds), "layer_types": kinds, "hidden_size": 256, "intermediate_size": 192}
