@@ -153,6 +153,14 @@ impl Lab {
                 "NCCL_",
                 "CUDA_",
                 "AWS_",
+                "SSL_CERT_",
+                // What builders of Nix have for their compilers, and what would be part of keys.
+                "NIX_",
+                "CC",
+                "CXX",
+                "CPATH",
+                "LIBRARY_PATH",
+                "TRITON_",
             ]
             .iter()
             .any(|prefix| name.starts_with(prefix))
