@@ -47,7 +47,7 @@ impl Lab {
                 tries: 3,
                 first_pause: Duration::from_millis(1),
                 longest_pause: Duration::from_secs(2),
-                stall: Duration::from_millis(300),
+                stall: Duration::from_secs(20), // a busy machine is no slow server
                 least_bytes: 1000,
             },
         }
@@ -124,8 +124,7 @@ fn a_file_comes_whole_and_is_not_asked_for_again() {
 fn four_files_come_at_once() {
     let lab = Lab::new();
     let server = Server::start(vec![Act::Together(lab.content.clone(), Arc::new(Barrier::new(4)))]);
-    let mut settings = lab.settings(&server);
-    settings.patience.stall = Duration::from_secs(20);
+    let settings = lab.settings(&server);
     let wanted = |index: usize| Wanted { path: lab.cache.join(format!("file-{index}")), ..lab.wanted() };
     lab.fetch_with(settings, (0..8).map(wanted).collect()).unwrap();
     assert_eq!(server.requests().len(), 8);
@@ -365,13 +364,15 @@ fn a_content_length_that_promises_too_much_is_a_cut_connection() {
 
 #[test]
 fn a_trickle_and_a_silent_server_count_as_cut_connections() {
-    for pause in [Duration::from_millis(20), Duration::from_secs(5)] {
+    for pause in [Duration::from_millis(20), Duration::from_mins(1)] {
         let lab = Lab::new();
         let server = Server::start(vec![Act::Trickle(lab.content.clone(), pause)]);
         let started = Instant::now();
-        let error = lab.fetch(&server).unwrap_err();
+        let mut settings = lab.settings(&server);
+        settings.patience.stall = Duration::from_millis(300);
+        let error = lab.fetch_with(settings, vec![lab.wanted()]).unwrap_err();
         assert!(matches!(error, FetchError::Unreachable { tries: 3, .. }), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(4));
+        assert!(started.elapsed() < Duration::from_secs(30));
     }
 }
 
