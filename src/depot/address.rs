@@ -85,6 +85,9 @@ impl DepotAddress {
         access: Access,
         patience: Patience,
     ) -> Result<(Box<dyn ObjectStore>, Path), DepotError> {
+        if self.0.scheme() == "file" {
+            return self.open_folder(access);
+        }
         let failing = |error: object_store::Error| DepotError::Failing {
             depot: self.to_string(),
             problem: error.to_string(),
@@ -102,7 +105,6 @@ impl DepotAddress {
         };
         let url = self.0.as_str();
         let store: Box<dyn ObjectStore> = match self.0.scheme() {
-            "file" => return self.open_folder(access),
             "s3" => {
                 let mut builder = AmazonS3Builder::from_env();
                 for (key, value) in AwsProfile::from_variables().settings() {

@@ -214,6 +214,14 @@ fn a_depot_that_does_not_answer_costs_warnings_and_no_verdict_and_shows_no_secre
 }
 
 #[test]
+fn a_depot_in_a_folder_needs_no_certificates() {
+    let lab = Lab::new();
+    let runner = Runner::new(&lab, "a", &folder_depot(&lab));
+    let ended = runner.run_with("", &[("SSL_CERT_FILE", "/missing.pem")]);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+}
+
+#[test]
 fn two_who_make_the_same_at_the_same_time_both_end_and_one_wins() {
     let lab = Lab::new();
     let depot = folder_depot(&lab);
