@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::comparison::{Judgement, Provenance, Rung, Verdict, nats};
 use crate::dataset::{QuestionId, Split};
-use crate::model::{ChunkDigests, KvRecord};
+use crate::model::{ChunkDigests, KvRecord, Observation, Step};
 
 /// What the turns of conversations are called in records: `turn_3/test/1` is the third turn of the first conversation.
 const NAMED: &str = "turn";
@@ -134,6 +134,45 @@ pub struct Likeness {
     pub is_equal: bool,
     /// Largest difference of a letter's log-probability at the first generated token, in nats.
     pub letters: f64,
+    /// Largest difference of a chosen token's log-probability, in nats, up to the first token that the other answer has not. Of a token
+    /// that is not among the other's most likely ones, the least that it can be.
+    #[serde(default)]
+    pub chosen: f64,
+}
+
+impl Likeness {
+    /// How near two answers to the same prompt are.
+    #[must_use]
+    pub fn of(one: &Observation, other: &Observation) -> Self {
+        let letters = one.letters.iter().zip(other.letters).map(|(one, other)| (one - other).abs());
+        let letters = letters.fold(0.0, f64::max);
+        let mut chosen: f64 = 0.0;
+        for (one, other) in one.steps.iter().zip(&other.steps) {
+            chosen = chosen.max(difference(one, other));
+            // What follows another token is another text.
+            if one.chosen.token != other.chosen.token {
+                break;
+            }
+        }
+        let is_equal = one.steps == other.steps && letters <= 0.0;
+        Self { is_equal, letters, chosen }
+    }
+
+    /// The larger of both differences, in nats.
+    #[must_use]
+    pub fn farthest(self) -> f64 {
+        self.letters.max(self.chosen)
+    }
+}
+
+/// How far the log-probability of the token that was chosen here is from that which it has there, in nats.
+fn difference(here: &Step, there: &Step) -> f64 {
+    let known = [&there.chosen].into_iter().chain(&there.top);
+    if let Some(same) = known.clone().find(|token| token.token == here.chosen.token) {
+        return (here.chosen.nats() - same.nats()).abs();
+    }
+    let least = known.map(|token| token.nats()).fold(f64::INFINITY, f64::min);
+    (here.chosen.nats() - least).max(0.0)
 }
 
 /// Tokens that a turn must be served: whole chunks of the turn before it, whose prompt had so many tokens and whose answer so many.
@@ -178,13 +217,13 @@ impl TurnsFindings {
             let reason = format!("In {} log-probabilities are no numbers.", place(turn));
             return judged(Verdict::Degraded, Rung::Distribution, reason, LOOK_AT_TURN);
         }
-        let far = |turn: &&Turn| turn.kept.is_some_and(|kept| kept.letters > self.tolerance);
+        let far = |turn: &&Turn| turn.kept.is_some_and(|kept| kept.farthest() > self.tolerance);
         if let Some((turn, kept)) = self.turns.iter().find(far).and_then(|turn| Some((turn, turn.kept?))) {
             let reason = format!(
-                "In {} the answer is another than that of an engine that kept its KV: letters move by up to {} nats, where {} are \
-                 allowed.",
+                "In {} the answer is another than that of an engine that kept its KV: log-probabilities move by up to {} nats, where {} \
+                 are allowed.",
                 place(turn),
-                nats(kept.letters),
+                nats(kept.farthest()),
                 nats(self.tolerance)
             );
             return judged(Verdict::Degraded, Rung::Distribution, reason, LOOK_AT_TURN);
@@ -221,9 +260,10 @@ const LOOK_AT_LOGS: &str = "Read the logs of that engine and of what served it."
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::TokenLogprob;
 
     fn turn(turn: u32, served_tokens: u32) -> Turn {
-        let likeness = Likeness { is_equal: true, letters: 0.0 };
+        let likeness = Likeness { is_equal: true, letters: 0.0, chosen: 0.0 };
         let cells = Cells { served: 4, generated: 1, ..Cells::default() };
         let (kept, fresh, no_numbers) = (Some(likeness), likeness, false);
         Turn {
@@ -248,6 +288,44 @@ mod tests {
             restarted_before: Some(2),
             tolerance,
             turns,
+        }
+    }
+
+    /// An answer of these tokens, each with the log-probability that was chosen and one of token 9.
+    fn answer(steps: &[(u32, f32, f32)]) -> Observation {
+        let step = |&(token, chosen, other): &(u32, f32, f32)| Step {
+            chosen: TokenLogprob { token, logprob: chosen },
+            top: vec![TokenLogprob { token, logprob: chosen }, TokenLogprob { token: 9, logprob: other }],
+        };
+        Observation {
+            question: turn_id(1, 1),
+            prompt_tokens: 100,
+            cached_tokens: 64,
+            preemptions: 0,
+            served_again: Vec::new(),
+            letters: [-1.0; 4],
+            no_numbers: false,
+            steps: steps.iter().map(step).collect(),
+        }
+    }
+
+    #[test]
+    fn answers_are_held_token_by_token_up_to_the_first_other_one() {
+        let chosen = |one: &[_], other: &[_]| Likeness::of(&answer(one), &answer(other)).chosen;
+        let one = [(5, -0.25, -3.0), (6, -0.5, -2.0)];
+        assert!(Likeness::of(&answer(&one), &answer(&one)).is_equal);
+        // The first token's letters say nothing of a later one.
+        for (one, other, expected) in [
+            (&one[..], &[(5, -0.25, -3.0), (6, -1.5, -2.0)][..], 1.0),
+            // There it is unlikelier than token 9.
+            (&one, &[(5, -0.25, -3.0), (7, -0.5, -2.0)], 1.5),
+            // What follows is another text.
+            (&one, &[(9, -0.25, -3.0), (6, -4.0, -5.0)], 2.75),
+            // A near tie.
+            (&[(9, -0.5, -0.5)], &[(5, -0.5, -0.75)], 0.25),
+        ] {
+            let found = chosen(one, other);
+            assert!((found - expected).abs() < 1e-9, "{found} instead of {expected}");
         }
     }
 
@@ -281,8 +359,10 @@ mod tests {
             wrong.reason
         );
         let mut far = turn(1, 64);
-        far.kept = Some(Likeness { is_equal: false, letters: 0.5 });
-        assert_eq!(of(vec![far]).decided_by, Rung::Distribution);
+        for (letters, chosen) in [(0.5, 0.0), (0.0, 0.5)] {
+            far.kept = Some(Likeness { is_equal: false, letters, chosen });
+            assert_eq!(of(vec![far.clone()]).decided_by, Rung::Distribution);
+        }
         let mut unseen = turn(1, 64);
         unseen.cells.unseen = 1;
         assert_eq!(of(vec![unseen]).verdict, Verdict::NotExercised);

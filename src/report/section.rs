@@ -66,7 +66,7 @@ fn turn_row(number: u32, turns: &[&Turn], is_restarted: bool) -> Vec<String> {
     let sum = |of: fn(&Turn) -> u64| turns.iter().map(|turn| of(turn)).sum::<u64>();
     let kept: Vec<_> = turns.iter().filter_map(|turn| turn.kept).collect();
     let equal = kept.iter().filter(|kept| kept.is_equal).count();
-    let farthest = kept.iter().map(|kept| kept.letters).fold(0.0, f64::max);
+    let farthest = kept.iter().map(|kept| kept.farthest()).fold(0.0, f64::max);
     let kept = match kept.len() {
         0 => "–".to_owned(),
         count if count == equal => format!("{equal} of {count} equal"),

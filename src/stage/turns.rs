@@ -51,7 +51,7 @@ pub struct Turns {
     pub restarts: bool,
     /// Tokens that the engine takes at most.
     pub max_model_len: u32,
-    /// How far letters may be from those of an engine that kept its KV, in nats.
+    /// How far log-probabilities may be from those of an engine that kept its KV, in nats.
     pub tolerance: f64,
     /// What the carrier is made of, where that is not this program.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,7 +76,7 @@ struct Asked {
 }
 
 impl Turns {
-    pub(crate) const SCHEMA: u32 = 1;
+    pub(crate) const SCHEMA: u32 = 2;
 
     /// What it takes time for.
     pub(crate) fn effort(&self) -> Effort {
@@ -264,8 +264,8 @@ impl Turns {
                 served_tokens: seen.cached_tokens,
                 cells: traced.map(|traced| Cells::of(&traced, generated)).unwrap_or_default(),
                 no_numbers: seen.no_numbers,
-                kept: (kept.cached_tokens == seen.cached_tokens).then(|| likeness(seen, kept)),
-                fresh: likeness(seen, &fresh[turn][talk]),
+                kept: (kept.cached_tokens == seen.cached_tokens).then(|| Likeness::of(seen, kept)),
+                fresh: Likeness::of(seen, &fresh[turn][talk]),
             }
         });
         let mut turns: Vec<Turn> = turns.collect();
@@ -345,12 +345,6 @@ impl Talks {
             prompt.token_ids.extend(follows);
         }
     }
-}
-
-fn likeness(one: &Observation, other: &Observation) -> Likeness {
-    let letters = one.letters.iter().zip(other.letters).map(|(one, other)| (one - other).abs());
-    let letters = letters.fold(0.0, f64::max);
-    Likeness { is_equal: one.steps == other.steps && letters <= 0.0, letters }
 }
 
 fn count(number: usize) -> u32 {
