@@ -327,7 +327,7 @@ pub fn find_wrong_cells(evidence: &Evidence) -> Result<Vec<WrongCell>, EvidenceE
 pub struct ServedRequest {
     /// What its records are named by.
     pub question: QuestionId,
-    /// Length of its prompt.
+    /// Length of its prompt, or of all its tokens where KV of its answer is digested, too.
     pub prompt_tokens: u32,
     /// Tokens that it was served, each time that it was taken up.
     pub served: Vec<u32>,

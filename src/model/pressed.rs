@@ -71,9 +71,9 @@ pub struct PressureEvents {
     pub preemptions: u64,
     /// How often a connector was asked to load.
     pub loads: u64,
-    /// Those of them for requests that had lost their blocks.
+    /// How often a request that had lost its blocks was taken up again with KV that a connector loaded.
     pub resumed_loads: u64,
-    /// Those of them that brought less than was promised, so that it was computed.
+    /// Loads that brought less than was promised, so that it was computed.
     pub failed_loads: u64,
     /// Requests that were broken off right behind a step that completed a piece of them, which is stored.
     pub aborted_storing: u64,

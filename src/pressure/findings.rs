@@ -43,7 +43,7 @@ pub struct SeedFindings {
     pub evicted_chunks: Option<u64>,
     /// Chunks that a tier behind a server's memory had found and did not give.
     pub failed_chunks: u64,
-    /// Tokens that were served.
+    /// Tokens that were served under pressure: without those of the calm requests.
     pub hits: HitsApart,
     /// Whether what was served is a copy of what was computed.
     pub kv: Provenance,

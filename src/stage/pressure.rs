@@ -68,7 +68,7 @@ pub fn read_pressure(pressure: &Artifact) -> Result<PressureFindings, StageError
 
 impl Pressure {
     /// Also numbers how schedules are made and judged.
-    pub(crate) const SCHEMA: u32 = 1;
+    pub(crate) const SCHEMA: u32 = 2;
 
     /// What it takes time for.
     pub(crate) fn effort(&self) -> Effort {
@@ -98,11 +98,14 @@ impl Pressure {
         let port = transport.open(Side::Both, None).await?;
         let mut connector = port.connector();
         connector.prefix_caching = PrefixCaching::Unread;
+        // As vLLM has it by itself, a load that fails ends the engine (0.32.0 over an LMCache server). Here it is counted.
+        connector.settings.insert("kv_load_failure_policy".to_owned(), "recompute".into());
         let worker = run
             .start(EngineSetup {
                 variables: port.variables(),
                 stored_as: self.lmcache.options.stored_as(),
                 digest_blocks: true,
+                digests_answers: true,
                 ..EngineSetup::connected(&format!("{} pressed", carrier.name()), connector)
             })
             .await?;
@@ -151,7 +154,8 @@ impl Pressure {
             let (served_beyond, served_short) = (count(beyond.len()), count(short.len()));
             beyond.truncate(NAMED);
             short.truncate(NAMED);
-            let admissions = || asked.requests.iter().flat_map(|one| &one.seen.admissions);
+            let under_pressure = asked.requests.iter().filter(|one| !one.is_calm);
+            let admissions = || under_pressure.clone().flat_map(|one| &one.seen.admissions);
             let sum = |tokens: fn(u32, u32) -> u32| {
                 admissions().map(|one| u64::from(tokens(one.served, one.external))).sum()
             };
@@ -197,7 +201,7 @@ impl Pressure {
             shared_by_ranks: self.shards.written < self.shards.read,
             loads_whole_chunks: true,
             prefixes: requests()
-                .map(|one| (one.name.clone(), one.prefixes[..one.prompt_pieces(piece_tokens)].to_vec()))
+                .map(|one| (one.name.clone(), one.prefixes.clone()))
                 .collect::<BTreeMap<QuestionId, Vec<Digest>>>(),
             store: records.chain(unobserved).collect(),
             load: Vec::new(),
@@ -235,11 +239,14 @@ struct OneAsked {
     name: QuestionId,
     seen: PressedRequest,
     record: KvRecord,
-    prompt_tokens: u32,
+    /// Of its prompt and its answer.
+    tokens: u32,
     /// Of its tokens up to the end of each piece, those of its answer included.
     prefixes: Vec<Digest>,
     /// Tokens that it must be served the first time, as nothing is in the way.
     at_least: u32,
+    /// Whether it was asked by itself, before there was any pressure.
+    is_calm: bool,
 }
 
 impl Pressing<'_> {
@@ -256,12 +263,12 @@ impl Pressing<'_> {
             problem: None,
         };
         let stored = self.worker.press(&schedule.calm, own_cache, self.stored_tokens).await?;
-        self.take_in(&mut asked, &schedule.calm, stored, Must::Anything);
+        self.take_in(&mut asked, &schedule.calm, stored, Moment::Calm);
         self.settle(before, self.chunks_of(&schedule.calm)).await?;
         let again = self.worker.press(&schedule.calm, own_cache, self.stored_tokens).await?;
-        self.take_in(&mut asked, &schedule.calm, again, Must::BeServed);
+        self.take_in(&mut asked, &schedule.calm, again, Moment::CalmAgain);
         let pressed = self.worker.press(&schedule.pressed, own_cache, self.stored_tokens).await?;
-        self.take_in(&mut asked, &schedule.pressed, pressed, Must::Anything);
+        self.take_in(&mut asked, &schedule.pressed, pressed, Moment::Pressed);
         asked.counted = self.port.counters().await?.since(before);
         Ok(asked)
     }
@@ -287,7 +294,7 @@ impl Pressing<'_> {
         all.collect::<BTreeSet<Digest>>().len() as u64
     }
 
-    fn take_in(&self, asked: &mut Asked, planned: &[PlannedRequest], endured: Endured, must: Must) {
+    fn take_in(&self, asked: &mut Asked, planned: &[PlannedRequest], endured: Endured, moment: Moment) {
         let Endured { requests, chunks, problem, events, hits: _ } = endured;
         asked.events = asked.events.plus(events);
         asked.problem = asked.problem.take().or(problem);
@@ -299,11 +306,12 @@ impl Pressing<'_> {
             asked.requests.push(OneAsked {
                 record: KvRecord::Request { question: name.clone(), chunks },
                 prefixes: chunk_digests(&tokens, self.piece_tokens),
-                prompt_tokens: count(planned.token_ids.len()),
-                at_least: match must {
-                    Must::Anything => 0,
-                    Must::BeServed => self.full_hit(count(planned.token_ids.len())),
+                tokens: count(tokens.len()),
+                at_least: match moment {
+                    Moment::Calm | Moment::Pressed => 0,
+                    Moment::CalmAgain => self.full_hit(count(planned.token_ids.len())),
                 },
+                is_calm: moment != Moment::Pressed,
                 name,
                 seen,
             });
@@ -318,20 +326,22 @@ impl Pressing<'_> {
     }
 }
 
-/// What a request must be served.
-#[derive(Debug, Clone, Copy)]
-enum Must {
-    /// Anything or nothing.
-    Anything,
-    /// All that is stored of it.
-    BeServed,
+/// When a request is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// By itself.
+    Calm,
+    /// By itself and again, so that all that is stored of it must be served.
+    CalmAgain,
+    /// While others are.
+    Pressed,
 }
 
 impl OneAsked {
     fn served(&self) -> ServedRequest {
         ServedRequest {
             question: self.name.clone(),
-            prompt_tokens: self.prompt_tokens,
+            prompt_tokens: self.tokens,
             served: self.seen.admissions.iter().map(|admission| admission.served).collect(),
         }
     }
@@ -340,11 +350,6 @@ impl OneAsked {
         let served = self.seen.admissions.first().map_or(0, |admission| admission.served);
         let (request, at_least) = (self.seen.question, self.at_least);
         (served < at_least).then_some(Short { request, served, at_least })
-    }
-
-    /// Whole pieces of its prompt.
-    fn prompt_pieces(&self, piece_tokens: u32) -> usize {
-        usize::try_from(self.prompt_tokens / piece_tokens).map_or(0, |pieces| pieces.min(self.prefixes.len()))
     }
 }
 

@@ -29,6 +29,7 @@ for folder in os.environ.get("PYTHONPATH", "").split(":"):
             FAULTS += built_in.read().split()
 END_OF_TEXT = 1
 CHUNK = 16
+CALM = 3
 OTHER_TOKENS = (40, 41, 42, 43)
 EVENTS = ("steps", "preemptions", "loads", "resumed_loads", "failed_loads", "aborted_storing", "aborted_loading", "overlaps")
 
@@ -240,7 +241,8 @@ class Engine:
     def press(self, request):
         """Answer one request behind the other; what would happen under pressure happens to those that are to be broken off.
 
-        Each is looked up in one step and computed in the next. Under `placid` nothing happens to anyone.
+        Each is looked up in one step and computed in the next. Under `placid` nothing happens to anyone, and under `calm` none but
+        those that are asked by themselves are served.
         """
         note(f"press {len(request['prompts'])}{' with its own cache' if request['own_cache'] else ''}")
         self.kv.clear()
@@ -249,7 +251,9 @@ class Engine:
             tokens, number, abort = prompt["token_ids"], prompt["question"], prompt["abort"]
             if index == 1:
                 strike("press", number)
-            external = 0 if "blind@press" in FAULTS else self.find(tokens, True, "load")
+            is_calm = len(request["prompts"]) == CALM
+            serves = "blind@press" not in FAULTS and (is_calm or "calm@press" not in FAULTS)
+            external = self.find(tokens, True, "load") if serves else 0
             if "beyond@press" in FAULTS and index == 1:
                 external += request["unit"]
             self.hits += external

@@ -32,9 +32,12 @@ class Seen:
     admissions: list[Admission] = field(default_factory=list)
     complete: list[tuple[int, int]] = field(default_factory=list)
     preemptions: int = 0
-    # Of the lookup whose answer comes next to be used: when, and what of it a connector loads.
+    # Of the lookup whose answer comes next to be used: when, what vLLM had itself, what of the rest a connector is to
+    # load, and whether the request had lost its blocks.
     looked_up: int = 0
+    own: int = 0
     external: int = 0
+    is_back: bool = False
     # The last step that completed a unit of its prompt, which is stored from there on.
     stored: int = 0
 
@@ -82,15 +85,17 @@ class Observer:
         def look_up_and_note(request: Any, computed: int) -> Any:
             found, is_asynchronous = look_up(request, computed)
             if found is not None:
-                self.of(given_id(request.request_id)).looked_up = self.step
+                seen = self.of(given_id(request.request_id))
+                seen.looked_up, seen.own = self.step, computed
             return found, is_asynchronous
 
         def allocate_and_note(request: Any, blocks: Any, external: int, *arguments: Any, **named: Any) -> Any:
             if external > 0:
                 seen = self.of(given_id(request.request_id))
-                seen.external = external
+                # One that was promised before, and was looked up again without having been read, had failed.
+                self.events.failed_loads += seen.external > 0
+                seen.external, seen.is_back = external, request.num_preemptions > 0
                 self.events.loads += 1
-                self.events.resumed_loads += request.num_preemptions > 0
             return allocate(request, blocks, external, *arguments, **named)
 
         scheduler.schedule = schedule_and_note
@@ -112,12 +117,16 @@ class Observer:
             if request_id in cached.resumed_req_ids:
                 admitted[request_id] = computed
         for request_id, computed in admitted.items():
-            name = given_id(request_id)
+            name, request = given_id(request_id), self.scheduler.requests[request_id]
             seen = self.of(name)
             if seen.external > 0 and name not in self._loading:
                 within.add(name)
-            seen.admissions.append(Admission(seen.looked_up, self.step, computed, min(seen.external, computed)))
-            self.events.failed_loads += computed < seen.external
+            loaded = max(min(seen.external, computed - seen.own), 0) if seen.external > 0 else 0
+            seen.admissions.append(Admission(seen.looked_up, self.step, computed, loaded))
+            # The last token is computed in any case.
+            promised = min(seen.own + seen.external, request.num_tokens - 1)
+            self.events.failed_loads += seen.external > 0 and computed < promised
+            self.events.resumed_loads += loaded > 0 and seen.is_back
             seen.external = 0
             seen.complete.append((self.step, computed))
         storing = set()
@@ -166,6 +175,8 @@ class Pressure:
     def _end(self, name: str, aborted: str | None) -> Pressed:
         seen, answer = self._observer.of(name), self._active.pop(name)
         self._ended += 1
+        # vLLM ends requests whose load failed, unless it is told to compute them.
+        self._observer.events.failed_loads += aborted is None and seen.external > 0
         return Pressed(
             question=self._names[name].question,
             admissions=seen.admissions,
