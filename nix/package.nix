@@ -18,6 +18,8 @@ rustPlatform.buildRustPackage {
     # What the tests alone read does not change the driver, and of the stacks only what is embedded does.
     fileset = lib.fileset.unions (
       lib.optionals doCheck [
+        (lib.fileset.fileFilter (file: file.hasExt "json") ../docs/atlas)
+        ../docs/atlas.schema.json
         ../docs/connectors
         ../docs/evidence
         ../tests
