@@ -30,7 +30,9 @@ let
 in
 {
   inherit driver;
-  tests = pkgs.callPackage ./package.nix { doCheck = true; };
+  tests = (pkgs.callPackage ./package.nix { doCheck = true; }).overrideAttrs {
+    cargoTestFlags = [ "--no-fail-fast" ]; # one failure hides no other
+  };
   lock = none "flake-lock" (builtins.concatStringsSep ", " problems);
   wheels-cpu = none "wheels-not-in-cpu-lock" (toString (strangers "cpu"));
   wheels-cuda = none "wheels-not-in-cuda-lock" (toString (strangers "cuda"));
