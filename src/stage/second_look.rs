@@ -189,6 +189,16 @@ impl<'a> Looker<'a> {
             left -= wanted.len();
             known.extend(self.compute(worker, std::slice::from_ref(prompt), &wanted).await?);
         }
+        // What has left a window is not there any more when a prompt ends, but is when one ends behind the chunk.
+        for (cell, _) in &found.cells {
+            let prompt = found.round.iter().find(|prompt| prompt.question == cell.question);
+            let cut = prompt.and_then(|prompt| self.cut_behind(cell.chunk, prompt));
+            if let Some(cut) = cut.filter(|_| !known.iter().any(|known| known.is_of(cell))) {
+                let prompts = [cut];
+                let wanted = numbered(&prompts, &cell.question, cell.chunk, cell.rank, &cell.layer);
+                known.extend(self.compute(worker, &prompts, &wanted.into_iter().collect::<Vec<_>>()).await?);
+            }
+        }
         let is_copied = |(cell, _): &(SuspectCell, Option<CellBytes>)| {
             known.iter().any(|known| known.is_of(cell) && known.is_copy_for(cell))
         };
@@ -206,6 +216,13 @@ impl<'a> Looker<'a> {
             let _ = fs::remove_file(self.folder.join(&other.cell.file));
         }
         Ok(looks)
+    }
+
+    /// A prompt up to the end of a chunk; none where it is no longer.
+    fn cut_behind(&self, chunk: u32, prompt: &Prompt) -> Option<Prompt> {
+        let end = usize::try_from(chunk.checked_add(1)?.checked_mul(self.chunk_tokens)?).ok()?;
+        let token_ids = prompt.token_ids.get(..end).filter(|part| part.len() < prompt.token_ids.len())?;
+        Some(Prompt { token_ids: token_ids.to_vec(), ..prompt.clone() })
     }
 
     /// Computes prompts without any cache, and looks at cells of them: at those that still hold what was computed.

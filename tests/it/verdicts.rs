@@ -66,6 +66,12 @@ fn served_kv_that_no_engine_computed_is_named_by_question_chunk_layer_and_rank()
              element 2,",
         ),
         (
+            "wrongkv@load window@look",
+            "wrong when read and at the end",
+            "1 of 192 elements differs, in 1 bit, in token 5 of the chunk. First: token 5 of the prompt, value, head 1, \
+             element 2,",
+        ),
+        (
             "late@load",
             "wrong when read, and right at the end: it came too late",
             "not seen, since attention read other bytes, and the right ones have taken their place since",
