@@ -75,7 +75,7 @@ impl Halting {
 }
 
 /// Signals those that are still there: one that has ended may have left its number to a process that is none of ours. (A handle
-/// of it, pidfd_open(2), would rule that out to the last microsecond, but not every sandbox has such.)
+/// of it, `pidfd_open(2)`, would rule that out to the last microsecond, but not every sandbox has such.)
 fn signal(members: &[Member], signal: Signal) {
     let there = members.iter().filter(|member| member.is_there());
     for process in there.filter_map(|member| Pid::from_raw(i32::try_from(member.process).ok()?)) {
