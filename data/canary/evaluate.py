@@ -7,11 +7,13 @@
 
 Owns reading the archive, the prompts and these measurements. The keys and values of the first full chunks are computed
 once, as a cache that serves them would hold them, and the rest of the prompt continues from them. `sensitivity` spoils
-one chunk in between: zeroed, or taken from another question. Leaves vLLM and LMCache to the program itself.
+one chunk in between, as far as layers keep it: zeroed, or taken from another question. Leaves vLLM and LMCache to the
+program itself.
 Main type: `Row`.
 """
 
 import argparse
+import copy
 import csv
 import io
 import math
@@ -28,10 +30,6 @@ from questions import CHUNK, LETTERS, header, options_block
 ROOT = Path(__file__).resolve().parent.parent
 ARCHIVE = ROOT / "canary.tar.xz"
 MODELS = [ROOT / "models" / name for name in ("canary-dense", "canary-mla", "canary-swa")]
-
-
-Layers = list[tuple[Any, Any]]
-"""Keys and values (for MLA: latent and rotary part) by layer, each [1, heads, tokens, width]."""
 
 
 @dataclass(frozen=True)
@@ -135,20 +133,15 @@ class Reader:
         self.model = model.to(self.device).eval()
         self.letters = [self.tokenizer.encode(" " + letter, add_special_tokens=False).ids[0] for letter in LETTERS]
 
-    def fill(self, row: Row) -> Layers:
-        """Keys and values of the full chunks."""
+    def fill(self, row: Row) -> Any:
+        """A cache of the full chunks: by layer keys and values (for MLA: latent and rotary part), or a state."""
         ids = self.torch.tensor([row.ids[: row.cached]], device=self.device)
         with self.torch.no_grad():
-            cache = self.model.model(ids, use_cache=True).past_key_values
-        return [(layer.keys, layer.values) for layer in cache.layers]
+            return self.model.model(ids, use_cache=True).past_key_values
 
-    def answer(self, row: Row, layers: Layers) -> str:
-        """The first token after the prompt, continued from the given keys and values."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.model.config)
-        for number, (keys, values) in enumerate(layers):
-            cache.update(keys.clone(), values.clone(), number)
+    def answer(self, row: Row, filled: Any) -> str:
+        """The first token after the prompt, continued from a copy of the given cache."""
+        cache = copy.deepcopy(filled)
         ids = self.torch.tensor([row.ids[row.cached :]], device=self.device)
         with self.torch.no_grad():
             hidden = self.model.model(ids, past_key_values=cache, use_cache=True).last_hidden_state
@@ -156,22 +149,36 @@ class Reader:
         return LETTERS[self.letters.index(best)] if best in self.letters else "none"
 
 
-def zeroed(layers: Layers, chunk: int) -> Layers:
+def kept(cache: Any, chunk: int) -> list[tuple[Any, Any]]:
+    """Views of a chunk's keys and values in layers that keep tokens, as far as they do: [1, heads, tokens, width]."""
+    tokens = cache.get_seq_length()
+    views = []
+    for layer in cache.layers:
+        if not hasattr(layer, "keys"):
+            continue
+        # A layer with a window keeps the last tokens alone.
+        before = tokens - layer.keys.shape[2]
+        place = slice(max(chunk * CHUNK - before, 0), max((chunk + 1) * CHUNK - before, 0))
+        views.append((layer.keys[:, :, place], layer.values[:, :, place]))
+    return views
+
+
+def zeroed(cache: Any, chunk: int) -> Any:
     """A copy with one chunk's keys and values set to zero."""
-    spoilt = [(keys.clone(), values.clone()) for keys, values in layers]
-    for keys, values in spoilt:
-        keys[:, :, chunk * CHUNK : (chunk + 1) * CHUNK] = 0
-        values[:, :, chunk * CHUNK : (chunk + 1) * CHUNK] = 0
+    spoilt = copy.deepcopy(cache)
+    for keys, values in kept(spoilt, chunk):
+        keys.zero_()
+        values.zero_()
     return spoilt
 
 
-def swapped(layers: Layers, other: Layers, chunk: int) -> Layers:
-    """A copy with one chunk's keys and values taken from another question's cache."""
-    spoilt = [(keys.clone(), values.clone()) for keys, values in layers]
-    place = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-    for (keys, values), (other_keys, other_values) in zip(spoilt, other, strict=True):
-        keys[:, :, place] = other_keys[:, :, place]
-        values[:, :, place] = other_values[:, :, place]
+def swapped(cache: Any, other: Any, chunk: int) -> Any:
+    """A copy with one chunk's keys and values taken from another question's cache, where both keep them."""
+    spoilt = copy.deepcopy(cache)
+    for (keys, values), (other_keys, other_values) in zip(kept(spoilt, chunk), kept(other, chunk), strict=True):
+        if keys.shape == other_keys.shape:
+            keys.copy_(other_keys)
+            values.copy_(other_values)
     return spoilt
 
 
@@ -193,11 +200,11 @@ def sensitivity(reader: Reader, rows: list[Row], title: str) -> None:
     for number, row in enumerate(rows):
         following = rows[number + 1 :] + rows[:number]
         donor = next(other for other in following if row.chunk * CHUNK < other.cached)
-        layers = reader.fill(row)
+        filled = reader.fill(row)
         spoilt = {
-            "intact": layers,
-            "zeroed": zeroed(layers, row.chunk),
-            "swapped": swapped(layers, reader.fill(donor), row.chunk),
+            "intact": filled,
+            "zeroed": zeroed(filled, row.chunk),
+            "swapped": swapped(filled, reader.fill(donor), row.chunk),
         }
         for name, cache in spoilt.items():
             results[name].append((row, reader.answer(row, cache) == row.answer))
