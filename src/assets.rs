@@ -24,7 +24,7 @@ use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
 use crate::engine::Parallelism;
 use crate::fetch::{ArchivePin, ModelPin, Verified};
 use crate::machine::Device;
-use crate::model::{KvGroups, KvShape};
+use crate::model::{KvGroups, KvShape, KvState};
 use crate::suite::{ModelSettings, Suite};
 
 /// What a suite calls the embedded questions.
@@ -324,6 +324,13 @@ impl ModelFiles {
         let text = self.read("config.json").unwrap_or_default();
         let groups = KvGroups::from_config(&String::from_utf8_lossy(&text));
         groups.map_or_else(|_| Vec::new(), |groups| groups.windows())
+    }
+
+    /// What those of the model's layers keep that keep a state beside others with attention; `None` where there are none.
+    #[must_use]
+    pub fn state(&self) -> Option<KvState> {
+        let text = self.read("config.json").unwrap_or_default();
+        KvState::from_config(&String::from_utf8_lossy(&text))
     }
 
     /// The shape of the model's KV cache.

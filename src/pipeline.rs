@@ -93,7 +93,7 @@ pub fn graph(
         // One control for each way of serving that routes have: it must leave the tokens to compute that a hit leaves.
         let mut controls = BTreeMap::new();
         let mut undamaged = |graph: &mut Graph, hits: HitRule| {
-            let hits = hits.of_control();
+            let hits = arms.served_by(hits).of_control();
             let control = *controls.entry(hits).or_insert_with(|| {
                 let (words, inputs) = match (hits.unit, hits.serves_whole_prompts()) {
                     (HitUnit::Chunk, true) => ("", vec![prompts]),

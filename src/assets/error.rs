@@ -164,7 +164,8 @@ impl AssetError {
             }
             Self::Config { problem: UnknownKv::NoModel(_), .. } => MODEL_FILES.to_owned(),
             Self::Config { problem: UnknownKv::Attention { .. }, .. } => {
-                "take a model whose layers all have full attention, or all MLA: docs/suites.md says which are known".to_owned()
+                "take a model whose layers have full attention, a window beside it or LFM2's convolutions, or all MLA: docs/suites.md says which \
+                 are known".to_owned()
             }
             Self::Parallelism(error) => return error.hint(),
         })

@@ -60,6 +60,7 @@ pub(super) fn why_unjudged(error: &StageError) -> Option<String> {
         | StageError::TooLong { .. }
         | StageError::NoRoomForTurns { .. }
         | StageError::Windows { .. }
+        | StageError::States { .. }
         | StageError::LessRoom { .. }
         | StageError::Write { .. }
         | StageError::Read { .. }

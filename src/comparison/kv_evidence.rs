@@ -43,6 +43,9 @@ pub struct KvEvidence {
     pub looks: Vec<SecondLook>,
 }
 
+/// What stands for a window in a layer that keeps one state of the sequence: that behind the last token.
+pub(super) const STATE: u32 = 1;
+
 impl KvEvidence {
     /// How many tokens a layer keeps, if not all.
     pub(super) fn window(&self, rank: u32, layer: &str) -> Option<u32> {
@@ -53,8 +56,12 @@ impl KvEvidence {
     }
 
     /// Whether a layer that keeps a window holds a chunk as a whole when a request goes on behind so many tokens: the first
-    /// of these sees itself and the window's others before it, and blocks behind that are given away.
+    /// of these sees itself and the window's others before it, and blocks behind that are given away. Of states a request goes on
+    /// from the last one alone.
     pub(super) fn keeps(&self, window: u32, chunk: u32, served_tokens: u32) -> bool {
+        if window == STATE {
+            return chunk + 1 == served_tokens / self.chunk_tokens;
+        }
         let block = self.block_tokens.max(1);
         let given_away = (served_tokens + 1).saturating_sub(window) / block * block;
         chunk * self.chunk_tokens >= given_away

@@ -87,7 +87,7 @@ pub struct WrongCell {
     pub chunk: u32,
     /// Which layer, by its name in vLLM.
     pub layer: String,
-    /// How many tokens the layers of its group keep, where they do not keep all.
+    /// How many tokens the layers of its group keep, where they do not keep all; 1 stands for a recurrent state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
     /// On which rank.
@@ -619,7 +619,8 @@ fn describe(traced: &Provenance, demand: Demand) -> String {
     }
     if traced.unheld_layers > 0 {
         return format!(
-            "{} layers keep a window that no whole chunk fits into, so nothing of them was held, and this proves nothing.",
+            "{} layers keep a window that no whole chunk fits into, or states of which none was seen at a chunk's end, so nothing of \
+             them was held, and this proves nothing.",
             traced.unheld_layers
         );
     }

@@ -1,5 +1,6 @@
 //! What the rung `kv` saw, in words.
 
+use super::kv_evidence::STATE;
 use super::provenance::{Provenance, WrongCell, WrongWhen};
 
 impl WrongCell {
@@ -10,7 +11,11 @@ impl WrongCell {
         let pass = self.pass.words();
         let looks_like = self.looks_like.as_ref().map_or_else(String::new, |what| format!("; it is {what}"));
         let Self { question, chunk, layer, rank, when, window, .. } = self;
-        let group = window.map_or_else(String::new, |tokens| format!(" (sliding window of {tokens} tokens)"));
+        let group = match *window {
+            None => String::new(),
+            Some(STATE) => " (recurrent state)".to_owned(),
+            Some(tokens) => format!(" (sliding window of {tokens} tokens)"),
+        };
         format!(
             "{question}, {pass}, chunk {}, {layer}{group}, rank {rank}: wrong {}{looks_like}",
             chunk + 1,

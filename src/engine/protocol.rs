@@ -123,6 +123,9 @@ pub struct Start {
     pub model: String,
     /// Keyword arguments of `vllm.LLM`.
     pub arguments: BTreeMap<String, serde_json::Value>,
+    /// Whether layers keep a state of each sequence, for which vLLM's own prefix caching is on in every engine, and serves nothing
+    /// unless it is to.
+    pub keeps_states: bool,
     /// The KV connector, for an arm that has one.
     pub connector: Option<Connector>,
     /// `None`: vLLM's own prefix caching serves nothing. Otherwise it is on, and serves whole chunks of so many tokens.

@@ -10,6 +10,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::KvShape;
+use super::kv_state::{WITH_CONVOLUTIONS, has_known_convolutions};
 
 /// Kinds of models (`model_type`) whose layers all have full attention, with a key and a value for each KV head, unless a field
 /// says otherwise.
@@ -225,6 +226,19 @@ impl KvGroups {
         alike.then_some(KvShape::Dense { layers, kv_heads: *kv_heads, head_size: *head_size })
     }
 
+    /// The shape of a model some of whose layers keep a state, none of which takes more in vLLM's cache than KV of all tokens: it is
+    /// kept in blocks of the same size.
+    fn with_states(&self) -> Option<KvShape> {
+        let [KvGroup { layers, kind: KvKind::Full { kv_heads, head_size } }, states @ ..] = self.0.as_slice()
+        else {
+            return None;
+        };
+        let alike =
+            !states.is_empty() && states.iter().all(|group| matches!(group.kind, KvKind::Recurrent { .. }));
+        let layers = layers + states.iter().map(|group| group.layers).sum::<u64>();
+        alike.then_some(KvShape::Dense { layers, kv_heads: *kv_heads, head_size: *head_size })
+    }
+
     /// Whether vLLM's hybrid KV cache manager must be off for this program to know what is kept.
     #[must_use]
     pub fn need_whole_windows(&self) -> bool {
@@ -310,7 +324,8 @@ impl Config<'_> {
 
     fn groups(&self) -> Result<KvGroups, UnknownKv> {
         // Some of these have no attention at all, and so none of its fields.
-        for (field, meaning) in UNKNOWN_FIELDS {
+        let known = |field| field == "conv_L_cache" && has_known_convolutions(self.0);
+        for (field, meaning) in UNKNOWN_FIELDS.into_iter().filter(|(field, _)| !known(*field)) {
             if self
                 .field(field)
                 .is_some_and(|value| value.as_u64() != Some(0) && *value != Value::Bool(false))
@@ -330,7 +345,9 @@ impl Config<'_> {
     fn admit(&self, groups: &KvGroups) -> Result<KvShape, UnknownKv> {
         let kind = self.model_type();
         let is_listed = DENSE.contains(&kind) || WINDOWED.contains(&kind) || MLA.contains(&kind);
-        match groups.uniform().or_else(|| groups.with_whole_windows()) {
+        let with_states = WITH_CONVOLUTIONS.contains(&kind).then(|| groups.with_states()).flatten();
+        let is_listed = is_listed || with_states.is_some();
+        match groups.uniform().or_else(|| groups.with_whole_windows()).or(with_states) {
             _ if kind == "gpt_oss" => Err(self.unknown(format!("attention sinks, and {groups}"))),
             None => Err(self.unknown(groups.to_string())),
             Some(_) if self.field("model_type").is_some() && !is_listed => Err(self

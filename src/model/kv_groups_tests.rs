@@ -90,6 +90,24 @@ fn windows_beside_full_attention_are_kept_whole() {
 }
 
 #[test]
+fn states_beside_full_attention_take_no_more_than_it() {
+    let layers = r#""layer_types":["conv","conv","full_attention","conv"]"#;
+    let told = read("lfm2", 4, &format!(r#"{layers},"conv_L_cache":3"#));
+    assert_eq!(told, "1 layer of full attention and 3 layers of recurrent state (conv)");
+    let text = format!(
+        r#"{{"model_type":"lfm2","num_hidden_layers":4,"num_attention_heads":32,"hidden_size":1024,"num_key_value_heads":1,
+        "conv_L_cache":3,{layers}}}"#
+    );
+    let every_token = KvShape::Dense { layers: 4, kv_heads: 1, head_size: 32 };
+    assert_eq!(KvShape::from_config(&text).unwrap(), every_token);
+    // Which layers those are must be said.
+    assert_eq!(
+        read("lfm2", 4, r#""conv_L_cache":3,"full_attn_idxs":[2]"#),
+        "its attention is not known: lfm2 has recurrent layers (`conv_L_cache`)"
+    );
+}
+
+#[test]
 fn what_is_no_attention_of_tokens_is_refused_by_its_field() {
     let mla = r#""kv_lora_rank":512,"qk_rope_head_dim":64"#;
     let cases = [
@@ -100,7 +118,7 @@ fn what_is_no_attention_of_tokens_is_refused_by_its_field() {
         ("mamba2", r#""state_size":128,"conv_kernel":4"#.to_owned()),
         ("nemotron_h", r#""hybrid_override_pattern":"M-M*""#.to_owned()),
         ("granitemoehybrid", r#""layer_types":["mamba","mamba","attention","mamba"]"#.to_owned()),
-        ("lfm2", r#""layer_types":["conv","conv","full_attention","conv"]"#.to_owned()),
+        ("lfm2_moe", r#""layer_types":["conv","conv","full_attention","conv"]"#.to_owned()),
         ("minimax_text_01", r#""attn_type_list":[0,0,0,1]"#.to_owned()),
         (
             "minimax",
@@ -128,7 +146,7 @@ fn what_is_no_attention_of_tokens_is_refused_by_its_field() {
     mamba2 has recurrent layers (`state_size`)
     nemotron_h has recurrent layers (`hybrid_override_pattern`)
     granitemoehybrid has 1 layer of full attention and 3 layers of recurrent state (mamba)
-    lfm2 has 1 layer of full attention and 3 layers of recurrent state (conv)
+    lfm2_moe has 1 layer of full attention and 3 layers of recurrent state (conv)
     minimax_text_01 has linear attention (`attn_type_list`)
     minimax has 2 layers of full attention and 2 layers of recurrent state (linear_attention)
     kimi_linear has linear attention (`linear_attn_config`)

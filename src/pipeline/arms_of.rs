@@ -59,6 +59,7 @@ pub(super) struct ArmsOf<'a> {
     shape: KvShape,
     capacity: Capacity,
     kv_dtype: Option<KvDtype>,
+    keeps_states: bool,
 }
 
 impl<'a> ArmsOf<'a> {
@@ -76,6 +77,7 @@ impl<'a> ArmsOf<'a> {
             shape: model.files().kv_shape()?,
             capacity: capacity(suite, model.settings(), model.files())?,
             kv_dtype: kv_dtype(suite, model.settings()),
+            keeps_states: model.files().state().is_some(),
         })
     }
 
@@ -92,7 +94,12 @@ impl<'a> ArmsOf<'a> {
     }
 
     fn capacity_on(&self, carrier: &dyn Carrier) -> Capacity {
-        Capacity { hits: carrier.hits(), ..self.capacity }
+        Capacity { hits: self.served_by(carrier.hits()), ..self.capacity }
+    }
+
+    /// What a rule comes to with this model: a state is kept at the ends of units alone, so the last token cannot be taken off one.
+    pub(super) fn served_by(&self, hits: HitRule) -> HitRule {
+        if self.keeps_states { HitRule { asked_less: hits.asked_less.max(1), ..hits } } else { hits }
     }
 
     pub(super) fn cached(&self, route: Route) -> Result<Work, RouteError> {

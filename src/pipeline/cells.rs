@@ -13,8 +13,8 @@ use crate::job::{Ended, JobId, Whereabouts};
 use crate::model::Route;
 use crate::report::{Known, NotRun};
 use crate::stage::{
-    StageError, admit_hybrid_manager, admit_length, admit_prompts, admit_windows, capacity, kv_dtype,
-    require_letters,
+    StageError, admit_hybrid_manager, admit_length, admit_prompts, admit_states, admit_windows, capacity,
+    kv_dtype, require_letters,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
@@ -111,6 +111,13 @@ impl Refused {
     }
 }
 
+/// Refuses a model on a route over which its layers' KV cannot travel, whatever the machine has.
+fn admit_cell(request: &Request, model: &Model, route: Route) -> Result<(), StageError> {
+    let (carrier, device) = (find_carrier(route)?, request.device.kind());
+    admit_windows(&request.suite, model, carrier, device)?;
+    admit_states(&request.suite, model, carrier, device)
+}
+
 /// Refuses what cannot run on this machine: routes one by one, and all if no route is left.
 fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
     let request = &bench.request;
@@ -170,8 +177,7 @@ fn refused_cells(bench: &Bench) -> Result<Vec<Refused>, StageError> {
     for model in models {
         for route in routes_of(request, model.name()) {
             let known = refused.iter().any(|one: &Refused| one.is_of(model.name(), route));
-            if let Err(error) =
-                admit_windows(&request.suite, model, find_carrier(route)?, request.device.kind())
+            if let Err(error) = admit_cell(request, model, route)
                 && !known
             {
                 refused.push(Refused { model: Some(model.name().to_owned()), route, error });
@@ -237,7 +243,7 @@ pub async fn run_stage(
         admit_route(bench, route)?;
         let of_job = |model: &&Model| job.label.model.as_deref() == Some(model.name());
         if let Some(model) = bench.desk.sources.models().iter().find(of_job) {
-            admit_windows(&request.suite, model, find_carrier(route)?, request.device.kind())?;
+            admit_cell(&request, model, route)?;
         }
     }
     let mut ended = inputs.ended();

@@ -142,6 +142,9 @@ fn llm_arguments(suite: &Suite, model: &Model, device: DeviceKind) -> BTreeMap<S
         ("max_num_seqs".to_owned(), engine.max_num_seqs.into()),
         ("enforce_eager".to_owned(), true.into()),
     ]);
+    if model.files().state().is_some() {
+        arguments.insert("disable_hybrid_kv_cache_manager".to_owned(), false.into());
+    }
     if model.files().need_whole_windows() {
         let disabled = !settings.hybrid_kv_cache_manager;
         arguments.insert("disable_hybrid_kv_cache_manager".to_owned(), disabled.into());
@@ -388,6 +391,7 @@ impl<'a> EngineRun<'a> {
             protocol: PROTOCOL,
             model: self.files.folder(&desk.cache)?.into_string(),
             arguments,
+            keeps_states: self.files.state().is_some(),
             connector,
             hit_multiple,
             whole_hits,

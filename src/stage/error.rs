@@ -127,6 +127,16 @@ pub enum StageError {
         /// What to do instead.
         instead: String,
     },
+    /// Layers that keep a state, in a way that cannot be.
+    #[error("run {model}, some of whose layers keep a state: {problem}")]
+    States {
+        /// The model.
+        model: String,
+        /// Why not.
+        problem: String,
+        /// What to do instead.
+        instead: String,
+    },
     /// An engine with less room than its rounds were planned for.
     #[error(
         "hold a round of the control: it takes {needed} tokens of vLLM's KV cache, which says that it holds {room}, in blocks of \
@@ -232,7 +242,7 @@ impl StageError {
             Self::NoRoomForTurns { needed, .. } => Some(format!(
                 "set `engine.max_model_len` to {needed} or more, if the model has as many positions, or leave out `--turns`"
             )),
-            Self::Windows { instead, .. } => Some(instead.clone()),
+            Self::Windows { instead, .. } | Self::States { instead, .. } => Some(instead.clone()),
             Self::LessRoom { block_size, .. } => Some(format!(
                 "raise `engine.kv_cache_gib` and leave `lmcache.memory_gib` as it is, which bounds a round, too; where the suite \
                  names `num_gpu_blocks_override`, raise that, with `block_size = {block_size}` beside it"

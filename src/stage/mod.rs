@@ -45,6 +45,7 @@ mod prompts;
 mod rounds;
 mod second_look;
 mod sources;
+mod states;
 mod turns;
 mod watch;
 mod windows;
@@ -68,5 +69,6 @@ pub use prompts::{
     require_letters, template,
 };
 pub use sources::Sources;
+pub use states::admit_states;
 pub use turns::{Turns, read_turns};
 pub use windows::{admit_hybrid_manager, admit_windows};

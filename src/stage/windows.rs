@@ -1,6 +1,8 @@
 //! What can be said beforehand of a model some of whose layers see a window alone. Main functions:
 //! [`admit_hybrid_manager`], [`admit_windows`].
 
+use serde_json::Value;
+
 use super::StageError;
 use crate::assets::Model;
 use crate::carrier::Carrier;
@@ -51,10 +53,7 @@ pub fn admit_windows(
     if !carrier.proof().is_of_a_server() {
         return Ok(());
     }
-    let mode = suite.lmcache.options.transfer_mode;
-    if mode != Some(TransferMode::LmcacheDriven)
-        && (device == DeviceKind::Cpu || mode == Some(TransferMode::EngineDriven))
-    {
+    if !takes_groups(suite, device) {
         return refused(
             "an engine that copies KV by itself supports one group of layers only".to_owned(),
             "write `transfer_mode = \"lmcache_driven\"` under `[lmcache.options]`, or leave `hybrid_kv_cache_manager` out"
@@ -74,14 +73,33 @@ pub fn admit_windows(
     }
 }
 
-/// Tokens of a block of vLLM's KV cache, as its arguments say, those of the model before those of the suite.
-fn block_tokens(suite: &Suite, model: &Model, device: DeviceKind) -> u64 {
+/// Whether whoever copies KV between engine and server takes several groups of layers: an engine that does it by itself does not.
+pub(super) fn takes_groups(suite: &Suite, device: DeviceKind) -> bool {
+    match suite.lmcache.options.transfer_mode {
+        Some(TransferMode::LmcacheDriven) => true,
+        Some(TransferMode::EngineDriven) => false,
+        _ => device != DeviceKind::Cpu,
+    }
+}
+
+/// Tokens of a block of vLLM's KV cache, as its arguments say.
+pub(super) fn block_tokens(suite: &Suite, model: &Model, device: DeviceKind) -> u64 {
+    let said = argument(suite, model, device, "block_size").and_then(Value::as_u64);
+    let default = if device == DeviceKind::Cpu { BLOCK_ON_CPU } else { BLOCK_ON_GPU };
+    said.unwrap_or(default).max(1)
+}
+
+/// What a model's engines are told by this name on such a device: the model's arguments come before those of the suite.
+pub(super) fn argument<'a>(
+    suite: &'a Suite,
+    model: &'a Model,
+    device: DeviceKind,
+    name: &str,
+) -> Option<&'a Value> {
     let settings = model.settings();
     let for_device = (device == DeviceKind::Cpu).then_some(&settings.cpu_arguments);
     let all = [for_device, Some(&settings.arguments), Some(&suite.engine.arguments)];
-    let said = all.into_iter().flatten().find_map(|arguments| arguments.get("block_size")?.as_u64());
-    let default = if device == DeviceKind::Cpu { BLOCK_ON_CPU } else { BLOCK_ON_GPU };
-    said.unwrap_or(default).max(1)
+    all.into_iter().flatten().find_map(|arguments| arguments.get(name))
 }
 
 #[cfg(test)]

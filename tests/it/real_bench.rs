@@ -102,6 +102,7 @@ impl Bench {
             protocol: PROTOCOL,
             model: self.model.to_string(),
             arguments,
+            keeps_states: false,
             connector,
             hit_multiple,
             whole_hits: true,

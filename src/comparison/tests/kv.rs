@@ -477,6 +477,30 @@ fn a_layer_of_which_nothing_was_held_proves_nothing() {
     assert!(comparison.kv.words.starts_with("2 layers keep a window"), "{}", comparison.kv.words);
 }
 
+/// Of layers that keep a state each served chunk but the last has none.
+fn with_states() -> Scene {
+    let mut scene = with_windows();
+    scene.kv().windows = vec![vec![None, Some(1)]; 2];
+    scene
+}
+
+#[test]
+fn a_layer_that_keeps_a_state_is_held_by_the_last_one_that_was_served() {
+    let (comparison, judgement) = judged(&with_states());
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Equivalent, Rung::Kv), "{judgement:?}");
+    // It must be there.
+    let mut scene = with_states();
+    scene.edit_kv(3, 1, |chunk| chunk.first = LayerDigests::new(vec![made_up_kv(3, 1, 0, 0), 0]));
+    assert_eq!((judged(&scene).0.kv.not_digested, judged(&scene).0.kv.outcome), (1, Outcome::DoesNotApply));
+    assert_eq!(comparison.kv.not_digested, 0);
+    // An old one is another one.
+    let mut scene = with_states();
+    scene.edit_kv(7, 1, |chunk| chunk.first = LayerDigests::new(vec![made_up_kv(7, 1, 0, 0), 99]));
+    let (comparison, judgement) = judged(&scene);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::Kv));
+    insta::assert_snapshot!(comparison.kv.first[0].words(), @"subject_03/test/2, load pass, chunk 2, layer 1 (recurrent state), rank 0: wrong when read and at the end");
+}
+
 #[test]
 fn a_wrong_cell_of_a_layer_that_sees_a_window_is_named_with_it() {
     let mut scene = with_windows();

@@ -22,6 +22,9 @@ class Layers:
     `caches` are integer views with the axis of blocks first and the others as memory orders them: (blocks, …).
     `positions` are the layers' places among all layers of the rank. A chunk takes `blocks_of_chunk` of the scheduler's
     blocks, each of them `parts` of the axis. `window` is how many tokens the layers keep, None where they keep all.
+
+    Layers with `keep_states` keep one state of the sequence in a block, that behind the block's last token; of a chunk
+    that is the state in its last block. To the rest of the program they keep a window of one token.
     """
 
     group: int
@@ -31,6 +34,17 @@ class Layers:
     blocks_of_chunk: int
     parts: int
     window: int | None
+    keep_states: bool
+
+    @property
+    def digested_blocks(self) -> int:
+        """Of a chunk's blocks, how many at its end are digested."""
+        return 1 if self.keep_states else self.blocks_of_chunk
+
+    def of_chunk(self, blocks: list[int], chunk: int) -> list[int]:
+        """Of a request's blocks, those that are digested of a chunk, as far as they are there."""
+        end = (chunk + 1) * self.blocks_of_chunk
+        return blocks[end - self.digested_blocks : end]
 
 
 def keys(words: int, device: Any) -> Any:
@@ -130,13 +144,17 @@ def find_layers(model_runner: Any, chunk_tokens: int) -> tuple[list[str], list[L
         for name in group.layer_names:
             spec = getattr(group.kv_cache_spec, "kv_cache_specs", {}).get(name, group.kv_cache_spec)
             kind = type(spec).__name__
-            if not hasattr(spec, "head_size") or kind in ("EncoderOnlyAttentionSpec", "CrossAttentionSpec"):
+            keeps_states = getattr(spec, "mamba_cache_mode", None) == "align"
+            no_tokens = not hasattr(spec, "head_size") and not keeps_states
+            if no_tokens or kind in ("EncoderOnlyAttentionSpec", "CrossAttentionSpec"):
                 raise CannotDigestError(f"{name} keeps its state as {kind}, which is not KV of single tokens")
             if chunk_tokens % spec.block_size:
                 raise CannotDigestError(
                     f"chunks of {chunk_tokens} tokens are not whole blocks of {spec.block_size} in {name}"
                 )
             cache = modules[name].kv_cache
+            if keeps_states and isinstance(cache, list | tuple) and len(cache) > 1:
+                raise CannotDigestError(f"{name} keeps a state of {len(cache)} parts")
             cache = cache[0] if isinstance(cache, list | tuple) else cache
             axis = next((axis for axis in (0, 1) if axis < cache.dim() and _holds(cache.shape[axis], config)), None)
             if axis is None:
@@ -147,8 +165,9 @@ def find_layers(model_runner: Any, chunk_tokens: int) -> tuple[list[str], list[L
             view = in_memory_order(cache.view(integers).movedim(axis, 0))
             window = getattr(spec, "sliding_window", None) or getattr(spec, "attention_chunk_size", None)
             # Without the hybrid KV cache manager such a layer keeps every token.
-            window = None if kind == "FullAttentionSpec" else window
-            key = (number, view.shape, view.stride(), integers, chunk_tokens // spec.block_size, parts, window)
+            window = None if kind == "FullAttentionSpec" else 1 if keeps_states else window
+            blocks = chunk_tokens // spec.block_size
+            key = (number, view.shape, view.stride(), integers, blocks, parts, window, keeps_states)
             buckets.setdefault(key, []).append((name, len(names), view))
             names.append(name)
     return names, [
@@ -160,6 +179,7 @@ def find_layers(model_runner: Any, chunk_tokens: int) -> tuple[list[str], list[L
             blocks_of_chunk=key[4],
             parts=key[5],
             window=key[6],
+            keep_states=key[7],
         )
         for key, layers in buckets.items()
     ]

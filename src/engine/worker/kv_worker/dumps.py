@@ -101,6 +101,8 @@ class Dumper:
 
     def _learn(self, layer: str, bucket: int, place: int) -> Layout:
         layers, cache = self._recorder.buckets[bucket], self._cache(layer)
+        if layers.keep_states:
+            raise UnknownLayoutError("it keeps a state, and no tokens")
         view = layers.caches[place]
         moved = ((axis, in_memory_order(cache.movedim(axis, 0))) for axis in (0, 1))
         axis = next(axis for axis, one in moved if (one.shape, one.stride()) == (view.shape, view.stride()))

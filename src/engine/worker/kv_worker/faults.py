@@ -173,7 +173,7 @@ class RankFaults:
             for place, layer in enumerate(group.positions)
             if layer in layers
             for chunk in chunks
-            if (taken := blocks[group.group][chunk * group.blocks_of_chunk :][: group.blocks_of_chunk])
+            if (taken := group.of_chunk(blocks[group.group], chunk))
         ]
 
     def hold_stores(self) -> None:

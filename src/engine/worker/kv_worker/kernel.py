@@ -51,7 +51,7 @@ class DeviceDigests:
 
     def __init__(self, layers: Layers) -> None:
         cache = layers.caches[0]
-        words = cache[0].numel() * layers.blocks_of_chunk * layers.parts * cache.element_size() // 4
+        words = cache[0].numel() * layers.digested_blocks * layers.parts * cache.element_size() // 4
         self._multipliers = keys(words, cache.device)
         self._base, self._offsets, self._pieces = cache, find_offsets(layers.caches), find_pieces(layers.caches)
         self._zero = torch.zeros(1, dtype=torch.int64, device=cache.device)

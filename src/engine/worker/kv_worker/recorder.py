@@ -5,7 +5,9 @@ that holds them, in order with the stream that computes, so nothing waits that w
 taken where it can first matter: of a chunk that was served, where attention is about to read it (behind the connector's
 `wait_for_layer_load`); of one that was computed, behind the forward pass that completed it. The last is taken before
 the chunk's blocks can be given to another request; in a layer that sees a window alone, whose blocks leave earlier,
-behind the forward pass that read a served chunk first, and never for a computed one.
+behind the forward pass that read a served chunk first, and never for a computed one. In a layer that keeps states a
+chunk has a digest only where a step ended with it, and of those served the last alone, which the layer goes on from; it
+is taken at the layer's turn, and once.
 
 A prompt that is served whole but for its last token has that token's KV written into its last chunk again, in each
 layer ahead of its attention. That chunk is digested before the forward pass, as it was loaded, and not again.
@@ -213,6 +215,9 @@ class Recorder:
                 self._read(layer_name)
 
             connector.wait_for_layer_load = wait_for_layer_load
+            for name in (name for layers in self.buckets if layers.keep_states for name in layers.names):
+                # Such a layer waits for no connector.
+                self._modules[name].register_forward_pre_hook(lambda *_, name=name: self._read(name))
         model.register_forward_hook(lambda *_: self._finish_forward())
 
     def _begin(self, output: Any) -> None:
@@ -285,7 +290,7 @@ class Recorder:
                 wanted = self._wanted(request, layers, chunk, is_first=True)
                 if wanted is not None:
                     (self._ahead if chunk.completed_again else self._reading)[bucket].append(wanted)
-                    if layers.window is not None and not chunk.completed_again:
+                    if layers.window is not None and not layers.keep_states and not chunk.completed_again:
                         self._behind[bucket].append(Wanted(chunk, False, wanted.blocks))
         request.complete = computed
 
@@ -306,8 +311,12 @@ class Recorder:
             request.chunks[number] = chunk
             self._chunks.append(chunk)
             for bucket, layers in enumerate(self.buckets):
+                # A later state takes the place of one behind which no step ended.
+                if layers.keep_states:
+                    if request.complete != (number + 1) * self.chunk_tokens:
+                        continue
                 # Blocks that had left a window before this pass may be another request's by now.
-                if layers.window is not None and number * self.chunk_tokens < before - layers.window + 1:
+                elif layers.window is not None and number * self.chunk_tokens < before - layers.window + 1:
                     continue
                 wanted = self._wanted(request, layers, chunk, is_first=True)
                 if wanted is not None:
@@ -315,9 +324,8 @@ class Recorder:
 
     def _wanted(self, request: Request, layers: Layers, chunk: Chunk, *, is_first: bool) -> Wanted | None:
         """Return the digest to take of a chunk's blocks; None where the scheduler has given some of them away."""
-        start = chunk.number * layers.blocks_of_chunk
-        blocks = request.blocks[layers.group][start : start + layers.blocks_of_chunk]
-        if len(blocks) < layers.blocks_of_chunk or (layers.window is not None and 0 in blocks):
+        blocks = layers.of_chunk(request.blocks[layers.group], chunk.number)
+        if len(blocks) < layers.digested_blocks or (layers.window is not None and 0 in blocks):
             return None
         return Wanted(chunk, is_first, blocks)
 
