@@ -348,7 +348,6 @@ impl Config<'_> {
         let with_states = WITH_CONVOLUTIONS.contains(&kind).then(|| groups.with_states()).flatten();
         let is_listed = is_listed || with_states.is_some();
         match groups.uniform().or_else(|| groups.with_whole_windows()).or(with_states) {
-            _ if kind == "gpt_oss" => Err(self.unknown(format!("attention sinks, and {groups}"))),
             None => Err(self.unknown(groups.to_string())),
             Some(_) if self.field("model_type").is_some() && !is_listed => Err(self
                 .unknown(format!("no attention that is known by this name; its fields speak of {groups}"))),

@@ -48,12 +48,6 @@ fn windows_are_told_by_layer_and_width() {
         ("mistral", r#""sliding_window":4096"#),
         ("phi3", r#""sliding_window":2047"#),
         ("starcoder2", r#""sliding_window":4096"#),
-        (
-            "gpt_oss",
-            r#""sliding_window":128,"layer_types":["sliding_attention","full_attention","sliding_attention","full_attention",
-            "sliding_attention","full_attention","sliding_attention","full_attention","sliding_attention","full_attention",
-            "sliding_attention","full_attention"]"#,
-        ),
         ("llama4_text", r#""attention_chunk_size":8192,"no_rope_layers":[]"#),
     ];
     let told: Vec<String> = cases.into_iter().map(|(model_type, more)| read(model_type, 12, more)).collect();
@@ -61,7 +55,6 @@ fn windows_are_told_by_layer_and_width() {
     its attention is not known: mistral has 12 layers of a sliding window of 4096 tokens
     its attention is not known: phi3 has 12 layers of a sliding window of 2047 tokens
     its attention is not known: starcoder2 has 12 layers of a sliding window of 4096 tokens
-    its attention is not known: gpt_oss has attention sinks, and 6 layers of full attention and 6 layers of a sliding window of 128 tokens
     its attention is not known: llama4_text has 3 layers of full attention and 9 layers of attention in chunks of 8192 tokens
     ");
 }
@@ -73,6 +66,13 @@ fn windows_beside_full_attention_are_kept_whole() {
         ("gemma2", r#""sliding_window":4096"#),
         ("gemma3_text", r#""sliding_window":512,"sliding_window_pattern":6"#),
         ("cohere2", r#""sliding_window":4096"#),
+        // Its sinks are weights of the layers.
+        (
+            "gpt_oss",
+            r#""sliding_window":128,"layer_types":["sliding_attention","full_attention","sliding_attention","full_attention",
+            "sliding_attention","full_attention","sliding_attention","full_attention","sliding_attention","full_attention",
+            "sliding_attention","full_attention"]"#,
+        ),
     ];
     let told: Vec<String> = cases.into_iter().map(|(model_type, more)| read(model_type, 12, more)).collect();
     insta::assert_snapshot!(told.join("\n"), @r"
@@ -80,6 +80,7 @@ fn windows_beside_full_attention_are_kept_whole() {
     6 layers of full attention and 6 layers of a sliding window of 4096 tokens
     2 layers of full attention and 10 layers of a sliding window of 512 tokens
     3 layers of full attention and 9 layers of a sliding window of 4096 tokens
+    6 layers of full attention and 6 layers of a sliding window of 128 tokens
     ");
     let text = include_str!("../../data/models/canary-swa/config.json");
     let every_token = KvShape::Dense { layers: 6, kv_heads: 2, head_size: 64 };
