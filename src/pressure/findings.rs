@@ -20,6 +20,9 @@ pub struct PressureFindings {
     /// Why the engine has room for all requests, where it has.
     #[serde(default)]
     pub never_preempts: Option<String>,
+    /// Why no request is broken off while its KV is loaded, where none is.
+    #[serde(default)]
+    pub never_aborts_loads: Option<String>,
     /// Whether loads are made to fail on this route, so that nothing it shows is a pass.
     #[serde(default)]
     pub loads_fail: bool,
@@ -142,6 +145,9 @@ impl PressureFindings {
         if let (PressureEvent::Preemption | PressureEvent::ResumedLoad, Some(reason)) =
             (event, &self.never_preempts)
         {
+            return Demand::Impossible(reason.clone());
+        }
+        if let (PressureEvent::AbortWhileLoading, Some(reason)) = (event, &self.never_aborts_loads) {
             return Demand::Impossible(reason.clone());
         }
         let events = self.events();

@@ -72,6 +72,7 @@ fn findings(change: Change) -> PressureFindings {
         stored_tokens: 64,
         never_evicts: None,
         never_preempts: None,
+        never_aborts_loads: None,
         loads_fail: false,
         seeds: vec![seed],
     };
@@ -125,6 +126,11 @@ fn what_cannot_happen_is_not_demanded_and_said() {
     let expected = ["preemptions", "resumed loads", "evicted chunks", "aborts while loading"];
     assert_eq!(impossible[..4], expected);
     assert_eq!(impossible[4..], ["tokens from vLLM's own cache"]);
+    let left_alone: Change = |it| {
+        it.never_aborts_loads = Some("the suite breaks none off".to_owned());
+        it.seeds[0].events.aborted_loading = 0;
+    };
+    assert_eq!(judged(left_alone).0, Verdict::Equivalent);
     // Where nothing was loaded at all it is not known whether loads could be met.
     assert_eq!(judged(|it| it.seeds[0].events = PressureEvents::default()).0, Verdict::NotExercised);
 }

@@ -83,7 +83,7 @@ impl Schedule {
             };
             let cut_off = match maker.draws.below(CUT_OFF) {
                 0 => Some(CutOff::Storing),
-                1 => Some(CutOff::Loading),
+                1 => settings.abort_loads.then_some(CutOff::Loading),
                 _ => None,
             };
             let answers =
@@ -179,6 +179,18 @@ mod tests {
         assert_eq!(after[16..], (1..=24).collect::<Vec<u32>>());
         let calm: Vec<u32> = schedule(1).calm.iter().map(|planned| planned.after).collect();
         assert_eq!(calm, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_suite_that_leaves_loads_alone_has_the_same_requests_and_breaks_off_none_that_loads() {
+        let settings = PressureSettings { abort_loads: false, ..PressureSettings::default() };
+        let left_alone = Schedule::make(&prompts(8), settings, 1, 64).unwrap();
+        let mut expected = schedule(1).pressed;
+        assert!(expected.iter().any(|planned| planned.cut_off == Some(CutOff::Loading)));
+        for planned in &mut expected {
+            planned.cut_off = planned.cut_off.filter(|cut_off| *cut_off == CutOff::Storing);
+        }
+        assert_eq!(left_alone.pressed, expected);
     }
 
     #[test]

@@ -101,6 +101,7 @@ fn with_pressure(served_beyond: u32) -> Report {
         stored_tokens: 64,
         never_evicts: None,
         never_preempts: None,
+        never_aborts_loads: None,
         loads_fail: false,
         seeds,
     };

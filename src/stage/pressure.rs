@@ -177,11 +177,13 @@ impl Pressure {
         };
         let seeds = seeds.iter().map(of_seed).collect();
         let never_preempts = carrier.refuses_resumption().map(str::to_owned);
+        let leaves_loads = || "the suite breaks none off (`pressure.abort_loads`)".to_owned();
         PressureFindings {
             piece_tokens,
             stored_tokens,
             never_evicts: never_evicts.clone(),
             never_preempts,
+            never_aborts_loads: (!self.settings.abort_loads).then(leaves_loads),
             loads_fail: carrier.loads_fail(),
             seeds,
         }

@@ -35,6 +35,8 @@ pub struct PressureSettings {
     pub chunk_tokens: u32,
     /// Tokens whose KV LMCache's memory holds: too few for the requests of a schedule.
     pub memory_tokens: u32,
+    /// Whether requests are broken off while their KV is loaded, too.
+    pub abort_loads: bool,
 }
 
 impl Default for PressureSettings {
@@ -51,6 +53,7 @@ impl Default for PressureSettings {
             blocks: 96,
             chunk_tokens: 64,
             memory_tokens: 8192,
+            abort_loads: true,
         }
     }
 }
