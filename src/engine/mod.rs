@@ -42,8 +42,8 @@ pub use ports::distinct_ports;
 pub use press::{Endured, OwnCache};
 pub use process::{Launch, OwnedProcess, Streams};
 pub use protocol::{
-    Adapter, Asker, ChangedCell, Connector, ConnectorRole, Misreading, NumberedChunk, NumberedPrompt,
-    PROTOCOL, PrefixCaching, Ready, Reply, Request, Scored, SeenCell, Start, TimingFault,
+    Adapter, Asker, ChangedCell, Connector, ConnectorRole, LayersKeep, Misreading, NumberedChunk,
+    NumberedPrompt, PROTOCOL, PrefixCaching, Ready, Reply, Request, Scored, SeenCell, Start, TimingFault,
 };
 pub use redis::{Redis, RedisAddress, RedisSettings, RedisUrlError, describe_redis_error};
 pub use server_counters::ServerCounters;

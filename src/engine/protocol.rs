@@ -123,9 +123,8 @@ pub struct Start {
     pub model: String,
     /// Keyword arguments of `vllm.LLM`.
     pub arguments: BTreeMap<String, serde_json::Value>,
-    /// Whether layers keep a state of each sequence, for which vLLM's own prefix caching is on in every engine, and serves nothing
-    /// unless it is to.
-    pub keeps_states: bool,
+    /// What its layers keep.
+    pub layers_keep: LayersKeep,
     /// The KV connector, for an arm that has one.
     pub connector: Option<Connector>,
     /// `None`: vLLM's own prefix caching serves nothing. Otherwise it is on, and serves whole chunks of so many tokens.
@@ -149,6 +148,16 @@ pub struct Start {
     pub max_tokens: u32,
     /// vLLM's seed.
     pub seed: u64,
+}
+
+/// What the layers of a model keep of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayersKeep {
+    /// KV of its tokens.
+    Tokens,
+    /// Some of them a state of all of it, for which vLLM's own prefix caching is on in every engine, and serves nothing unless it is to.
+    States,
 }
 
 /// A KV connector as vLLM's `KVTransferConfig` names it.

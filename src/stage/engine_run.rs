@@ -18,8 +18,8 @@ use crate::carrier::Surroundings;
 use crate::digest::Digest;
 use crate::engine::environment::{Environment, EnvironmentIdentity};
 use crate::engine::{
-    Capacity, Connector, EngineError, Imports, Launch, PROTOCOL, Parallelism, Patience, Plan, Ready, Start,
-    Worker, keyed_variables, numbered,
+    Capacity, Connector, EngineError, Imports, Launch, LayersKeep, PROTOCOL, Parallelism, Patience, Plan,
+    Ready, Start, Worker, keyed_variables, numbered,
 };
 use crate::event::Event;
 use crate::machine::{Device, DeviceKind};
@@ -391,7 +391,7 @@ impl<'a> EngineRun<'a> {
             protocol: PROTOCOL,
             model: self.files.folder(&desk.cache)?.into_string(),
             arguments,
-            keeps_states: self.files.state().is_some(),
+            layers_keep: if self.files.state().is_some() { LayersKeep::States } else { LayersKeep::Tokens },
             connector,
             hit_multiple,
             whole_hits,

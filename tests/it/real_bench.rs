@@ -7,7 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use kv_correctness::dataset::{Prompt, QuestionId, Split};
 use kv_correctness::engine::environment::{Environment, EnvironmentRequest, Stack};
 use kv_correctness::engine::{
-    Connector, Launch, LmcacheServer, PROTOCOL, Patience, ServerSettings, Start, Tiers, Worker,
+    Connector, Launch, LayersKeep, LmcacheServer, PROTOCOL, Patience, ServerSettings, Start, Tiers, Worker,
 };
 use kv_correctness::event::Events;
 use kv_correctness::model::Observation;
@@ -102,7 +102,7 @@ impl Bench {
             protocol: PROTOCOL,
             model: self.model.to_string(),
             arguments,
-            keeps_states: false,
+            layers_keep: LayersKeep::Tokens,
             connector,
             hit_multiple,
             whole_hits: true,

@@ -444,7 +444,7 @@ def _watch_served_tokens(llm: Any, served: dict[str, int]) -> None:
 
 
 def _leaves_cache_unread(start: Start) -> bool:
-    if start.keeps_states and start.hit_multiple is None:
+    if start.layers_keep == "states" and start.hit_multiple is None:
         return True
     return start.connector is not None and start.connector.prefix_caching == "unread"
 

@@ -46,14 +46,14 @@ class Start:
     digested, and with `digest_blocks` each whole block of vLLM's cache instead; with `digest_answers` those, too, that
     generated tokens complete. `stored_as` is torch's name of the data type that a lossy form of storage puts each
     element through, where there is one that is known; what that makes of computed chunks is then digested, too.
-    With `keeps_states` layers keep a state of each sequence: vLLM's own prefix caching is then on in every engine, as
-    with it alone states are kept at the ends of blocks, and serves nothing where `hit_multiple` is None.
+    `layers_keep` is `tokens` or `states`. Where some keep a state of each sequence, vLLM's own prefix caching is on in
+    every engine, as with it alone states are kept at blocks' ends; it serves nothing where `hit_multiple` is None.
     """
 
     protocol: int
     model: str
     arguments: dict[str, Any]
-    keeps_states: bool
+    layers_keep: str
     connector: Connector | None
     hit_multiple: int | None
     whole_hits: bool
