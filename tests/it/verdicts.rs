@@ -189,7 +189,7 @@ fn lost_answers_are_degraded_even_where_bits_prove_nothing() {
     insta::assert_snapshot!(judge("noise@engine swap@load", 1), @r"
     tiny (dense) over mp: DEGRADED
       decided by   near ties: tokens that differ and were not nearly tied
-      why          15 of 24 questions part from the reference in a token that was no near tie, where 0 may (first: botany/test/1, generated token 1). Runs of vLLM alone do so half as often at most.
+      why          15 of 24 questions and 0 of 6 prefixes of stored prompts part from the reference in a token that was no near tie, where 0 may (first: botany/test/1, load pass, generated token 1). Runs of vLLM alone do so half as often at most.
       next         Run the first such question alone, over this route and by vLLM alone, and compare log-probabilities.
     verdict: degraded (exit code 1)
     ");
