@@ -11,6 +11,7 @@ mod findings;
 mod locate;
 mod merge;
 mod outlook;
+mod refused;
 #[cfg(test)]
 mod tests;
 

@@ -1,20 +1,17 @@
 //! A run as a view of its graph: what is made before the environment, what can run here, what everything comes to. Main
 //! functions: [`prepare_inputs`], [`run`].
 
-use std::collections::BTreeSet;
-
 use super::findings::{Findings, gather};
 use super::outlook::{promise, tell_work};
-use super::{Bench, Cell, Inputs, Planting, Request, RunGraph, Turning, graph};
+use super::refused::{Refused, admit_cell, admit_route, refused_cells};
+use super::{Bench, Cell, Inputs, Planting, RunGraph, Turning, graph};
 use crate::assets::Model;
-use crate::carrier::{Here, RouteError, find_carrier, foreign_route, planting_routes};
+use crate::carrier::{RouteError, foreign_route, planting_routes};
 use crate::foreign::ReaderGroup;
 use crate::job::{Ended, JobId, Whereabouts};
 use crate::model::Route;
-use crate::report::{Known, NotRun};
 use crate::stage::{
-    StageError, admit_hybrid_manager, admit_length, admit_prompts, admit_states, admit_windows, capacity,
-    kv_dtype, require_letters,
+    StageError, admit_hybrid_manager, admit_length, admit_prompts, capacity, kv_dtype, require_letters,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
@@ -77,47 +74,6 @@ struct Admitted {
     refused: Vec<Refused>,
 }
 
-/// What cannot run here, found out before anything starts.
-pub(super) struct Refused {
-    /// The one model that cannot be tested on the route; none where no model can.
-    model: Option<String>,
-    route: Route,
-    pub(super) error: StageError,
-}
-
-impl Refused {
-    /// Whether a model on a route is not run for it.
-    pub(super) fn is_of(&self, model: &str, route: Route) -> bool {
-        self.route == route && self.model.as_deref().is_none_or(|refused| refused == model)
-    }
-
-    /// The same, for a report.
-    pub(super) fn as_not_run(&self, model: &str) -> NotRun {
-        NotRun {
-            model: model.to_owned(),
-            route: self.route,
-            known: Known::Beforehand,
-            reason: format!("failed to {}", self.reason()),
-            next_step: self.error.hint().unwrap_or_default(),
-        }
-    }
-
-    /// Why, for people: of a route without the words that every route has.
-    fn reason(&self) -> String {
-        match &self.error {
-            StageError::Route(error) => crate::stage::in_full(error),
-            error => error.in_full(),
-        }
-    }
-}
-
-/// Refuses a model on a route over which its layers' KV cannot travel, whatever the machine has.
-fn admit_cell(request: &Request, model: &Model, route: Route) -> Result<(), StageError> {
-    let (carrier, device) = (find_carrier(route)?, request.device.kind());
-    admit_windows(&request.suite, model, carrier, device)?;
-    admit_states(&request.suite, model, carrier, device)
-}
-
 /// Refuses what cannot run on this machine: routes one by one, and all if no route is left.
 fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
     let request = &bench.request;
@@ -163,58 +119,6 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
 /// When no route can run here: why the last one cannot.
 pub fn require_a_route(bench: &Bench) -> Result<(), StageError> {
     refused_cells(bench).map(drop)
-}
-
-/// What cannot run here, if anything else can.
-fn refused_cells(bench: &Bench) -> Result<Vec<Refused>, StageError> {
-    let (request, models) = (&bench.request, bench.desk.sources.models());
-    let mut refused = Vec::new();
-    for route in request.routes() {
-        if let Err(error) = admit_route(bench, route) {
-            refused.push(Refused { model: None, route, error: error.into() });
-        }
-    }
-    for model in models {
-        for route in routes_of(request, model.name()) {
-            let known = refused.iter().any(|one: &Refused| one.is_of(model.name(), route));
-            if let Err(error) = admit_cell(request, model, route)
-                && !known
-            {
-                refused.push(Refused { model: Some(model.name().to_owned()), route, error });
-            }
-        }
-    }
-    let is_left = |model: &Model| {
-        let mut routes = request.routes().filter(|&route| request.takes(model.name(), route));
-        routes.any(|route| !refused.iter().any(|one| one.is_of(model.name(), route)))
-    };
-    if !models.iter().any(is_left)
-        && let Some(last) = refused.pop()
-    {
-        return Err(last.error);
-    }
-    Ok(refused)
-}
-
-/// Every route on which a run does something with a model, each once.
-fn routes_of(request: &Request, model: &str) -> BTreeSet<Route> {
-    let compared = request.routes().filter(|&route| request.takes(model, route));
-    let planted = (request.planting == Planting::Asked).then(|| planting_routes(&request.suite.routes));
-    let foreign = (!request.foreign.is_empty()).then(foreign_route);
-    compared.chain(planted.into_iter().flatten()).chain(foreign).collect()
-}
-
-fn admit_route(bench: &Bench, route: Route) -> Result<(), RouteError> {
-    let carrier = find_carrier(route)?;
-    if let Some(refused) = carrier.refused_option(bench.request.suite.lmcache.options) {
-        return Err(RouteError::NotOffered { option: refused.option, reason: refused.reason });
-    }
-    if bench.request.suite.lmcache.slow && !carrier.proof().is_of_a_server() {
-        return Err(RouteError::NoServerToHalt);
-    }
-    let desk = &bench.desk;
-    let device = bench.request.device.kind();
-    carrier.admit(&Here { environment: desk.environment.as_ref(), redis: desk.redis.as_ref(), device })
 }
 
 /// Makes what one stage needs and the stage itself; its artifacts, with what each is of.

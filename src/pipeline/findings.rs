@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::cells::Refused;
 use super::locate::locate;
+use super::refused::Refused;
 use super::{Bench, Cell, ModelJobs, RunGraph, Turning};
 use crate::assets::Model;
 use crate::carrier::{find_carrier, foreign_route};
