@@ -219,8 +219,8 @@ pub async fn settle(
     before: ServerCounters,
     chunks: u64,
 ) -> Result<ServerCounters, CarrierError> {
-    let expected = before.written_chunks + chunks * u64::from(surroundings.shards_of_chunk);
-    Ok(server.settle(expected, surroundings.patience).await?)
+    let objects = chunks * u64::from(surroundings.shards_of_chunk);
+    Ok(server.settle(before, objects, surroundings.patience).await?)
 }
 
 #[cfg(test)]

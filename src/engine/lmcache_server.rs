@@ -311,13 +311,20 @@ impl LmcacheServer {
         })
     }
 
-    /// Waits until so many chunks are in the memory tier, and all of them in a second tier that stores: storing goes on after
+    /// Waits until so many more chunks are in the memory tier, and all of them in a second tier that stores: storing goes on after
     /// a request's answer. It waits as long as more arrive. What never reaches the memory tier, and a second tier that takes
-    /// nothing at all, are left to the judgement of the counters that are returned.
+    /// nothing at all, are left to the judgement of the counters that are returned. `before` was read ahead of those requests.
     ///
     /// # Errors
     /// When the server does not answer, or a second tier that has taken some takes no more for so long.
-    pub async fn settle(&self, chunks: u64, patience: Duration) -> Result<ServerCounters, EngineError> {
+    pub async fn settle(
+        &self,
+        before: ServerCounters,
+        chunks: u64,
+        patience: Duration,
+    ) -> Result<ServerCounters, EngineError> {
+        let all_written = before.written_chunks + chunks;
+        let all_behind = before.second_tier_chunks + chunks;
         let stores = self.counted.second_tier.filter(|name| *name != "p2p");
         let (mut arrived, mut moved) = ([0; 2], Instant::now());
         let mut idle = 0;
@@ -325,12 +332,12 @@ impl LmcacheServer {
             let counters = self.counters().await?;
             let (written, behind) = (counters.written_chunks, counters.second_tier_chunks);
             let behind_memory = stores.filter(|_| behind < written);
-            if written >= chunks && behind_memory.is_none() {
+            if written >= all_written && behind_memory.is_none() {
                 return Ok(counters);
             }
-            // What a server copies from its tier into its memory, for a request that the store pass serves, counts as written, too, and
-            // never comes behind it. So where as many as must be are behind it, the server is asked whether more are to come.
-            let says_so = behind_memory.is_some() && behind >= chunks && behind > 0 && {
+            // What a server copies from its tier into its memory, for a request that it serves, counts as written, too, and never
+            // comes behind it. So where as many as must be are behind it, the server is asked whether more are to come.
+            let says_so = behind_memory.is_some() && behind >= all_behind && behind > 0 && {
                 let status = self.get("/status").await;
                 status.is_ok_and(|status| stores_nothing(&status))
             };

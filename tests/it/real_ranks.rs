@@ -23,11 +23,11 @@ struct Loaded {
 /// Asks every prompt, and waits until the chunks that were not served are stored in so many shards each: they arrive after
 /// the answers.
 async fn ask(worker: &mut Worker, server: &LmcacheServer, shards: u64) -> Vec<Observation> {
-    let before = server.counters().await.unwrap().written_chunks;
+    let before = server.counters().await.unwrap();
     let observations = worker.score(&prompts(0), PrefixCache::Read, || {}).await.unwrap();
     let computed = u64::from(WHOLE_TOKENS - served(&observations)) / u64::from(CHUNK_TOKENS) * shards;
-    let after = server.settle(before + computed, PATIENCE).await.unwrap().written_chunks;
-    assert_eq!(after - before, computed);
+    let after = server.settle(before, computed, PATIENCE).await.unwrap();
+    assert_eq!(after.since(before).written_chunks, computed);
     observations
 }
 

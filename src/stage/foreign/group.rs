@@ -214,13 +214,7 @@ impl Group<'_> {
         if foreign_tokens == 0 {
             let chunk_tokens = self.chunk_tokens(differs_in);
             let chunks = whole_tokens(prompts, chunk_tokens) / u64::from(chunk_tokens);
-            // What the reader was served before came from the tier into the memory, counts as written there, and goes nowhere.
-            let arrived = match self.who.stored.over {
-                Way::Tier => before.second_tier_chunks,
-                Way::Memory | Way::DrivenMemory => before.written_chunks,
-            };
-            let expected = arrived + chunks * u64::from(self.surroundings.shards_of_chunk);
-            server.settle(expected, self.surroundings.patience).await?;
+            settle(server, self.surroundings, before, chunks).await?;
         }
         let loaded = worker.score(prompts, PrefixCache::Read, || {}).await?;
         let computed = worker.score(prompts, PrefixCache::FillOnly, || {}).await?;
