@@ -18,6 +18,7 @@ mod input;
 mod keys;
 mod lab;
 mod obstacles;
+mod patched_lmcache;
 mod patience;
 mod plan;
 mod pressure;

@@ -1,9 +1,14 @@
-//! Real engines under pressure, and faults that only show there: only on request, as in `real.rs`.
+//! Real engines under pressure, and faults that only show there: only on request, as in `real.rs`. How: docs/pressure.md.
 
 use std::process::Command;
 
+use camino::{Utf8Path, Utf8PathBuf};
 use kv_correctness::comparison::Verdict;
 use kv_correctness::report::{Report, UnderPressure};
+
+use crate::patched_lmcache::{
+    FAILING_RETRIEVE, LATE_STORE, Patch, SILENT_STORE, STALE_CHUNK, UNSAID_FAILURE,
+};
 
 const SUITE: &str = "--suite canary-pressure";
 /// A connector that keeps blocks in a few slots, with a fault.
@@ -70,14 +75,42 @@ fn ten_seeds_raise_no_false_alarm() {
     }
 }
 
+/// The suite with two questions, and so little beside pressure.
+fn few_questions(folder: &Utf8Path) -> Utf8PathBuf {
+    let text = include_str!("../../data/suites/canary-pressure.toml");
+    let few = text.replace("subjects = \"2\"\nquestions = 4", "subjects = \"1\"\nquestions = 2");
+    assert_ne!(few, text);
+    let path = folder.join("few.toml");
+    fs_err::write(&path, few).unwrap();
+    path
+}
+
+fn folder() -> (tempfile::TempDir, Utf8PathBuf) {
+    let keep = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = Utf8PathBuf::from_path_buf(keep.path().to_owned()).unwrap();
+    (keep, path)
+}
+
 /// What slots with a fault come to under pressure, on one model.
 fn slots(fault: &str) -> UnderPressure {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let path = folder.path().join("slots.toml");
-    fs_err::write(&path, SLOTS.replace("FAULT", fault)).unwrap();
-    fs_err::write(folder.path().join("slots.py"), include_str!("connectors/slots.py")).unwrap();
-    let cell = format!("--cell canary-dense/slots-{fault}");
-    let mut report = run(&format!("{SUITE} {cell} --connector {}", path.display()));
+    let (_keep, folder) = folder();
+    let description = folder.join("slots.toml");
+    fs_err::write(&description, SLOTS.replace("FAULT", fault)).unwrap();
+    fs_err::write(folder.join("slots.py"), include_str!("connectors/slots.py")).unwrap();
+    let suite = few_questions(&folder);
+    pressed(&format!("--suite {suite} --cell canary-dense/slots-{fault} --connector {description}"))
+}
+
+/// What canary-dense over `mp` comes to with a patched copy of LMCache.
+fn patched(patch: &Patch) -> UnderPressure {
+    let (_keep, folder) = folder();
+    let copy = patch.apply(&folder);
+    pressed(&format!("--suite {} --cell canary-dense/mp --lmcache-src {copy}", few_questions(&folder)))
+}
+
+/// Presses one cell.
+fn pressed(arguments: &str) -> UnderPressure {
+    let mut report = run(arguments);
     assert_eq!(report.pressure.len(), 1, "{:?}", report.not_run);
     let pressed = report.pressure.remove(0);
     tell(&pressed);
@@ -94,16 +127,36 @@ fn slots_that_are_right_are_equivalent() {
 #[ignore = "runs vLLM for minutes"]
 fn each_fault_of_slots_is_degraded() {
     for fault in ["stale", "silent", "early", "beyond"] {
-        let pressed = slots(fault);
-        assert_eq!(pressed.judgement.verdict, Verdict::Degraded, "{fault}: {}", pressed.judgement.reason);
-        assert!(pressed.findings.seeds.iter().any(kv_correctness::pressure::SeedFindings::is_harmed));
+        require_degraded(fault, &slots(fault));
     }
 }
 
+fn require_degraded(fault: &str, pressed: &UnderPressure) {
+    assert_eq!(pressed.judgement.verdict, Verdict::Degraded, "{fault}: {}", pressed.judgement.reason);
+    assert!(pressed.findings.seeds.iter().any(kv_correctness::pressure::SeedFindings::is_harmed));
+}
+
+#[test]
+#[ignore = "builds LMCache from its source distribution, and runs vLLM and it for minutes"]
+fn each_fault_within_lmcache_is_degraded_or_not_exercised() {
+    for patch in [SILENT_STORE, STALE_CHUNK, UNSAID_FAILURE, LATE_STORE] {
+        require_degraded(patch.name, &patched(&patch));
+    }
+    let failing = patched(&FAILING_RETRIEVE).judgement;
+    assert_eq!(failing.verdict, Verdict::NotExercised, "{}", failing.reason);
+}
+
+/// LMCache's own tier that fails, with so many of all loads.
 #[test]
 #[ignore = "runs vLLM and LMCache for minutes"]
 fn a_tier_of_which_every_so_many_th_load_fails_is_not_exercised() {
-    let report = run(&format!("{SUITE} --route mp+failing --cell canary-dense/mp+failing"));
-    tell(&report.pressure[0]);
-    assert_eq!(report.pressure[0].judgement.verdict, Verdict::NotExercised);
+    for (name, rate) in [("mp+tenth", "rate = 0.1"), ("mp+second", "rate = 0.5")] {
+        let (_keep, folder) = folder();
+        let description = folder.join("failing.toml");
+        let text = include_str!("../../data/connectors/mp+failing.toml").replace("rate = 0.1", rate);
+        fs_err::write(&description, text.replace("mp+failing", name)).unwrap();
+        let suite = few_questions(&folder);
+        let cell = format!("--suite {suite} --cell canary-dense/{name} --connector {description}");
+        assert_eq!(pressed(&cell).judgement.verdict, Verdict::NotExercised, "{name}");
+    }
 }
