@@ -10,6 +10,7 @@ mod as_baseline;
 mod bit_exact;
 mod breakdown;
 mod conclusion;
+mod copies;
 mod criteria;
 mod difference;
 mod distribution;
@@ -37,6 +38,7 @@ mod sensitivity;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod verdict;
 
 use schemars::JsonSchema;
@@ -73,14 +75,13 @@ pub use location::{Location, Place};
 pub use near_ties::{NearTies, PartedQuestion, Partings};
 pub use noise_floor::{ControlMatch, NoiseFloor};
 pub use plan::{Plan, plan_questions, reach};
-pub use provenance::{
-    CellMap, Provenance, ServedRequest, WrongCell, WrongWhen, find_wrong_cells, trace_requests,
-};
+pub use provenance::{CellMap, Provenance, WrongCell, WrongWhen};
 pub use second_look::{
     ComputedKv, DifferingPart, FirstElement, KvDifference, RowsInstead, SecondLook, Sight, look_closely,
 };
 pub use sensitivity::Sensitivity;
 pub use tally::Tally;
+pub use trace::{ServedRequest, find_wrong_cells, trace_requests};
 pub use verdict::{Judgement, Rung, Verdict};
 
 /// What a rung of the ladder amounts to.
@@ -205,7 +206,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
         sensitivity: sensitivity::measure_sensitivity(evidence.spoilt.as_ref()),
         kv: provenance::Provenance {
             as_baseline: as_baseline::compare_computed(&cases, evidence.kv.as_ref(), &noise_floor),
-            ..provenance::trace_origins(&cases, &evidence.cut, evidence.kv.as_ref(), evidence.fidelity)
+            ..trace::trace_origins(&cases, &evidence.cut, evidence.kv.as_ref(), evidence.fidelity)
         },
         bit_exact: bit_exact::compare_bits(&cases, &evidence.cut, &noise_floor, criteria),
         near_ties,
