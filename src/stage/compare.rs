@@ -79,7 +79,7 @@ impl Shards {
 }
 
 impl Compare {
-    pub(crate) const SCHEMA: u32 = 17;
+    pub(crate) const SCHEMA: u32 = 18;
 
     pub(crate) fn fill(&self, context: &Context<'_>) -> Result<(), StageError> {
         let evidence = self.gather(context)?;
