@@ -115,7 +115,6 @@ pub enum Misreading {
 }
 
 /// The engine to start.
-#[expect(clippy::struct_excessive_bools, reason = "each is a field of the message that the worker reads")]
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Start {
     /// [`PROTOCOL`].
