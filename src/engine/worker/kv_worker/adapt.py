@@ -323,6 +323,20 @@ def tell_blocks_apart_by_chunk(chunk_tokens: int) -> None:
     kv_cache_utils.generate_block_hash_extra_keys = generate_with_chunk
 
 
+def keep_states_of_chunks(chunk_tokens: int) -> dict[str, Any]:
+    """Return what makes vLLM's own prefix cache keep a sequence's state at each chunk's end.
+
+    vLLM 0.32 keeps the last one alone unless it is told how often, of which a prefix is served nothing.
+    """
+    import dataclasses
+
+    from vllm.engine.arg_utils import EngineArgs
+
+    name = "prefix_cache_retention_interval"
+    known = {one.name for one in dataclasses.fields(EngineArgs)}
+    return {name: chunk_tokens} if name in known else {}
+
+
 def keep_prefix_caching() -> None:
     """Keep prefix caching on where the platform turns it off for MLA (CPUs without AMX).
 

@@ -377,6 +377,8 @@ def _make_llm(start: Start) -> Any:
     from vllm.platforms import current_platform
 
     arguments = dict(start.arguments)
+    if start.layers_keep == "states" and start.digest_chunk_tokens is not None:
+        arguments = adapt.keep_states_of_chunks(start.digest_chunk_tokens) | arguments
     model = start.model
     if start.connector is not None:
         if current_platform.is_cuda():
