@@ -154,6 +154,7 @@ impl Lab {
                 "CUDA_",
                 "AWS_",
                 "SSL_CERT_",
+                "RUST_LOG",
                 // What builders of Nix have for their compilers, and what would be part of keys.
                 "NIX_",
                 "CC",
