@@ -1,6 +1,6 @@
 //! Whether the store pass computed the KV that the baseline computed. Main type: [`AsBaseline`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -109,6 +109,28 @@ pub(super) fn compare_computed(
         words,
         first: stored.first,
     })
+}
+
+/// Prompts whose store pass was served a prefix and that were stored otherwise than the baseline computes them, bit for bit, in any
+/// cell: what computes the rest of a prompt alone may round otherwise, and another's prefix may have been computed so.
+pub(super) fn stored_otherwise<'a>(
+    cases: &'a [Case<'_>],
+    evidence: Option<&KvEvidence>,
+) -> HashSet<&'a QuestionId> {
+    let Some(evidence) = evidence else { return HashSet::new() };
+    let [store, baseline] = [&evidence.store, &evidence.baseline].map(|records| by_question(records));
+    let is_otherwise = |question: &QuestionId| {
+        let (Some(store), Some(baseline)) = (store.get(question), baseline.get(question)) else {
+            return false;
+        };
+        store.iter().any(|chunk| {
+            let mut alike =
+                baseline.iter().filter(|one| (one.chunk, one.rank) == (chunk.chunk, chunk.rank)).peekable();
+            alike.peek().is_some() && alike.all(|one| one.first != chunk.first)
+        })
+    };
+    let served = cases.iter().filter(|case| case.store.observation.cached_tokens > 0);
+    served.map(|case| &case.asked.id).filter(|question| is_otherwise(question)).collect()
 }
 
 impl Pairs {

@@ -1,5 +1,7 @@
 //! Rung 1: whether the load pass equals a computation without `LMCache`, bit for bit. Main type: [`BitExact`].
 
+use std::collections::HashSet;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +11,7 @@ use super::difference::{Parting, count, first_difference, letter_difference, par
 use super::evidence::{AskedCut, Case, CutEvidence, Fidelity};
 use super::noise_floor::NoiseFloor;
 use super::tally::Tally;
+use crate::dataset::QuestionId;
 use crate::model::Observation;
 
 /// The load pass held against its nearest computation without `LMCache`, bit for bit.
@@ -44,13 +47,16 @@ pub struct LeftOver {
     pub letter_difference: f64,
 }
 
-/// Compares every question's bits.
+/// Compares every question's bits; `otherwise` are those whose stored KV was rounded otherwise than the baseline's.
 pub(super) fn compare_bits(
     cases: &[Case<'_>],
     cut: &CutEvidence,
     noise: &NoiseFloor,
+    otherwise: &HashSet<&QuestionId>,
     criteria: &Criteria,
 ) -> BitExact {
+    let tells =
+        |case: &Case<'_>| noise.tells_that_stored_is_computed(case) && !otherwise.contains(&case.asked.id);
     let mut against_control = Tally::default();
     let mut against_baseline = Tally::default();
     let mut store_pass = Tally::default();
@@ -62,7 +68,7 @@ pub(super) fn compare_bits(
         }
         if let Some(control) = case.matched_control() {
             let difference = first_difference(&control.observation, load);
-            if difference.is_none() || noise.tells_that_stored_is_computed(case) {
+            if difference.is_none() || tells(case) {
                 against_control.add(difference);
                 continue;
             }
@@ -76,7 +82,7 @@ pub(super) fn compare_bits(
         }
         against_baseline.add(difference);
     }
-    let cuts = compare_cuts(cases, cut.asked(), noise);
+    let cuts = compare_cuts(cases, cut.asked(), tells);
     let proven = f64::from(against_control.compared + against_baseline.compared - left_over.questions);
     let lossy = noise.fidelity == Fidelity::Lossy;
     let wrong = store_pass.differing + if lossy { 0 } else { against_control.differing + cuts.differing };
@@ -96,7 +102,7 @@ pub(super) fn compare_bits(
 }
 
 /// Holds prefixes against those controls that left the same tokens of them to compute.
-fn compare_cuts(cases: &[Case<'_>], cuts: &[AskedCut], noise: &NoiseFloor) -> Tally {
+fn compare_cuts(cases: &[Case<'_>], cuts: &[AskedCut], tells: impl Fn(&Case<'_>) -> bool) -> Tally {
     let mut tally = Tally::default();
     for AskedCut { observation, control, .. } in cuts {
         let shape = |one: &Observation| (one.prompt_tokens, one.cached_tokens);
@@ -105,7 +111,7 @@ fn compare_cuts(cases: &[Case<'_>], cuts: &[AskedCut], noise: &NoiseFloor) -> Ta
         };
         let difference = first_difference(control, observation);
         let case = cases.iter().find(|case| case.asked.id == observation.question);
-        if difference.is_none() || case.is_some_and(|case| noise.tells_that_stored_is_computed(case)) {
+        if difference.is_none() || case.is_some_and(&tells) {
             tally.add(difference);
         }
     }

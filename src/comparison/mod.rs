@@ -189,6 +189,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
     let server = evidence.server.as_ref().filter(|_| evidence.early_stop.is_none());
     let engine = evidence.engine.as_ref().filter(|_| evidence.early_stop.is_none());
     let noise_floor = noise_floor::measure_noise(&cases, evidence.batching, evidence.fidelity);
+    let otherwise = as_baseline::stored_otherwise(&cases, evidence.kv.as_ref());
     let by_question = breakdown::measure_movements(&cases);
     let comparisons = evidence.comparisons.max(1);
     let mut near_ties = near_ties::classify_partings(&cases, evidence.cut.asked(), criteria, comparisons);
@@ -208,7 +209,7 @@ pub fn compare(evidence: &Evidence, criteria: &Criteria) -> Result<Comparison, E
             as_baseline: as_baseline::compare_computed(&cases, evidence.kv.as_ref(), &noise_floor),
             ..trace::trace_origins(&cases, &evidence.cut, evidence.kv.as_ref(), evidence.fidelity)
         },
-        bit_exact: bit_exact::compare_bits(&cases, &evidence.cut, &noise_floor, criteria),
+        bit_exact: bit_exact::compare_bits(&cases, &evidence.cut, &noise_floor, &otherwise, criteria),
         near_ties,
         distribution,
         answers: answers::score_answers(&cases, criteria),

@@ -317,6 +317,30 @@ fn a_store_pass_that_was_served_itself_is_not_held_against_the_baseline() {
     assert_eq!((computed.outcome, computed.compared), (Outcome::Passed, 39 * 8));
 }
 
+#[test]
+fn bits_prove_nothing_of_a_prompt_that_the_store_pass_computed_otherwise_behind_a_served_prefix() {
+    let behind_a_prefix = |mut scene: Scene| {
+        scene.questions[4].expected.store_at_most = 256;
+        scene.edit(ArmName::Store, 4, |observation| observation.cached_tokens = 256);
+        scene.edit(ArmName::Load, 4, |observation| {
+            let listed = &mut observation.steps[1].top[1];
+            listed.logprob = f32::from_bits(listed.logprob.to_bits() ^ 1);
+        });
+        judge(&scene.evidence())
+    };
+    let (comparison, judgement) = behind_a_prefix(disturbed());
+    assert_eq!(
+        (comparison.bit_exact.against_control.compared, comparison.bit_exact.left_over.questions),
+        (39, 1)
+    );
+    assert_ne!(judgement.verdict, Verdict::Degraded, "{}", judgement.reason);
+
+    let mut as_computed = Scene::new(40, 4, 0.9);
+    as_computed.with_kv();
+    let (_, judgement) = behind_a_prefix(as_computed);
+    assert_eq!((judgement.verdict, judgement.decided_by), (Verdict::Degraded, Rung::BitExact));
+}
+
 /// What a lossy form of storage makes of each computed cell, by its declared arithmetic: the served cells of the load pass.
 fn stored_with_loss() -> Scene {
     let lossy =
