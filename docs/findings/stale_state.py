@@ -82,11 +82,18 @@ def answer(model: str, port: int) -> None:
     llm = LLM(model=model, dtype="bfloat16", skip_tokenizer_init=True, seed=0, **settings, **extra)
     parameters = SamplingParams(temperature=0, max_tokens=1, logprobs=5, detokenize=False)
 
+    def empty_own_cache() -> None:
+        for _ in range(500):  # blocks that are still stored are given back in steps
+            if llm.reset_prefix_cache():
+                return
+            llm.llm_engine.step()
+            time.sleep(0.02)
+        sys.exit("vLLM did not empty its own cache")
+
     def ask(prompts: list[list[int]]) -> list[dict[str, Any]]:
         answers = []
         for prompt in prompts:
-            if not llm.reset_prefix_cache():  # vLLM's own cache is to serve nothing
-                sys.exit("vLLM did not empty its own cache")
+            empty_own_cache()
             (output,) = llm.generate([{"prompt_token_ids": prompt}], parameters, use_tqdm=False)
             best = {str(token): one.logprob for token, one in (output.outputs[0].logprobs or [{}])[0].items()}
             answers.append({"served": output.num_cached_tokens or 0, "best": best})
