@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the canary models; not run in CI.
 
-    python3 data/canary/train.py MODEL --out FOLDER [--seed N] [--seconds N]
+    python3 data/canary/train.py MODEL --out FOLDER [--seed N] [--seconds N] [--start FOLDER --stage N]
 
 MODEL is `canary-dense` (Llama, grouped-query attention), `canary-mla` (DeepSeek-V2, multi-head latent attention),
 `canary-swa` (Gemma 3, two layers with a sliding window before each one that sees all), `canary-hybrid` (LFM2, a short
@@ -264,6 +264,11 @@ class Trainer:
         count = sum(weight.numel() for weight in self.model.parameters())
         print(f"{name}: {count} parameters, seed {seed}, {self.device}", flush=True)
 
+    def go_on_from(self, folder: Path) -> None:
+        """Takes the weights that an earlier training saved; its optimiser's memory is not kept."""
+        saved = type(self.model).from_pretrained(folder, dtype=torch.float32)
+        self.model.load_state_dict(saved.state_dict())
+
     def spent(self) -> float:
         """Seconds since the model was there."""
         return time.monotonic() - self.began
@@ -347,9 +352,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=7, help="processes that compose sequences")
     parser.add_argument("--seconds", type=float, default=math.inf, help="train no longer; the last rates fall faster")
+    parser.add_argument("--start", type=Path, help="a folder that an earlier training saved, to go on from")
+    parser.add_argument("--stage", type=int, default=0, choices=range(len(STAGES)), help="the first stage, from 0")
     arguments = parser.parse_args()
     trainer = Trainer(arguments.model, arguments.seed, arguments.workers, arguments.seconds)
-    for number in range(len(STAGES)):
+    if arguments.start:
+        trainer.go_on_from(arguments.start)
+    for number in range(arguments.stage, len(STAGES)):
         trainer.run_stage(number)
     trainer.model.eval().to(torch.bfloat16).save_pretrained(arguments.out)
     print(f"saved after {trainer.step} steps and {trainer.spent():.0f} s", flush=True)
