@@ -18,7 +18,12 @@ static LOG: OnceLock<(Utf8PathBuf, std::fs::File)> = OnceLock::new();
 
 /// Hands what is traced to standard error, if `RUST_LOG` asks for it, and to the log of the run.
 pub(super) fn listen() {
-    let filter = |default| EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    // An empty variable asks for nothing: builders of nixpkgs have one.
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|asked| !asked.is_empty());
+    let filter = |default| {
+        let asked = asked.as_deref().and_then(|asked| EnvFilter::try_new(asked).ok());
+        asked.unwrap_or_else(|| EnvFilter::new(default))
+    };
     let to_people = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_filter(filter("off"));
     let wanted = filter("info");
     // Told of no level, `log` would hand over every line that a library traces: a third of the time that prompts take.
