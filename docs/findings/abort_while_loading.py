@@ -1,4 +1,4 @@
-"""Shows that an engine ends when a request is broken off while LMCache loads its KV; needs vLLM and LMCache and nothing else.
+"""Shows that an engine ends when a request is broken off while LMCache loads its KV; needs vLLM and LMCache alone.
 
     pip install vllm==0.32.0 lmcache==0.5.6        (on a GPU)
     python abort_while_loading.py
@@ -69,8 +69,8 @@ def break_off(model: str, port: int) -> None:
         kv_role="kv_both",
         kv_connector_extra_config=server | {"lmcache.mp.mp_transfer_mode": "lmcache_driven"},
     )
-    settings = {"max_model_len": 4096, "enforce_eager": True, "enable_prefix_caching": False, "seed": 0}
-    settings["gpu_memory_utilization"] = 0.1
+    settings: dict[str, Any] = {"max_model_len": 4096, "enforce_eager": True, "enable_prefix_caching": False}
+    settings |= {"seed": 0, "gpu_memory_utilization": 0.1}
     llm = LLM(model=model, dtype="bfloat16", skip_tokenizer_init=True, kv_transfer_config=connector, **settings)
     engine: Any = llm.llm_engine
     requests = engine.engine_core.engine_core.scheduler.requests

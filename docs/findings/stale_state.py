@@ -44,7 +44,7 @@ VARIABLES = {
 
 
 def make_model(folder: str) -> None:
-    """Write a small LFM2 with random weights, whose states (1024 × 2 numbers) fill pages of 32 tokens (2 × 32 each)."""
+    """Write a small LFM2 with random weights, whose states (2 times 1024 numbers) fill pages of 32 tokens each."""
     import torch
     from transformers import Lfm2Config, Lfm2ForCausalLM
 
