@@ -62,9 +62,8 @@ impl Archive {
             return Ok(Self::Embedded(CANARY_ARCHIVE));
         }
         if let Some(pin) = ArchivePin::find(name) {
-            let path = pin.path(cache);
-            return if Verified::read(cache).holds(&path, pin.sha256) {
-                Ok(Self::Pinned(path, pin.sha256))
+            return if pin.is_complete(cache, &mut Verified::read(cache)) {
+                Ok(Self::Pinned(pin.path(cache), pin.sha256))
             } else {
                 Err(AssetError::NotFetched { kind: "dataset", name: name.to_owned() })
             };
@@ -212,7 +211,7 @@ impl ModelFiles {
             return Ok(files(ModelSource::Embedded(folder, digest)));
         }
         if let Some(pin) = ModelPin::find(name) {
-            if !pin.is_complete(cache, &Verified::read(cache)) {
+            if !pin.is_complete(cache, &mut Verified::read(cache)) {
                 return Err(AssetError::NotFetched { kind: "model", name: name.to_owned() });
             }
             return Ok(files(ModelSource::Pinned(pin.folder(cache), pin.digest())));

@@ -13,7 +13,7 @@
 //! fetched/fetch.lock                             held while something is fetched
 //! ```
 //! A `STAMP` is `{"size":…,"modified_ns":…,"inode":…,"sha256":…}`: a file whose size, time or inode is another counts as
-//! not fetched, and is read again by the next `fetch`.
+//! not known, and is read again where it is asked for.
 
 mod client;
 mod convert;

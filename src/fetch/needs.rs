@@ -45,7 +45,7 @@ impl Needs {
     }
 
     fn on(suite: &Suite, cache: &Utf8Path, kind: DeviceKind, machine: &Machine) -> Self {
-        let verified = Verified::read(cache);
+        let mut verified = Verified::read(cache);
         let mut needs = Self {
             lines: Vec::new(),
             not_fetched: Vec::new(),
@@ -57,7 +57,7 @@ impl Needs {
         let mut to_fetch = 0;
         for settings in &suite.models {
             if let Some(pin) = ModelPin::find(&settings.source) {
-                to_fetch += needs.add_model(pin, pin.is_complete(cache, &verified));
+                to_fetch += needs.add_model(pin, pin.is_complete(cache, &mut verified));
             }
             match kind {
                 DeviceKind::Cuda => needs.add_gpus(suite, settings, machine),
@@ -65,7 +65,7 @@ impl Needs {
             }
         }
         if let Some(pin) = ArchivePin::find(&suite.dataset) {
-            let missing = !verified.holds(&pin.path(cache), pin.sha256);
+            let missing = !pin.is_complete(cache, &mut verified);
             let text = format!("{:.2} GB, {}", gigabytes(pin.size), pin.licence);
             needs.add_pin(&pin.name, &text, missing);
             to_fetch += if missing { pin.size } else { 0 };

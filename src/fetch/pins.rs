@@ -180,11 +180,11 @@ impl ModelPin {
         fetched(cache).join("models").join(self.name.replace('/', "--"))
     }
 
-    /// Whether all its files are there and verified.
+    /// Whether all its files are there and what is pinned; those that are not known yet are read.
     #[must_use]
-    pub fn is_complete(&self, cache: &Utf8Path, verified: &Verified) -> bool {
+    pub fn is_complete(&self, cache: &Utf8Path, verified: &mut Verified) -> bool {
         let folder = self.folder(cache);
-        self.files.iter().all(|file| verified.holds(&folder.join(&file.name), file.sha256))
+        self.files.iter().all(|file| verified.recognises(&folder.join(&file.name), file.sha256, file.size))
     }
 
     /// Bytes of its weights.
@@ -206,6 +206,12 @@ impl ArchivePin {
     #[must_use]
     pub fn find(name: &str) -> Option<&'static Self> {
         ARCHIVES.iter().find(|pin| pin.name == name)
+    }
+
+    /// Whether it is there and what is pinned; it is read if that is not known yet.
+    #[must_use]
+    pub fn is_complete(&self, cache: &Utf8Path, verified: &mut Verified) -> bool {
+        verified.recognises(&self.path(cache), self.sha256, Some(self.size))
     }
 
     /// Where it lies once it is fetched.

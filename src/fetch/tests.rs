@@ -471,7 +471,7 @@ fn a_models_files_are_asked_for_by_revision_unless_the_hubs_cache_has_them() {
     let found = fetcher.fetch(&[&pin, &pin], &[], &environment).unwrap();
 
     assert_eq!(found, [pin.folder(&lab.cache), pin.folder(&lab.cache)]);
-    assert!(pin.is_complete(&lab.cache, &Verified::read(&lab.cache)));
+    assert!(pin.is_complete(&lab.cache, &mut Verified::read(&lab.cache)));
     let asked: Vec<_> = server.requests().into_iter().map(|request| request.path).collect();
     assert_eq!(asked, ["/org/model/resolve/abc/model.safetensors"]);
 }
@@ -505,6 +505,9 @@ fn a_converted_model_that_was_copied_here_is_read_and_not_converted_again() {
     let file = pin.folder(&lab.cache).join("config.json");
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::write(&file, "good").unwrap();
+    // As `run` and `doctor` ask, before any fetch.
+    assert!(pin.is_complete(&lab.cache, &mut Verified::read(&lab.cache)));
+    fs::remove_file(lab.cache.join("fetched/verified.json")).unwrap();
     let fetcher = Fetcher::new(lab.settings(&server), Events::ignored()).unwrap();
     // Converting needs an environment, and there is none.
     let mut environment = EnvironmentRequest::from_variables(Stack::Cpu, lab.cache.clone());
@@ -512,9 +515,10 @@ fn a_converted_model_that_was_copied_here_is_read_and_not_converted_again() {
 
     let found = fetcher.fetch(&[&pin], &[], &environment).unwrap();
     assert_eq!(found, [pin.folder(&lab.cache)]);
-    assert!(pin.is_complete(&lab.cache, &Verified::read(&lab.cache)));
+    assert!(pin.is_complete(&lab.cache, &mut Verified::read(&lab.cache)));
 
     fs::write(&file, "evil").unwrap();
+    assert!(!pin.is_complete(&lab.cache, &mut Verified::read(&lab.cache)));
     let error = fetcher.fetch(&[&pin], &[], &environment).unwrap_err();
     assert!(matches!(error, FetchError::Environment(_)), "{error}");
 }

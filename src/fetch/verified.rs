@@ -66,9 +66,40 @@ impl Verified {
         Self { path, files }
     }
 
+    /// Whether the file is there and has this digest. Where that is not known, as after a copy of the cache folder, a file of
+    /// the right size (bytes) is read.
+    pub fn recognises(&mut self, path: &Utf8Path, sha256: Digest, size: Option<u64>) -> bool {
+        if self.holds(path, sha256) {
+            return true;
+        }
+        let found = fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+        if found.is_none() || size.is_some_and(|size| found != Some(size)) {
+            return false;
+        }
+        tracing::info!(
+            "reading {path}, of which this machine does not know yet whether it is what is pinned"
+        );
+        match digest_file(path) {
+            Ok((digest, _)) if digest == sha256 => {
+                if let Err(error) = self.note(path, sha256) {
+                    tracing::debug!(%error, "that a file is what is pinned was not noted");
+                }
+                true
+            }
+            Ok(_) => {
+                tracing::warn!("{path} is not what is pinned");
+                false
+            }
+            Err(error) => {
+                tracing::warn!("failed to read {path}: {error}");
+                false
+            }
+        }
+    }
+
     /// Whether the file had this digest when it was last read, and has not been touched since.
     #[must_use]
-    pub fn holds(&self, path: &Utf8Path, sha256: Digest) -> bool {
+    pub(super) fn holds(&self, path: &Utf8Path, sha256: Digest) -> bool {
         self.files.get(path).is_some_and(|stamp| Stamp::of(path, sha256).is_ok_and(|now| now == *stamp))
     }
 
