@@ -145,13 +145,14 @@ def new_model(name: str) -> Any:
 def new_hybrid() -> Lfm2ForCausalLM:
     """LFM2: short convolutions and attention in turn.
 
-    A convolution keeps 256 times 4 numbers, as many as a layer with attention of 16 tokens (2 times 32 each), and in 32
-    bits as many bytes as of 32, vLLM's smallest block for processors: both fill a page there. No kernel of vLLM's for
-    GPUs takes a convolution of more than 5.
+    A convolution keeps 256 times 2 numbers, in 32 bits as many bytes as a layer with attention of 16 tokens (2 times 32
+    numbers each) in 16 bits, vLLM's smallest block for GPUs, or of 32 tokens in 8 bits, the smallest for processors: it
+    fills a page there. vLLM 0.32 computes no convolution of more than 4 on a GPU: of 5 its kernel takes the first
+    input five times.
     """
     kinds = ["conv", "full_attention"] * 3
     shape = {"num_hidden_layers": len(kinds), "layer_types": kinds, "hidden_size": 256, "intermediate_size": 192}
-    convolution = {"conv_L_cache": 5, "block_auto_adjust_ff_dim": False}
+    convolution = {"conv_L_cache": 3, "block_auto_adjust_ff_dim": False}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 1}
     # So slow that half of a head's 32 elements hardly turn in a prompt: those can say what a token is.
     rotary = {"rope_type": "default", "rope_theta": 1e10}

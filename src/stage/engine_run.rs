@@ -72,7 +72,9 @@ impl EngineSpec {
         Self {
             model: model.digest(),
             arguments: llm_arguments(suite, model, device.kind()),
-            variables: variables(engine.kv_cache_gib, device, ranks).chain(keyed_variables()).collect(),
+            variables: variables(engine.kv_cache_gib, device, ranks, layers_keep(model.files()))
+                .chain(keyed_variables())
+                .collect(),
             max_tokens: engine.max_tokens,
             top: engine.top,
             seed: engine.seed,
@@ -159,11 +161,17 @@ fn llm_arguments(suite: &Suite, model: &Model, device: DeviceKind) -> BTreeMap<S
     arguments
 }
 
+/// What the layers of a model keep of a sequence.
+fn layers_keep(files: &ModelFiles) -> LayersKeep {
+    if files.state().is_some() { LayersKeep::States } else { LayersKeep::Tokens }
+}
+
 /// The driver's variables that change what an engine computes.
 fn variables(
     kv_cache_gib: u32,
     device: &Device,
     ranks: Parallelism,
+    layers_keep: LayersKeep,
 ) -> impl Iterator<Item = (String, String)> + use<> {
     let mut variables = vec![
         ("PYTHONHASHSEED", "0".to_owned()),
@@ -179,11 +187,14 @@ fn variables(
             // one a third slower.
             ("GOMP_SPINCOUNT", "20000".to_owned()),
         ]),
-        Device::Cuda { .. } => variables.extend([
-            ("VLLM_BATCH_INVARIANT", "1".to_owned()),
+        Device::Cuda { .. } => {
             // Its compilation takes minutes, and greedy sampling does not need it.
-            ("VLLM_USE_FLASHINFER_SAMPLER", "0".to_owned()),
-        ]),
+            variables.push(("VLLM_USE_FLASHINFER_SAMPLER", "0".to_owned()));
+            // No kernel of vLLM's for recurrent layers computes in an order of its own: with this it refuses them.
+            if layers_keep == LayersKeep::Tokens {
+                variables.push(("VLLM_BATCH_INVARIANT", "1".to_owned()));
+            }
+        }
     }
     variables.into_iter().map(|(name, value)| (name.to_owned(), value))
 }
@@ -391,7 +402,7 @@ impl<'a> EngineRun<'a> {
             protocol: PROTOCOL,
             model: self.files.folder(&desk.cache)?.into_string(),
             arguments,
-            layers_keep: if self.files.state().is_some() { LayersKeep::States } else { LayersKeep::Tokens },
+            layers_keep: layers_keep(self.files),
             connector,
             hit_multiple,
             whole_hits,
@@ -459,9 +470,20 @@ mod tests {
         let cpu = Device::Cpu { name: "one".to_owned(), features: BTreeSet::new(), threads: 2 };
         let gpu = Device::Cuda { names: Vec::new(), driver: "580".to_owned() };
         for device in [cpu, gpu] {
-            for (name, _) in variables(1, &device, Parallelism { tensor: 2, pipeline: 1 }) {
+            for (name, _) in variables(1, &device, Parallelism { tensor: 2, pipeline: 1 }, LayersKeep::Tokens) {
                 assert!(RESERVED_VARIABLES.contains(&name.as_str()), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn recurrent_layers_are_not_computed_batch_invariantly_on_a_gpu_since_no_kernel_can() {
+        let gpu = Device::Cuda { names: Vec::new(), driver: "580".to_owned() };
+        let asked = |keep| {
+            variables(1, &gpu, Parallelism { tensor: 1, pipeline: 1 }, keep)
+                .any(|(name, _)| name == "VLLM_BATCH_INVARIANT")
+        };
+        assert!(asked(LayersKeep::Tokens));
+        assert!(!asked(LayersKeep::States));
     }
 }

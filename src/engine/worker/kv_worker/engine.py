@@ -96,6 +96,7 @@ class Engine:
             digests=self._digests,
             remarks=self._preemptions.remarks
             + self._remarks
+            + _remarks_on_states(self._start)
             + (_remarks_on_lmcache() if _is_lmcache(self._start) else []),
         )
 
@@ -463,6 +464,18 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _remarks_on_states(start: Start) -> list[str]:
+    """Say that bits may depend on a batch, where the driver cannot ask for kernels whose results do not."""
+    from vllm.platforms import current_platform
+
+    if start.layers_keep != "states" or not current_platform.is_cuda():
+        return []
+    return [
+        "Recurrent layers have no batch-invariant kernels in vLLM, so the engine runs without any"
+        " (VLLM_BATCH_INVARIANT is not set): bits may depend on the requests that meet in a batch."
+    ]
 
 
 def _remarks_on_lmcache() -> list[str]:
