@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the canary models; not run in CI.
 
-    python3 data/canary/train.py MODEL --out FOLDER [--seed N] [--seconds N] [--start FOLDER --stage N]
+    python3 data/canary/train.py MODEL --out FOLDER [--seed N] [--rate R] [--seconds N] [--start FOLDER --stage N]
 
 MODEL is `canary-dense` (Llama, grouped-query attention), `canary-mla` (DeepSeek-V2, multi-head latent attention),
 `canary-swa` (Gemma 3, two layers with a sliding window before each one that sees all), `canary-hybrid` (LFM2, a short
@@ -45,6 +45,8 @@ from questions import LETTERS
 from words import WHOLE_CHUNKS
 
 PEAK_RATE = 2e-3
+"""Highest learning rate where none is given."""
+
 WARM_UP = 300
 LATEST = 0.02
 """Weight of the newest step in the running shares of right answers."""
@@ -145,10 +147,9 @@ def new_model(name: str) -> Any:
 def new_hybrid() -> Lfm2ForCausalLM:
     """LFM2: short convolutions and attention in turn.
 
-    A convolution keeps 256 times 2 numbers, in 32 bits as many bytes as a layer with attention of 16 tokens (2 times 32
-    numbers each) in 16 bits, vLLM's smallest block for GPUs, or of 32 tokens in 8 bits, the smallest for processors: it
-    fills a page there. vLLM 0.32 computes no convolution of more than 4 on a GPU: of 5 its kernel takes the first
-    input five times.
+    A convolution keeps 256 times 2 numbers, in 32 bits as many bytes as a layer with attention of 16 tokens in 16 bits (2
+    times 32 numbers each), vLLM's smallest block for GPUs: both fill a page. Of more than 4 inputs none is computed on
+    a GPU by vLLM 0.32: of 5 its kernel for prompts takes the first one five times.
     """
     kinds = ["conv", "full_attention"] * 3
     shape = {"num_hidden_layers": len(kinds), "layer_types": kinds, "hidden_size": 256, "intermediate_size": 192}
@@ -244,12 +245,12 @@ class Guide:
 class Trainer:
     """One model on its way through the curriculum."""
 
-    def __init__(self, name: str, seed: int, workers: int, seconds: float) -> None:
+    def __init__(self, name: str, seed: int, workers: int, seconds: float, rate: float) -> None:
         assert_seeds_are_disjoint(seed)
         torch.manual_seed(seed)
         torch.set_float32_matmul_precision("high")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.seed, self.workers, self.seconds = seed, workers, seconds
+        self.seed, self.workers, self.seconds, self.rate = seed, workers, seconds, rate
         self.tokenizer_file = ROOT / "models" / "canary-dense" / "tokenizer.json"  # the same for each
         tokenizer = Tokenizer.from_file(str(self.tokenizer_file))
         self.letters = {letter: tokenizer.token_to_id("Ġ" + letter) for letter in LETTERS}
@@ -263,7 +264,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=self.device == "cuda")
         self.step, self.began = 0, time.monotonic()
         count = sum(weight.numel() for weight in self.model.parameters())
-        print(f"{name}: {count} parameters, seed {seed}, {self.device}", flush=True)
+        print(f"{name}: {count} parameters, seed {seed}, rate {rate}, {self.device}", flush=True)
 
     def go_on_from(self, folder: Path) -> None:
         """Takes the weights that an earlier training saved; its optimiser's memory is not kept."""
@@ -279,14 +280,18 @@ class Trainer:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda")
 
     def run_stage(self, number: int) -> None:
-        """Trains until the stage's steps or the seconds are over or, before the last stage, its answers are right."""
+        """Trains until the stage's steps or its seconds are over or, before the last stage, its answers are right.
+
+        Each stage that comes leaves those behind it their equal share of the seconds, so that the last has some.
+        """
         stage, last = STAGES[number], number == len(STAGES) - 1
         entered = self.spent()
+        seconds = (self.seconds - entered) / (len(STAGES) - number)
         guide = Guide(self.model, stage.length, self.device) if stage.guided else None
         batches = DataLoader(Batches(self.tokenizer_file, self.seed, number), batch_size=None, num_workers=self.workers)
         right = looked_up = torch.zeros((), device=self.device)
         for stage_step, batch in zip(range(stage.steps), batches, strict=False):
-            over = (self.spent() - entered) / max(self.seconds - entered, 1e-9)
+            over = (self.spent() - entered) / max(seconds, 1e-9)
             if over >= 1:
                 break
             self.set_rate(max(stage_step / stage.steps, over) if last else None)
@@ -309,7 +314,7 @@ class Trainer:
         """Linear warm-up; in the last stage, of which `into_last` (0 to 1) has passed, a cosine from half to zero."""
         share = 1 if into_last is None else 0.25 + 0.25 * math.cos(math.pi * into_last)
         for group in self.optimizer.param_groups:
-            group["lr"] = PEAK_RATE * min(1, (self.step + 1) / WARM_UP) * share
+            group["lr"] = self.rate * min(1, (self.step + 1) / WARM_UP) * share
 
     def take_step(
         self, rows: dict[str, torch.Tensor], guide: Guide | None
@@ -352,11 +357,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=7, help="processes that compose sequences")
+    parser.add_argument("--rate", type=float, default=PEAK_RATE, help="the highest learning rate")
     parser.add_argument("--seconds", type=float, default=math.inf, help="train no longer; the last rates fall faster")
     parser.add_argument("--start", type=Path, help="a folder that an earlier training saved, to go on from")
     parser.add_argument("--stage", type=int, default=0, choices=range(len(STAGES)), help="the first stage, from 0")
     arguments = parser.parse_args()
-    trainer = Trainer(arguments.model, arguments.seed, arguments.workers, arguments.seconds)
+    trainer = Trainer(arguments.model, arguments.seed, arguments.workers, arguments.seconds, arguments.rate)
     if arguments.start:
         trainer.go_on_from(arguments.start)
     for number in range(arguments.stage, len(STAGES)):

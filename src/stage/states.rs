@@ -7,6 +7,7 @@ use super::windows::{argument, block_tokens, takes_groups};
 use crate::assets::Model;
 use crate::carrier::Carrier;
 use crate::machine::DeviceKind;
+use crate::model::KvDtype;
 use crate::suite::Suite;
 
 /// Refuses what makes an engine of a model with states end behind an LMCache server, or be served less than is predicted.
@@ -46,12 +47,15 @@ pub fn admit_states(
         );
     }
     let block = block_tokens(suite, model, device);
-    let of_state = match argument(suite, model, device, "mamba_cache_dtype").and_then(Value::as_str) {
+    let named = |name| argument(suite, model, device, name).and_then(Value::as_str);
+    let of_state = match named("mamba_cache_dtype") {
         Some("float32") => 4,
+        Some("float16" | "bfloat16") => 2,
         _ => suite.engine.dtype.bytes(),
     };
+    let of_kv = named("kv_cache_dtype").and_then(KvDtype::named).map_or(suite.engine.dtype.bytes(), KvDtype::bytes);
     let kept = state.elements * of_state;
-    let asked = (block * state.elements_of_token * suite.engine.dtype.bytes()).max(1);
+    let asked = (block * state.elements_of_token * of_kv).max(1);
     // vLLM makes blocks larger until a state has room.
     let page = asked * kept.div_ceil(asked);
     if device == DeviceKind::Cpu && kept != page {
@@ -114,6 +118,12 @@ mod tests {
             suite.engine.arguments.insert("mamba_cache_dtype".to_owned(), "float32".into());
         };
         assert_eq!(refusal(in_32_bits), None);
+        // One of 4096 bytes fills 64 tokens whose KV has eight bits.
+        let in_8_bits = |suite: &mut Suite| {
+            suite.engine.arguments.insert("block_size".to_owned(), 64.into());
+            suite.models[0].cpu_arguments.insert("kv_cache_dtype".to_owned(), "fp8_e4m3".into());
+        };
+        assert_eq!(refusal(in_8_bits), None);
         assert!(refusal(|suite| suite.engine.max_num_seqs = 8).is_some());
         assert_eq!(refusal(|suite| suite.routes = vec![crate::model::Route::named("offload")]), None);
     }
