@@ -18,8 +18,9 @@ mod tests;
 use self::arms_of::ArmsOf;
 use std::collections::BTreeMap;
 
-use crate::carrier::{find_carrier, planting_routes};
+use crate::carrier::{find_carrier, foreign_route};
 use crate::engine::environment::Environment;
+use crate::foreign::Keeper;
 use crate::job::{Graph, Job, JobId, Work};
 use crate::model::{HitRule, HitUnit, Route};
 use crate::stage::{Extract, Label, Sources, StageError};
@@ -48,8 +49,8 @@ pub struct ModelJobs {
     pub cells: Vec<Cell>,
     /// Planted faults, by route, if they are asked for.
     pub planted: Vec<(Route, JobId)>,
-    /// Foreign KV, if that is asked for.
-    pub foreign: Option<JobId>,
+    /// Foreign KV, by the route on which it is read, if that is asked for.
+    pub foreign: Vec<(Route, JobId)>,
     /// Conversations, by route, if they are asked for.
     pub talks: Vec<(Route, JobId)>,
     /// Pressure, by route, if that is asked for.
@@ -76,14 +77,20 @@ pub fn graph(
     environment: Option<&Environment>,
 ) -> Result<RunGraph, StageError> {
     let mut run = RunGraph::default();
-    let suite = &request.suite;
     let extract = Extract { archive: sources.archive().1 };
     let questions = run.graph.add(job(Label::default(), Work::Extract(extract), [], 0));
     for (model, tokenizer) in sources.models_with_tokenizers() {
         let work = arms_of::prompts(request, tokenizer);
         let prompts = run.graph.add(job(Label::of_model(model.name()), work, [questions], 0));
-        let (cells, planted, talks, pressed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        run.models.push(ModelJobs { prompts, cells, planted, foreign: None, talks, pressed });
+        let (cells, planted, foreign) = (Vec::new(), Vec::new(), Vec::new());
+        run.models.push(ModelJobs {
+            prompts,
+            cells,
+            planted,
+            foreign,
+            talks: Vec::new(),
+            pressed: Vec::new(),
+        });
     }
     let Some(environment) = environment else { return Ok(run) };
     for ((model, tokenizer), jobs) in sources.models_with_tokenizers().zip(&mut run.models) {
@@ -107,7 +114,7 @@ pub fn graph(
             });
             [questions, prompts, baseline, control]
         };
-        for route in request.routes().filter(|&route| request.takes(name, route)) {
+        for route in request.routes_of(name) {
             let label = Label::on_route(name, route);
             let hits = find_carrier(route)?.hits();
             let undamaged = undamaged(graph, hits);
@@ -123,18 +130,23 @@ pub fn graph(
             jobs.cells.push(Cell { route, compare });
         }
         if request.planting == Planting::Asked {
-            for route in planting_routes(&suite.routes) {
+            for route in request.planting_routes(name) {
                 let (label, work) = (Label::on_route(name, route), arms.faults(route)?);
                 let undamaged = undamaged(graph, HitRule::default());
                 jobs.planted.push((route, graph.add(job(label, work, undamaged, 1))));
             }
         }
-        if !request.foreign.is_empty() {
-            let work = arms.foreign(&request.foreign);
-            jobs.foreign = Some(graph.add(job(Label::of_model(name), work, [prompts], 1)));
+        for keeper in request.foreign_keepers(name) {
+            let Some(work) = arms.foreign(&request.foreign, keeper) else { continue };
+            let route = foreign_route(keeper);
+            let label = match keeper {
+                Keeper::Server => Label::of_model(name),
+                Keeper::Engine => Label::on_route(name, route),
+            };
+            jobs.foreign.push((route, graph.add(job(label, work, [prompts], 1))));
         }
         if request.turns == Turning::Asked {
-            for route in request.routes().filter(|&route| request.takes(name, route)) {
+            for route in request.routes_of(name) {
                 for (words, work) in arms.turns(route)? {
                     let label = Label::on_route(&format!("{name}{words}"), route);
                     jobs.talks.push((route, graph.add(job(label, work, [prompts], 1))));
@@ -142,7 +154,7 @@ pub fn graph(
             }
         }
         if let Some(settings) = request.pressure() {
-            for route in request.routes().filter(|&route| request.takes(name, route)) {
+            for route in request.routes_of(name) {
                 if find_carrier(route)?.refuses_pressure().is_some() {
                     continue;
                 }

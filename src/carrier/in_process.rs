@@ -1,8 +1,11 @@
 //! LMCache inside vLLM's process, in memory (`LMCacheConnectorV1`).
 
+use camino::Utf8Path;
+
 use super::lmcache::{Translation, refused_serde, require_lmcache};
 use super::{Carrier, Doing, Here, Port, Proof, RouteError, Side, Surroundings, Topology, Transport};
 use crate::engine::Connector;
+use crate::foreign::Keeper;
 use crate::machine::DeviceKind;
 use crate::options::{NotOffered, StoringOptions};
 use crate::suite::LmcacheSettings;
@@ -49,6 +52,10 @@ impl Carrier for InProcess {
         (device == DeviceKind::Cpu).then_some(words)
     }
 
+    fn keeper(&self) -> Result<Keeper, &'static str> {
+        Ok(Keeper::Engine)
+    }
+
     fn fits_a_script(&self) -> bool {
         true
     }
@@ -59,6 +66,8 @@ impl Carrier for InProcess {
     }
 }
 
+/// The variable that says whether LMCache keeps anything in memory.
+const LOCAL: &str = "LMCACHE_LOCAL_CPU";
 /// The variable that says how many GiB of memory LMCache takes.
 const MEMORY: &str = "LMCACHE_MAX_LOCAL_CPU_SIZE";
 
@@ -67,11 +76,23 @@ const MEMORY: &str = "LMCACHE_MAX_LOCAL_CPU_SIZE";
 pub fn variables(lmcache: &LmcacheSettings) -> Vec<(String, String)> {
     let own = [
         ("LMCACHE_CHUNK_SIZE", lmcache.chunk_tokens.to_string()),
-        ("LMCACHE_LOCAL_CPU", "True".to_owned()),
+        (LOCAL, "True".to_owned()),
         (MEMORY, lmcache.memory_gib.to_string()),
     ];
     let all = own.into_iter().chain(lmcache.options.variables());
     all.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Those of one whose memory is left for what is on its way into this folder and out of it, as a remote store, which an LMCache in
+/// another engine reads as well: what is in the memory, and in the files of `LMCACHE_LOCAL_DISK`, it would not find.
+#[must_use]
+pub fn remote_variables(lmcache: &LmcacheSettings, folder: &Utf8Path) -> Vec<(String, String)> {
+    let mut variables = variables(lmcache);
+    variables.retain(|(name, _)| name != LOCAL);
+    // A host and a port must be there, and name nothing.
+    let own = [(LOCAL, "False".to_owned()), ("LMCACHE_REMOTE_URL", format!("fs://localhost:0{folder}"))];
+    variables.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    variables
 }
 
 /// Each engine has an LMCache of its own.

@@ -15,6 +15,7 @@ use super::{
     make_folder,
 };
 use crate::engine::{Connector, ServerCounters, numbered};
+use crate::foreign::Keeper;
 use crate::machine::DeviceKind;
 use crate::options::{NotOffered, StoringOptions};
 
@@ -58,6 +59,12 @@ impl Carrier for InProcessDisk {
 
     fn refuses_groups(&self) -> Option<&'static str> {
         Some(ONE_GROUP)
+    }
+
+    fn keeper(&self) -> Result<Keeper, &'static str> {
+        Err(
+            "LMCache keeps the list of its local files in the engine's memory, so that nobody else is served from them",
+        )
     }
 
     fn prepare<'a>(
@@ -129,24 +136,33 @@ impl Port for Files<'_> {
         Box::pin(async move {
             let new = chunks * u64::from(self.surroundings.shards_of_chunk);
             let wanted = self.due.fetch_add(new, Ordering::Relaxed) + new;
-            let failed = |source| CarrierError::Write { path: self.path.clone(), source };
-            let begun = Instant::now();
-            let (mut seen, mut since) = (Written::look(&self.path).map_err(failed)?, begun);
-            while seen.files < wanted || since.elapsed() < STEADY {
-                if begun.elapsed() > self.surroundings.patience {
-                    break;
-                }
-                tokio::time::sleep(LOOK_INTERVAL).await;
-                let now = Written::look(&self.path).map_err(failed)?;
-                if now != seen {
-                    (seen, since) = (now, Instant::now());
-                }
-            }
-            match (seen.files, wanted) {
-                (0, 1..) => Err(failed(io::Error::other("LMCache has put no file there"))),
-                _ => Ok(before),
-            }
+            settle_files(&self.path, wanted, self.surroundings.patience).await?;
+            Ok(before)
         })
+    }
+}
+
+/// Waits until so many files are in a folder and nothing writes to it; fewer are all that there are after this patience.
+///
+/// # Errors
+/// When there is none where one should be, or the folder cannot be read.
+pub async fn settle_files(folder: &Utf8Path, wanted: u64, patience: Duration) -> Result<(), CarrierError> {
+    let failed = |source| CarrierError::Write { path: folder.to_owned(), source };
+    let begun = Instant::now();
+    let (mut seen, mut since) = (Written::look(folder).map_err(failed)?, begun);
+    while seen.files < wanted || since.elapsed() < STEADY {
+        if begun.elapsed() > patience {
+            break;
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let now = Written::look(folder).map_err(failed)?;
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+    }
+    match (seen.files, wanted) {
+        (0, 1..) => Err(failed(io::Error::other("LMCache has put no file there"))),
+        _ => Ok(()),
     }
 }
 

@@ -31,13 +31,15 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 pub(crate) use self::described::RESERVED_VARIABLES;
 pub use self::error::{CarrierError, RouteError};
-pub use self::in_process::variables as in_process_variables;
+pub use self::in_process::{remote_variables, variables as in_process_variables};
+pub use self::in_process_disk::settle_files;
 pub use self::lmcache::{launch_server, serde_settings, server_settings, settle, with_options};
 pub use self::redis::provide_redis;
 pub use self::surroundings::{Here, Surroundings, make_folder};
 use crate::digest::Digest;
 use crate::engine::environment::EnvironmentIdentity;
 use crate::engine::{Connector, Halting, Halts, ServerCounters};
+use crate::foreign::Keeper;
 use crate::machine::DeviceKind;
 use crate::model::{HitRule, Route};
 use crate::options::{NotOffered, StoringOptions};
@@ -102,6 +104,17 @@ pub trait Carrier: std::fmt::Debug + Sync {
     /// Where faults can be planted in what it stores.
     fn planting_ground(&self) -> Option<PlantingGround> {
         None
+    }
+
+    /// What keeps KV that readers of another identity can ask for.
+    ///
+    /// # Errors
+    /// With why there is none.
+    fn keeper(&self) -> Result<Keeper, &'static str> {
+        let is_lmcache = self.needs_lmcache() && self.proof().is_of_a_server();
+        is_lmcache
+            .then_some(Keeper::Server)
+            .ok_or("only what LMCache keeps is asked for, and none keeps any there")
     }
 
     /// Whether a script of vLLM and LMCache alone can do what it does.
@@ -358,8 +371,11 @@ pub fn planting_routes(tested: &[Route]) -> Vec<Route> {
     CARRIERS.iter().filter(tested_or_disk).map(|carrier| Route::named(carrier.name())).collect()
 }
 
-/// The route on which KV of another identity is read: that of the folder, which readers can be given copies of.
+/// The route on which KV of another identity is read: of what servers keep that of the folder, which readers can be given copies of.
 #[must_use]
-pub fn foreign_route() -> Route {
-    Route::named(disk::Disk.name())
+pub fn foreign_route(keeper: Keeper) -> Route {
+    Route::named(match keeper {
+        Keeper::Server => disk::Disk.name(),
+        Keeper::Engine => in_process::InProcess.name(),
+    })
 }

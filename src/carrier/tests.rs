@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::environment::Environment;
 use crate::event::Events;
+use crate::foreign::Keeper;
 use crate::options::{Serde, TransferMode};
 use crate::suite::LmcacheSettings;
 
@@ -104,7 +105,8 @@ fn faults_are_planted_on_disk_in_any_case_and_in_redis_where_that_is_tested() {
     let named = |names: &[&str]| names.iter().map(|name| Route::named(name)).collect::<Vec<_>>();
     assert_eq!(planting_routes(&named(&["mp", "in-process"])), named(&["mp+fs"]));
     assert_eq!(planting_routes(&named(&["mp+redis"])), named(&["mp+fs", "mp+redis"]));
-    assert_eq!(foreign_route(), Route::named("mp+fs"));
+    assert_eq!(foreign_route(Keeper::Server), Route::named("mp+fs"));
+    assert_eq!(foreign_route(Keeper::Engine), Route::named("in-process"));
 }
 
 #[test]

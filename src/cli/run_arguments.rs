@@ -83,7 +83,8 @@ pub(super) struct RunArguments {
     pub(super) flips: Option<u16>,
     /// Ask LMCache for KV that was stored under another identity (salt, chunk size, data type, weights, configuration, LoRA
     /// adapter and more): it must serve none of it, and what it serves is reported as a finding about LMCache, without a change of
-    /// the verdict. Some minutes for each model; or one or more kinds of readers alone, as in --foreign=lora,fp8
+    /// the verdict. Asked of LMCache's server where a route has one, and of LMCache in vLLM's process on the route in-process. Some
+    /// minutes for each model; or one or more kinds of readers alone, as in --foreign=lora,fp8
     #[arg(
         long, value_name = "READERS", num_args = 0..=1, require_equals = true, value_delimiter = ',',
         default_missing_value = "all", value_parser = readers_parser()

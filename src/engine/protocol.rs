@@ -214,6 +214,8 @@ pub enum ConnectorRole {
 pub struct Asker {
     /// A salt, instead of the connector's.
     pub cache_salt: Option<String>,
+    /// A tag, which an LMCache in the engine's process takes into its keys.
+    pub tag: Option<String>,
     /// The LoRA adapter, for one.
     pub adapter: Option<Adapter>,
     /// The seed of embeddings that take the place of the tokens, for one that has such.
@@ -223,8 +225,10 @@ pub struct Asker {
 /// A LoRA adapter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Adapter {
-    /// By which vLLM knows it.
+    /// By which people know it.
     pub name: String,
+    /// By which vLLM tells it from others that the same engine is asked with, from 1.
+    pub number: u32,
     /// Where it lies, in PEFT's layout.
     pub folder: String,
 }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::stored::Way;
 use crate::model::{Dtype, KvDtype};
 
 /// What a reader differs in from the engine that stored.
@@ -73,7 +74,7 @@ impl Difference {
     }
 
     /// What follows for who runs LMCache, where it does not tell this apart.
-    pub(super) fn advice(self) -> &'static str {
+    pub(super) fn advice(self, over: Way) -> &'static str {
         match self {
             Self::Nothing => "",
             Self::Salt => "salts do not keep users apart",
@@ -86,6 +87,9 @@ impl Difference {
             }
             Self::RopeScaling => "whoever changes a model's config.json must clear the cache",
             Self::Quantization => "never let engines that quantise a model in two ways share a cache",
+            Self::OtherAdapter | Self::NoAdapter if over.is_in_process() => {
+                "requests of each LoRA adapter, and those of none, need a cache or an `lmcache.tag` of their own"
+            }
             Self::OtherAdapter | Self::NoAdapter => {
                 "requests of each LoRA adapter, and those of none, need a cache or a cache_salt of their own"
             }
@@ -94,9 +98,13 @@ impl Difference {
         }
     }
 
-    /// Whether a salt that names what differs is a mend; how well that works is then shown.
+    /// Whether a salt that names what differs is a mend, or a tag where LMCache is in process; how well that works is then shown.
     #[must_use]
-    pub fn is_mended_by_a_salt(self) -> bool {
-        !matches!(self, Self::Nothing | Self::Salt | Self::ChunkSize { .. })
+    pub fn has_a_mend(self, over: Way) -> bool {
+        match self {
+            Self::Nothing | Self::ChunkSize { .. } => false,
+            Self::Salt => over.is_in_process(),
+            _ => true,
+        }
     }
 }

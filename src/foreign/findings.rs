@@ -30,12 +30,12 @@ pub struct Reading {
     pub expected_tokens: u64,
     /// What came of it.
     pub outcome: ReadingOutcome,
-    /// What came of the same with a salt, where that was tried.
+    /// What came of the same with a salt, or a tag where LMCache is in process, where that was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mend: Option<Mend>,
 }
 
-/// What a reader gets whose requests carry a salt of their own.
+/// What a reader gets whose requests carry a salt of their own, or a tag (`lmcache.tag.…`) where LMCache is in process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Mend {
@@ -113,6 +113,12 @@ impl Reading {
         self.differs_in == Difference::Nothing
     }
 
+    /// Whether it differs in nothing, and was served nothing.
+    #[must_use]
+    pub fn is_unserved_control(&self) -> bool {
+        self.is_control() && self.served_tokens() == Some(0)
+    }
+
     fn is_served_in_full(&self) -> bool {
         self.served_tokens() == Some(self.expected_tokens)
     }
@@ -131,7 +137,7 @@ impl Reading {
         }
     }
 
-    /// Whether a salt was seen to be a mend, where it was tried: nothing of another's was served, and all of its own.
+    /// Whether it was seen to be a mend, where it was tried: nothing of another's was served, and all of its own.
     #[must_use]
     pub fn is_mended(&self) -> Option<bool> {
         Some(match self.mend.as_ref()? {
@@ -142,38 +148,51 @@ impl Reading {
         })
     }
 
-    /// What a salt does, as the end of a sentence; empty where it was not tried.
+    /// What a salt or a tag does, as the end of a sentence; empty where it was not tried.
     fn mend_sentence(&self) -> String {
+        let mend = self.stored.over.mend();
         match &self.mend {
             None => String::new(),
             Some(Mend::Answered { own_tokens, .. }) if self.is_mended() == Some(true) => {
                 format!(
-                    "; with a salt of its own it is served none of this, and then {own_tokens} tokens of its own"
+                    "; with a {mend} of its own it is served none of this, and then {own_tokens} tokens of its own"
                 )
             }
             Some(Mend::Answered { foreign_tokens, own_tokens, .. }) => format!(
-                "; A SALT OF ITS OWN DOES NOT MEND THIS: it is served {foreign_tokens} tokens, and {own_tokens} when it asks again"
+                "; A {} OF ITS OWN DOES NOT MEND THIS: it is served {foreign_tokens} tokens, and {own_tokens} when it asks again",
+                mend.to_uppercase()
             ),
-            Some(Mend::Failed { message }) => format!("; with a salt of its own it fails: {message}"),
+            Some(Mend::Failed { message }) => format!("; with a {mend} of its own it fails: {message}"),
         }
     }
 
     /// The same for tables.
     #[must_use]
     pub fn mend_words(&self) -> String {
+        let mend = self.stored.over.mend();
         match &self.mend {
             None => String::new(),
             Some(Mend::Answered { foreign_tokens, own_tokens, .. }) => {
-                let with =
-                    if self.is_mended() == Some(true) { "with a salt" } else { "NOT MENDED by a salt:" };
+                let with = if self.is_mended() == Some(true) {
+                    format!("with a {mend}")
+                } else {
+                    format!("NOT MENDED by a {mend}:")
+                };
                 format!("; {with} {foreign_tokens}, then {own_tokens}")
             }
-            Some(Mend::Failed { message }) => format!("; with a salt: {message}"),
+            Some(Mend::Failed { message }) => format!("; with a {mend}: {message}"),
         }
     }
 }
 
 impl ForeignFindings {
+    /// What it is, for titles behind a model's name.
+    #[must_use]
+    pub fn title(&self) -> &'static str {
+        let in_process = self.readings.first().is_some_and(|reading| reading.stored.over.is_in_process());
+        if in_process { "KV of another identity in process" } else { "KV of another identity" }
+    }
+
     /// Whether each reader that differs in nothing was served everything, without which misses prove nothing. Where nothing could
     /// be stored there is none; at least one there must be.
     #[must_use]
@@ -216,7 +235,7 @@ impl ForeignFindings {
                     reading.stored.clause(),
                     reading.differs_in.words(),
                     self.movement(reading).map_or_else(String::new, |words| format!(", {words}")),
-                    reading.differs_in.advice(),
+                    reading.differs_in.advice(reading.stored.over),
                     reading.mend_sentence(),
                 )
             },

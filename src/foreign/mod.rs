@@ -10,5 +10,5 @@ mod stored;
 
 pub use self::difference::Difference;
 pub use self::findings::{ForeignFindings, Meaning, Mend, Reading, ReadingOutcome};
-pub use self::readers::{Own, Reader, ReaderGroup, readers};
+pub use self::readers::{Keeper, Own, Reader, ReaderGroup, readers};
 pub use self::stored::{Stored, Storer, Way};

@@ -32,6 +32,16 @@ pub enum ReaderGroup {
     Embeddings,
 }
 
+/// What keeps the KV that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keeper {
+    /// LMCache's server.
+    Server,
+    /// An LMCache in an engine's process. What is in its memory ends with that engine, which can ask for it itself as somebody else; a
+    /// remote store outlives it.
+    Engine,
+}
+
 /// What the suite's engine is.
 #[derive(Debug, Clone, Copy)]
 pub struct Own {
@@ -60,9 +70,40 @@ impl ReaderGroup {
     }
 }
 
-/// The readers of these groups. Those of what one writer stored stand together, the one that differs in nothing first.
+/// The readers of these groups, of what is kept so. Those of what one writer stored stand together, the one that differs in nothing first;
+/// those that ask in the engine that stored stand before all others.
 #[must_use]
-pub fn readers(groups: &BTreeSet<ReaderGroup>, own: Own) -> Vec<Reader> {
+pub fn readers(groups: &BTreeSet<ReaderGroup>, own: Own, keeper: Keeper) -> Vec<Reader> {
+    match keeper {
+        Keeper::Server => of_server(groups, own),
+        Keeper::Engine => {
+            // The engine that stored is one engine: all that its requests can differ in is who asks.
+            let per_request = [ReaderGroup::Basic, ReaderGroup::Lora, ReaderGroup::Embeddings];
+            let within = per_request.into_iter().filter(|group| groups.contains(group)).flat_map(of_engine);
+            let of_tier = of_server(groups, own).into_iter().filter(|reader| reader.stored.over == Way::Tier);
+            let over_files = of_tier.map(|reader| Reader {
+                stored: Stored { over: Way::ProcessFiles, ..reader.stored },
+                ..reader
+            });
+            within.chain(over_files).collect()
+        }
+    }
+}
+
+fn of_engine(group: ReaderGroup) -> Vec<Reader> {
+    let (by, differences): (_, &[Difference]) = match group {
+        ReaderGroup::Basic => (Storer::Suite, &[Difference::Salt]),
+        ReaderGroup::Lora => (Storer::Adapter, &ADAPTERS),
+        ReaderGroup::Embeddings => (Storer::Embeddings, &[Difference::Embeddings]),
+        ReaderGroup::Fp8 | ReaderGroup::Memory => return Vec::new(),
+    };
+    of_writer(Stored { by, over: Way::Process }, differences)
+}
+
+const ADAPTERS: [Difference; 3] =
+    [Difference::OtherAdapter, Difference::NoAdapter, Difference::AdapterRevision];
+
+fn of_server(groups: &BTreeSet<ReaderGroup>, own: Own) -> Vec<Reader> {
     let [e4m3, e5m2] = [KvDtype::Fp8E4m3, KvDtype::Fp8E5m2].map(|dtype| Difference::KvDataType { dtype });
     // The type of the same size: what has another is told apart by the length of what is found.
     let sibling = Difference::DataType {
@@ -92,10 +133,7 @@ pub fn readers(groups: &BTreeSet<ReaderGroup>, own: Own) -> Vec<Reader> {
                 .collect();
             of_suite(Way::Tier, &differences)
         }
-        ReaderGroup::Lora => {
-            let adapters = [Difference::OtherAdapter, Difference::NoAdapter, Difference::AdapterRevision];
-            of_writer(Stored { by: Storer::Adapter, over: Way::Tier }, &adapters)
-        }
+        ReaderGroup::Lora => of_writer(Stored { by: Storer::Adapter, over: Way::Tier }, &ADAPTERS),
         ReaderGroup::Fp8 => [Way::Tier, Way::DrivenMemory].map(|over| of(stored_fp8, over, e5m2)).concat(),
         ReaderGroup::Memory => {
             [Way::Memory, Way::DrivenMemory].map(|over| of_suite(over, &[sibling])).concat()
@@ -116,7 +154,7 @@ mod tests {
 
     fn words(groups: &BTreeSet<ReaderGroup>, own: Own) -> Vec<String> {
         let words = |reader: Reader| format!("{}{}", reader.differs_in.words(), reader.stored.words());
-        readers(groups, own).into_iter().map(words).collect()
+        readers(groups, own, Keeper::Server).into_iter().map(words).collect()
     }
 
     const OWN: Own = Own { chunk_tokens: 256, dtype: Dtype::Bfloat16, kv_dtype: None };
@@ -149,6 +187,43 @@ mod tests {
         nothing, stored of embeddings
         prompt embeddings, stored of embeddings
         ");
+    }
+
+    #[test]
+    fn in_process_the_engine_that_stored_asks_as_others_and_other_engines_ask_over_files() {
+        let words = |groups: &BTreeSet<ReaderGroup>| {
+            let readers = readers(groups, OWN, Keeper::Engine).into_iter();
+            readers.map(|one| format!("{}{}", one.differs_in.words(), one.stored.words())).collect::<Vec<_>>()
+        };
+        insta::assert_snapshot!(words(&BTreeSet::from(ReaderGroup::ALL)).join("\n"), @"
+        nothing, in process
+        salt, in process
+        nothing, stored with a LoRA adapter, in process
+        LoRA adapter (another), stored with a LoRA adapter, in process
+        LoRA adapter (none), stored with a LoRA adapter, in process
+        LoRA adapter (another revision), stored with a LoRA adapter, in process
+        nothing, stored of embeddings, in process
+        prompt embeddings, stored of embeddings, in process
+        nothing, in process, over files
+        salt, in process, over files
+        chunk size (512), in process, over files
+        data type (float16), in process, over files
+        data type (float32), in process, over files
+        data type of KV (fp8_e4m3), in process, over files
+        quantisation (fp8_per_channel), in process, over files
+        rope scaling, under the same path, in process, over files
+        weights, under a colliding path, in process, over files
+        weights, under the same path, in process, over files
+        nothing, stored with a LoRA adapter, in process, over files
+        LoRA adapter (another), stored with a LoRA adapter, in process, over files
+        LoRA adapter (none), stored with a LoRA adapter, in process, over files
+        LoRA adapter (another revision), stored with a LoRA adapter, in process, over files
+        nothing, stored as fp8_e4m3, in process, over files
+        data type of KV (fp8_e5m2), stored as fp8_e4m3, in process, over files
+        nothing, stored of embeddings, in process, over files
+        prompt embeddings, stored of embeddings, in process, over files
+        ");
+        assert!(words(&BTreeSet::from([ReaderGroup::Memory])).is_empty());
     }
 
     #[test]

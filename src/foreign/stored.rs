@@ -46,6 +46,23 @@ pub enum Way {
     Memory,
     /// The same, where LMCache copies out of the engine's memory and into it (`lmcache_driven`).
     DrivenMemory,
+    /// By the LMCache in the process of the engine that stored, out of its memory: who asks is that engine.
+    Process,
+    /// By an LMCache in the process of another engine, over a copy of the folder that the writer's had for a remote store.
+    ProcessFiles,
+}
+
+impl Way {
+    /// Whether LMCache is in an engine's process, and no server.
+    #[must_use]
+    pub fn is_in_process(self) -> bool {
+        matches!(self, Self::Process | Self::ProcessFiles)
+    }
+
+    /// By what a request sets itself apart from others there: a server's keys hold the salt, those of an LMCache in process the tags.
+    pub(super) fn mend(self) -> &'static str {
+        if self.is_in_process() { "tag" } else { "salt" }
+    }
 }
 
 impl Stored {
@@ -70,6 +87,8 @@ impl Stored {
             Way::Tier => "",
             Way::Memory => ", over mp",
             Way::DrivenMemory => ", over mp, lmcache_driven",
+            Way::Process => ", in process",
+            Way::ProcessFiles => ", in process, over files",
         });
         words
     }

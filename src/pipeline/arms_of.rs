@@ -10,7 +10,7 @@ use crate::comparison::Fidelity;
 use crate::digest::Digest;
 use crate::engine::Capacity;
 use crate::engine::environment::Environment;
-use crate::foreign::{Own, ReaderGroup, readers};
+use crate::foreign::{Keeper, Own, ReaderGroup, readers};
 use crate::job::Work;
 use crate::machine::{Device, DeviceKind};
 use crate::model::{HitRule, HitUnit, KvDtype, KvShape, Route};
@@ -226,21 +226,25 @@ impl<'a> ArmsOf<'a> {
         PressureSettings { block_tokens, blocks: tokens.div_ceil(block_tokens), ..settings }
     }
 
-    /// KV of another identity, read by these groups of readers.
-    pub(super) fn foreign(&self, groups: &BTreeSet<ReaderGroup>) -> Work {
+    /// KV of another identity, kept so and read by these groups of readers; none where they have nobody who could ask.
+    pub(super) fn foreign(&self, groups: &BTreeSet<ReaderGroup>, keeper: Keeper) -> Option<Work> {
         let suite = &self.request.suite;
         let own = Own {
             chunk_tokens: suite.lmcache.chunk_tokens,
             dtype: suite.engine.dtype,
             kv_dtype: self.kv_dtype,
         };
-        Work::Foreign(Box::new(Foreign {
+        let readers = readers(groups, own, keeper);
+        if readers.is_empty() {
+            return None;
+        }
+        Some(Work::Foreign(Box::new(Foreign {
             engine: self.connected.clone(),
             lmcache: LmcacheSettings { slow: false, ..suite.lmcache },
             capacity: self.capacity,
             prompts: FOREIGN_PROMPTS,
-            readers: readers(groups, own),
-        }))
+            readers,
+        })))
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::carrier::{find_carrier, planting_routes};
 use crate::dataset::Shard;
 use crate::depot::Depot;
-use crate::foreign::ReaderGroup;
+use crate::foreign::{Keeper, ReaderGroup};
 use crate::job::{Ended, Executor, JobId};
 use crate::machine::Device;
 use crate::model::Route;
@@ -88,6 +89,28 @@ impl Request {
     pub(super) fn routes(&self) -> impl Iterator<Item = Route> + '_ {
         let taken = |route: &Route| self.suite.models.iter().any(|model| self.takes(&model.name, *route));
         self.suite.routes.iter().copied().filter(taken)
+    }
+
+    /// Those of them that it takes of a model.
+    pub(super) fn routes_of<'a>(&'a self, model: &'a str) -> impl Iterator<Item = Route> + 'a {
+        self.routes().filter(move |&route| self.takes(model, route))
+    }
+
+    /// The routes in whose tiers faults are planted of a model; none of a model of which nothing is taken.
+    pub(super) fn planting_routes(&self, model: &str) -> Vec<Route> {
+        let taken: Vec<Route> = self.routes_of(model).collect();
+        let is_asked = self.planting == Planting::Asked && !taken.is_empty();
+        if is_asked { planting_routes(&taken) } else { Vec::new() }
+    }
+
+    /// What keeps the KV of a model that readers of another identity ask for, on the routes that are taken of it.
+    pub(super) fn foreign_keepers(&self, model: &str) -> BTreeSet<Keeper> {
+        let keeper = |route| find_carrier(route).ok()?.keeper().ok();
+        if self.foreign.is_empty() {
+            BTreeSet::new()
+        } else {
+            self.routes_of(model).filter_map(keeper).collect()
+        }
     }
 
     /// Among how many load passes the budget for early stops is divided: each part of the questions has its share.

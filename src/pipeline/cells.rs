@@ -7,7 +7,7 @@ use super::refused::{Refused, admit_cell, admit_route, refused_cells};
 use super::{Bench, Cell, Inputs, Planting, RunGraph, Turning, graph};
 use crate::assets::Model;
 use crate::carrier::{RouteError, foreign_route, planting_routes};
-use crate::foreign::ReaderGroup;
+use crate::foreign::{Keeper, ReaderGroup};
 use crate::job::{Ended, JobId, Whereabouts};
 use crate::model::Route;
 use crate::stage::{
@@ -82,8 +82,9 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
     for model in bench.desk.sources.models() {
         model.check_parallelism(&request.device, has_ray)?;
     }
-    if !request.foreign.is_empty() {
-        admit_route(bench, foreign_route())?;
+    let models = request.suite.models.iter();
+    if models.flat_map(|model| request.foreign_keepers(&model.name)).any(|keeper| keeper == Keeper::Server) {
+        admit_route(bench, foreign_route(Keeper::Server))?;
     }
     if request.planting == Planting::Asked {
         if request.suite.lmcache.options.serde.is_some() {
@@ -99,11 +100,11 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
     let refused = refused_cells(bench)?;
     let of_model = |(model, jobs): (&Model, &super::ModelJobs)| {
         let cells = jobs.cells.iter().map(|cell: &Cell| (cell.route, cell.compare));
-        let foreign = jobs.foreign.map(|job| (foreign_route(), job));
-        let others = jobs.planted.iter().chain(&jobs.talks).chain(&jobs.pressed).copied();
+        let others =
+            jobs.planted.iter().chain(&jobs.foreign).chain(&jobs.talks).chain(&jobs.pressed).copied();
         let admitted =
             |(route, _): &(Route, JobId)| !refused.iter().any(|one| one.is_of(model.name(), *route));
-        cells.chain(others).chain(foreign).filter(admitted).map(|(_, job)| job).collect::<Vec<JobId>>()
+        cells.chain(others).filter(admitted).map(|(_, job)| job).collect::<Vec<JobId>>()
     };
     let wanted = bench.desk.sources.models().iter().zip(&run.models).flat_map(of_model).collect();
     for one in &refused {

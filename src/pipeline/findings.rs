@@ -145,8 +145,7 @@ pub(super) async fn gather(
             }
         }
         // What is asked over a route that the suite does not have.
-        let besides =
-            jobs.planted.iter().map(|(route, _)| *route).chain(jobs.foreign.map(|_| foreign_route()));
+        let besides = jobs.planted.iter().chain(&jobs.foreign).map(|(route, _)| *route);
         let besides: BTreeSet<Route> =
             besides.filter(|route| jobs.cells.iter().all(|cell| cell.route != *route)).collect();
         let silent = refused.iter().filter(|one| besides.iter().any(|&route| one.is_of(model.name(), route)));
@@ -156,14 +155,18 @@ pub(super) async fn gather(
             let findings = read_faults(artifact)?;
             planted.push(Planted { model: model.clone(), route, artifact: artifact.clone(), findings });
         }
-        if let Some(job) = jobs.foreign
-            && let Some(artifact) = gathered.made(model, foreign_route(), job, "read KV of another identity")
-        {
+        for &(route, job) in jobs.foreign.iter().filter(|(route, _)| runs(&refused, model.name(), *route)) {
+            let Some(artifact) = gathered.made(model, route, job, "read KV of another identity") else {
+                continue;
+            };
             let findings = read_foreign(artifact)?;
             for finding in findings.findings() {
                 bench.desk.events.warn(format!("finding about LMCache, {}: {finding}", model.name()));
             }
             foreign.push(ForeignFound { model: model.clone(), artifact: artifact.clone(), findings });
+        }
+        if !bench.request.foreign.is_empty() {
+            gathered.note_without_readers(model, jobs, &refused)?;
         }
         if bench.request.turns == Turning::Asked {
             let untold = |cell: &&Cell| jobs.talks.iter().all(|(route, _)| *route != cell.route);
@@ -235,6 +238,32 @@ impl Gathered<'_> {
             .collect();
         let location = locate(self.bench, self.run, self.ended, jobs, cell, &comparison).await;
         self.compared.push(Compared { model: model.clone(), route, artifacts, comparison, location });
+        Ok(())
+    }
+
+    /// Notes the routes on which nobody can ask for KV of another identity.
+    fn note_without_readers(
+        &mut self,
+        model: &Model,
+        jobs: &ModelJobs,
+        refused: &[Refused],
+    ) -> Result<(), StageError> {
+        for cell in jobs.cells.iter().filter(|cell| runs(refused, model.name(), cell.route)) {
+            let reason = match find_carrier(cell.route)?.keeper() {
+                Ok(keeper) if jobs.foreign.iter().any(|(route, _)| *route == foreign_route(keeper)) => {
+                    continue;
+                }
+                Ok(_) => "none of these groups of readers can ask there",
+                Err(reason) => reason,
+            };
+            self.not_run.push(NotRun {
+                model: model.name().to_owned(),
+                route: cell.route,
+                known: Known::Beforehand,
+                reason: format!("failed to read KV of another identity: {reason}"),
+                next_step: "leave this route out of a run with `--foreign`, or the option".to_owned(),
+            });
+        }
         Ok(())
     }
 

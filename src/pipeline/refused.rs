@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Bench, Planting, Request};
+use super::{Bench, Request};
 use crate::assets::Model;
-use crate::carrier::{Here, RouteError, find_carrier, foreign_route, planting_routes};
+use crate::carrier::{Here, RouteError, find_carrier, foreign_route};
 use crate::model::Route;
 use crate::report::{Known, NotRun};
 use crate::stage::{StageError, admit_states, admit_windows, in_full};
@@ -68,7 +68,7 @@ pub(super) fn refused_cells(bench: &Bench) -> Result<Vec<Refused>, StageError> {
         }
     }
     let is_left = |model: &Model| {
-        let mut routes = request.routes().filter(|&route| request.takes(model.name(), route));
+        let mut routes = request.routes_of(model.name());
         routes.any(|route| !refused.iter().any(|one| one.is_of(model.name(), route)))
     };
     if !models.iter().any(is_left)
@@ -81,10 +81,8 @@ pub(super) fn refused_cells(bench: &Bench) -> Result<Vec<Refused>, StageError> {
 
 /// Every route on which a run does something with a model, each once.
 fn routes_of(request: &Request, model: &str) -> BTreeSet<Route> {
-    let compared = request.routes().filter(|&route| request.takes(model, route));
-    let planted = (request.planting == Planting::Asked).then(|| planting_routes(&request.suite.routes));
-    let foreign = (!request.foreign.is_empty()).then(foreign_route);
-    compared.chain(planted.into_iter().flatten()).chain(foreign).collect()
+    let foreign = request.foreign_keepers(model).into_iter().map(foreign_route);
+    request.routes_of(model).chain(request.planting_routes(model)).chain(foreign).collect()
 }
 
 /// Refuses a route that no model can be tested on here.

@@ -256,7 +256,7 @@ fn faults_suite(planted: &PlantedFaults) -> TestSuite {
 
 /// A case a reader. A finding about LMCache is skipped with a message: it is to be seen, and fails nothing here.
 fn foreign_suite(foreign: &ForeignKv) -> TestSuite {
-    let name = format!("{}, KV of another identity", foreign.model);
+    let name = format!("{}, {}", foreign.model, foreign.findings.title());
     let mut suite = TestSuite::new(name.clone());
     suite
         .add_property(Property::new("findings_about_lmcache", foreign.findings.findings().len().to_string()));

@@ -231,8 +231,9 @@ fn faults(planted: &PlantedFaults) -> String {
 
 fn foreign_table(foreign: &ForeignKv) -> String {
     let mut text = format!(
-        "**{}, KV of another identity: {}**\n\n",
+        "**{}, {}: {}**\n\n",
         escape(&foreign.model),
+        foreign.findings.title(),
         foreign_words(&foreign.findings)
     );
     for finding in foreign.findings.findings() {

@@ -245,7 +245,8 @@ fn write_faults(text: &mut String, planted: &PlantedFaults) -> fmt::Result {
 }
 
 fn write_foreign(text: &mut String, foreign: &ForeignKv) -> fmt::Result {
-    writeln!(text, "{}, KV of another identity: {}", foreign.model, foreign_words(&foreign.findings))?;
+    let (title, words) = (foreign.findings.title(), foreign_words(&foreign.findings));
+    writeln!(text, "{}, {title}: {words}", foreign.model)?;
     let rows = foreign_rows(&foreign.findings);
     let width = rows.iter().map(|row| row.differs_in.len()).max().unwrap_or(0);
     for ForeignRow { differs_in, served, expected, meaning, .. } in &rows {

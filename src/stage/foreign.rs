@@ -2,11 +2,13 @@
 //!
 //! For each way of storing, one engine stores a few prompts; then readers, an engine each, ask for the same: one that differs in
 //! nothing, and one for each difference. Most stand behind another server over a copy of the writer's disk tier (route
-//! `mp+fs`), others ask the writer's server. A reader that is served what is not its own asks once more with a salt.
+//! `mp+fs`), others ask the writer's server. Where LMCache is in an engine's process, a reader is the writer itself, asked as somebody else,
+//! or another engine over a copy of a folder. A reader that is served what is not its own asks once more with a salt, or a tag.
 
 mod adapter;
 mod group;
 mod identity;
+mod keeping;
 mod places;
 
 use std::collections::BTreeSet;
@@ -24,7 +26,7 @@ use crate::dataset::Prompt;
 use crate::engine::Capacity;
 use crate::event::Effort;
 use crate::fault::FaultError;
-use crate::foreign::{ForeignFindings, Reader, Way};
+use crate::foreign::{ForeignFindings, Reader, Reading, Way};
 use crate::store::Artifact;
 use crate::suite::LmcacheSettings;
 
@@ -66,12 +68,20 @@ impl Foreign {
 
     /// What it takes time for, if nothing is served that must not be.
     pub(crate) fn effort(&self) -> Effort {
-        let (writers, readers) = (self.groups().count(), self.readers.len());
-        let with_servers = self.readers.iter().filter(|reader| reader.stored.over == Way::Tier).count();
+        let readers = self.readers.len();
+        let (mut writers, mut servers) = (0, 0);
+        for group in self.groups() {
+            let over = group[0].stored.over;
+            writers += usize::from(over != Way::Process);
+            servers += usize::from(!over.is_in_process());
+        }
+        servers += self.readers.iter().filter(|reader| reader.stored.over == Way::Tier).count();
+        // One that asks itself has stored before, once for each reader.
+        let stores = self.readers.iter().filter(|reader| reader.stored.over == Way::Process).count();
         Effort {
             engines: writers + readers,
-            servers: writers + with_servers,
-            computed: self.prompts * (writers + readers),
+            servers,
+            computed: self.prompts * (writers + stores + readers),
             served: self.prompts * readers,
             ..Effort::default()
         }
@@ -89,7 +99,13 @@ impl Foreign {
             let before = readings.len();
             let who = Identities { stored: readers[0].stored, places: &places };
             let group = Group { run, surroundings: &surroundings, who, before };
-            readings.extend(group.read(&prompts, readers, self.capacity).await?);
+            let read = if who.stored.over.is_in_process() && readings.iter().any(Reading::is_unserved_control)
+            {
+                group.not_asked(&prompts, readers)
+            } else {
+                group.read(&prompts, readers, self.capacity).await?
+            };
+            readings.extend(read);
         }
         let prompts = u32::try_from(prompts.len()).expect("a few prompts");
         write_json(context.draft.path(FOREIGN), &ForeignFindings { prompts, readings })

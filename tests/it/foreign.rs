@@ -135,6 +135,82 @@ fn what_fails_while_it_reads_foreign_kv_is_asked_again_with_a_salt() {
 }
 
 #[test]
+fn in_process_the_engine_that_stored_and_others_over_files_are_readers_and_a_tag_is_the_mend() {
+    let lab = Lab::new();
+    let ended = lab.run("inside@engine", "--foreign --route in-process");
+    assert_eq!(ended.code, 0, "{}{}", ended.err, ended.out);
+    let section = section(&lab, &ended);
+    let (findings, rows): (Vec<_>, Vec<_>) = section.lines().partition(|line| line.starts_with("  finding"));
+    insta::assert_snapshot!(rows.join("\n"), @"
+
+    tiny, KV of another identity in process: 15 FINDINGS ABOUT LMCACHE
+      differs in   nothing, in process                                                                  1360 of 1360 tokens: served, as it must be
+                   salt, in process                                                                     1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   nothing, stored with a LoRA adapter, in process                                      1360 of 1360 tokens: served, as it must be
+                   LoRA adapter (another), stored with a LoRA adapter, in process                       1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   LoRA adapter (none), stored with a LoRA adapter, in process                          1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   LoRA adapter (another revision), stored with a LoRA adapter, in process              1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   nothing, stored of embeddings, in process                                            336 of 336 tokens: served, as it must be
+                   prompt embeddings, stored of embeddings, in process                                  336 of 336 tokens: FINDING about LMCache: served; with a tag 0, then 336
+                   nothing, in process, over files                                                      1360 of 1360 tokens: served, as it must be
+                   salt, in process, over files                                                         1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   chunk size (32), in process, over files                                              0 of 1312 tokens: miss, as it must be
+                   data type (float16), in process, over files                                          0 of 1360 tokens: miss, as it must be
+                   data type (float32), in process, over files                                          0 of 1360 tokens: miss, as it must be
+                   data type of KV (fp8_e4m3), in process, over files                                   1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   quantisation (fp8_per_channel), in process, over files                               1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   rope scaling, under the same path, in process, over files                            1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   weights, under a colliding path, in process, over files                              0 of 1360 tokens: miss, as it must be
+                   weights, under the same path, in process, over files                                 1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   nothing, stored with a LoRA adapter, in process, over files                          1360 of 1360 tokens: served, as it must be
+                   LoRA adapter (another), stored with a LoRA adapter, in process, over files           1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   LoRA adapter (none), stored with a LoRA adapter, in process, over files              1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   LoRA adapter (another revision), stored with a LoRA adapter, in process, over files  1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   nothing, stored as fp8_e4m3, in process, over files                                  1360 of 1360 tokens: served, as it must be
+                   data type of KV (fp8_e5m2), stored as fp8_e4m3, in process, over files               1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   nothing, stored of embeddings, in process, over files                                336 of 336 tokens: served, as it must be
+                   prompt embeddings, stored of embeddings, in process, over files                      336 of 336 tokens: FINDING about LMCache: served; with a tag 0, then 336
+
+    verdict: equivalent (exit code 0)
+    log: out/log.jsonl
+    ");
+    insta::assert_snapshot!(findings[..2].join("\n"), @"
+    finding      LMCache serves KV, in process, to a reader that differs in salt: 1360 of 1360 tokens, which moves letters by up to 2.5e-4 nats, where KV of its own does by 2.5e-4; salts do not keep users apart; with a tag of its own it is served none of this, and then 1360 tokens of its own
+    finding      LMCache serves KV, stored with a LoRA adapter, in process, to a reader that differs in LoRA adapter (another): 1360 of 1360 tokens, which moves letters by up to 2.5e-4 nats, where KV of its own does by 2.5e-4; requests of each LoRA adapter, and those of none, need a cache or an `lmcache.tag` of their own; with a tag of its own it is served none of this, and then 1360 tokens of its own
+    ");
+}
+
+#[test]
+fn in_process_nobody_else_is_asked_where_the_reader_that_differs_in_nothing_is_served_nothing() {
+    let lab = Lab::new();
+    let (ended, steps) = lab.steps_of(|| lab.run("", "--foreign --route in-process"));
+    assert_eq!(ended.code, 4, "{}{}", ended.err, ended.out);
+    insta::assert_snapshot!(section(&lab, &ended).lines().skip(1).take(3).collect::<Vec<_>>().join("\n"), @"
+    tiny, KV of another identity in process: PROVES NOTHING, since its control was not served
+      differs in   nothing, in process                                                                  0 of 1360 tokens: NOT SERVED: the other rows prove nothing
+                   salt, in process                                                                     – of 1360 tokens: no answer: LMCache in the engine's process served nothing to the reader that differs in nothing, so this one was not asked
+    ");
+    assert_eq!(steps.iter().filter(|step| step.starts_with("start cached")).count(), 2, "{steps:?}");
+}
+
+#[test]
+fn each_kind_of_route_that_is_asked_for_has_its_readers_and_one_without_says_why() {
+    let lab = Lab::new();
+    let ended = lab.run("inside@engine", "--foreign=lora --route mp,in-process,example");
+    assert_eq!(lab.report().foreign_kv.len(), 2, "{}{}", ended.err, ended.out);
+    assert_eq!(ended.code, 2, "{}{}", ended.err, ended.out);
+    let not_run: Vec<_> = ended.out.lines().filter(|line| line.contains("failed to read KV")).collect();
+    insta::assert_snapshot!(not_run.join("\n").trim(), @"why          failed to read KV of another identity: only what LMCache keeps is asked for, and none keeps any there");
+    let ended = lab.run("inside@engine", "--foreign=memory --route in-process");
+    assert!(
+        ended.out.contains("none of these groups of readers can ask there"),
+        "{}{}",
+        ended.err,
+        ended.out
+    );
+}
+
+#[test]
 fn readers_of_one_kind_can_be_asked_for_alone() {
     let lab = Lab::new();
     let ended = lab.run("", "--foreign=lora");
@@ -182,7 +258,7 @@ fn a_model_without_weights_is_not_asked_under_others_and_gets_no_adapter() {
 fn options_that_the_route_of_foreign_kv_does_not_offer_are_refused_beforehand() {
     let lab = Lab::new();
     lab.edit("suite.toml", "memory_gib = 1", "memory_gib = 1\noptions = { layerwise = true }");
-    let message = lab.error(&lab.run("", "--foreign --route in-process"));
+    let message = lab.error(&lab.run("", "--foreign --route mp,in-process"));
     assert!(
         message.starts_with("error: failed to run this route: store with `lmcache.options.layerwise`"),
         "{message}"

@@ -6,14 +6,12 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::identity::Identities;
-use crate::carrier::{
-    Surroundings, launch_server, make_folder, serde_settings, server_settings, settle, with_options,
-};
+use super::keeping::Keeping;
+use crate::carrier::{Surroundings, make_folder};
 use crate::dataset::Prompt;
-use crate::engine::{Asker, Capacity, Connector, LmcacheServer, PrefixCache, SecondTier, Tiers, Worker};
+use crate::engine::{Asker, Capacity, EngineError, PrefixCache, Worker};
 use crate::foreign::{Difference, Mend, Reader, Reading, ReadingOutcome, Stored, Storer, Way};
 use crate::model::Observation;
-use crate::options::{StoringOptions, TransferMode};
 use crate::stage::StageError;
 use crate::stage::capacity::chunk_bytes;
 use crate::stage::engine_run::{EngineRun, EngineSetup};
@@ -49,17 +47,18 @@ impl Group<'_> {
         let chunks = whole_tokens(prompts, capacity.chunk_tokens) / u64::from(capacity.chunk_tokens);
         let disk = make_folder(notes, chunks * chunk_bytes(capacity) * COPIES)?;
         let own_chunks = self.surroundings.lmcache.chunk_tokens;
-        let server = self.start_server(&utf8(&disk), own_chunks, &format!("writer-{}", self.before)).await?;
-        if let Some(message) = self.store(&server, prompts, chunks).await? {
-            let not_stored = |reader: &Reader| {
-                let outcome = ReadingOutcome::NotStored { message: message.clone() };
-                self.reading(reader.differs_in, prompts, (outcome, None))
-            };
-            return Ok(readers.iter().map(not_stored).collect());
+        let keeping = self.keep(&utf8(&disk), own_chunks, &format!("writer-{}", self.before)).await?;
+        if let Some(message) = self.store(&keeping, prompts, chunks).await? {
+            let outcome = ReadingOutcome::NotStored { message };
+            return Ok(self.readings(prompts, readers, &outcome));
         }
-        let kept = (self.who.stored.over != Way::Tier).then_some(server);
-        let mut readings = Vec::new();
+        let kept = matches!(self.who.stored.over, Way::Memory | Way::DrivenMemory).then_some(keeping);
+        let mut readings: Vec<Reading> = Vec::new();
         for (number, reader) in (self.before..).zip(readers) {
+            if self.who.stored.over.is_in_process() && readings.iter().any(Reading::is_unserved_control) {
+                readings.extend(self.not_asked(prompts, &readers[number - self.before..]));
+                break;
+            }
             let folder = copy_folder(&utf8(&disk), notes)?;
             let place = (kept.as_ref(), utf8(&folder));
             readings.push(self.read_as(number, reader.differs_in, prompts, place).await?);
@@ -67,28 +66,45 @@ impl Group<'_> {
         Ok(readings)
     }
 
-    /// Has the writer store these prompts; why it cannot, where that is an outcome.
+    /// What comes of readers that are not asked, since one that differs in nothing was served nothing.
+    pub(super) fn not_asked(&self, prompts: &[Prompt], readers: &[Reader]) -> Vec<Reading> {
+        let message = "LMCache in the engine's process served nothing to the reader that differs in nothing, so this one was not asked";
+        self.readings(prompts, readers, &ReadingOutcome::Failed { message: message.to_owned() })
+    }
+
+    fn readings(&self, prompts: &[Prompt], readers: &[Reader], outcome: &ReadingOutcome) -> Vec<Reading> {
+        let reading = |reader: &Reader| self.reading(reader.differs_in, prompts, (outcome.clone(), None));
+        readers.iter().map(reading).collect()
+    }
+
+    /// Has the writer store these prompts, unless it is the reader, which does so itself; why it cannot, where that is an outcome.
     async fn store(
         &self,
-        server: &LmcacheServer,
+        keeping: &Keeping<'_>,
         prompts: &[Prompt],
         chunks: u64,
     ) -> Result<Option<String>, StageError> {
         if self.who.stored.by == Storer::Adapter && !self.who.write_adapters()? {
             return Ok(Some("its model has no layer for which an adapter can be made".to_owned()));
         }
+        if self.who.stored.over == Way::Process {
+            return Ok(None);
+        }
         let store = async || -> Result<(), StageError> {
-            let mut writer = self.start(self.run, server, Difference::Nothing, "foreign KV writing").await?;
-            let before = server.counters().await?;
+            let mut writer = self.start(self.run, keeping, Difference::Nothing, "foreign KV writing").await?;
+            let before = keeping.now().await?;
             writer.ask_as(self.who.asker(Difference::Nothing));
             writer.score(prompts, PrefixCache::Read, || {}).await?;
-            settle(server, self.surroundings, before, chunks).await?;
+            keeping.settle(before, chunks).await?;
             Ok(writer.finish().await?)
         };
         match store().await {
             Ok(()) => Ok(None),
             Err(StageError::Engine(error)) if self.who.stored != Stored::default() => {
                 Ok(Some(format!("failed to {error}")))
+            }
+            Err(error @ StageError::Write { .. }) if self.who.stored.over == Way::ProcessFiles => {
+                Ok(Some(format!("failed to {}", error.in_full())))
             }
             Err(error) => Err(error),
         }
@@ -100,7 +116,7 @@ impl Group<'_> {
         number: usize,
         differs_in: Difference,
         prompts: &[Prompt],
-        (kept, folder): (Option<&LmcacheServer>, Utf8PathBuf),
+        (kept, folder): (Option<&Keeping<'_>>, Utf8PathBuf),
     ) -> Result<Reading, StageError> {
         let model = match self.who.place_model(differs_in)? {
             Ok(place) => self.run.files.moved_to(place),
@@ -113,10 +129,10 @@ impl Group<'_> {
         let name = format!("reader-{number}");
         let own = match kept {
             Some(_) => None,
-            None => Some(self.start_server(&folder, self.chunk_tokens(differs_in), &name).await?),
+            None => Some(self.keep(&folder, self.chunk_tokens(differs_in), &name).await?),
         };
-        let server = kept.or(own.as_ref()).expect("there is one where none is kept");
-        let asked = self.ask(run, server, differs_in, prompts, &name).await;
+        let keeping = kept.or(own.as_ref()).expect("there is one where none is kept");
+        let asked = self.ask(run, keeping, differs_in, prompts, &name).await;
         self.who.places.restore()?;
         match asked {
             Ok(came_of_it) => Ok(self.reading(differs_in, prompts, came_of_it)),
@@ -133,19 +149,22 @@ impl Group<'_> {
         self.who.stored == Stored::default() && differs_in == Difference::Nothing
     }
 
-    /// What came of asking, and of a salt where one should be a mend: of what is served, and of what fails while it is read.
+    /// What came of asking, and of a salt or a tag where one should be a mend: of what is served, and of what fails while it is read.
     async fn ask(
         &self,
         run: EngineRun<'_>,
-        server: &LmcacheServer,
+        keeping: &Keeping<'_>,
         differs_in: Difference,
         prompts: &[Prompt],
         name: &str,
     ) -> Result<(ReadingOutcome, Option<Mend>), StageError> {
         let words = format!("{}{}", differs_in.words(), self.who.stored.words());
         let arm = format!("foreign KV reading (differs in {words})");
-        let mut worker = self.start(run, server, differs_in, &arm).await?;
-        let (outcome, mut worker) = match self.ask_once(&mut worker, server, differs_in, prompts).await {
+        let mut worker = self.start(run, keeping, differs_in, &arm).await?;
+        if let Err(error) = self.store_before(&mut worker, prompts).await {
+            return Ok((ReadingOutcome::NotStored { message: format!("failed to {error}") }, None));
+        }
+        let (outcome, mut worker) = match self.ask_once(&mut worker, keeping, differs_in, prompts).await {
             Ok(outcome) => (outcome, Some(worker)),
             Err(StageError::Engine(error)) if !self.must_answer(differs_in) => {
                 (ReadingOutcome::Failed { message: format!("failed to {error}") }, None)
@@ -153,7 +172,7 @@ impl Group<'_> {
             Err(error) => return Err(error),
         };
         let harmless = matches!(outcome, ReadingOutcome::Answered { served_tokens: 0, .. });
-        if harmless || !differs_in.is_mended_by_a_salt() {
+        if harmless || !differs_in.has_a_mend(self.who.stored.over) {
             if let Some(worker) = worker {
                 worker.finish().await.ok(); // all answers are there
             }
@@ -162,10 +181,14 @@ impl Group<'_> {
         let mend = async {
             let mut worker = match worker.take() {
                 Some(worker) => worker,
-                None => self.start(run, server, differs_in, &format!("{arm} with a salt")).await?,
+                None => {
+                    let mut worker =
+                        self.start(run, keeping, differs_in, &format!("{arm} with a mend")).await?;
+                    self.store_before(&mut worker, prompts).await?;
+                    worker
+                }
             };
-            let salt = format!("of-{name}");
-            let mend = self.mend(&mut worker, server, differs_in, prompts, salt).await?;
+            let mend = self.mend(&mut worker, keeping, differs_in, prompts, format!("of-{name}")).await?;
             worker.finish().await.ok(); // all answers are there
             Ok(mend)
         };
@@ -178,43 +201,57 @@ impl Group<'_> {
         }
     }
 
+    /// Has a reader store that asks the LMCache in its own process.
+    async fn store_before(&self, worker: &mut Worker, prompts: &[Prompt]) -> Result<(), EngineError> {
+        if self.who.stored.over == Way::Process {
+            worker.ask_as(self.who.asker(Difference::Nothing));
+            worker.score(prompts, PrefixCache::Read, || {}).await?;
+        }
+        Ok(())
+    }
+
     async fn ask_once(
         &self,
         worker: &mut Worker,
-        server: &LmcacheServer,
+        keeping: &Keeping<'_>,
         differs_in: Difference,
         prompts: &[Prompt],
     ) -> Result<ReadingOutcome, StageError> {
         worker.ask_as(self.who.asker(differs_in));
-        let before = server.counters().await?;
+        let before = keeping.now().await?;
         let loaded = worker.score(prompts, PrefixCache::Read, || {}).await?;
-        let counted = server.counters().await?.since(before);
+        let second_tier_tokens = keeping.second_tier_tokens(before).await?;
         let computed = worker.score(prompts, PrefixCache::FillOnly, || {}).await?;
         worker.require_numbers(&loaded).and_then(|()| worker.require_numbers(&computed))?;
         Ok(ReadingOutcome::Answered {
             served_tokens: cached_tokens(&loaded),
-            second_tier_tokens: counted.hit_second_tier_tokens,
+            second_tier_tokens,
             largest_difference: (cached_tokens(&computed) == 0)
                 .then(|| largest_difference(&loaded, &computed)),
         })
     }
 
-    /// Has the reader ask twice with a salt: for what others stored, and for what it then has stored itself.
+    /// Has the reader ask twice with a salt or a tag of its own: for what others stored, and for what it then has stored itself.
     async fn mend(
         &self,
         worker: &mut Worker,
-        server: &LmcacheServer,
+        keeping: &Keeping<'_>,
         differs_in: Difference,
         prompts: &[Prompt],
-        salt: String,
+        own: String,
     ) -> Result<Mend, StageError> {
-        worker.ask_as(Asker { cache_salt: Some(salt), ..self.who.asker(differs_in) });
-        let before = server.counters().await?;
+        let asker = self.who.asker(differs_in);
+        worker.ask_as(if self.who.stored.over.is_in_process() {
+            Asker { tag: Some(own), ..asker }
+        } else {
+            Asker { cache_salt: Some(own), ..asker }
+        });
+        let before = keeping.now().await?;
         let foreign_tokens = cached_tokens(&worker.score(prompts, PrefixCache::Read, || {}).await?);
         if foreign_tokens == 0 {
             let chunk_tokens = self.chunk_tokens(differs_in);
             let chunks = whole_tokens(prompts, chunk_tokens) / u64::from(chunk_tokens);
-            settle(server, self.surroundings, before, chunks).await?;
+            keeping.settle(before, chunks).await?;
         }
         let loaded = worker.score(prompts, PrefixCache::Read, || {}).await?;
         let computed = worker.score(prompts, PrefixCache::FillOnly, || {}).await?;
@@ -230,22 +267,16 @@ impl Group<'_> {
     async fn start(
         &self,
         run: EngineRun<'_>,
-        server: &LmcacheServer,
+        keeping: &Keeping<'_>,
         differs_in: Difference,
         arm: &str,
     ) -> Result<Worker, StageError> {
         let setup = EngineSetup {
             arguments: self.who.arguments(differs_in),
-            ..EngineSetup::connected(arm, self.connector(server))
+            variables: keeping.variables(),
+            ..EngineSetup::connected(arm, keeping.connector())
         };
         run.start(setup).await
-    }
-
-    fn connector(&self, server: &LmcacheServer) -> Connector {
-        let options = self.surroundings.lmcache.options;
-        let driven = (self.who.stored.over == Way::DrivenMemory).then_some(TransferMode::LmcacheDriven);
-        let options = StoringOptions { transfer_mode: driven.or(options.transfer_mode), ..options };
-        with_options(server.connector(None), options)
     }
 
     /// Tokens of the chunks of a reader's server.
@@ -256,24 +287,13 @@ impl Group<'_> {
         }
     }
 
-    async fn start_server(
+    async fn keep(
         &self,
-        disk: &Utf8Path,
+        folder: &Utf8Path,
         chunk_tokens: u32,
         name: &str,
-    ) -> Result<LmcacheServer, StageError> {
-        let mut settings = server_settings(self.surroundings, &format!("lmcache-server-{name}.log"));
-        settings.chunk_tokens = chunk_tokens;
-        settings.tiers = match self.who.stored.over {
-            Way::Tier => Tiers {
-                second: Some(SecondTier::Disk(disk.to_owned())),
-                serde: serde_settings(&self.surroundings.lmcache, self.surroundings.cache)?,
-                segment: None,
-            },
-            Way::Memory | Way::DrivenMemory => Tiers::default(),
-        };
-        let what = format!("lmcache server of the foreign KV {name}");
-        Ok(launch_server(self.surroundings.events, &settings, &what).await?)
+    ) -> Result<Keeping<'_>, StageError> {
+        Keeping::start(self.surroundings, self.who.stored.over, folder, chunk_tokens, name).await
     }
 
     fn reading(

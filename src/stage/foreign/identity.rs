@@ -7,7 +7,7 @@ use super::adapter::write_adapter;
 use super::places::ModelPlaces;
 use crate::assets::weight_shapes;
 use crate::engine::{Adapter, Asker};
-use crate::foreign::{Difference, Stored, Storer};
+use crate::foreign::{Difference, Stored, Storer, Way};
 use crate::stage::StageError;
 
 /// Of a reader whose requests carry one.
@@ -15,7 +15,7 @@ const SALT: &str = "another";
 /// What vLLM knows the writer's adapter by, and another one.
 const ADAPTERS: [&str; 2] = ["own", "other"];
 /// Seeds of the writer's adapter, of another, and of another revision of the writer's.
-const ADAPTER_SEEDS: [u64; 3] = [1, 2, 3];
+const ADAPTER_SEEDS: [u32; 3] = [1, 2, 3];
 /// Seeds of embeddings: the writer's and others.
 const EMBEDDINGS: [u64; 2] = [1, 2];
 /// What vLLM is told that the rank of an adapter is at most.
@@ -35,8 +35,8 @@ impl Identities<'_> {
     pub(super) fn write_adapters(&self) -> Result<bool, StageError> {
         let shapes = weight_shapes(&self.places.own())?;
         for seed in ADAPTER_SEEDS {
-            let folder = self.adapter_folder(seed);
-            let written = write_adapter(&folder, &shapes, seed);
+            let folder = self.adapter_folder(seed.into());
+            let written = write_adapter(&folder, &shapes, seed.into());
             if !written.map_err(|source| StageError::Write { path: folder, source })? {
                 return Ok(false);
             }
@@ -61,10 +61,13 @@ impl Identities<'_> {
         };
         let of_embeddings = usize::from(differs_in == Difference::Embeddings);
         Asker {
+            tag: None,
             cache_salt: (differs_in == Difference::Salt).then(|| SALT.to_owned()),
             adapter: adapter.map(|(name, seed)| Adapter {
                 name: name.to_owned(),
-                folder: self.adapter_folder(seed).into_string(),
+                // vLLM keeps what it has loaded under a number. Of another engine all have the same, which must not tell them apart.
+                number: if self.stored.over == Way::Process { seed } else { 1 },
+                folder: self.adapter_folder(seed.into()).into_string(),
             }),
             embeddings: (self.stored.by == Storer::Embeddings).then_some(EMBEDDINGS[of_embeddings]),
         }

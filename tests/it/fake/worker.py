@@ -102,6 +102,48 @@ class Server:
         return json.loads(self.stream.readline())
 
 
+class Inside:
+    """Play the LMCache in this process, whose keys hold model, data type, chunk size and tags, and no salt.
+
+    What it keeps is in memory, or in the folder of its remote store.
+    """
+
+    def __init__(self, start):
+        url = os.environ.get("LMCACHE_REMOTE_URL", "")
+        self.folder = url.removeprefix("fs://localhost:0") if url else None
+        # Of memory alone where there is no other place.
+        assert (os.environ["LMCACHE_LOCAL_CPU"] == "True") == (self.folder is None), os.environ
+        self.size = int(os.environ["LMCACHE_CHUNK_SIZE"])
+        self.kept = set()
+        self.owner = f"{start['model']} {start['arguments']['dtype']} {self.size}"
+        self.tag = ""
+
+    def ask(self, operation, tokens):
+        if operation == "tag":
+            self.tag = tokens
+        if operation == "serves":
+            return bool(self.folder and os.listdir(self.folder))
+        if operation not in ("lookup", "store"):
+            return False
+        keys = [
+            hashlib.sha256(f"{self.owner} {self.tag} {tokens[:end]}".encode()).hexdigest()
+            for end in range(self.size, len(tokens) + 1, self.size)
+        ]
+        if operation == "store":
+            self.kept.update(keys)
+            for key in keys if self.folder else ():
+                with open(os.path.join(self.folder, key), "w", encoding="utf-8"):
+                    pass
+            return True
+        hit = 0
+        for key in keys:
+            there = os.path.exists(os.path.join(self.folder, key)) if self.folder else key in self.kept
+            if not there:
+                break
+            hit += self.size
+        return hit
+
+
 class Engine:
     def __init__(self, start):
         self.letters = start["letters"]
@@ -124,6 +166,7 @@ class Engine:
         self.folder = None
         self.dtype = start["arguments"].get("dtype")
         self.salted = False
+        self.adapters = {}
         connector = start["connector"]
         if connector is None:
             self.arm = "baseline" if self.multiple is None else "control"
@@ -141,6 +184,10 @@ class Engine:
                 note(f"prefix caching {connector['prefix_caching']}")
                 self.folder = connector["extra"]["shared_storage_path"]
                 self.loads = bool(os.listdir(self.folder))
+            elif "inside@engine" in FAULTS:
+                self.server = Inside(start)
+                self.salt = connector["cache_salt"]
+                self.identity = {"dtype": start["arguments"]["dtype"], "rest": digest_of_rest(start)}
             else:
                 print("WARNING: no CPU connector, degraded mode (recompute)", file=sys.stderr, flush=True)
         with open(os.path.join(start["model"], "tokenizer.json"), encoding="utf-8") as file:
@@ -294,8 +341,14 @@ class Engine:
         content = ""
         if adapter is not None:
             strike(f"adapter-{adapter['name']}")
+            # vLLM keeps what it has loaded under a number, and does not look at the folder again.
+            assert self.adapters.setdefault(adapter["number"], adapter["folder"]) == adapter["folder"], adapter
             with open(os.path.join(adapter["folder"], "adapter_model.safetensors"), "rb") as file:
                 content = adapter["name"] + hashlib.sha256(file.read()).hexdigest()
+        if self.server is None:
+            return
+        if isinstance(self.server, Inside):
+            self.server.ask("tag", asker["tag"] or "")
         self.server.ask("salt", self.salt if asker["cache_salt"] is None else asker["cache_salt"])
         rest = f"{self.identity['rest']} {content} {asker['embeddings']}"
         self.server.ask("identity", {**self.identity, "rest": rest})

@@ -22,13 +22,18 @@ def prompt(token_ids: list[int], asker: Asker | None, connector: Connector | Non
     return asked
 
 
+def transfer(asker: Asker | None) -> dict[str, Any] | None:
+    """Return what a request tells LMCache in this process of the asker, if it tells anything."""
+    return {"lmcache.tag.identity": asker.tag} if asker is not None and asker.tag is not None else None
+
+
 def adapter(asker: Asker | None) -> dict[str, Any]:
     """Return the argument of `add_request` that names the asker's adapter, if it has one."""
     if asker is None or asker.adapter is None:
         return {}
     from vllm.lora.request import LoRARequest
 
-    return {"lora_request": LoRARequest(asker.adapter.name, 1, asker.adapter.folder)}
+    return {"lora_request": LoRARequest(asker.adapter.name, asker.adapter.number, asker.adapter.folder)}
 
 
 def _embeddings(token_ids: list[int], seed: int, model: Any) -> Any:

@@ -138,7 +138,8 @@ class Engine:
             self._questions[name] = prompt.question
             if self._planted is not None and begins:
                 self._planted[name] = prompt.question
-            told = _with_transfer(parameters.clone(), request.hand_over, prompt.transfer)
+            transfer = prompt.transfer or asking.transfer(request.asker)
+            told = _with_transfer(parameters.clone(), request.hand_over, transfer)
             asked = asking.prompt(prompt.token_ids, request.asker, self._start.connector, engine)
             engine.add_request(name, asked, told, **asking.adapter(request.asker))
         while engine.has_unfinished_requests():

@@ -78,20 +78,23 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter: the name by which vLLM knows it, and the folder in PEFT's layout."""
+    """A LoRA adapter: the name by which people know it, the number by which vLLM does, from 1, and the folder in PEFT's layout."""
 
     name: str
+    number: int
     folder: str
 
 
 @dataclass(frozen=True)
 class Asker:
-    """As whom prompts are asked: with a salt instead of the connector's, with an adapter.
+    """As whom prompts are asked: with a salt instead of the connector's, with a tag, with an adapter.
 
+    A `tag` is what an LMCache in this process takes into its keys; its server does not.
     `embeddings` is the seed of random embeddings that take the place of the tokens, as many as these.
     """
 
     cache_salt: str | None
+    tag: str | None
     adapter: Adapter | None
     embeddings: int | None
 
@@ -479,7 +482,7 @@ def _parse_asking(kind: str, fields: dict[str, Any]) -> Score | Spoil:
     return Score(prompts=prompts, asker=asker, **fields)
 
 
-def _parse_asker(adapter: dict[str, str] | None, **fields: Any) -> Asker:
+def _parse_asker(adapter: dict[str, Any] | None, **fields: Any) -> Asker:
     return Asker(adapter=Adapter(**adapter) if adapter else None, **fields)
 
 
