@@ -147,9 +147,9 @@ def new_model(name: str) -> Any:
 def new_hybrid() -> Lfm2ForCausalLM:
     """LFM2: short convolutions and attention in turn.
 
-    A convolution keeps 256 times 2 numbers, in 32 bits as many bytes as a layer with attention of 16 tokens in 16 bits (2
-    times 32 numbers each), vLLM's smallest block for GPUs: both fill a page. Of more than 4 inputs none is computed on
-    a GPU by vLLM 0.32: of 5 its kernel for prompts takes the first one five times.
+    A convolution keeps 256 times 2 numbers, in 32 bits as many bytes as a layer with attention of 16 tokens in 16 bits
+    (2 times 32 numbers each), vLLM's smallest block for GPUs: both fill a page. Of more than 4 inputs none is computed
+    on a GPU by vLLM 0.32: of 5 its kernel for prompts takes the first one five times.
     """
     kinds = ["conv", "full_attention"] * 3
     shape = {"num_hidden_layers": len(kinds), "layer_types": kinds, "hidden_size": 256, "intermediate_size": 192}

@@ -470,7 +470,8 @@ mod tests {
         let cpu = Device::Cpu { name: "one".to_owned(), features: BTreeSet::new(), threads: 2 };
         let gpu = Device::Cuda { names: Vec::new(), driver: "580".to_owned() };
         for device in [cpu, gpu] {
-            for (name, _) in variables(1, &device, Parallelism { tensor: 2, pipeline: 1 }, LayersKeep::Tokens) {
+            for (name, _) in variables(1, &device, Parallelism { tensor: 2, pipeline: 1 }, LayersKeep::Tokens)
+            {
                 assert!(RESERVED_VARIABLES.contains(&name.as_str()), "{name}");
             }
         }

@@ -53,7 +53,8 @@ pub fn admit_states(
         Some("float16" | "bfloat16") => 2,
         _ => suite.engine.dtype.bytes(),
     };
-    let of_kv = named("kv_cache_dtype").and_then(KvDtype::named).map_or(suite.engine.dtype.bytes(), KvDtype::bytes);
+    let of_kv =
+        named("kv_cache_dtype").and_then(KvDtype::named).map_or(suite.engine.dtype.bytes(), KvDtype::bytes);
     let kept = state.elements * of_state;
     let asked = (block * state.elements_of_token * of_kv).max(1);
     // vLLM makes blocks larger until a state has room.
