@@ -61,3 +61,21 @@ fn the_control_is_served_nothing_of_an_earlier_round() {
     });
     assert_eq!(tokens, [0, WHOLE_TOKENS, 0, WHOLE_TOKENS, 0]);
 }
+
+#[test]
+#[ignore = "runs vLLM"]
+fn the_control_keeps_what_windows_see_from_the_end_of_each_chunk() {
+    // Prompts end two blocks behind their last whole chunk, and vLLM by itself keeps the windows of their last block alone.
+    let bench = Bench::new("canary-swa", json!({"disable_hybrid_kv_cache_manager": false, "block_size": 32}));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let tokens = runtime.block_on(async {
+        let mut worker = bench.engine("control", 1, Caching::Own).await;
+        let mut tokens = Vec::new();
+        for cache in [PrefixCache::FillOnly, PrefixCache::Read] {
+            tokens.push(served(&worker.score(&prompts(0), cache, || {}).await.unwrap()));
+        }
+        worker.finish().await.unwrap();
+        tokens
+    });
+    assert_eq!(tokens, [0, WHOLE_TOKENS]);
+}

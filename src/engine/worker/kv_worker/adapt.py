@@ -323,10 +323,12 @@ def tell_blocks_apart_by_chunk(chunk_tokens: int) -> None:
     kv_cache_utils.generate_block_hash_extra_keys = generate_with_chunk
 
 
-def keep_states_of_chunks(chunk_tokens: int) -> dict[str, Any]:
-    """Return what makes vLLM's own prefix cache keep a sequence's state at each chunk's end.
+def keep_ends_of_chunks(chunk_tokens: int) -> dict[str, Any]:
+    """Return what makes vLLM's own prefix cache keep what a prefix that ends with any chunk goes on from.
 
-    vLLM 0.32 keeps the last one alone unless it is told how often, of which a prefix is served nothing.
+    That is a sequence's state there, and what a window sees back from there. vLLM 0.32 keeps those at the prompt's last
+    block alone unless it is told how often, of which a prefix, or a prompt whose last chunk ends before that block, is
+    served nothing. It refuses to be told where layers keep neither.
     """
     import dataclasses
 

@@ -379,8 +379,9 @@ def _make_llm(start: Start) -> Any:
     from vllm.platforms import current_platform
 
     arguments = dict(start.arguments)
-    if start.layers_keep == "states" and start.digest_chunk_tokens is not None:
-        arguments = adapt.keep_states_of_chunks(start.digest_chunk_tokens) | arguments
+    chunk_tokens = start.digest_chunk_tokens if start.layers_keep == "states" else _chunk_of_windows(start)
+    if chunk_tokens is not None:
+        arguments = adapt.keep_ends_of_chunks(chunk_tokens) | arguments
     model = start.model
     if start.connector is not None:
         if current_platform.is_cuda():
@@ -445,6 +446,12 @@ def _watch_served_tokens(llm: Any, served: dict[str, int]) -> None:
         return process(outputs, *arguments, **named)
 
     processor.process_outputs = process_and_note
+
+
+def _chunk_of_windows(start: Start) -> int | None:
+    """Tokens of the chunks that vLLM's own prefix cache serves where its manager keeps no more than windows see."""
+    # The driver says so of models alone some of whose layers see a window; with the manager off they keep every token.
+    return start.hit_multiple if start.arguments.get("disable_hybrid_kv_cache_manager") is False else None
 
 
 def _leaves_cache_unread(start: Start) -> bool:
