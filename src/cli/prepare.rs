@@ -93,6 +93,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
         early_stopping: if arguments.no_early_stop { EarlyStopping::Refused } else { EarlyStopping::Allowed },
         planting: if arguments.faults { Planting::Asked } else { Planting::NotAsked },
         foreign: arguments.foreign.iter().flat_map(|choice| choice.groups()).collect(),
+        foreign_salts: arguments.foreign_salts,
         turns: if arguments.turns { Turning::Asked } else { Turning::NotAsked },
         locating: Locating::Asked,
         engines_at_a_time,

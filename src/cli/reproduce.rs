@@ -125,6 +125,7 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
         early_stopping: EarlyStopping::Allowed,
         planting: Planting::NotAsked,
         foreign: BTreeSet::new(),
+        foreign_salts: 1,
         turns: Turning::NotAsked,
         locating: Locating::NotAsked,
         engines_at_a_time: 1,

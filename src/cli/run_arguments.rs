@@ -90,6 +90,9 @@ pub(super) struct RunArguments {
         default_missing_value = "all", value_parser = readers_parser()
     )]
     pub(super) foreign: Vec<ReadersChoice>,
+    /// With --foreign: with how many salts of its own, one after the other, each reader asks again that was served what is not its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), requires = "foreign")]
+    pub(super) foreign_salts: u32,
     /// Ask conversations over each route of LMCache: sixteen turns, each of which holds the answers of those before, once with the KV of
     /// answers stored and once without. They have verdicts of their own
     #[arg(long)]

@@ -39,11 +39,14 @@ pub struct Reading {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Mend {
-    /// It was asked twice.
+    /// It was asked twice with each salt.
     Answered {
-        /// Tokens that it was served at first: of what others had stored.
+        /// How many salts, one after the other.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        salts: u32,
+        /// Tokens that it was served at first: of what others had stored. Of several salts the most.
         foreign_tokens: u64,
-        /// Tokens that it was served the second time: of what it had stored itself.
+        /// Tokens that it was served the second time: of what it had stored itself. Of several salts the least.
         own_tokens: u64,
         /// The largest difference of a letter's log-probability, the second time, to what the same engine computes in full, in
         /// nats.
@@ -54,6 +57,39 @@ pub enum Mend {
         /// Why, in the engine's words.
         message: String,
     },
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_one(salts: &u32) -> bool {
+    *salts == 1
+}
+
+impl Mend {
+    /// What two say together: the worse of each number, or the first failure.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (
+                Self::Answered { salts, foreign_tokens, own_tokens, largest_difference },
+                Self::Answered {
+                    salts: more,
+                    foreign_tokens: foreign,
+                    own_tokens: own,
+                    largest_difference: difference,
+                },
+            ) => Self::Answered {
+                salts: salts + more,
+                foreign_tokens: foreign_tokens.max(foreign),
+                own_tokens: own_tokens.min(own),
+                largest_difference: largest_difference.max(difference),
+            },
+            (failed @ Self::Failed { .. }, _) | (_, failed) => failed,
+        }
+    }
 }
 
 /// What came of a reading.
@@ -153,10 +189,13 @@ impl Reading {
         let mend = self.stored.over.mend();
         match &self.mend {
             None => String::new(),
-            Some(Mend::Answered { own_tokens, .. }) if self.is_mended() == Some(true) => {
-                format!(
-                    "; with a {mend} of its own it is served none of this, and then {own_tokens} tokens of its own"
-                )
+            Some(Mend::Answered { salts, own_tokens, .. }) if self.is_mended() == Some(true) => {
+                let with = if *salts == 1 {
+                    format!("a {mend} of its own")
+                } else {
+                    format!("{salts} {mend}s of its own, one after the other,")
+                };
+                format!("; with {with} it is served none of this, and then {own_tokens} tokens of its own")
             }
             Some(Mend::Answered { foreign_tokens, own_tokens, .. }) => format!(
                 "; A {} OF ITS OWN DOES NOT MEND THIS: it is served {foreign_tokens} tokens, and {own_tokens} when it asks again",
@@ -172,11 +211,11 @@ impl Reading {
         let mend = self.stored.over.mend();
         match &self.mend {
             None => String::new(),
-            Some(Mend::Answered { foreign_tokens, own_tokens, .. }) => {
-                let with = if self.is_mended() == Some(true) {
-                    format!("with a {mend}")
-                } else {
-                    format!("NOT MENDED by a {mend}:")
+            Some(Mend::Answered { salts, foreign_tokens, own_tokens, .. }) => {
+                let words = if *salts == 1 { format!("a {mend}") } else { format!("{salts} {mend}s") };
+                let with = match self.is_mended() {
+                    Some(true) => format!("with {words}"),
+                    _ => format!("NOT MENDED by {words}:"),
                 };
                 format!("; {with} {foreign_tokens}, then {own_tokens}")
             }
@@ -350,13 +389,32 @@ mod tests {
     #[test]
     fn a_salt_is_a_mend_only_where_it_serves_nothing_of_others_and_all_of_its_own() {
         let mended = |foreign_tokens, own_tokens| {
-            let mend = Some(Mend::Answered { foreign_tokens, own_tokens, largest_difference: 0.0 });
+            let mend = Some(answer(foreign_tokens, own_tokens));
             Reading { mend, ..answered(Difference::NoAdapter, 3072) }.is_mended()
         };
         assert_eq!(mended(0, 3072), Some(true));
         assert_eq!(mended(256, 3072), Some(false));
         assert_eq!(mended(0, 0), Some(false), "a salt that keeps everything from being served is none");
         assert_eq!(answered(Difference::NoAdapter, 3072).is_mended(), None);
+    }
+
+    #[test]
+    fn of_several_salts_the_worst_tells() {
+        let of_three = answer(0, 3072).and(answer(0, 3072)).and(answer(0, 3072));
+        let of_three = Reading { mend: Some(of_three), ..answered(Difference::NoAdapter, 3072) };
+        assert_eq!(
+            (of_three.is_mended(), &*of_three.mend_words()),
+            (Some(true), "; with 3 salts 0, then 3072")
+        );
+        let told_once = answer(0, 3072).and(answer(256, 3072)).and(answer(0, 2816));
+        let told_once = Reading { mend: Some(told_once), ..of_three };
+        assert_eq!(told_once.mend_words(), "; NOT MENDED by 3 salts: 256, then 2816");
+        let failed = Mend::Failed { message: "no".to_owned() };
+        assert_eq!(answer(0, 3072).and(failed.clone()).and(answer(0, 3072)), failed);
+    }
+
+    fn answer(foreign_tokens: u64, own_tokens: u64) -> Mend {
+        Mend::Answered { salts: 1, foreign_tokens, own_tokens, largest_difference: 0.0 }
     }
 
     #[test]

@@ -244,6 +244,7 @@ impl<'a> ArmsOf<'a> {
             capacity: self.capacity,
             prompts: FOREIGN_PROMPTS,
             readers,
+            salts: self.request.foreign_salts,
         })))
     }
 }

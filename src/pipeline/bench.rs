@@ -34,6 +34,8 @@ pub struct Request {
     pub planting: Planting,
     /// Who asks LMCache for KV that was stored under another identity, of every model; none where that is not asked for.
     pub foreign: BTreeSet<ReaderGroup>,
+    /// With how many salts, one after the other, each of those asks again that was served what is not its own; at least one.
+    pub foreign_salts: u32,
     /// Whether conversations are asked.
     pub turns: Turning,
     /// Whether the chunk that is served wrong is looked for after a mismatch.

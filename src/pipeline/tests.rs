@@ -38,6 +38,7 @@ fn request(suite: Suite) -> Request {
         early_stopping: EarlyStopping::Allowed,
         planting: Planting::Asked,
         foreign: ReaderGroup::ALL.into(),
+        foreign_salts: 1,
         turns: Turning::Asked,
         locating: Locating::Asked,
         engines_at_a_time: 1,
@@ -173,6 +174,7 @@ fn what_was_asked_for_besides_the_suite_is_an_ingredient_where_it_matters() {
     );
     assert_eq!(after(|request| request.locating = Locating::NotAsked), "");
     assert_eq!(after(|request| request.foreign = BTreeSet::from([ReaderGroup::Lora])), "foreign");
+    assert_eq!(after(|request| request.foreign_salts = 10), "foreign");
 }
 
 #[test]
@@ -250,6 +252,7 @@ fn a_carrier_of_one_file_and_one_line_has_its_place_in_the_graph() {
     let request = Request {
         planting: Planting::NotAsked,
         foreign: BTreeSet::new(),
+        foreign_salts: 1,
         turns: Turning::NotAsked,
         ..request(suite)
     };

@@ -157,7 +157,8 @@ fn with_foreign_kv(control: u64) -> Report {
     };
     let adapter = Stored { by: Storer::Adapter, ..Stored::default() };
     let of_adapter = |reading| Reading { stored: adapter, ..reading };
-    let mend = Some(Mend::Answered { foreign_tokens: 0, own_tokens: 3072, largest_difference: 0.0 });
+    let mend =
+        Some(Mend::Answered { salts: 1, foreign_tokens: 0, own_tokens: 3072, largest_difference: 0.0 });
     let readings = vec![
         answered(Difference::Nothing, control, 1e-6),
         answered(Difference::Salt, 0, 0.0),

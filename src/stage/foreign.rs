@@ -3,7 +3,7 @@
 //! For each way of storing, one engine stores a few prompts; then readers, an engine each, ask for the same: one that differs in
 //! nothing, and one for each difference. Most stand behind another server over a copy of the writer's disk tier (route
 //! `mp+fs`), others ask the writer's server. Where LMCache is in an engine's process, a reader is the writer itself, asked as somebody else,
-//! or another engine over a copy of a folder. A reader that is served what is not its own asks once more with a salt, or a tag.
+//! or another engine over a copy of a folder. A reader that is served what is not its own asks again with a salt, or a tag.
 
 mod adapter;
 mod group;
@@ -47,6 +47,15 @@ pub struct Foreign {
     pub prompts: usize,
     /// Who asks for what. Those that ask for the same stand together.
     pub readers: Vec<Reader>,
+    /// With how many salts each asks again that was served what is not its own; at least one.
+    #[serde(skip_serializing_if = "is_one")]
+    pub salts: u32,
+}
+
+/// What a key leaves out, since there was no such field.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 /// Reads what the foreign stage wrote.
@@ -98,7 +107,7 @@ impl Foreign {
         for readers in self.groups() {
             let before = readings.len();
             let who = Identities { stored: readers[0].stored, places: &places };
-            let group = Group { run, surroundings: &surroundings, who, before };
+            let group = Group { run, surroundings: &surroundings, who, before, salts: self.salts };
             let read = if who.stored.over.is_in_process() && readings.iter().any(Reading::is_unserved_control)
             {
                 group.not_asked(&prompts, readers)

@@ -28,6 +28,8 @@ pub(super) struct Group<'a> {
     pub(super) who: Identities<'a>,
     /// How many readers were before these, for the names of logs.
     pub(super) before: usize,
+    /// With how many salts each asks again that was served what is not its own.
+    pub(super) salts: u32,
 }
 
 impl Group<'_> {
@@ -188,7 +190,11 @@ impl Group<'_> {
                     worker
                 }
             };
-            let mend = self.mend(&mut worker, keeping, differs_in, prompts, format!("of-{name}")).await?;
+            let mut mend = self.mend(&mut worker, keeping, differs_in, prompts, format!("of-{name}")).await?;
+            for number in 2..=self.salts {
+                let salt = format!("of-{name}-{number}");
+                mend = mend.and(self.mend(&mut worker, keeping, differs_in, prompts, salt).await?);
+            }
             worker.finish().await.ok(); // all answers are there
             Ok(mend)
         };
@@ -258,6 +264,7 @@ impl Group<'_> {
         worker.require_numbers(&loaded).and_then(|()| worker.require_numbers(&computed))?;
         let own_tokens = cached_tokens(&loaded);
         Ok(Mend::Answered {
+            salts: 1,
             foreign_tokens,
             own_tokens,
             largest_difference: largest_difference(&loaded, &computed),
