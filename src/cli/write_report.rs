@@ -6,6 +6,7 @@ use camino::Utf8Path;
 use super::output::write_whole;
 use super::report::to_json;
 use crate::carrier::{Carrier, PlantingGround, find_carrier};
+use crate::dataset::Shard;
 use crate::exit_code::{ERROR, exit_code_of_run};
 use crate::pipeline::{Bench, Findings, Pressed, Talked};
 use crate::report::{
@@ -73,10 +74,11 @@ fn talk(talked: Talked) -> Talk {
     }
 }
 
-fn under_pressure(pressed: Pressed) -> UnderPressure {
+fn under_pressure(pressed: Pressed, shard: Option<Shard>) -> UnderPressure {
     UnderPressure {
         model: pressed.model.name().to_owned(),
         route: pressed.route,
+        shard,
         judgement: pressed.findings.judgement(),
         findings: pressed.findings,
         artifact: pressed.artifact.output_digest(),
@@ -169,6 +171,6 @@ fn make_report(bench: &Bench, outcome: Findings) -> anyhow::Result<Report> {
         planted_faults,
         foreign_kv,
         talks: talked.into_iter().map(talk).collect(),
-        pressure: pressed.into_iter().map(under_pressure).collect(),
+        pressure: pressed.into_iter().map(|pressed| under_pressure(pressed, bench.request.shard)).collect(),
     })
 }

@@ -120,9 +120,9 @@ impl Request {
         self.suite.comparisons().saturating_mul(self.shard.map_or(1, Shard::of))
     }
 
-    /// What engines are put under pressure by, if they are; of a run in parts the first part does it.
+    /// What engines are put under pressure by, if they are.
     pub(super) fn pressure(&self) -> Option<PressureSettings> {
-        self.suite.pressure.filter(|_| self.shard.is_none_or(|shard| shard.number() == 1))
+        self.suite.pressure
     }
 
     pub(super) fn stops_early(&self) -> bool {

@@ -12,7 +12,7 @@ use crate::dataset::{Question, Shard};
 use crate::digest::{Digest, digest_json};
 use crate::exit_code::exit_code_of_run;
 use crate::model::Route;
-use crate::report::{Finding, NotRun, Report, SCHEMA};
+use crate::report::{Finding, NotRun, Report, SCHEMA, UnderPressure};
 use crate::stage_name::StageName;
 use crate::store::{FieldChange, StageKey, explain};
 
@@ -126,7 +126,14 @@ pub fn merge(parts: &[Part]) -> Result<Report, MergeError> {
     let planted_faults: Vec<_> = parts.iter().flat_map(|part| part.report.planted_faults.clone()).collect();
     let talks: Vec<_> = parts.iter().flat_map(|part| part.report.talks.clone()).collect();
     let foreign_kv: Vec<_> = parts.iter().flat_map(|part| part.report.foreign_kv.clone()).collect();
-    let pressure: Vec<_> = parts.iter().flat_map(|part| part.report.pressure.clone()).collect();
+    let mut pressure: Vec<UnderPressure> = Vec::new();
+    for pressed in parts.iter().flat_map(|part| &part.report.pressure) {
+        // A part that is named twice is one.
+        if !pressure.contains(pressed) {
+            pressure.push(pressed.clone());
+        }
+    }
+    pressure.sort_by_key(|pressed| pressed.shard.map(Shard::number));
     let conclusion = conclude(findings.iter().map(|finding: &Finding| &finding.comparison));
     for (finding, judgement) in findings.iter_mut().zip(conclusion.judgements) {
         finding.judgement = judgement;

@@ -246,6 +246,24 @@ fn without_an_environment_there_are_questions_and_prompts() {
 }
 
 #[test]
+fn what_is_asked_besides_is_asked_of_the_chosen_cells_alone() {
+    let cells = BTreeSet::from([("canary-dense".to_owned(), Route::named("mp"))]);
+    let request = Request { cells: Some(cells), ..request(suite()) };
+    let sources = Sources::find(&request.suite, Utf8Path::new("/nonexistent")).unwrap();
+    let run = graph(&request, &sources, Some(&environment("0.5.6"))).unwrap();
+    let besides = |jobs: &ModelJobs| {
+        let all = [&jobs.planted, &jobs.foreign, &jobs.talks, &jobs.pressed];
+        all.map(|jobs| jobs.iter().map(|(route, _)| route.name().to_owned()).collect::<Vec<_>>())
+    };
+    let [chosen, others @ ..] = run.models.as_slice() else { panic!("a suite has models") };
+    assert_eq!(besides(chosen), [vec!["mp+fs"], vec!["mp+fs"], vec!["mp", "mp"], vec!["mp"]]);
+    assert!(!others.is_empty());
+    for jobs in others {
+        assert_eq!((besides(jobs), jobs.cells.len()), ([const { Vec::<String>::new() }; 4], 0));
+    }
+}
+
+#[test]
 fn a_carrier_of_one_file_and_one_line_has_its_place_in_the_graph() {
     let mut suite = suite();
     suite.routes = vec![Route::named("fake")];

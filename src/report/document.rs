@@ -76,6 +76,9 @@ pub struct UnderPressure {
     pub model: String,
     /// The route.
     pub route: Route,
+    /// The part of a run in parts whose prompts were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
     /// The verdict, and why.
     pub judgement: Judgement,
     /// What each seed's schedule showed.

@@ -113,6 +113,7 @@ fn with_pressure(served_beyond: u32) -> Report {
     report.pressure.push(UnderPressure {
         model: "canary-dense".to_owned(),
         route: Route::named("mp"),
+        shard: None,
         judgement,
         findings,
         artifact: digest_bytes(b"pressure"),

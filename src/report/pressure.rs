@@ -28,9 +28,10 @@ pub(super) struct SeedRow {
     pub(super) is_harmed: bool,
 }
 
-/// Model and route.
+/// Model and route, and of a run in parts which one.
 pub(super) fn pressure_name(pressed: &UnderPressure) -> String {
-    format!("{} over {} under pressure", pressed.model, pressed.route)
+    let part = pressed.shard.map_or_else(String::new, |shard| format!(", shard {shard}"));
+    format!("{} over {} under pressure{part}", pressed.model, pressed.route)
 }
 
 /// The events that must happen.

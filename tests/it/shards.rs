@@ -94,6 +94,22 @@ fn eight_shards_on_three_machines_merge_to_the_report_of_one_run_bit_for_bit() {
 }
 
 #[test]
+fn each_part_is_put_under_pressure_by_its_own_prompts() {
+    let lab = lab(8);
+    let parts = shards(&lab, 2, "", "--pressure-seeds 2");
+    let merged = merge(&lab, &format!("{parts} part-2"));
+    assert_eq!(merged.code, 0, "{}{}", merged.err, merged.out);
+    let titles: Vec<&str> = merged.out.lines().filter(|line| line.contains("under pressure")).collect();
+    insta::assert_snapshot!(titles.join("\n"), @r"
+    tiny over mp under pressure, shard 1/2: EQUIVALENT
+    tiny over mp under pressure, shard 2/2: EQUIVALENT
+    ");
+    let pressure = read(&lab, "merged").pressure;
+    assert_ne!(pressure[0].artifact, pressure[1].artifact, "other prompts");
+    assert!(pressure.iter().all(|pressed| pressed.findings.seeds.len() == 2));
+}
+
+#[test]
 fn a_depot_brings_the_parts_of_a_run_together_by_its_name() {
     let lab = lab(8);
     let depot = format!("--depot file://{} --run-name nightly-7", lab.path("depot"));
