@@ -181,14 +181,12 @@ impl Group<'_> {
             return Ok((outcome, None));
         }
         let mend = async {
-            let mut worker = match worker.take() {
-                Some(worker) => worker,
-                None => {
-                    let mut worker =
-                        self.start(run, keeping, differs_in, &format!("{arm} with a mend")).await?;
-                    self.store_before(&mut worker, prompts).await?;
-                    worker
-                }
+            let mut worker = if let Some(worker) = worker.take() {
+                worker
+            } else {
+                let mut worker = self.start(run, keeping, differs_in, &format!("{arm} with a mend")).await?;
+                self.store_before(&mut worker, prompts).await?;
+                worker
             };
             let mut mend = self.mend(&mut worker, keeping, differs_in, prompts, format!("of-{name}")).await?;
             for number in 2..=self.salts {

@@ -22,7 +22,7 @@ pub(super) struct Keeping<'a> {
 
 enum Kept {
     /// By a server.
-    Server(LmcacheServer),
+    Server(Box<LmcacheServer>),
     /// By the LMCache in an engine: which variables it is given, and the folder of its files, if it has one.
     Engine { variables: Vec<(String, String)>, folder: Option<Utf8PathBuf> },
 }
@@ -64,7 +64,7 @@ impl<'a> Keeping<'a> {
                     };
                 }
                 let what = format!("lmcache server of the foreign KV {name}");
-                Kept::Server(launch_server(surroundings.events, &settings, &what).await?)
+                Kept::Server(Box::new(launch_server(surroundings.events, &settings, &what).await?))
             }
         };
         Ok(Self { surroundings, over, kept })

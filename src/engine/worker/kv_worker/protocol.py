@@ -78,7 +78,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter: the name by which people know it, the number by which vLLM does, from 1, and the folder in PEFT's layout."""
+    """A LoRA adapter: its name for people, its number for vLLM (from 1), and its folder in PEFT's layout."""
 
     name: str
     number: int
