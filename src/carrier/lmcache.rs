@@ -213,7 +213,7 @@ pub(super) async fn launch_side<'a>(
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn settle(
+async fn settle(
     server: &LmcacheServer,
     surroundings: &Surroundings<'_>,
     before: ServerCounters,

@@ -33,7 +33,7 @@ pub(crate) use self::described::RESERVED_VARIABLES;
 pub use self::error::{CarrierError, RouteError};
 pub use self::in_process::{remote_variables, variables as in_process_variables};
 pub use self::in_process_disk::settle_files;
-pub use self::lmcache::{launch_server, serde_settings, server_settings, settle, with_options};
+pub use self::lmcache::{launch_server, serde_settings, server_settings, with_options};
 pub use self::redis::provide_redis;
 pub use self::surroundings::{Here, Surroundings, make_folder};
 use crate::digest::Digest;

@@ -45,6 +45,11 @@ pub enum Difference {
     NoAdapter,
     /// Its requests are of another revision of the LoRA adapter, under the same name.
     AdapterRevision,
+    /// As many ranks share each layer of its model.
+    Ranks {
+        /// How many.
+        ranks: u32,
+    },
     /// Its prompts are embeddings, as many as the tokens that were stored, and other ones.
     Embeddings,
 }
@@ -69,6 +74,7 @@ impl Difference {
             Self::OtherAdapter => "LoRA adapter (another)",
             Self::NoAdapter => "LoRA adapter (none)",
             Self::AdapterRevision => "LoRA adapter (another revision)",
+            Self::Ranks { ranks } => return format!("number of ranks ({ranks})").into(),
             Self::Embeddings => "prompt embeddings",
         })
     }
@@ -94,6 +100,12 @@ impl Difference {
                 "requests of each LoRA adapter, and those of none, need a cache or a cache_salt of their own"
             }
             Self::AdapterRevision => "whoever replaces a LoRA adapter in place must clear the cache",
+            Self::Ranks { .. } if over.is_in_process() => {
+                "engines of each number of ranks need a cache of their own, or requests with an `lmcache.tag` that names the number"
+            }
+            Self::Ranks { .. } => {
+                "engines of each number of ranks need a server of their own, or requests with a cache_salt that names the number"
+            }
             Self::Embeddings => "never let prompts that are embeddings be stored",
         }
     }

@@ -22,6 +22,8 @@ pub struct Reader {
 pub enum ReaderGroup {
     /// Of what the suite's engine stored: other salts, chunks, data types, weights, paths, configurations.
     Basic,
+    /// Of what the suite's engine stored, by an engine of another number of ranks.
+    Ranks,
     /// Of what an engine with a LoRA adapter stored.
     Lora,
     /// Of KV that was stored in eight bits.
@@ -51,17 +53,21 @@ pub struct Own {
     pub dtype: Dtype,
     /// What it keeps KV in, where that is something else.
     pub kv_dtype: Option<KvDtype>,
+    /// Ranks that share each of its layers.
+    pub ranks: u32,
 }
 
 impl ReaderGroup {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Basic, Self::Lora, Self::Fp8, Self::Memory, Self::Embeddings];
+    pub const ALL: [Self; 6] =
+        [Self::Basic, Self::Ranks, Self::Lora, Self::Fp8, Self::Memory, Self::Embeddings];
 
     /// Its name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Basic => "basic",
+            Self::Ranks => "ranks",
             Self::Lora => "lora",
             Self::Fp8 => "fp8",
             Self::Memory => "memory",
@@ -95,7 +101,7 @@ fn of_engine(group: ReaderGroup) -> Vec<Reader> {
         ReaderGroup::Basic => (Storer::Suite, &[Difference::Salt]),
         ReaderGroup::Lora => (Storer::Adapter, &ADAPTERS),
         ReaderGroup::Embeddings => (Storer::Embeddings, &[Difference::Embeddings]),
-        ReaderGroup::Fp8 | ReaderGroup::Memory => return Vec::new(),
+        ReaderGroup::Ranks | ReaderGroup::Fp8 | ReaderGroup::Memory => return Vec::new(),
     };
     of_writer(Stored { by, over: Way::Process }, differences)
 }
@@ -133,6 +139,10 @@ fn of_server(groups: &BTreeSet<ReaderGroup>, own: Own) -> Vec<Reader> {
                 .collect();
             of_suite(Way::Tier, &differences)
         }
+        ReaderGroup::Ranks => {
+            let ranks = if own.ranks == 1 { 2 } else { 1 };
+            of_suite(Way::Tier, &[Difference::Ranks { ranks }])
+        }
         ReaderGroup::Lora => of_writer(Stored { by: Storer::Adapter, over: Way::Tier }, &ADAPTERS),
         ReaderGroup::Fp8 => [Way::Tier, Way::DrivenMemory].map(|over| of(stored_fp8, over, e5m2)).concat(),
         ReaderGroup::Memory => {
@@ -140,7 +150,14 @@ fn of_server(groups: &BTreeSet<ReaderGroup>, own: Own) -> Vec<Reader> {
         }
         ReaderGroup::Embeddings => of(Storer::Embeddings, Way::Tier, Difference::Embeddings),
     };
-    groups.iter().flat_map(group).collect()
+    let mut readers: Vec<Reader> = Vec::new();
+    for reader in groups.iter().flat_map(group) {
+        // Two groups that ask for the same share the reader that differs in nothing.
+        if !readers.contains(&reader) {
+            readers.push(reader);
+        }
+    }
+    readers
 }
 
 fn of_writer(stored: Stored, differences: &[Difference]) -> Vec<Reader> {
@@ -157,7 +174,7 @@ mod tests {
         readers(groups, own, Keeper::Server).into_iter().map(words).collect()
     }
 
-    const OWN: Own = Own { chunk_tokens: 256, dtype: Dtype::Bfloat16, kv_dtype: None };
+    const OWN: Own = Own { chunk_tokens: 256, dtype: Dtype::Bfloat16, kv_dtype: None, ranks: 1 };
 
     #[test]
     fn every_reader_differs_in_one_thing_and_the_first_of_each_writer_in_none() {
@@ -172,6 +189,7 @@ mod tests {
         rope scaling, under the same path
         weights, under a colliding path
         weights, under the same path
+        number of ranks (2)
         nothing, stored with a LoRA adapter
         LoRA adapter (another), stored with a LoRA adapter
         LoRA adapter (none), stored with a LoRA adapter
@@ -214,6 +232,7 @@ mod tests {
         rope scaling, under the same path, in process, over files
         weights, under a colliding path, in process, over files
         weights, under the same path, in process, over files
+        number of ranks (2), in process, over files
         nothing, stored with a LoRA adapter, in process, over files
         LoRA adapter (another), stored with a LoRA adapter, in process, over files
         LoRA adapter (none), stored with a LoRA adapter, in process, over files
@@ -228,10 +247,12 @@ mod tests {
 
     #[test]
     fn readers_differ_from_what_the_suite_has() {
-        let own = Own { dtype: Dtype::Float16, kv_dtype: Some(KvDtype::Fp8E4m3), ..OWN };
-        let words = words(&BTreeSet::from([ReaderGroup::Basic, ReaderGroup::Memory]), own);
+        let own = Own { dtype: Dtype::Float16, kv_dtype: Some(KvDtype::Fp8E4m3), ranks: 2, ..OWN };
+        let words =
+            words(&BTreeSet::from([ReaderGroup::Basic, ReaderGroup::Memory, ReaderGroup::Ranks]), own);
         assert!(words.contains(&"data type of KV (fp8_e5m2)".to_owned()), "{words:?}");
         assert!(words.contains(&"data type (bfloat16), over mp".to_owned()), "{words:?}");
+        assert!(words.contains(&"number of ranks (1)".to_owned()), "{words:?}");
         assert!(
             !words.iter().any(|words| words.contains("float16") && !words.contains("bfloat16")),
             "{words:?}"

@@ -233,6 +233,7 @@ impl<'a> ArmsOf<'a> {
             chunk_tokens: suite.lmcache.chunk_tokens,
             dtype: suite.engine.dtype,
             kv_dtype: self.kv_dtype,
+            ranks: self.connected.ranks.tensor,
         };
         let readers = readers(groups, own, keeper);
         if readers.is_empty() {

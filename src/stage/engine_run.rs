@@ -347,6 +347,16 @@ impl<'a> EngineRun<'a> {
         })
     }
 
+    /// What an engine of other ranks than the suite's is told of its threads, as [`variables`] does.
+    pub(super) fn threads_of(&self, ranks: Parallelism) -> Vec<(String, String)> {
+        match self.spec.device {
+            Device::Cpu { threads, .. } if ranks != self.spec.ranks => {
+                vec![("OMP_NUM_THREADS".to_owned(), threads_of_rank(threads, ranks).to_string())]
+            }
+            Device::Cpu { .. } | Device::Cuda { .. } => Vec::new(),
+        }
+    }
+
     /// The prompts that are asked.
     pub(super) fn prompts(&self) -> &'a Artifact {
         self.context.inputs.of(StageName::Prompts)

@@ -27,7 +27,7 @@ fn kv_that_is_served_to_others_is_a_finding_and_no_change_of_the_verdict() {
     let (findings, rows): (Vec<_>, Vec<_>) = section.lines().partition(|line| line.starts_with("  finding"));
     insta::assert_snapshot!(rows.join("\n"), @r"
 
-    tiny, KV of another identity: 11 FINDINGS ABOUT LMCACHE
+    tiny, KV of another identity: 12 FINDINGS ABOUT LMCACHE
       differs in   nothing                                                                  1360 of 1360 tokens: served, as it must be
                    salt                                                                     0 of 1360 tokens: miss, as it must be
                    chunk size (32)                                                          0 of 1312 tokens: miss, as it must be
@@ -38,6 +38,7 @@ fn kv_that_is_served_to_others_is_a_finding_and_no_change_of_the_verdict() {
                    rope scaling, under the same path                                        1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
                    weights, under a colliding path                                          1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
                    weights, under the same path                                             1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
+                   number of ranks (2)                                                      1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
                    nothing, stored with a LoRA adapter                                      1360 of 1360 tokens: served, as it must be
                    LoRA adapter (another), stored with a LoRA adapter                       1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
                    LoRA adapter (none), stored with a LoRA adapter                          1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
@@ -56,8 +57,8 @@ fn kv_that_is_served_to_others_is_a_finding_and_no_change_of_the_verdict() {
     verdict: equivalent (exit code 0)
     log: out/log.jsonl
     ");
-    assert_eq!(findings.len(), 11);
-    insta::assert_snapshot!(findings[5].trim(), @"finding      LMCache serves KV, stored with a LoRA adapter, to a reader that differs in LoRA adapter (another): 1360 of 1360 tokens, which moves letters by up to 2.5e-4 nats, where KV of its own does by 2.5e-4; requests of each LoRA adapter, and those of none, need a cache or a cache_salt of their own; with a salt of its own it is served none of this, and then 1360 tokens of its own");
+    assert_eq!(findings.len(), 12);
+    insta::assert_snapshot!(findings[6].trim(), @"finding      LMCache serves KV, stored with a LoRA adapter, to a reader that differs in LoRA adapter (another): 1360 of 1360 tokens, which moves letters by up to 2.5e-4 nats, where KV of its own does by 2.5e-4; requests of each LoRA adapter, and those of none, need a cache or a cache_salt of their own; with a salt of its own it is served none of this, and then 1360 tokens of its own");
     assert!(ended.err.contains("warning: finding about LMCache, tiny: LMCache serves KV"), "{}", ended.err);
     let finding = "LMCache serves KV to a reader that differs in weights, under the same path";
     for file in ["summary.md", "report.html", "junit.xml"] {

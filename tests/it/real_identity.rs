@@ -28,6 +28,13 @@ fn salt_chunk_size_and_length_are_told_apart_and_all_else_is_a_finding_that_a_sa
     is_as_known("basic", 0);
 }
 
+/// Keys of sharded KV hold the number of shards, those of KV that each rank has whole hold no number of ranks.
+#[test]
+#[ignore = "runs vLLM and LMCache for minutes"]
+fn numbers_of_ranks_are_told_apart_where_kv_is_sharded_and_a_salt_mends_the_rest() {
+    is_as_known("ranks", 0);
+}
+
 #[test]
 #[ignore = "runs vLLM and LMCache for minutes"]
 fn adapters_are_not_told_apart_and_a_salt_mends_it() {
@@ -65,6 +72,7 @@ fn check(findings: &ForeignFindings, reading: &Reading, is_mla: bool) {
         Difference::Salt | Difference::ChunkSize { .. } | Difference::DataType { dtype: Dtype::Float32 } => {
             Meaning::Miss
         }
+        Difference::Ranks { .. } if !is_mla => Meaning::Miss,
         Difference::DataType { .. } if chokes => Meaning::Failed,
         _ => Meaning::Finding,
     };

@@ -6,10 +6,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 
 use super::identity::Identities;
-use super::keeping::Keeping;
+use super::keeping::{Chunks, Keeping};
 use crate::carrier::{Surroundings, make_folder};
 use crate::dataset::Prompt;
-use crate::engine::{Asker, Capacity, EngineError, PrefixCache, Worker};
+use crate::engine::{Asker, Capacity, EngineError, Parallelism, PrefixCache, Worker};
 use crate::foreign::{Difference, Mend, Reader, Reading, ReadingOutcome, Stored, Storer, Way};
 use crate::model::Observation;
 use crate::stage::StageError;
@@ -48,8 +48,8 @@ impl Group<'_> {
         let notes = &self.surroundings.notes;
         let chunks = whole_tokens(prompts, capacity.chunk_tokens) / u64::from(capacity.chunk_tokens);
         let disk = make_folder(notes, chunks * chunk_bytes(capacity) * COPIES)?;
-        let own_chunks = self.surroundings.lmcache.chunk_tokens;
-        let keeping = self.keep(&utf8(&disk), own_chunks, &format!("writer-{}", self.before)).await?;
+        let name = format!("writer-{}", self.before);
+        let keeping = self.keep(&utf8(&disk), Difference::Nothing, &name).await?;
         if let Some(message) = self.store(&keeping, prompts, chunks).await? {
             let outcome = ReadingOutcome::NotStored { message };
             return Ok(self.readings(prompts, readers, &outcome));
@@ -131,7 +131,7 @@ impl Group<'_> {
         let name = format!("reader-{number}");
         let own = match kept {
             Some(_) => None,
-            None => Some(self.keep(&folder, self.chunk_tokens(differs_in), &name).await?),
+            None => Some(self.keep(&folder, differs_in, &name).await?),
         };
         let keeping = kept.or(own.as_ref()).expect("there is one where none is kept");
         let asked = self.ask(run, keeping, differs_in, prompts, &name).await;
@@ -276,9 +276,10 @@ impl Group<'_> {
         differs_in: Difference,
         arm: &str,
     ) -> Result<Worker, StageError> {
+        let threads = run.threads_of(self.ranks(differs_in));
         let setup = EngineSetup {
             arguments: self.who.arguments(differs_in),
-            variables: keeping.variables(),
+            variables: keeping.variables().into_iter().chain(threads).collect(),
             ..EngineSetup::connected(arm, keeping.connector())
         };
         run.start(setup).await
@@ -292,13 +293,26 @@ impl Group<'_> {
         }
     }
 
+    /// The ranks of a reader's engine.
+    fn ranks(&self, differs_in: Difference) -> Parallelism {
+        let own = self.run.spec.ranks;
+        match differs_in {
+            Difference::Ranks { ranks } => Parallelism { tensor: ranks, ..own },
+            _ => own,
+        }
+    }
+
     async fn keep(
         &self,
         folder: &Utf8Path,
-        chunk_tokens: u32,
+        differs_in: Difference,
         name: &str,
     ) -> Result<Keeping<'_>, StageError> {
-        Keeping::start(self.surroundings, self.who.stored.over, folder, chunk_tokens, name).await
+        let chunks = Chunks {
+            tokens: self.chunk_tokens(differs_in),
+            shards: self.ranks(differs_in).written_shards(self.run.kv_shape()?),
+        };
+        Keeping::start(self.surroundings, self.who.stored.over, folder, chunks, name).await
     }
 
     fn reading(

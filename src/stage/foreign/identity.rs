@@ -85,6 +85,7 @@ impl Identities<'_> {
             Difference::DataType { dtype } => Some(("dtype", dtype.name().into())),
             Difference::KvDataType { dtype } => Some(("kv_cache_dtype", dtype.name().into())),
             Difference::Quantization => Some(("quantization", Difference::QUANTIZATION.into())),
+            Difference::Ranks { ranks } => Some(("tensor_parallel_size", ranks.into())),
             _ => None,
         };
         // The reader's stand behind the writer's, and win.

@@ -4,8 +4,8 @@
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::carrier::{
-    Surroundings, in_process_variables, launch_server, remote_variables, serde_settings, server_settings,
-    settle, settle_files, with_options,
+    CarrierError, Surroundings, in_process_variables, launch_server, remote_variables, serde_settings,
+    server_settings, settle_files, with_options,
 };
 use crate::engine::{Connector, LmcacheServer, SecondTier, ServerCounters, Tiers};
 use crate::foreign::Way;
@@ -17,7 +17,17 @@ use crate::suite::LmcacheSettings;
 pub(super) struct Keeping<'a> {
     surroundings: &'a Surroundings<'a>,
     over: Way,
+    chunks: Chunks,
     kept: Kept,
+}
+
+/// The chunks that an engine stores, and finds.
+#[derive(Clone, Copy)]
+pub(super) struct Chunks {
+    /// Tokens of one.
+    pub(super) tokens: u32,
+    /// In how many shards the engine's ranks store one.
+    pub(super) shards: u32,
 }
 
 enum Kept {
@@ -35,7 +45,7 @@ pub(super) enum Before {
 }
 
 impl<'a> Keeping<'a> {
-    /// Starts a server with chunks of this size, over this folder where it has one; in process there is nothing to start.
+    /// Starts a server of such chunks, over this folder where it has one; in process there is nothing to start.
     ///
     /// # Errors
     /// When it does not start.
@@ -43,10 +53,10 @@ impl<'a> Keeping<'a> {
         surroundings: &'a Surroundings<'a>,
         over: Way,
         folder: &Utf8Path,
-        chunk_tokens: u32,
+        chunks: Chunks,
         name: &str,
     ) -> Result<Self, StageError> {
-        let lmcache = LmcacheSettings { chunk_tokens, ..surroundings.lmcache };
+        let lmcache = LmcacheSettings { chunk_tokens: chunks.tokens, ..surroundings.lmcache };
         let kept = match over {
             Way::Process => Kept::Engine { variables: in_process_variables(&lmcache), folder: None },
             Way::ProcessFiles => Kept::Engine {
@@ -55,7 +65,8 @@ impl<'a> Keeping<'a> {
             },
             Way::Tier | Way::Memory | Way::DrivenMemory => {
                 let mut settings = server_settings(surroundings, &format!("lmcache-server-{name}.log"));
-                settings.chunk_tokens = chunk_tokens;
+                settings.chunk_tokens = chunks.tokens;
+                settings.shards_of_chunk = chunks.shards;
                 if over == Way::Tier {
                     settings.tiers = Tiers {
                         second: Some(SecondTier::Disk(folder.to_owned())),
@@ -67,7 +78,7 @@ impl<'a> Keeping<'a> {
                 Kept::Server(Box::new(launch_server(surroundings.events, &settings, &what).await?))
             }
         };
-        Ok(Self { surroundings, over, kept })
+        Ok(Self { surroundings, over, chunks, kept })
     }
 
     /// What an engine is told of it.
@@ -116,13 +127,13 @@ impl<'a> Keeping<'a> {
     /// # Errors
     /// When a server does not answer, or nothing comes into a folder.
     pub(super) async fn settle(&self, before: Before, chunks: u64) -> Result<(), StageError> {
+        let (shards, patience) = (chunks * u64::from(self.chunks.shards), self.surroundings.patience);
         match (&self.kept, before) {
             (Kept::Server(server), Before::Counted(before)) => {
-                settle(server, self.surroundings, before, chunks).await?;
+                server.settle(before, shards, patience).await.map_err(CarrierError::from)?;
             }
             (Kept::Engine { folder: Some(folder), .. }, Before::Files(before)) => {
-                let wanted = before + chunks * u64::from(self.surroundings.shards_of_chunk);
-                settle_files(folder, wanted, self.surroundings.patience).await?;
+                settle_files(folder, before + shards, patience).await?;
             }
             _ => {}
         }
