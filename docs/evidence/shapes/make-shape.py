@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Makes a model folder with seeded random weights in the shape of a published model, in bfloat16.
 
-    python3 docs/evidence/shapes/make-shape.py SHAPE OUT [--tokenizer FOLDER] [--layers N]
+    python3 docs/evidence/shapes/make-shape.py SHAPE OUT [--tokenizer FOLDER] [--layers N] [--narrower N]
 
 SHAPE is `llama-3.1-8b` (16 GB) or `deepseek-v2-lite` (31 GB). Needs torch and safetensors, and a GPU for the numbers of
 the published runs: torch's generators differ by device. The tokenizer is canary-mla's unless a folder holds another
 (`tokenizer.json`, `tokenizer_config.json`). Weights are normal with a standard deviation of 1/sqrt(columns), norms
-1 + 0.1 x normal.
+1 + 0.1 x normal. For a processor `--layers` takes fewer layers, and `--narrower N` an N-th of each layer's width, of
+its heads, KV heads and experts and of the vocabulary; a head and a latent vector stay as large as they are.
 """
 
 import argparse
@@ -167,6 +168,28 @@ def v2_lite_layer(config: dict[str, Any], number: int) -> dict[str, torch.Tensor
     return weights
 
 
+NARROWED = (
+    "hidden_size",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "n_routed_experts",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
+
+
+def narrowed(published: dict[str, Any], divisor: int) -> dict[str, Any]:
+    """A configuration whose layers are an N-th as wide; SystemExit where a size cannot be divided."""
+    for name in NARROWED:
+        if published.get(name, 0) % divisor:
+            sys.exit(f"{name} {published[name]} cannot be divided by {divisor}; take a smaller --narrower")
+    narrower = {name: published[name] // divisor for name in NARROWED if name in published}
+    if published["eos_token_id"] >= narrower["vocab_size"]:
+        narrower |= {"bos_token_id": 0, "eos_token_id": 1}
+    return published | narrower
+
+
 Layer = Callable[[dict[str, Any], int], dict[str, torch.Tensor]]
 SHAPES: dict[str, tuple[dict[str, Any], Layer]] = {
     "llama-3.1-8b": (LLAMA, llama_layer),
@@ -181,9 +204,10 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER)
     parser.add_argument("--layers", type=int, help="fewer than the published model's")
+    parser.add_argument("--narrower", type=int, default=1, help="an N-th of the published model's widths")
     options = parser.parse_args()
     published, layer = SHAPES[options.shape]
-    config = published | ({"num_hidden_layers": options.layers} if options.layers else {})
+    config = narrowed(published, options.narrower) | ({"num_hidden_layers": options.layers} if options.layers else {})
     hidden, vocabulary = config["hidden_size"], config["vocab_size"]
     options.out.mkdir(parents=True)
     files, total = {}, 0
