@@ -12,8 +12,6 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 vllm=0.32.0 lmcache=0.5.6
 device='' out=two-gpus-out program=${KV_CORRECTNESS:-kv-correctness} only=() lists=
-# NVLink multicast does not work in every container.
-export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1
 
 fail() { printf 'run.sh: %s\nhint: %s\n' "$1" "$2" >&2; exit 2; }
 while (($#)); do
@@ -124,6 +122,8 @@ in_process='s/^routes = .*/routes = ["in-process"]/'
 over_mp='s/^routes = .*/routes = ["mp"]/'
 rooms='^\(kv_cache_gib\|memory_gib\) = .*'
 if [[ $device == cuda ]]; then
+    # NVLink multicast does not work in every container.
+    export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1
     limit=480
     # All questions, 64 at a time; one at a time those of one subject.
     few='s/^questions = 8$/questions = 40/'
