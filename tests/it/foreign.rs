@@ -144,7 +144,7 @@ fn in_process_the_engine_that_stored_and_others_over_files_are_readers_and_a_tag
     let (findings, rows): (Vec<_>, Vec<_>) = section.lines().partition(|line| line.starts_with("  finding"));
     insta::assert_snapshot!(rows.join("\n"), @"
 
-    tiny, KV of another identity in process: 15 FINDINGS ABOUT LMCACHE
+    tiny, KV of another identity in process: 16 FINDINGS ABOUT LMCACHE
       differs in   nothing, in process                                                                  1360 of 1360 tokens: served, as it must be
                    salt, in process                                                                     1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
                    nothing, stored with a LoRA adapter, in process                                      1360 of 1360 tokens: served, as it must be
@@ -163,6 +163,7 @@ fn in_process_the_engine_that_stored_and_others_over_files_are_readers_and_a_tag
                    rope scaling, under the same path, in process, over files                            1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
                    weights, under a colliding path, in process, over files                              0 of 1360 tokens: miss, as it must be
                    weights, under the same path, in process, over files                                 1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   number of ranks (2), in process, over files                                          1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
                    nothing, stored with a LoRA adapter, in process, over files                          1360 of 1360 tokens: served, as it must be
                    LoRA adapter (another), stored with a LoRA adapter, in process, over files           1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
                    LoRA adapter (none), stored with a LoRA adapter, in process, over files              1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360

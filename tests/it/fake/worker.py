@@ -114,6 +114,7 @@ class Inside:
         # Of memory alone where there is no other place.
         assert (os.environ["LMCACHE_LOCAL_CPU"] == "True") == (self.folder is None), os.environ
         self.size = int(os.environ["LMCACHE_CHUNK_SIZE"])
+        self.ranks = start["arguments"].get("tensor_parallel_size", 1)
         self.kept = set()
         self.owner = f"{start['model']} {start['arguments']['dtype']} {self.size}"
         self.tag = ""
@@ -131,8 +132,10 @@ class Inside:
         ]
         if operation == "store":
             self.kept.update(keys)
-            for key in keys if self.folder else ():
-                with open(os.path.join(self.folder, key), "w", encoding="utf-8"):
+            # Each rank has a file of its own; the first one's has no number.
+            names = [key + (f".{rank}" if rank else "") for key in keys for rank in range(self.ranks)]
+            for name in names if self.folder else ():
+                with open(os.path.join(self.folder, name), "w", encoding="utf-8"):
                     pass
             return True
         hit = 0
