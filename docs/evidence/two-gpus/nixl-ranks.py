@@ -1,6 +1,6 @@
 """What does vLLM's NixlConnector make of KV that another number of ranks computed? Needs vLLM and nixl.
 
-    python nixl-ranks.py MODEL PREFILL_RANKS DECODE_RANKS [--device cuda|cpu] [--out FOLDER]
+    python nixl-ranks.py MODEL PREFILL_RANKS DECODE_RANKS [--device cuda|cpu] [--gpus N] [--out FOLDER]
 
 One engine computes prompts and leaves their KV; another one pulls it and answers. Then the second one computes the
 same prompts itself, on its own ranks. Ranks round in another order, so log-probabilities may move by a little; KV whose
@@ -174,6 +174,7 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     first = list(range(options.prefill))
     apart = options.prefill + options.decode <= options.gpus
     second = [options.prefill * apart + number for number in range(options.decode)]
