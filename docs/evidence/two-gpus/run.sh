@@ -85,9 +85,10 @@ words += [f"{one.get('model')} {one['route']}: not run" for one in told["not_run
 words += [f"{one['model']} faults: score {one['findings']['score']}" for one in told["planted_faults"]]
 for one in told["foreign_kv"]:
     for reading in one["findings"]["readings"]:
-        got, mend = reading["outcome"], reading.get("mend") or {}
-        words.append(f"{one['model']} {reading['differs_in']}: {got.get('served_tokens', got['outcome'])} of {reading['expected_tokens']}, "
-                     f"with a salt {mend.get('foreign_tokens')} and {mend.get('own_tokens')}")
+        got, mend = reading["outcome"], reading.get("mend")
+        differs = " ".join(map(str, reading["differs_in"].values()))
+        salted = f", with a salt {mend.get('foreign_tokens', mend['outcome'])}, then {mend.get('own_tokens', '-')}" if mend else ""
+        words.append(f"{one['model']} {differs}: {got.get('served_tokens', got['outcome'])} of {reading['expected_tokens']}{salted}")
 print("; ".join(words).replace("|", "/"))
 PYTHON
 }
@@ -102,7 +103,7 @@ suite() {
 
 [[ -n $lists ]] || {
     command -v "$program" >/dev/null || fail "no program $program" "cargo build --release, and give --program target/release/kv-correctness"
-    out=$(mkdir -p "$out/suites" "$out/shapes" && cd "$out" && pwd)
+    out=$(mkdir -p "$out/suites" "$out/shapes" && cd "$out" && pwd) || fail "--out cannot be written" "name a folder by --out that can be made"
     python=$("$program" env --device "$device" 2>"$out/env.log") || fail "no environment: $(tail -n 1 "$out/env.log")" "see $out/env.log"
     "$python" - "$vllm" "$lmcache" <<'PYTHON' || fail "the environment of $python has another pair" "name one with vLLM $vllm and LMCache $lmcache by KV_CORRECTNESS_ENV"
 import importlib.metadata, sys
