@@ -74,7 +74,7 @@ import json, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
 report = folder / "report.json"
 if not report.exists():
-    print((folder.with_suffix(".log").read_text().splitlines() or ["no report"])[-1].replace("|", "/"))
+    print(([line for line in folder.with_suffix(".log").read_text().splitlines() if line.strip()] or ["no report"])[-1].replace("|", "/"))
     sys.exit()
 told = json.loads(report.read_text())
 words = []
@@ -127,7 +127,7 @@ if [[ $device == cuda ]]; then
     export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1
     limit=480
     # All questions, 64 at a time; one at a time those of one subject.
-    few='s/^questions = 8$/questions = 40/'
+    few='/^questions = 8$/d'
     fewer="$few; s/^subjects = \"all\"\$/subjects = 1/"
     wide='s/^max_num_seqs = 1$/max_num_seqs = 64/'
     shape="s/$rooms/\\1 = 16/; s/^subjects = .*/subjects = 1/"
