@@ -19,6 +19,8 @@ use crate::stage::engine_run::{EngineRun, EngineSetup};
 /// How often what was stored lies on the disk: once, once more for the reader, and what the reader stores itself, perhaps in a larger
 /// data type, and once more with a salt.
 const COPIES: u64 = 6;
+/// How often for each further salt: what the reader stores with it, perhaps in a data type of twice the size.
+const COPIES_OF_SALT: u64 = 2;
 
 /// Who asks for what one writer stored.
 pub(super) struct Group<'a> {
@@ -47,7 +49,8 @@ impl Group<'_> {
         let prompts = if self.who.stored.by == Storer::Embeddings { &prompts[..1] } else { prompts };
         let notes = &self.surroundings.notes;
         let chunks = whole_tokens(prompts, capacity.chunk_tokens) / u64::from(capacity.chunk_tokens);
-        let disk = make_folder(notes, chunks * chunk_bytes(capacity) * COPIES)?;
+        let copies = COPIES + u64::from(self.salts.saturating_sub(1)) * COPIES_OF_SALT;
+        let disk = make_folder(notes, (chunks * chunk_bytes(capacity)).saturating_mul(copies))?;
         let name = format!("writer-{}", self.before);
         let keeping = self.keep(&utf8(&disk), Difference::Nothing, &name).await?;
         if let Some(message) = self.store(&keeping, prompts, chunks).await? {
