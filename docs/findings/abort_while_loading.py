@@ -27,6 +27,7 @@ import time
 import traceback
 import urllib.request
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 CHUNK_TOKENS = 256
@@ -124,7 +125,7 @@ def start_server() -> tuple[subprocess.Popen[bytes], int]:
             continue
         return server, port
     os.killpg(server.pid, signal.SIGKILL)
-    sys.exit("the LMCache server did not start")
+    raise RuntimeError("the LMCache server did not start")
 
 
 def main() -> int:
@@ -142,17 +143,26 @@ def main() -> int:
         log.seek(0)
         said = log.read()
     if done.returncode:
-        sys.exit(f"the engine's process ended with {done.returncode}:\n{said[-2000:]}")
+        raise RuntimeError(f"the engine's process ended with {done.returncode}:\n{said[-2000:]}")
     told = json.loads(done.stdout.splitlines()[-1])
     print(f"{told['met']} requests were broken off while they were loaded")
     print(f"the engine ended: {told['ended']}" if told["ended"] else "the engine goes on")
     return 2 if told["met"] == 0 else int(bool(told["ended"]))
 
 
+def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with 2 where the script itself fails: 1 would say that the fault is there."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(2)
+
+
 if __name__ == "__main__":
+    sys.excepthook = end_as_failed
     if sys.argv[1:2] == ["--break-off"]:
         break_off(sys.argv[2], int(sys.argv[3]))
     elif sys.argv[1:]:
-        sys.exit(__doc__)
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     else:
         sys.exit(main())

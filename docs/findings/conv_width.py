@@ -10,7 +10,9 @@ Exit status: 1 one of 5 inputs is wrong, 0 it is right, 2 the control failed: on
 
 from __future__ import annotations
 
+import os
 import sys
+from types import TracebackType
 
 CHANNELS = 256
 TOKENS = 300
@@ -55,5 +57,13 @@ def main() -> int:
     return status
 
 
+def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with 2 where the script itself fails: 1 would say that the fault is there."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(2)
+
+
 if __name__ == "__main__":
+    sys.excepthook = end_as_failed
     sys.exit(main())

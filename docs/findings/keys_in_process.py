@@ -19,6 +19,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 os.environ |= {"PYTHONHASHSEED": "0", "HF_HUB_OFFLINE": "1", "LMCACHE_CHUNK_SIZE": "256", "VLLM_NO_USAGE_STATS": "1"}
@@ -85,5 +86,13 @@ def main() -> int:
     return status
 
 
+def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with 2 where the script itself fails: 1 would say that the fault is there."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(2)
+
+
 if __name__ == "__main__":
+    sys.excepthook = end_as_failed
     sys.exit(main())

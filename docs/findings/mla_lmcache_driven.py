@@ -24,6 +24,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 CHUNK_TOKENS = 256
@@ -128,7 +129,7 @@ def ask(model: str, mode: str) -> list[list[dict[str, Any]]]:
     finally:
         server.kill()
     if done.returncode:
-        sys.exit(f"an engine ended with {done.returncode}:\n{said[-2000:]}")
+        raise RuntimeError(f"an engine ended with {done.returncode}:\n{said[-2000:]}")
     passes: list[list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
     return passes
 
@@ -152,7 +153,7 @@ def start_server() -> tuple[subprocess.Popen[bytes], int]:
             continue
         return server, port
     server.kill()
-    sys.exit("the LMCache server did not start")
+    raise RuntimeError("the LMCache server did not start")
 
 
 def count_shared(one: dict[str, Any], other: dict[str, Any]) -> int:
@@ -178,10 +179,19 @@ def main() -> int:
     return int(changed["lmcache_driven"] > 0)
 
 
+def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with 2 where the script itself fails: 1 would say that the fault is there."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(2)
+
+
 if __name__ == "__main__":
+    sys.excepthook = end_as_failed
     if sys.argv[1:2] == ["--answer"]:
         answer(sys.argv[2], int(sys.argv[3]), sys.argv[4])
     elif sys.argv[1:]:
-        sys.exit(__doc__)
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     else:
         sys.exit(main())

@@ -23,6 +23,7 @@ import time
 import urllib.request
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 CHUNK_TOKENS = 256
@@ -108,7 +109,7 @@ def ask(model: str) -> tuple[int, int]:
     finally:
         server.kill()
     if done.returncode:
-        sys.exit(f"an engine ended with {done.returncode}:\n{said[-2000:]}")
+        raise RuntimeError(f"an engine ended with {done.returncode}:\n{said[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1]), said.count(ERROR)
 
 
@@ -131,7 +132,7 @@ def start_server() -> tuple[subprocess.Popen[bytes], int]:
             continue
         return server, port
     server.kill()
-    sys.exit("the LMCache server did not start")
+    raise RuntimeError("the LMCache server did not start")
 
 
 def count_shared(one: dict[str, Any], other: dict[str, Any]) -> int:
@@ -151,10 +152,19 @@ def main() -> int:
     return 2 if served["Llama"] == 0 else int(served["MLA"] == 0)
 
 
+def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with 2 where the script itself fails: 1 would say that the fault is there."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(2)
+
+
 if __name__ == "__main__":
+    sys.excepthook = end_as_failed
     if sys.argv[1:2] == ["--answer"]:
         answer(sys.argv[2], int(sys.argv[3]))
     elif sys.argv[1:]:
-        sys.exit(__doc__)
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     else:
         sys.exit(main())

@@ -23,6 +23,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 CHUNK_TOKENS = 256
@@ -98,7 +99,7 @@ def ask(model: str, port: int) -> list[dict[str, Any]]:
     command = [sys.executable, __file__, "--answer", model, str(port)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | VARIABLES)
     if done.returncode:
-        sys.exit(f"an engine ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"an engine ended with {done.returncode}:\n{done.stderr[-2000:]}")
     answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return answers
 
@@ -122,7 +123,7 @@ def start_server() -> tuple[subprocess.Popen[bytes], int]:
             continue
         return server, port
     server.kill()
-    sys.exit("the LMCache server did not start")
+    raise RuntimeError("the LMCache server did not start")
 
 
 def main() -> int:
@@ -147,10 +148,19 @@ def main() -> int:
     return 2 if itself == 0 else int(served > 0)
 
 
+def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with 2 where the script itself fails: 1 would say that the fault is there."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(2)
+
+
 if __name__ == "__main__":
+    sys.excepthook = end_as_failed
     if sys.argv[1:2] == ["--answer"]:
         answer(sys.argv[2], int(sys.argv[3]))
     elif sys.argv[1:]:
-        sys.exit(__doc__)
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     else:
         sys.exit(main())

@@ -15,7 +15,9 @@ a longer prompt in place of the answer the load does not hold them either.
 
 from __future__ import annotations
 
+import os
 import sys
+from types import TracebackType
 
 CHUNK_TOKENS = 64
 BLOCK_TOKENS = 64
@@ -59,5 +61,13 @@ def main() -> int:
     return status
 
 
+def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with 2 where the script itself fails: 1 would say that the fault is there."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(2)
+
+
 if __name__ == "__main__":
+    sys.excepthook = end_as_failed
     sys.exit(main())

@@ -14,6 +14,7 @@ stored is not loaded.
 from __future__ import annotations
 
 import ctypes
+import os
 import socket
 import subprocess
 import sys
@@ -21,11 +22,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import torch
-from lmcache.v1.distributed.api import ObjectKey
-from lmcache.v1.distributed.l2_adapters.s3_l2_adapter import S3L2Adapter, S3L2AdapterConfig
+
+def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with 2 where the script itself fails: 1 would say that the fault is there."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(2)
+
+
+sys.excepthook = end_as_failed
+
+import torch  # noqa: E402
+from lmcache.v1.distributed.api import ObjectKey  # noqa: E402
+from lmcache.v1.distributed.l2_adapters.s3_l2_adapter import S3L2Adapter, S3L2AdapterConfig  # noqa: E402
 
 BYTES = 1 << 20
 STORED = 7
@@ -59,7 +71,7 @@ def wait_for(answer: Callable[[], Any]) -> Any:
         if found := answer():
             return found
         time.sleep(0.05)
-    sys.exit("the tier did not answer within a minute")
+    raise RuntimeError("the tier did not answer within a minute")
 
 
 def load(port: int, length: int) -> bool:

@@ -16,8 +16,10 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from pathlib import Path
+from types import TracebackType
 
 
 def open_extensions() -> dict[str, str]:
@@ -58,5 +60,13 @@ def main() -> int:
     return 1 if refused.keys() & {"c_ops", "cuda_ops"} else 2
 
 
+def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with 2 where the script itself fails: 1 would say that the fault is there."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(2)
+
+
 if __name__ == "__main__":
+    sys.excepthook = end_as_failed
     sys.exit(main())

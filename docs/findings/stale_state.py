@@ -26,6 +26,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 CHUNK_TOKENS = 256
@@ -88,7 +89,7 @@ def answer(model: str, port: int) -> None:
                 return
             llm.llm_engine.step()
             time.sleep(0.02)
-        sys.exit("vLLM did not empty its own cache")
+        raise RuntimeError("vLLM did not empty its own cache")
 
     def ask(prompts: list[list[int]]) -> list[dict[str, Any]]:
         answers = []
@@ -138,7 +139,7 @@ def ask_engine(model: str, *, over_lmcache: bool) -> dict[str, list[dict[str, An
         log.seek(0)
         said = log.read()
     if done.returncode:
-        sys.exit(f"an engine ended with {done.returncode}:\n{said[-2000:]}")
+        raise RuntimeError(f"an engine ended with {done.returncode}:\n{said[-2000:]}")
     answers: dict[str, list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
     return answers
 
@@ -162,7 +163,7 @@ def start_server() -> tuple[subprocess.Popen[bytes], int]:
             continue
         return server, port
     os.killpg(server.pid, signal.SIGKILL)
-    sys.exit("the LMCache server did not start")
+    raise RuntimeError("the LMCache server did not start")
 
 
 def is_far(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -188,10 +189,19 @@ def main() -> int:
     return 2 if served == 0 else int(far > 0)
 
 
+def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with 2 where the script itself fails: 1 would say that the fault is there."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(2)
+
+
 if __name__ == "__main__":
+    sys.excepthook = end_as_failed
     if sys.argv[1:2] == ["--answer"]:
         answer(sys.argv[2], int(sys.argv[3]))
     elif sys.argv[1:]:
-        sys.exit(__doc__)
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     else:
         sys.exit(main())

@@ -31,6 +31,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 CHUNK_TOKENS = 256
@@ -155,7 +156,7 @@ def ask_engine(model: str, *, hybrid: bool, over_lmcache: bool) -> list[dict[str
         log.seek(0)
         said = log.read()
     if done.returncode:
-        sys.exit(f"an engine ended with {done.returncode}:\n{said[-2000:]}")
+        raise RuntimeError(f"an engine ended with {done.returncode}:\n{said[-2000:]}")
     answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return answers
 
@@ -179,7 +180,7 @@ def start_server() -> tuple[subprocess.Popen[bytes], int]:
             continue
         return server, port
     os.killpg(server.pid, signal.SIGKILL)
-    sys.exit("the LMCache server did not start")
+    raise RuntimeError("the LMCache server did not start")
 
 
 def is_far(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -206,10 +207,19 @@ def main() -> int:
     return 2 if far[False] else int(far[True] > 0)
 
 
+def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with 2 where the script itself fails: 1 would say that the fault is there."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(2)
+
+
 if __name__ == "__main__":
+    sys.excepthook = end_as_failed
     if sys.argv[1:2] == ["--answer"]:
         answer(sys.argv[2], bool(int(sys.argv[3])), int(sys.argv[4]))
     elif sys.argv[1:]:
-        sys.exit(__doc__)
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     else:
         sys.exit(main())
