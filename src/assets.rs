@@ -22,6 +22,7 @@ use crate::cache::Bucket;
 use crate::dataset::LeftOut;
 use crate::digest::{Digest, digest_bytes, digest_file, digest_json};
 use crate::engine::Parallelism;
+use crate::event::Events;
 use crate::fetch::{ArchivePin, ModelPin, Verified};
 use crate::machine::Device;
 use crate::model::{KvGroups, KvShape, KvState};
@@ -62,7 +63,7 @@ impl Archive {
             return Ok(Self::Embedded(CANARY_ARCHIVE));
         }
         if let Some(pin) = ArchivePin::find(name) {
-            return if pin.is_complete(cache, &mut Verified::read(cache)) {
+            return if pin.is_complete(cache, &mut Verified::read(cache), &Events::ignored()) {
                 Ok(Self::Pinned(pin.path(cache), pin.sha256))
             } else {
                 Err(AssetError::NotFetched { kind: "dataset", name: name.to_owned() })
@@ -211,7 +212,7 @@ impl ModelFiles {
             return Ok(files(ModelSource::Embedded(folder, digest)));
         }
         if let Some(pin) = ModelPin::find(name) {
-            if !pin.is_complete(cache, &mut Verified::read(cache)) {
+            if !pin.is_complete(cache, &mut Verified::read(cache), &Events::ignored()) {
                 return Err(AssetError::NotFetched { kind: "model", name: name.to_owned() });
             }
             return Ok(files(ModelSource::Pinned(pin.folder(cache), pin.digest())));

@@ -20,12 +20,13 @@ pub(super) fn fetch_assets(arguments: &FetchArguments) -> anyhow::Result<ExitCod
     let (mut models, mut archives) = (Vec::new(), Vec::new());
     if let Some(name) = &arguments.suite {
         let suite = Suite::load_with(name, is_name)?;
-        let needs = Needs::of(&suite, &cache, &device);
+        let events = Progress::events(Verbosity::Normal);
+        let needs = Needs::of(&suite, &cache, &device, &events);
         if arguments.check {
             print(&(needs.lines().join("\n") + "\n"))?;
             return Ok(if needs.are_met() { ExitCode::SUCCESS } else { ExitCode::from(ERROR) });
         }
-        Progress::events(Verbosity::Normal).emit(Event::SuiteNeeds { lines: needs.lines() });
+        events.emit(Event::SuiteNeeds { lines: needs.lines() });
         models.extend(suite.models.iter().filter_map(|model| ModelPin::find(&model.source)));
         archives.extend(ArchivePin::find(&suite.dataset));
     }

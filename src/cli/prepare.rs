@@ -57,8 +57,8 @@ pub(super) fn prepare(arguments: &RunArguments) -> anyhow::Result<(Bench, Option
     let cells = cells(&suite, &arguments.cell)?;
     let here = part_of(&suite, cells.as_ref());
     let needs = match &device {
-        Ok(device) => Needs::of(&here, &cache, device),
-        Err(_) => Needs::without_gpus(&here, &cache),
+        Ok(device) => Needs::of(&here, &cache, device, &events),
+        Err(_) => Needs::without_gpus(&here, &cache, &events),
     };
     if needs.names_pins() || device.is_err() {
         events.emit(Event::SuiteNeeds { lines: needs.lines() });

@@ -84,7 +84,7 @@ async fn set_up(arguments: &ReproduceArguments, report: &Report) -> anyhow::Resu
     if let Some(data) = &arguments.data {
         suite.dataset = data.to_string();
     }
-    if let Err(error) = Needs::of(&suite, &cache, &device).require(&suite.name) {
+    if let Err(error) = Needs::of(&suite, &cache, &device, &events).require(&suite.name) {
         return Ok(Err(error.to_string()));
     }
     let sources = match Sources::find(&suite, &cache) {

@@ -6,6 +6,7 @@ use camino::Utf8Path;
 use super::error::gigabytes;
 use super::{ArchivePin, FetchError, ModelPin, Origin, Verified};
 use crate::engine::Parallelism;
+use crate::event::Events;
 use crate::machine::{Device, DeviceKind, EngineNeeds, GpuMemory, Machine, disk_space};
 use crate::suite::{ExecutorBackend, ModelSettings, Suite};
 
@@ -34,17 +35,17 @@ struct Line {
 impl Needs {
     /// The needs of a suite on a device, with a cache folder for what is fetched.
     #[must_use]
-    pub fn of(suite: &Suite, cache: &Utf8Path, device: &Device) -> Self {
-        Self::on(suite, cache, device.kind(), &Machine::this(device))
+    pub fn of(suite: &Suite, cache: &Utf8Path, device: &Device, events: &Events) -> Self {
+        Self::on(suite, cache, device.kind(), &Machine::this(device), events)
     }
 
     /// The needs of a suite on GPUs, on a machine that has none.
     #[must_use]
-    pub fn without_gpus(suite: &Suite, cache: &Utf8Path) -> Self {
-        Self::on(suite, cache, DeviceKind::Cuda, &Machine::without_gpus())
+    pub fn without_gpus(suite: &Suite, cache: &Utf8Path, events: &Events) -> Self {
+        Self::on(suite, cache, DeviceKind::Cuda, &Machine::without_gpus(), events)
     }
 
-    fn on(suite: &Suite, cache: &Utf8Path, kind: DeviceKind, machine: &Machine) -> Self {
+    fn on(suite: &Suite, cache: &Utf8Path, kind: DeviceKind, machine: &Machine, events: &Events) -> Self {
         let mut verified = Verified::read(cache);
         let mut needs = Self {
             lines: Vec::new(),
@@ -57,7 +58,7 @@ impl Needs {
         let mut to_fetch = 0;
         for settings in &suite.models {
             if let Some(pin) = ModelPin::find(&settings.source) {
-                to_fetch += needs.add_model(pin, pin.is_complete(cache, &mut verified));
+                to_fetch += needs.add_model(pin, pin.is_complete(cache, &mut verified, events));
             }
             match kind {
                 DeviceKind::Cuda => needs.add_gpus(suite, settings, machine),
@@ -65,7 +66,7 @@ impl Needs {
             }
         }
         if let Some(pin) = ArchivePin::find(&suite.dataset) {
-            let missing = !pin.is_complete(cache, &mut verified);
+            let missing = !pin.is_complete(cache, &mut verified, events);
             let text = format!("{:.2} GB, {}", gigabytes(pin.size), pin.licence);
             needs.add_pin(&pin.name, &text, missing);
             to_fetch += if missing { pin.size } else { 0 };
@@ -280,7 +281,8 @@ mod tests {
     fn needs(suite: &str, kind: DeviceKind, machine: &Machine) -> Needs {
         let cache = tempfile::tempdir().unwrap();
         let suite = Suite::load(suite).unwrap();
-        let mut needs = Needs::on(&suite, Utf8Path::from_path(cache.path()).unwrap(), kind, machine);
+        let mut needs =
+            Needs::on(&suite, Utf8Path::from_path(cache.path()).unwrap(), kind, machine, &Events::ignored());
         needs.lines.retain(|line| !line.text.starts_with("disk:"));
         needs
     }
@@ -320,7 +322,7 @@ mod tests {
         let machine = Machine { memory: None, gpu_memory: vec![whole(80 * GIB)], gpus: 1, processors: 16 };
         let cache = tempfile::tempdir().unwrap();
         let cache = Utf8Path::from_path(cache.path()).unwrap();
-        let mut needs = Needs::on(&suite, cache, DeviceKind::Cuda, &machine);
+        let mut needs = Needs::on(&suite, cache, DeviceKind::Cuda, &machine, &Events::ignored());
         needs.not_fetched.clear();
         assert!(needs.require("mmlu").is_ok());
     }

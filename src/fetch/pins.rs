@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::Verified;
 use super::verified::fetched;
 use crate::digest::{Digest, digest_json};
+use crate::event::Events;
 
 /// The hub, unless `HF_ENDPOINT` names a mirror.
 pub(super) const HUB: &str = "https://huggingface.co";
@@ -182,9 +183,11 @@ impl ModelPin {
 
     /// Whether all its files are there and what is pinned; those that are not known yet are read.
     #[must_use]
-    pub fn is_complete(&self, cache: &Utf8Path, verified: &mut Verified) -> bool {
+    pub fn is_complete(&self, cache: &Utf8Path, verified: &mut Verified, events: &Events) -> bool {
         let folder = self.folder(cache);
-        self.files.iter().all(|file| verified.recognises(&folder.join(&file.name), file.sha256, file.size))
+        let mut is_there =
+            |file: &FilePin| verified.recognises(&folder.join(&file.name), file.sha256, file.size, events);
+        self.files.iter().all(&mut is_there)
     }
 
     /// Bytes of its weights.
@@ -210,8 +213,8 @@ impl ArchivePin {
 
     /// Whether it is there and what is pinned; it is read if that is not known yet.
     #[must_use]
-    pub fn is_complete(&self, cache: &Utf8Path, verified: &mut Verified) -> bool {
-        verified.recognises(&self.path(cache), self.sha256, Some(self.size))
+    pub fn is_complete(&self, cache: &Utf8Path, verified: &mut Verified, events: &Events) -> bool {
+        verified.recognises(&self.path(cache), self.sha256, Some(self.size), events)
     }
 
     /// Where it lies once it is fetched.

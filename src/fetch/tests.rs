@@ -471,7 +471,7 @@ fn a_models_files_are_asked_for_by_revision_unless_the_hubs_cache_has_them() {
     let found = fetcher.fetch(&[&pin, &pin], &[], &environment).unwrap();
 
     assert_eq!(found, [pin.folder(&lab.cache), pin.folder(&lab.cache)]);
-    assert!(pin.is_complete(&lab.cache, &mut Verified::read(&lab.cache)));
+    assert!(pin.is_complete(&lab.cache, &mut Verified::read(&lab.cache), &Events::ignored()));
     let asked: Vec<_> = server.requests().into_iter().map(|request| request.path).collect();
     assert_eq!(asked, ["/org/model/resolve/abc/model.safetensors"]);
 }
@@ -506,7 +506,7 @@ fn a_converted_model_that_was_copied_here_is_read_and_not_converted_again() {
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::write(&file, "good").unwrap();
     // As `run` and `doctor` ask, before any fetch.
-    assert!(pin.is_complete(&lab.cache, &mut Verified::read(&lab.cache)));
+    assert!(pin.is_complete(&lab.cache, &mut Verified::read(&lab.cache), &Events::ignored()));
     fs::remove_file(lab.cache.join("fetched/verified.json")).unwrap();
     let fetcher = Fetcher::new(lab.settings(&server), Events::ignored()).unwrap();
     // Converting needs an environment, and there is none.
@@ -515,10 +515,13 @@ fn a_converted_model_that_was_copied_here_is_read_and_not_converted_again() {
 
     let found = fetcher.fetch(&[&pin], &[], &environment).unwrap();
     assert_eq!(found, [pin.folder(&lab.cache)]);
-    assert!(pin.is_complete(&lab.cache, &mut Verified::read(&lab.cache)));
+    assert!(pin.is_complete(&lab.cache, &mut Verified::read(&lab.cache), &Events::ignored()));
 
     fs::write(&file, "evil").unwrap();
-    assert!(!pin.is_complete(&lab.cache, &mut Verified::read(&lab.cache)));
+    let told = lab.events.clone();
+    let events = Events::new(move |event| told.lock().unwrap().push(event));
+    assert!(!pin.is_complete(&lab.cache, &mut Verified::read(&lab.cache), &events));
+    assert_eq!(lab.warnings(), [format!("{file} is not what is pinned")]);
     let error = fetcher.fetch(&[&pin], &[], &environment).unwrap_err();
     assert!(matches!(error, FetchError::Environment(_)), "{error}");
 }

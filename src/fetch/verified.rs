@@ -9,11 +9,15 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+use super::error::gigabytes;
 use crate::cache::Bucket;
 use crate::digest::{Digest, digest_file};
+use crate::event::Events;
 use crate::files::write_whole;
 
 const SCHEMA: u32 = 1;
+/// Bytes of a file whose reading is told of: it takes seconds.
+const LONG_READ: u64 = 1 << 30;
 
 /// The manifest of a cache folder. One that is missing or cannot be understood is an empty one.
 #[derive(Debug, Clone, Default)]
@@ -67,34 +71,41 @@ impl Verified {
     }
 
     /// Whether the file is there and has this digest. Where that is not known, as after a copy of the cache folder, a file of
-    /// the right size (bytes) is read.
-    pub fn recognises(&mut self, path: &Utf8Path, sha256: Digest, size: Option<u64>) -> bool {
+    /// the right size (bytes) is read, which is told of one that takes long; so is one that is something else.
+    pub fn recognises(
+        &mut self,
+        path: &Utf8Path,
+        sha256: Digest,
+        size: Option<u64>,
+        events: &Events,
+    ) -> bool {
         if self.holds(path, sha256) {
             return true;
         }
-        let found = fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
-        if found.is_none() || size.is_some_and(|size| found != Some(size)) {
-            return false;
-        }
-        tracing::info!(
-            "reading {path}, of which this machine does not know yet whether it is what is pinned"
-        );
-        match digest_file(path) {
-            Ok((digest, _)) if digest == sha256 => {
-                if let Err(error) = self.note(path, sha256) {
-                    tracing::debug!(%error, "that a file is what is pinned was not noted");
+        let Some(found) = fs::metadata(path).ok().filter(std::fs::Metadata::is_file) else { return false };
+        if size.is_none_or(|size| size == found.len()) {
+            if found.len() >= LONG_READ {
+                events.warn(format!(
+                    "reading {path} ({:.1} GB): whether it is what is pinned is not known here yet",
+                    gigabytes(found.len())
+                ));
+            }
+            match digest_file(path) {
+                Ok((digest, _)) if digest == sha256 => {
+                    if let Err(error) = self.note(path, sha256) {
+                        tracing::debug!(%error, "that a file is what is pinned was not noted");
+                    }
+                    return true;
                 }
-                true
-            }
-            Ok(_) => {
-                tracing::warn!("{path} is not what is pinned");
-                false
-            }
-            Err(error) => {
-                tracing::warn!("failed to read {path}: {error}");
-                false
+                Ok(_) => {}
+                Err(error) => {
+                    events.warn(format!("failed to read {path}: {error}"));
+                    return false;
+                }
             }
         }
+        events.warn(format!("{path} is not what is pinned"));
+        false
     }
 
     /// Whether the file had this digest when it was last read, and has not been touched since.

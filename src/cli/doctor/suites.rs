@@ -9,6 +9,7 @@ use crate::engine::environment::{EnvironmentError, EnvironmentRequest, Extension
 use crate::fetch::Needs;
 use crate::machine::Device;
 use crate::model::Route;
+use crate::progress::{Progress, Verbosity};
 use crate::stage::StageError;
 use crate::suite::Suite;
 
@@ -44,7 +45,7 @@ pub(super) struct Place<'a> {
 
 /// Examines a suite over every route there is; those that the suite names are marked.
 pub(super) fn examine_suite(name: &str, suite: &Suite, place: Place<'_>, depth: Depth) -> Examined {
-    let needs = Needs::of(suite, &place.request.cache, place.device);
+    let needs = Needs::of(suite, &place.request.cache, place.device, &Progress::events(Verbosity::Normal));
     let mut lines = needs.lines();
     let mut readiness = Readiness::Now;
     if !needs.not_fetched().is_empty() {
