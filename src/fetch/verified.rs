@@ -9,7 +9,6 @@ use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::error::gigabytes;
 use crate::cache::Bucket;
 use crate::digest::{Digest, digest_file};
 use crate::event::Events;
@@ -85,9 +84,9 @@ impl Verified {
         let Some(found) = fs::metadata(path).ok().filter(std::fs::Metadata::is_file) else { return false };
         if size.is_none_or(|size| size == found.len()) {
             if found.len() >= LONG_READ {
+                let gib = found.len() >> 30;
                 events.warn(format!(
-                    "reading {path} ({:.1} GB): whether it is what is pinned is not known here yet",
-                    gigabytes(found.len())
+                    "reading {path} (above {gib} GiB): whether it is what is pinned is not known here yet"
                 ));
             }
             match digest_file(path) {
