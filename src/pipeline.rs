@@ -23,7 +23,7 @@ use crate::engine::environment::Environment;
 use crate::foreign::Keeper;
 use crate::job::{Graph, Job, JobId, Work};
 use crate::model::{HitRule, HitUnit, Route};
-use crate::stage::{Extract, Label, Sources, StageError};
+use crate::stage::{Extract, Label, Sources, StageError, refuses_faults};
 
 pub use self::bench::{Bench, EarlyStopping, Inputs, Locating, Planting, Request, Turning};
 pub use self::cells::{Wanted, look_up, prepare_inputs, require_a_route, run, run_stage};
@@ -129,7 +129,7 @@ pub fn graph(
             let compare = graph.add(job(label, work, undamaged.into_iter().chain([cached]), 0));
             jobs.cells.push(Cell { route, compare });
         }
-        if request.planting == Planting::Asked {
+        if request.planting == Planting::Asked && refuses_faults(model).is_none() {
             for route in request.planting_routes(name) {
                 let (label, work) = (Label::on_route(name, route), arms.faults(route)?);
                 let undamaged = undamaged(graph, HitRule::default());

@@ -61,6 +61,7 @@ pub(super) fn why_unjudged(error: &StageError) -> Option<String> {
         | StageError::NoRoomForTurns { .. }
         | StageError::Windows { .. }
         | StageError::States { .. }
+        | StageError::Nothing { .. }
         | StageError::LessRoom { .. }
         | StageError::Write { .. }
         | StageError::Read { .. }

@@ -11,7 +11,8 @@ use crate::foreign::{Keeper, ReaderGroup};
 use crate::job::{Ended, JobId, Whereabouts};
 use crate::model::Route;
 use crate::stage::{
-    StageError, admit_hybrid_manager, admit_length, admit_prompts, capacity, kv_dtype, require_letters,
+    StageError, admit_hybrid_manager, admit_length, admit_prompts, capacity, kv_dtype, refuses_faults,
+    require_letters,
 };
 use crate::stage_name::StageName;
 use crate::store::{Artifact, StageKey};
@@ -111,6 +112,13 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
         let of = one.model.as_ref().map_or_else(String::new, |model| format!("{model} over "));
         bench.desk.events.warn(format!("{of}{} is not run: failed to {}", one.route, one.reason()));
     }
+    if request.planting == Planting::Asked {
+        for model in bench.desk.sources.models() {
+            if let Some(reason) = refuses_faults(model) {
+                bench.desk.events.warn(format!("no faults are planted in {}: {reason}", model.name()));
+            }
+        }
+    }
     Ok(Admitted { wanted, refused })
 }
 
@@ -143,6 +151,9 @@ pub async fn run_stage(
     }
     let run = graph(&request, &bench.desk.sources, bench.desk.environment.as_ref())?;
     let wanted = run.graph.of_stage(stage);
+    if wanted.is_empty() {
+        return Err(StageError::Nothing { stage });
+    }
     for job in wanted.iter().map(|&id| run.graph.job(id)) {
         let Some(route) = job.label.route else { continue };
         admit_route(bench, route)?;

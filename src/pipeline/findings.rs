@@ -14,7 +14,9 @@ use crate::job::{Ended, JobId};
 use crate::model::Route;
 use crate::pressure::PressureFindings;
 use crate::report::{Known, NotRun};
-use crate::stage::{StageError, read_comparison, read_faults, read_foreign, read_pressure, read_turns};
+use crate::stage::{
+    StageError, read_comparison, read_faults, read_foreign, read_pressure, read_turns, refuses_faults,
+};
 use crate::stage_name::StageName;
 use crate::store::Artifact;
 use crate::turns::TurnsFindings;
@@ -155,6 +157,7 @@ pub(super) async fn gather(
             let findings = read_faults(artifact)?;
             planted.push(Planted { model: model.clone(), route, artifact: artifact.clone(), findings });
         }
+        gathered.note_without_faults(model, &refused);
         for &(route, job) in jobs.foreign.iter().filter(|(route, _)| runs(&refused, model.name(), *route)) {
             let Some(artifact) = gathered.made(model, route, job, "read KV of another identity") else {
                 continue;
@@ -265,6 +268,21 @@ impl Gathered<'_> {
             });
         }
         Ok(())
+    }
+
+    /// Notes the routes in whose tiers no fault can be planted of a model.
+    fn note_without_faults(&mut self, model: &Model, refused: &[Refused]) {
+        let Some(reason) = refuses_faults(model) else { return };
+        let routes = self.bench.request.planting_routes(model.name());
+        for route in routes.into_iter().filter(|route| runs(refused, model.name(), *route)) {
+            self.not_run.push(NotRun {
+                model: model.name().to_owned(),
+                route,
+                known: Known::Beforehand,
+                reason: format!("failed to plant faults in it: {reason}"),
+                next_step: "leave this model out of a run with `--faults`, or the option".to_owned(),
+            });
+        }
     }
 
     /// Notes the routes that cannot be put under pressure.

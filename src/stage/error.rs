@@ -12,6 +12,7 @@ use crate::engine::environment::EnvironmentError;
 use crate::engine::{EngineError, TooLarge};
 use crate::fault::FaultError;
 use crate::pressure::NoPrompts;
+use crate::stage_name::StageName;
 use crate::store::StoreError;
 
 /// Why a stage did not finish. None of these is a verdict.
@@ -137,6 +138,12 @@ pub enum StageError {
         /// What to do instead.
         instead: String,
     },
+    /// A stage that nothing of a run has.
+    #[error("make the stage {stage}: no model of this run has it on a route that is taken")]
+    Nothing {
+        /// The stage.
+        stage: StageName,
+    },
     /// An engine with less room than its rounds were planned for.
     #[error(
         "hold a round of the control: it takes {needed} tokens of vLLM's KV cache, which says that it holds {room}, in blocks of \
@@ -242,6 +249,9 @@ impl StageError {
             Self::NoRoomForTurns { needed, .. } => Some(format!(
                 "set `engine.max_model_len` to {needed} or more, if the model has as many positions, or leave out `--turns`"
             )),
+            Self::Nothing { stage } => {
+                Some(format!("`run --{stage}` with the same options says why, of each model and route"))
+            }
             Self::Windows { instead, .. } | Self::States { instead, .. } => Some(instead.clone()),
             Self::LessRoom { block_size, .. } => Some(format!(
                 "raise `engine.kv_cache_gib` and leave `lmcache.memory_gib` as it is, which bounds a round, too; where the suite \

@@ -23,6 +23,7 @@ use super::planting_ground::{Ground, choose_questions};
 use super::planting_stack::PlantingStack;
 use super::prompts::load_tokenizer;
 use super::{Context, StageError};
+use crate::assets::Model;
 use crate::carrier::{PlantingGround, Surroundings, find_carrier, provide_redis};
 use crate::comparison::{
     self, Arm, ArmName, Asked, Bound, Criteria, CutEvidence, Evidence, Fidelity, ServerEvidence,
@@ -89,6 +90,17 @@ impl Faults {
         variants.retain(|variant| variant.operator != Operator::FlipPlaces || settings.flips > 0);
         Ok(variants)
     }
+}
+
+/// Why no fault can be planted in what LMCache stores of a model; `None` where they can.
+#[must_use]
+pub fn refuses_faults(model: &Model) -> Option<&'static str> {
+    let files = model.files();
+    let is_in_groups =
+        files.state().is_some() || (model.settings().hybrid_kv_cache_manager && !files.windows().is_empty());
+    is_in_groups.then_some(
+        "LMCache stores each of its groups of layers for itself, and faults are known for chunks that hold all layers",
+    )
 }
 
 /// Reads what the faults stage wrote.

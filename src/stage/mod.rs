@@ -60,7 +60,7 @@ pub use desk::{Context, Desk, Inputs, Label};
 pub use engine_run::{EngineSpec, Room, read_ready};
 pub use error::{StageError, in_full};
 pub use extract::{Extract, read_dataset};
-pub use faults::{Faults, read_faults};
+pub use faults::{Faults, read_faults, refuses_faults};
 pub use foreign::{FOREIGN_PROMPTS, Foreign, read_foreign};
 pub use pressure::{Pressure, read_pressure};
 pub(crate) use prompts::prompt_limits;

@@ -52,6 +52,30 @@ fn a_model_that_a_server_would_refuse_is_not_run_and_costs_the_others_nothing() 
 }
 
 #[test]
+fn no_fault_is_planted_where_groups_of_layers_are_stored_apart_and_the_comparison_is_made() {
+    let lab = Lab::new();
+    lab.edit("suite.toml", "[[models]]", "[lmcache.options]\ntransfer_mode = \"lmcache_driven\"\n\n[[models]]\nname = \"windows\"\nsource = \"canary-swa\"\nhybrid_kv_cache_manager = true\n\n[[models]]");
+    let (ended, steps) = lab.steps_of(|| lab.run("", "--faults --cell windows/mp"));
+    assert_eq!(ended.code, 2, "{}{}", ended.err, ended.out);
+    let report = lab.report();
+    assert_eq!(report.findings.len(), 1, "{}{}", ended.err, ended.out);
+    let [not_run] = report.not_run.as_slice() else { panic!("{:?}", report.not_run) };
+    assert_eq!((not_run.route.to_string().as_str(), not_run.known), ("mp+fs", Known::Beforehand));
+    insta::assert_snapshot!(not_run.reason, @"failed to plant faults in it: LMCache stores each of its groups of layers for itself, and faults are known for chunks that hold all layers");
+    assert!(ended.err.contains("no faults are planted in windows: LMCache stores each"), "{}", ended.err);
+    assert!(!steps.iter().any(|step| step.contains("fault")), "{steps:?}");
+    // As a stage of its own there is nothing to make.
+    let ended =
+        lab.end(lab.driver("stage faults --suite suite.toml --device cpu --out out --cell windows/mp"));
+    assert_eq!(ended.code, 2, "{}{}", ended.err, ended.out);
+    insta::assert_snapshot!(lab.error(&ended), @r"
+    error: failed to make the stage faults: no model of this run has it on a route that is taken
+
+    hint: `run --faults` with the same options says why, of each model and route
+    ");
+}
+
+#[test]
 fn what_a_server_refuses_is_told_while_its_engine_still_waits() {
     let lab = Lab::new();
     let begun = Instant::now();
