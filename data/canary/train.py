@@ -63,6 +63,9 @@ VALUE_WEIGHT = 0.5
 GUIDE_WEIGHT = 0.3
 """Weight of the loss that guides attention."""
 
+TURNING = 5
+"""Pairs of numbers in a head of `canary-hybrid`, the first ones, that its rotary embedding turns within a prompt."""
+
 WINDOW = 512
 """Tokens that a layer of `canary-swa` with a sliding window sees: fewer than a prompt has, and whole blocks."""
 
@@ -162,7 +165,47 @@ def new_hybrid() -> Lfm2ForCausalLM:
     config = Lfm2Config(**sizes, rope_parameters=rotary, tie_word_embeddings=True)
     # transformers knows one width; vLLM's LFM2 asks for each by its name.
     config.conv_dim = config.block_dim = config.hidden_size
-    return Lfm2ForCausalLM(config)
+    model = Lfm2ForCausalLM(config)
+    begin_with_copies(model)
+    return model
+
+
+@torch.no_grad()
+def begin_with_copies(model: Lfm2ForCausalLM) -> None:
+    """Makes the first convolution copy the token two back, and the first look-up match what it copied.
+
+    A convolution multiplies what it copies by two gates, which are nothing in particular at first: from random weights
+    the look-up never began to see a key two tokens back (seven trainings). An embedding lies in the first half of a
+    state, its first number the same in all, so that gates of 1 can be had of it; copies lie in the second half.
+    """
+    width, head = model.config.hidden_size, model.config.hidden_size // model.config.num_attention_heads
+    half, constant, scale = width // 2, 0.3, COMMON["initializer_range"]
+    copied = torch.arange(half - 1)
+    embedding = model.model.embed_tokens.weight
+    embedding[:, half:], embedding[:, 0] = 0, constant
+    for layer in model.model.layers:
+        # Else what layers add at random is several times what an embedding says.
+        (layer.conv if hasattr(layer, "conv") else layer.self_attn).out_proj.weight.mul_(0.2)
+        layer.feed_forward.w2.weight.mul_(0.2)
+    convolution, look = model.model.layers[0].conv, model.model.layers[1].self_attn
+    normed = constant / math.sqrt((constant**2 + (half - 1) * scale**2) / width)
+    for gate in (copied, width + copied):
+        convolution.in_proj.weight[gate] *= 0.1
+        convolution.in_proj.weight[gate, 0] = 1 / normed
+    convolution.in_proj.weight[2 * width + copied] = torch.eye(width)[1:half]
+    convolution.conv.weight[copied] = torch.tensor([1.0, 0.0, 0.0])
+    convolution.out_proj.weight[:, copied] = scale * torch.eye(width)[:, half + copied]
+    # The first head: queries and keys are the copies, in pairs of numbers that the rotary embedding hardly turns.
+    still = torch.arange(head) % (head // 2) >= TURNING
+    matched = still[:, None] * torch.randn(head, half) / math.sqrt(half)
+    for projection in (look.q_proj, look.k_proj):
+        projection.weight[:head] *= 0.1
+        projection.weight[:head, half:] += matched
+    look.q_layernorm.weight.fill_(2)
+    named = torch.linalg.qr(torch.randn(half, head))[0]
+    named[0] = 0
+    look.v_proj.weight[:, :half], look.v_proj.weight[:, half:] = named.T, 0
+    look.out_proj.weight[:half, :head] = 0.1 * named
 
 
 def new_sinks() -> GptOssForCausalLM:

@@ -16,7 +16,7 @@ fn refuse(arguments: &str) -> String {
 #[test]
 fn a_suite_that_does_not_exist_is_refused_with_the_names_of_those_that_do() {
     insta::assert_snapshot!(refuse("run --device cpu --suite canry"), @r#"
-    error: failed to find suite "canry": it is neither a file nor one of canary, canary-pressure, canary-sinks, canary-swa, canary-swa-hma, canary-tp2, mmlu, mmlu-small, qwen, smollm2
+    error: failed to find suite "canry": it is neither a file nor one of canary, canary-hybrid, canary-pressure, canary-sinks, canary-swa, canary-swa-hma, canary-tp2, mmlu, mmlu-small, qwen, smollm2
 
     hint: did you mean canary?
     "#);
@@ -132,7 +132,7 @@ fn a_suite_with_a_mistake_is_refused_with_its_line() {
     lab.edit("suite.toml", "single-letter/0", "single-letter/1");
     lab.edit("suite.toml", "source = \"model\"", "source = \"nowhere\"");
     insta::assert_snapshot!(lab.error(&lab.run("", "")), @r#"
-    error: failed to find model "nowhere": it is neither a path that exists nor known by name (canary-dense, canary-mla, canary-sinks, canary-swa, meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, smollm2-135m-instruct, qwen2.5-coder-0.5b-instruct)
+    error: failed to find model "nowhere": it is neither a path that exists nor known by name (canary-dense, canary-hybrid, canary-mla, canary-sinks, canary-swa, meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, smollm2-135m-instruct, qwen2.5-coder-0.5b-instruct)
 
     hint: give the model's `source` the path of a folder in Hugging Face's layout
     "#);
@@ -188,7 +188,7 @@ fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_i
     // What a name on the hub stands for can change from one day to the next.
     lab.edit("suite.toml", "source = \"model\"", "source = \"some-owner/some-model@main\"");
     insta::assert_snapshot!(lab.error(&check()), @r#"
-    error: failed to check suite suite.toml, line 38, column 1: find model "some-owner/some-model@main": it is neither a path that exists nor known by name (canary-dense, canary-mla, canary-sinks, canary-swa, meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, smollm2-135m-instruct, qwen2.5-coder-0.5b-instruct)
+    error: failed to check suite suite.toml, line 38, column 1: find model "some-owner/some-model@main": it is neither a path that exists nor known by name (canary-dense, canary-hybrid, canary-mla, canary-sinks, canary-swa, meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, smollm2-135m-instruct, qwen2.5-coder-0.5b-instruct)
 
     hint: if it is on the Hugging Face hub, pin it by its files: `hf download some-owner/some-model --revision COMMIT --local-dir FOLDER`, and give that folder to the model's `source`
     "#);
@@ -200,7 +200,7 @@ fn a_suite_of_ones_own_is_checked_with_its_questions_and_its_model_and_nothing_i
 
     hint: it needs the folders `dev`, `val` and `test`, or these in its `data`, with a CSV file a subject
 
-    error: failed to check suite suite.toml, line 38, column 1: find model "cannary-dense": it is neither a path that exists nor known by name (canary-dense, canary-mla, canary-sinks, canary-swa, meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, smollm2-135m-instruct, qwen2.5-coder-0.5b-instruct)
+    error: failed to check suite suite.toml, line 38, column 1: find model "cannary-dense": it is neither a path that exists nor known by name (canary-dense, canary-hybrid, canary-mla, canary-sinks, canary-swa, meta-llama/Llama-3.1-8B-Instruct, deepseek-ai/DeepSeek-V2-Lite, smollm2-135m-instruct, qwen2.5-coder-0.5b-instruct)
 
     hint: did you mean canary-dense?
     "#);
@@ -248,7 +248,7 @@ fn a_suite_that_is_shown_is_one_to_begin_with() {
     right; whether it can run here: `kv-correctness doctor --suite mine.toml`
     ");
     insta::assert_snapshot!(lab.error(&lab.end(lab.driver("suite show mnie.toml"))), @r#"
-    error: failed to find suite "mnie.toml": it is neither a file nor one of canary, canary-pressure, canary-sinks, canary-swa, canary-swa-hma, canary-tp2, mmlu, mmlu-small, qwen, smollm2
+    error: failed to find suite "mnie.toml": it is neither a file nor one of canary, canary-hybrid, canary-pressure, canary-sinks, canary-swa, canary-swa-hma, canary-tp2, mmlu, mmlu-small, qwen, smollm2
 
     hint: name one of these or a TOML file; `kv-correctness suite show canary > mine.toml` begins one
     "#);
