@@ -26,7 +26,7 @@ pub enum ReaderGroup {
     Ranks,
     /// Of what an engine with a LoRA adapter stored.
     Lora,
-    /// Of KV that was stored in eight bits.
+    /// Of KV that is stored, or read, in eight bits.
     Fp8,
     /// Out of the memory of the server that stored, in both of LMCache's transfer modes.
     Memory,
@@ -125,12 +125,10 @@ fn of_server(groups: &BTreeSet<ReaderGroup>, own: Own) -> Vec<Reader> {
             let dtypes =
                 dtypes.filter(|dtype| *dtype != own.dtype).map(|dtype| Difference::DataType { dtype });
             let chunk_size = Difference::ChunkSize { chunk_tokens: own.chunk_tokens.saturating_mul(2) };
-            let kv_dtype = if own.kv_dtype == Some(KvDtype::Fp8E4m3) { e5m2 } else { e4m3 };
             let differences: Vec<Difference> = [Difference::Salt, chunk_size]
                 .into_iter()
                 .chain(dtypes)
                 .chain([
-                    kv_dtype,
                     Difference::Quantization,
                     Difference::RopeScaling,
                     Difference::CollidingPath,
@@ -144,7 +142,11 @@ fn of_server(groups: &BTreeSet<ReaderGroup>, own: Own) -> Vec<Reader> {
             of_suite(Way::Tier, &[Difference::Ranks { ranks }])
         }
         ReaderGroup::Lora => of_writer(Stored { by: Storer::Adapter, over: Way::Tier }, &ADAPTERS),
-        ReaderGroup::Fp8 => [Way::Tier, Way::DrivenMemory].map(|over| of(stored_fp8, over, e5m2)).concat(),
+        ReaderGroup::Fp8 => {
+            let of_own = if own.kv_dtype == Some(KvDtype::Fp8E4m3) { e5m2 } else { e4m3 };
+            let of_fp8 = [Way::Tier, Way::DrivenMemory].map(|over| of(stored_fp8, over, e5m2));
+            [of_suite(Way::Tier, &[of_own])].into_iter().chain(of_fp8).flatten().collect()
+        }
         ReaderGroup::Memory => {
             [Way::Memory, Way::DrivenMemory].map(|over| of_suite(over, &[sibling])).concat()
         }
@@ -152,9 +154,10 @@ fn of_server(groups: &BTreeSet<ReaderGroup>, own: Own) -> Vec<Reader> {
     };
     let mut readers: Vec<Reader> = Vec::new();
     for reader in groups.iter().flat_map(group) {
-        // Two groups that ask for the same share the reader that differs in nothing.
+        // Two groups that ask for the same share what stored it, and the reader that differs in nothing.
         if !readers.contains(&reader) {
-            readers.push(reader);
+            let last = readers.iter().rposition(|known| known.stored == reader.stored);
+            readers.insert(last.map_or(readers.len(), |last| last + 1), reader);
         }
     }
     readers
@@ -184,12 +187,12 @@ mod tests {
         chunk size (512)
         data type (float16)
         data type (float32)
-        data type of KV (fp8_e4m3)
         quantisation (fp8_per_channel)
         rope scaling, under the same path
         weights, under a colliding path
         weights, under the same path
         number of ranks (2)
+        data type of KV (fp8_e4m3)
         nothing, stored with a LoRA adapter
         LoRA adapter (another), stored with a LoRA adapter
         LoRA adapter (none), stored with a LoRA adapter
@@ -227,12 +230,12 @@ mod tests {
         chunk size (512), in process, over files
         data type (float16), in process, over files
         data type (float32), in process, over files
-        data type of KV (fp8_e4m3), in process, over files
         quantisation (fp8_per_channel), in process, over files
         rope scaling, under the same path, in process, over files
         weights, under a colliding path, in process, over files
         weights, under the same path, in process, over files
         number of ranks (2), in process, over files
+        data type of KV (fp8_e4m3), in process, over files
         nothing, stored with a LoRA adapter, in process, over files
         LoRA adapter (another), stored with a LoRA adapter, in process, over files
         LoRA adapter (none), stored with a LoRA adapter, in process, over files
@@ -248,8 +251,8 @@ mod tests {
     #[test]
     fn readers_differ_from_what_the_suite_has() {
         let own = Own { dtype: Dtype::Float16, kv_dtype: Some(KvDtype::Fp8E4m3), ranks: 2, ..OWN };
-        let words =
-            words(&BTreeSet::from([ReaderGroup::Basic, ReaderGroup::Memory, ReaderGroup::Ranks]), own);
+        let groups = [ReaderGroup::Basic, ReaderGroup::Fp8, ReaderGroup::Memory, ReaderGroup::Ranks];
+        let words = words(&BTreeSet::from(groups), own);
         assert!(words.contains(&"data type of KV (fp8_e5m2)".to_owned()), "{words:?}");
         assert!(words.contains(&"data type (bfloat16), over mp".to_owned()), "{words:?}");
         assert!(words.contains(&"number of ranks (1)".to_owned()), "{words:?}");

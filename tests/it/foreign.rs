@@ -33,12 +33,12 @@ fn kv_that_is_served_to_others_is_a_finding_and_no_change_of_the_verdict() {
                    chunk size (32)                                                          0 of 1312 tokens: miss, as it must be
                    data type (float16)                                                      0 of 1360 tokens: miss, as it must be
                    data type (float32)                                                      0 of 1360 tokens: miss, as it must be
-                   data type of KV (fp8_e4m3)                                               1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
                    quantisation (fp8_per_channel)                                           1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
                    rope scaling, under the same path                                        1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
                    weights, under a colliding path                                          1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
                    weights, under the same path                                             1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
                    number of ranks (2)                                                      1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
+                   data type of KV (fp8_e4m3)                                               1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
                    nothing, stored with a LoRA adapter                                      1360 of 1360 tokens: served, as it must be
                    LoRA adapter (another), stored with a LoRA adapter                       1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
                    LoRA adapter (none), stored with a LoRA adapter                          1360 of 1360 tokens: FINDING about LMCache: served; with a salt 0, then 1360
@@ -158,12 +158,12 @@ fn in_process_the_engine_that_stored_and_others_over_files_are_readers_and_a_tag
                    chunk size (32), in process, over files                                              0 of 1312 tokens: miss, as it must be
                    data type (float16), in process, over files                                          0 of 1360 tokens: miss, as it must be
                    data type (float32), in process, over files                                          0 of 1360 tokens: miss, as it must be
-                   data type of KV (fp8_e4m3), in process, over files                                   1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
                    quantisation (fp8_per_channel), in process, over files                               1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
                    rope scaling, under the same path, in process, over files                            1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
                    weights, under a colliding path, in process, over files                              0 of 1360 tokens: miss, as it must be
                    weights, under the same path, in process, over files                                 1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
                    number of ranks (2), in process, over files                                          1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
+                   data type of KV (fp8_e4m3), in process, over files                                   1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
                    nothing, stored with a LoRA adapter, in process, over files                          1360 of 1360 tokens: served, as it must be
                    LoRA adapter (another), stored with a LoRA adapter, in process, over files           1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
                    LoRA adapter (none), stored with a LoRA adapter, in process, over files              1360 of 1360 tokens: FINDING about LMCache: served; with a tag 0, then 1360
