@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cells::ServedCells;
 use super::difference::Difference;
 use super::stored::Stored;
 use crate::comparison::nats;
@@ -105,6 +106,9 @@ pub enum ReadingOutcome {
         /// The largest difference of a letter's log-probability to what the same engine computes in full, in nats; null
         /// where that was served, too.
         largest_difference: Option<f64>,
+        /// What was served of the KV itself; none where nothing was served, or nothing digested.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cells: Option<ServedCells>,
     },
     /// There is no answer.
     Failed {
@@ -169,6 +173,14 @@ impl Reading {
     fn movement(&self) -> Option<f64> {
         match self.outcome {
             ReadingOutcome::Answered { largest_difference, .. } => largest_difference,
+            ReadingOutcome::Failed { .. } | ReadingOutcome::NotStored { .. } => None,
+        }
+    }
+
+    /// What was served of the KV itself.
+    fn cells(&self) -> Option<&ServedCells> {
+        match &self.outcome {
+            ReadingOutcome::Answered { cells, .. } => cells.as_ref(),
             ReadingOutcome::Failed { .. } | ReadingOutcome::NotStored { .. } => None,
         }
     }
@@ -270,10 +282,11 @@ impl ForeignFindings {
             |reading| {
                 let (served, expected) = (reading.served_tokens().unwrap_or(0), reading.expected_tokens);
                 format!(
-                    "LMCache serves KV{} to a reader that differs in {}: {served} of {expected} tokens{}; {}{}",
+                    "LMCache serves KV{} to a reader that differs in {}: {served} of {expected} tokens{}{}; {}{}",
                     reading.stored.clause(),
                     reading.differs_in.words(),
                     self.movement(reading).map_or_else(String::new, |words| format!(", {words}")),
+                    self.cells_clause(reading),
                     reading.differs_in.advice(reading.stored.over),
                     reading.mend_sentence(),
                 )
@@ -290,6 +303,17 @@ impl ForeignFindings {
             nats(served),
             nats(own)
         ))
+    }
+
+    /// How many of the served cells are not the reader's own, and the first of them, beside what is so of its own KV.
+    fn cells_clause(&self, reading: &Reading) -> String {
+        let Some(ServedCells { served, others, first }) = reading.cells() else { return String::new() };
+        let first = first.as_ref().map_or_else(String::new, |first| format!(" (first: {first})"));
+        let own = self.control_of(reading).and_then(Reading::cells).filter(|own| own.others > 0);
+        let own = own.map_or_else(String::new, |own| {
+            format!(", where of KV of its own {} of {} are not", own.others, own.served)
+        });
+        format!("; {others} of {served} served cells are not what its engine computes{first}{own}")
     }
 
     /// A line for tables: what was served and what that means.
@@ -317,8 +341,12 @@ mod tests {
 
     fn answered(differs_in: Difference, served_tokens: u64) -> Reading {
         let largest_difference = Some(if differs_in == Difference::Nothing { 1e-6 } else { 0.5 });
-        let outcome =
-            ReadingOutcome::Answered { served_tokens, second_tier_tokens: served_tokens, largest_difference };
+        let outcome = ReadingOutcome::Answered {
+            served_tokens,
+            second_tier_tokens: served_tokens,
+            largest_difference,
+            cells: None,
+        };
         Reading { stored: Stored::default(), differs_in, expected_tokens: 3072, outcome, mend: None }
     }
 

@@ -3,11 +3,13 @@
 //! Owns who stores and who reads, in what a reader may differ, and what it means that it was served; leaves asking to
 //! `stage::foreign`. Main types: [`ForeignFindings`], [`Reader`].
 
+mod cells;
 mod difference;
 mod findings;
 mod readers;
 mod stored;
 
+pub use self::cells::ServedCells;
 pub use self::difference::Difference;
 pub use self::findings::{ForeignFindings, Meaning, Mend, Reading, ReadingOutcome};
 pub use self::readers::{Keeper, Own, Reader, ReaderGroup, readers};

@@ -14,7 +14,9 @@ use crate::engine::Ready;
 use crate::engine::environment::{EnvironmentIdentity, Package};
 use crate::exit_code::{ERROR, exit_code, exit_code_of_run};
 use crate::fault::{Arrangement, Fate, FaultFindings, Group, Layers, Layout, Located, Place, Tier, Trial};
-use crate::foreign::{Difference, ForeignFindings, Mend, Reading, ReadingOutcome, Stored, Storer};
+use crate::foreign::{
+    Difference, ForeignFindings, Mend, Reading, ReadingOutcome, ServedCells, Stored, Storer,
+};
 use crate::machine::Device;
 use crate::model::{Dtype, KvShape, LayerDigests, PressureEvents, Route};
 use crate::pressure::{Beyond, HitsApart, PressureFindings, SeedFindings};
@@ -146,6 +148,13 @@ fn with_foreign_kv(control: u64) -> Report {
             served_tokens,
             second_tier_tokens: served_tokens,
             largest_difference: Some(largest_difference),
+            cells: (served_tokens > 0).then(|| {
+                let others = if differs_in == Difference::Nothing { 0 } else { 70 };
+                let first = (others > 0).then(|| {
+                    "animal_keepers/test/1, chunk 1, model.layers.0.self_attn.attn, rank 0".to_owned()
+                });
+                ServedCells { served: 72, others, first }
+            }),
         },
         mend: None,
     };

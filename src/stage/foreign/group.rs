@@ -10,7 +10,7 @@ use super::keeping::{Chunks, Keeping};
 use crate::carrier::{Surroundings, make_folder};
 use crate::dataset::Prompt;
 use crate::engine::{Asker, Capacity, EngineError, Parallelism, PrefixCache, Worker};
-use crate::foreign::{Difference, Mend, Reader, Reading, ReadingOutcome, Stored, Storer, Way};
+use crate::foreign::{Difference, Mend, Reader, Reading, ReadingOutcome, ServedCells, Stored, Storer, Way};
 use crate::model::Observation;
 use crate::stage::StageError;
 use crate::stage::capacity::chunk_bytes;
@@ -227,14 +227,17 @@ impl Group<'_> {
         worker.ask_as(self.who.asker(differs_in));
         let before = keeping.now().await?;
         let loaded = worker.score(prompts, PrefixCache::Read, || {}).await?;
+        let kv_loaded = worker.take_kv_records();
         let second_tier_tokens = keeping.second_tier_tokens(before).await?;
         let computed = worker.score(prompts, PrefixCache::FillOnly, || {}).await?;
+        let kv_computed = worker.take_kv_records();
         worker.require_numbers(&loaded).and_then(|()| worker.require_numbers(&computed))?;
         Ok(ReadingOutcome::Answered {
             served_tokens: cached_tokens(&loaded),
             second_tier_tokens,
             largest_difference: (cached_tokens(&computed) == 0)
                 .then(|| largest_difference(&loaded, &computed)),
+            cells: ServedCells::of(&kv_loaded, &kv_computed, worker.digested_layers()),
         })
     }
 
