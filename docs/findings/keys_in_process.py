@@ -6,7 +6,7 @@
 Makes the keys of a prompt's chunks by the functions that `LMCacheConnectorV1` calls: the metadata of an engine from
 vLLM's configuration, what a request hands on from its sampling parameters, and the keys of its tokens. Once as a plain
 request of a plain engine, and then for each identity that must have keys of its own. No engine starts, so no GPU is
-needed. Weights that are replaced in place are the same configuration, and so the same keys.
+needed. What LMCache then makes of keys in its stores: `colliding_names.py`.
 
 Exit status: 1 another identity has the same keys, 0 each has its own, 2 the control failed: the same identity has other
 keys, or another data type or a tag has the same.
@@ -37,6 +37,14 @@ def write_config(folder: str, rope: dict[str, Any]) -> None:
     (Path(folder) / "config.json").write_text(text)
 
 
+def write_weights(folder: str, number: float) -> None:
+    """Write a file of weights that holds this number alone: no engine reads it."""
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"lm_head.weight": torch.full((1024, 256), number, dtype=torch.bfloat16)}, f"{folder}/model.safetensors")
+
+
 def keys(folder: str, engine: dict[str, Any] | None = None, request: dict[str, Any] | None = None) -> list[str]:
     """The keys of the prompt's chunks, with other arguments of the engine and of the request."""
     from lmcache.integration.vllm.utils import create_lmcache_metadata
@@ -62,6 +70,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         write_config(folder, ROPE)
+        write_weights(folder, 1)
         plain = keys(folder)
         print(f"keys of a plain request: {plain}")
         tag = {"extra_args": {"kv_transfer_params": {"lmcache.tag.identity": "other"}}}
@@ -75,6 +84,8 @@ def main() -> int:
             "LoRA adapter": keys(folder, None, {"lora_request": LoRARequest("other", 1, folder)}) == plain,
             "quantisation (fp8_per_channel)": keys(folder, {"quantization": "fp8_per_channel"}) == plain,
         }
+        write_weights(folder, 2)
+        same["weights, under the same path"] = keys(folder) == plain
         write_config(folder, SCALED)
         same["rope scaling, under the same path"] = keys(folder) == plain
     for name, right in control.items():
