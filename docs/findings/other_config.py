@@ -48,7 +48,7 @@ def make_model(folder: str) -> None:
     torch.manual_seed(0)
     sizes = {"vocab_size": 512, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
-    config = LlamaConfig(**sizes, **heads, max_position_embeddings=2048, initializer_range=0.1)
+    config = LlamaConfig(**sizes, **heads, max_position_embeddings=2048, initializer_range=0.2)
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
 
@@ -158,8 +158,10 @@ def start_server() -> tuple[subprocess.Popen[bytes], int]:
 def tell(reader: list[dict[str, Any]], alone: list[dict[str, Any]]) -> None:
     """Print what was answered, beside what the same engine answers without LMCache."""
     for one, other in zip(reader, alone, strict=True):
-        shared = len(one["best"].keys() & other["best"].keys())
-        print(f"  answers {one['token']}, alone {other['token']}; {shared} of the five most likely tokens are the same")
+        shared = one["best"].keys() & other["best"].keys()
+        moved = max((abs(one["best"][token] - other["best"][token]) for token in shared), default=float("inf"))
+        same = f"{len(shared)} of the five most likely tokens are the same, moved by up to {moved:.2g} nats"
+        print(f"  answers {one['token']}, alone {other['token']}; {same}")
 
 
 def served(answers: list[dict[str, Any]]) -> int:

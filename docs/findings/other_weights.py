@@ -4,8 +4,8 @@
 
 An engine answers four prompts over an LMCache server (`LMCacheMPConnector`), which stores their KV. Then another
 revision of the model's weights takes the place of the first, in the same folder, and a new engine asks the same
-server, and then answers without LMCache. Its answers must be its own. The model is a small Llama with random weights,
-made here.
+server, and then answers without LMCache. Its answers must be its own. Then it asks with a salt (`cache_salt`), twice.
+The model is a small Llama with random weights, made here.
 
 Exit status: 1 it was served what is not its own, 0 it was served nothing, 2 the control failed: the engine that stored
 is served nothing itself.
@@ -50,14 +50,15 @@ def make_model(folder: str, seed: int) -> None:
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
 
-def answer(model: str, port: int) -> None:
-    """Answer all prompts, over LMCache where there is a port, and print what was served and answered."""
+def answer(model: str, port_text: str, *salts: str) -> None:
+    """Answer all prompts with each salt, over LMCache where there is a port, and print what was served and answered."""
     report = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vLLM prints to standard output
     let_vllm_start_in_one_process()
     from vllm import LLM, SamplingParams
     from vllm.config import KVTransferConfig
 
+    port = int(port_text)
     extra: dict[str, Any] = {}
     if port:
         extra["kv_transfer_config"] = KVTransferConfig(
@@ -69,13 +70,17 @@ def answer(model: str, port: int) -> None:
     settings = {"max_model_len": 1024, "max_num_seqs": 1, "enforce_eager": True, "enable_prefix_caching": False}
     llm = LLM(model=model, dtype="bfloat16", skip_tokenizer_init=True, seed=0, **settings, **extra)
     parameters = SamplingParams(temperature=0, max_tokens=1, logprobs=5, detokenize=False)
-    answers = []
-    for prompt in PROMPTS:
-        output = llm.generate([{"prompt_token_ids": prompt}], parameters, use_tqdm=False)[0]
-        steps = output.outputs[0].logprobs or [{}]
-        best = {str(token): one.logprob for token, one in steps[0].items()}
-        answers.append({"served": output.num_cached_tokens or 0, "token": output.outputs[0].token_ids[0], "best": best})
-    time.sleep(5)  # what is stored may arrive after the answer
+    answers: list[list[dict[str, Any]]] = []
+    for salt in salts:
+        answers.append([])
+        for prompt in PROMPTS:
+            asked: dict[str, Any] = {"prompt_token_ids": prompt} | ({"cache_salt": salt} if salt else {})
+            output = llm.generate([asked], parameters, use_tqdm=False)[0]
+            steps = output.outputs[0].logprobs or [{}]
+            best = {str(token): one.logprob for token, one in steps[0].items()}
+            token = output.outputs[0].token_ids[0]
+            answers[-1].append({"served": output.num_cached_tokens or 0, "token": token, "best": best})
+        time.sleep(5)  # what is stored may arrive after the answer
     print(json.dumps(answers), file=report, flush=True)
     os._exit(0)  # engines leave threads behind
 
@@ -94,13 +99,13 @@ def let_vllm_start_in_one_process() -> None:
     dispatcher.vars = vars_or_nothing
 
 
-def ask(model: str, port: int) -> list[dict[str, Any]]:
+def ask(model: str, port: int, *salts: str) -> list[list[dict[str, Any]]]:
     """Run `answer` in a process of its own."""
-    command = [sys.executable, __file__, "--answer", model, str(port)]
+    command = [sys.executable, __file__, "--answer", model, str(port), *salts]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | VARIABLES)
     if done.returncode:
         raise RuntimeError(f"an engine ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    answers: list[list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
     return answers
 
 
@@ -126,26 +131,31 @@ def start_server() -> tuple[subprocess.Popen[bytes], int]:
     raise RuntimeError("the LMCache server did not start")
 
 
+def served(answers: list[dict[str, Any]]) -> int:
+    """Add up the tokens that were served."""
+    return sum(one["served"] for one in answers)
+
+
 def main() -> int:
     """Store, read as another, and compare."""
     with tempfile.TemporaryDirectory() as model:
         make_model(model, 0)
         server, port = start_server()
         try:
-            ask(model, port)
-            itself = sum(one["served"] for one in ask(model, port))
+            ask(model, port, "")
+            itself = served(ask(model, port, "")[0])
             make_model(model, 1)
-            reader = ask(model, port)
+            reader, first, again = ask(model, port, "", "second", "second")
         finally:
             server.kill()
-        alone = ask(model, 0)
-    served = sum(one["served"] for one in reader)
+        (alone,) = ask(model, 0, "")
     print(f"the engine that stored is served {itself} tokens of its own")
-    print(f"an engine with other weights is served {served} tokens of these")
+    salted = f"with a salt {served(first)}, then {served(again)}"
+    print(f"an engine with other weights is served {served(reader)} tokens of these; {salted}")
     for one, other in zip(reader, alone, strict=True):
         shared = len(one["best"].keys() & other["best"].keys())
         print(f"  answers {one['token']}, alone {other['token']}; {shared} of the five most likely tokens are the same")
-    return 2 if itself == 0 else int(served > 0)
+    return 2 if itself == 0 else int(served(reader) > 0)
 
 
 def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -158,7 +168,7 @@ def end_as_failed(kind: type[BaseException], error: BaseException, trace: Traceb
 if __name__ == "__main__":
     sys.excepthook = end_as_failed
     if sys.argv[1:2] == ["--answer"]:
-        answer(sys.argv[2], int(sys.argv[3]))
+        answer(*sys.argv[2:])
     elif sys.argv[1:]:
         print(__doc__, file=sys.stderr)
         sys.exit(2)
