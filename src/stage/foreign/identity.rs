@@ -3,7 +3,7 @@
 use camino::Utf8PathBuf;
 use serde_json::Value;
 
-use super::adapter::write_adapter;
+use super::adapter::{RANK, write_adapter};
 use super::places::ModelPlaces;
 use crate::assets::weight_shapes;
 use crate::engine::{Adapter, Asker};
@@ -18,8 +18,6 @@ const ADAPTERS: [&str; 2] = ["own", "other"];
 const ADAPTER_SEEDS: [u32; 3] = [1, 2, 3];
 /// Seeds of embeddings: the writer's and others.
 const EMBEDDINGS: [u64; 2] = [1, 2];
-/// What vLLM is told that the rank of an adapter is at most.
-const MOST_RANK: u32 = 8;
 
 /// The writer, which differs in nothing, and its readers.
 #[derive(Clone, Copy)]
@@ -77,7 +75,7 @@ impl Identities<'_> {
     pub(super) fn arguments(&self, differs_in: Difference) -> Vec<(String, Value)> {
         let of_writer = match self.stored.by {
             Storer::Suite => Vec::new(),
-            Storer::Adapter => vec![("enable_lora", Value::from(true)), ("max_lora_rank", MOST_RANK.into())],
+            Storer::Adapter => vec![("enable_lora", Value::from(true)), ("max_lora_rank", RANK.into())],
             Storer::KvDataType { dtype } => vec![("kv_cache_dtype", dtype.name().into())],
             Storer::Embeddings => vec![("enable_prompt_embeds", true.into())],
         };
