@@ -5,7 +5,8 @@
 
 An engine in bfloat16 answers four prompts over an LMCache server (`LMCacheMPConnector`) with a folder behind it (the
 tier `fs`), which stores their KV. Then an engine asks in float16, by another server over the same folder, and answers
-once more without LMCache. Its answers must be its own. The model is a small Llama with random weights, made here.
+once more without LMCache. Its answers must be its own. Then it asks with a salt (`cache_salt`), twice. The model is a
+small Llama with random weights, made here.
 
 Exit status: 1 the float16 engine was served KV of the bfloat16 one, 0 it was served nothing, 2 the control failed: a
 bfloat16 engine by another server is served nothing itself.
@@ -50,14 +51,15 @@ def make_model(folder: str) -> None:
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
 
-def answer(model: str, dtype: str, port: int) -> None:
-    """Answer all prompts, over LMCache where there is a port, and print what was served and answered."""
+def answer(model: str, dtype: str, port_text: str, *salts: str) -> None:
+    """Answer all prompts with each salt, over LMCache where there is a port, and print what was served and answered."""
     report = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vLLM prints to standard output
     let_vllm_start_in_one_process()
     from vllm import LLM, SamplingParams
     from vllm.config import KVTransferConfig
 
+    port = int(port_text)
     extra: dict[str, Any] = {}
     if port:
         extra["kv_transfer_config"] = KVTransferConfig(
@@ -69,13 +71,17 @@ def answer(model: str, dtype: str, port: int) -> None:
     settings = {"max_model_len": 1024, "max_num_seqs": 1, "enforce_eager": True, "enable_prefix_caching": False}
     llm = LLM(model=model, dtype=dtype, skip_tokenizer_init=True, seed=0, **settings, **extra)
     parameters = SamplingParams(temperature=0, max_tokens=1, logprobs=5, detokenize=False)
-    answers = []
-    for prompt in PROMPTS:
-        output = llm.generate([{"prompt_token_ids": prompt}], parameters, use_tqdm=False)[0]
-        steps = output.outputs[0].logprobs or [{}]
-        best = {str(token): one.logprob for token, one in steps[0].items()}
-        answers.append({"served": output.num_cached_tokens or 0, "token": output.outputs[0].token_ids[0], "best": best})
-    time.sleep(5)  # what is stored may arrive after the answer
+    answers: list[list[dict[str, Any]]] = []
+    for salt in salts:
+        answers.append([])
+        for prompt in PROMPTS:
+            asked: dict[str, Any] = {"prompt_token_ids": prompt} | ({"cache_salt": salt} if salt else {})
+            output = llm.generate([asked], parameters, use_tqdm=False)[0]
+            steps = output.outputs[0].logprobs or [{}]
+            best = {str(token): one.logprob for token, one in steps[0].items()}
+            token = output.outputs[0].token_ids[0]
+            answers[-1].append({"served": output.num_cached_tokens or 0, "token": token, "best": best})
+        time.sleep(5)  # what is stored may arrive after the answer
     print(json.dumps(answers), file=report, flush=True)
     os._exit(0)  # engines leave threads behind
 
@@ -94,11 +100,11 @@ def let_vllm_start_in_one_process() -> None:
     dispatcher.vars = vars_or_nothing
 
 
-def ask(model: str, dtype: str, folder: str | None) -> list[dict[str, Any]]:
+def ask(model: str, dtype: str, folder: str | None, *salts: str) -> list[list[dict[str, Any]]]:
     """Run `answer` in a process of its own, behind a server of its own over this folder, or without LMCache."""
     server, port = start_server(folder) if folder else (None, 0)
     try:
-        command = [sys.executable, __file__, "--answer", model, dtype, str(port)]
+        command = [sys.executable, __file__, "--answer", model, dtype, str(port), *salts]
         with tempfile.TemporaryFile("w+") as log:
             pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": log}
             done = subprocess.run(command, check=False, text=True, timeout=300, env=os.environ | VARIABLES, **pipes)
@@ -109,7 +115,7 @@ def ask(model: str, dtype: str, folder: str | None) -> list[dict[str, Any]]:
             server.kill()
     if done.returncode:
         raise RuntimeError(f"an engine ended with {done.returncode}:\n{said[-2000:]}")
-    answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    answers: list[list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
     return answers
 
 
@@ -136,21 +142,26 @@ def start_server(folder: str) -> tuple[subprocess.Popen[bytes], int]:
     raise RuntimeError("the LMCache server did not start")
 
 
+def served(answers: list[dict[str, Any]]) -> int:
+    """Add up the tokens that were served."""
+    return sum(one["served"] for one in answers)
+
+
 def main() -> int:
     """Store, read in another type, and compare."""
     with tempfile.TemporaryDirectory() as model, tempfile.TemporaryDirectory() as folder:
         make_model(model)
-        ask(model, "bfloat16", folder)
-        itself = sum(one["served"] for one in ask(model, "bfloat16", folder))
-        reader = ask(model, "float16", folder)
-        alone = ask(model, "float16", None)
-    served = sum(one["served"] for one in reader)
+        ask(model, "bfloat16", folder, "")
+        itself = served(ask(model, "bfloat16", folder, "")[0])
+        reader, first, again = ask(model, "float16", folder, "", "float16", "float16")
+        (alone,) = ask(model, "float16", None, "")
     print(f"a bfloat16 engine is served {itself} tokens of what a bfloat16 engine stored")
-    print(f"a float16 engine is served {served} tokens of it")
+    salted = f"with a salt {served(first)}, then {served(again)}"
+    print(f"a float16 engine is served {served(reader)} tokens of it; {salted}")
     for one, other in zip(reader, alone, strict=True):
         shared = len(one["best"].keys() & other["best"].keys())
         print(f"  answers {one['token']}, alone {other['token']}; {shared} of the five most likely tokens are the same")
-    return 2 if itself == 0 else int(served > 0)
+    return 2 if itself == 0 else int(served(reader) > 0)
 
 
 def end_as_failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -163,7 +174,7 @@ def end_as_failed(kind: type[BaseException], error: BaseException, trace: Traceb
 if __name__ == "__main__":
     sys.excepthook = end_as_failed
     if sys.argv[1:2] == ["--answer"]:
-        answer(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        answer(*sys.argv[2:])
     elif sys.argv[1:]:
         print(__doc__, file=sys.stderr)
         sys.exit(2)
