@@ -80,7 +80,10 @@ def import_lmcache() -> None:
     # Where another LMCache has them elsewhere, each server imports its own.
     with contextlib.suppress(ImportError):
         import lmcache.cli.commands.server
-        import lmcache.v1.multiprocess.http_server  # noqa: F401
+        import lmcache.v1.multiprocess.http_server
+
+        # Each server looks through all second tiers, one of which imports this, and it transformers: 2 s on slow cores.
+        import lmcache.v1.storage_backend  # noqa: F401
     if threading.active_count() > 1:
         raise RuntimeError("importing LMCache has started a thread, so no server can be forked")
 
