@@ -19,6 +19,8 @@ LOADING = "WAITING_FOR_REMOTE_KVS"
 # How long stores and loads may go on behind the last answer, seconds, and between two looks at them.
 _LONGEST_STORE = 30.0
 _LOOK_AGAIN = 0.002
+# How long whoever stores and loads has the processor behind a step that computed nothing, seconds: as vLLM's own loop.
+_GIVE_WAY = 0.001
 
 
 class CannotPressError(Exception):
@@ -49,6 +51,8 @@ class Observer:
         """Hook into scheduler and connector; raises CannotPressError where one lacks what is hooked."""
         self.unit = 1
         self.step = 0
+        # Whether the last step computed nothing, as all that there is waits for loads or stores.
+        self.is_idle = False
         self.events = Events()
         self._seen: dict[str, Seen] = {}
         # Requests whose loads were under way behind the last step.
@@ -79,6 +83,7 @@ class Observer:
         def schedule_and_note(*arguments: Any, **named: Any) -> Any:
             self.step += 1
             output = schedule(*arguments, **named)
+            self.is_idle = output.total_num_scheduled_tokens == 0
             self._note(output)
             return output
 
@@ -170,6 +175,8 @@ class Pressure:
                         yield self._end(name, None)
             for name, why in self._abort():
                 yield self._end(name, why)
+            if self._observer.is_idle:
+                time.sleep(_GIVE_WAY)
         self._finish_transfers()
 
     def _end(self, name: str, aborted: str | None) -> Pressed:
