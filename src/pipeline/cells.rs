@@ -114,7 +114,8 @@ fn admit(bench: &Bench, run: &RunGraph) -> Result<Admitted, StageError> {
     }
     if request.planting == Planting::Asked {
         for model in bench.desk.sources.models() {
-            if let Some(reason) = refuses_faults(model) {
+            let is_asked = !request.planting_routes(model.name()).is_empty();
+            if let Some(reason) = refuses_faults(model).filter(|_| is_asked) {
                 bench.desk.events.warn(format!("no faults are planted in {}: {reason}", model.name()));
             }
         }
