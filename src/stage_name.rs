@@ -74,7 +74,7 @@ impl fmt::Display for StageName {
 /// A text that names no stage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a stage (extract, prompts, baseline, control, cached, compare, faults, foreign or turns)"
+    "{0:?} is not a stage (extract, prompts, baseline, control, cached, compare, faults, foreign, turns or pressure)"
 )]
 pub struct NotAStage(pub String);
 

@@ -62,8 +62,8 @@ pub fn admit_states(
     if device == DeviceKind::Cpu && kept != page {
         return refused(
             format!("a state of {kept} bytes does not fill its page of {page}, which LMCache 0.5.6 cannot store"),
-            "name a `block_size` under `[engine.arguments]` with which both are as large, where there is one (on a processor a \
-             multiple of 32), a GPU with `--device cuda`, or a route that needs no LMCache server"
+            "run it on a GPU (`--device cuda`), or name a `block_size` under `[engine.arguments]` with which both are as large, \
+             where there is one (on a processor a multiple of 32)"
                 .to_owned(),
         );
     }
@@ -112,7 +112,7 @@ mod tests {
         insta::assert_snapshot!(told.map(Option::unwrap_or_default).join("\n"), @r#"
         run MODEL, some of whose layers keep a state: an engine that copies KV by itself supports one group of layers only; write `transfer_mode = "lmcache_driven"` under `[lmcache.options]`
         run MODEL, some of whose layers keep a state: a state is kept where a step of the engine ends, and steps need not end with chunks; write `max_num_batched_tokens = 256` under `[engine.arguments]`, as much as `lmcache.chunk_tokens`, and `max_num_seqs = 1` under `[engine]`
-        run MODEL, some of whose layers keep a state: a state of 4096 bytes does not fill its page of 8192, which LMCache 0.5.6 cannot store; name a `block_size` under `[engine.arguments]` with which both are as large, where there is one (on a processor a multiple of 32), a GPU with `--device cuda`, or a route that needs no LMCache server
+        run MODEL, some of whose layers keep a state: a state of 4096 bytes does not fill its page of 8192, which LMCache 0.5.6 cannot store; run it on a GPU (`--device cuda`), or name a `block_size` under `[engine.arguments]` with which both are as large, where there is one (on a processor a multiple of 32)
         "#);
         // A state of 8192 bytes has vLLM take blocks of 64 tokens.
         let in_32_bits = |suite: &mut Suite| {
