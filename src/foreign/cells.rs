@@ -13,7 +13,7 @@ use crate::model::{ChunkDigests, KvRecord, LayerDigests};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServedCells {
-    /// Those that were served, and that the engine computed afterwards.
+    /// Those that were served and digested, and that the engine computed afterwards; what was not held is not counted.
     pub served: u64,
     /// Those of them that hold other bytes.
     pub others: u64,

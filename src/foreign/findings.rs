@@ -313,7 +313,9 @@ impl ForeignFindings {
         let own = own.map_or_else(String::new, |own| {
             format!(", where of KV of its own {} of {} are not", own.others, own.served)
         });
-        format!("; {others} of {served} served cells are not what its engine computes{first}{own}")
+        format!(
+            "; of {served} served cells that were held {others} are not what its engine computes{first}{own}"
+        )
     }
 
     /// A line for tables: what was served and what that means.

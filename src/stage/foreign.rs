@@ -68,7 +68,7 @@ pub fn read_foreign(foreign: &Artifact) -> Result<ForeignFindings, StageError> {
 
 impl Foreign {
     /// Also numbers how prompts are made, and models and adapters changed.
-    pub(crate) const SCHEMA: u32 = 5;
+    pub(crate) const SCHEMA: u32 = 6;
 
     /// The readers of each writer.
     fn groups(&self) -> impl Iterator<Item = &[Reader]> {

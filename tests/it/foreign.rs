@@ -58,7 +58,7 @@ fn kv_that_is_served_to_others_is_a_finding_and_no_change_of_the_verdict() {
     log: out/log.jsonl
     ");
     assert_eq!(findings.len(), 12);
-    insta::assert_snapshot!(findings[6].trim(), @"finding      LMCache serves KV, stored with a LoRA adapter, to a reader that differs in LoRA adapter (another): 1360 of 1360 tokens, which moves letters by up to 2.5e-4 nats, where KV of its own does by 2.5e-4; 0 of 170 served cells are not what its engine computes; requests of each LoRA adapter, and those of none, need a cache or a cache_salt of their own; with a salt of its own it is served none of this, and then 1360 tokens of its own");
+    insta::assert_snapshot!(findings[6].trim(), @"finding      LMCache serves KV, stored with a LoRA adapter, to a reader that differs in LoRA adapter (another): 1360 of 1360 tokens, which moves letters by up to 2.5e-4 nats, where KV of its own does by 2.5e-4; of 170 served cells that were held 0 are not what its engine computes; requests of each LoRA adapter, and those of none, need a cache or a cache_salt of their own; with a salt of its own it is served none of this, and then 1360 tokens of its own");
     assert!(ended.err.contains("warning: finding about LMCache, tiny: LMCache serves KV"), "{}", ended.err);
     let finding = "LMCache serves KV to a reader that differs in weights, under the same path";
     for file in ["summary.md", "report.html", "junit.xml"] {
@@ -177,8 +177,8 @@ fn in_process_the_engine_that_stored_and_others_over_files_are_readers_and_a_tag
     log: out/log.jsonl
     ");
     insta::assert_snapshot!(findings[..2].join("\n"), @"
-    finding      LMCache serves KV, in process, to a reader that differs in salt: 1360 of 1360 tokens, which moves letters by up to 2.5e-4 nats, where KV of its own does by 2.5e-4; 0 of 170 served cells are not what its engine computes; salts do not keep users apart; with a tag of its own it is served none of this, and then 1360 tokens of its own
-    finding      LMCache serves KV, stored with a LoRA adapter, in process, to a reader that differs in LoRA adapter (another): 1360 of 1360 tokens, which moves letters by up to 2.5e-4 nats, where KV of its own does by 2.5e-4; 0 of 170 served cells are not what its engine computes; requests of each LoRA adapter, and those of none, need a cache or an `lmcache.tag` of their own; with a tag of its own it is served none of this, and then 1360 tokens of its own
+    finding      LMCache serves KV, in process, to a reader that differs in salt: 1360 of 1360 tokens, which moves letters by up to 2.5e-4 nats, where KV of its own does by 2.5e-4; of 170 served cells that were held 0 are not what its engine computes; salts do not keep users apart; with a tag of its own it is served none of this, and then 1360 tokens of its own
+    finding      LMCache serves KV, stored with a LoRA adapter, in process, to a reader that differs in LoRA adapter (another): 1360 of 1360 tokens, which moves letters by up to 2.5e-4 nats, where KV of its own does by 2.5e-4; of 170 served cells that were held 0 are not what its engine computes; requests of each LoRA adapter, and those of none, need a cache or an `lmcache.tag` of their own; with a tag of its own it is served none of this, and then 1360 tokens of its own
     ");
 }
 
@@ -201,7 +201,7 @@ fn cells_that_are_not_what_the_reader_computes_are_counted_and_the_first_is_name
     let ended = lab.run("wrongkv@load", "--foreign=lora --cell tiny/mp");
     assert_eq!(ended.code, 1, "{}{}", ended.err, ended.out);
     let [foreign] = &lab.report().foreign_kv[..] else { panic!("{}{}", ended.err, ended.out) };
-    insta::assert_snapshot!(foreign.findings.findings()[0], @"LMCache serves KV, stored with a LoRA adapter, to a reader that differs in LoRA adapter (another): 1360 of 1360 tokens, which moves letters by up to 2.5e-4 nats, where KV of its own does by 2.5e-4; 23 of 170 served cells are not what its engine computes (first: botany/test/2, chunk 1, layer 1, rank 0), where of KV of its own 23 of 170 are not; requests of each LoRA adapter, and those of none, need a cache or a cache_salt of their own; with a salt of its own it is served none of this, and then 1360 tokens of its own");
+    insta::assert_snapshot!(foreign.findings.findings()[0], @"LMCache serves KV, stored with a LoRA adapter, to a reader that differs in LoRA adapter (another): 1360 of 1360 tokens, which moves letters by up to 2.5e-4 nats, where KV of its own does by 2.5e-4; of 170 served cells that were held 23 are not what its engine computes (first: botany/test/2, chunk 1, layer 1, rank 0), where of KV of its own 23 of 170 are not; requests of each LoRA adapter, and those of none, need a cache or a cache_salt of their own; with a salt of its own it is served none of this, and then 1360 tokens of its own");
 }
 
 #[test]
